@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The one test command: everything that must hold before a commit.
+#
+#   WGLOSS_NO_GPU=1    leave out all that needs a GPU or a software driver
+#   WGLOSS_ADAPTER=…   the adapter to test on
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { # TITLE COMMAND…
+    local title=$1 start=$SECONDS
+    shift
+    printf '\n== %s\n' "$title"
+    "$@" || {
+        printf '\nFailed: "%s" did not pass (after %d s).\n' "$title" $((SECONDS - start)) >&2
+        exit 1
+    }
+    printf -- '-- %s: %d s\n' "$title" $((SECONDS - start))
+}
+
+need_component() { # NAME COMMAND…
+    local name=$1
+    shift
+    "$@" >/dev/null 2>&1 && return
+    command -v rustup >/dev/null || {
+        echo "$name is missing and rustup, which could add it, is not here." >&2
+        return 1
+    }
+    rustup component add "$name"
+}
+
+tools() {
+    command -v cargo >/dev/null || {
+        echo "Rust is missing: https://rustup.rs installs it." >&2
+        return 1
+    }
+    cargo --version && need_component rustfmt cargo fmt --version &&
+        need_component clippy cargo clippy --version
+}
+
+# One vector width of lavapipe: its subgroups have width / 32 invocations.
+# Each width has its own shader cache, because Mesa's cache key leaves the width
+# out (lp_disk_cache_create and lp_cs_get_ir_cache_key in llvmpipe). With one
+# cache for all, Mesa 25.0.7 reports subgroups of 4 and runs the cached code for 8.
+at_width() { # BITS COMMAND…
+    local width=$1 cache=$PWD/target/mesa-shader-cache/$1
+    shift
+    mkdir -p "$cache"
+    LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
+}
+
+step "tools: rustfmt and clippy" tools
+step "driver" scripts/driver.sh
+step "format" cargo fmt --all --check
+step "clippy" cargo clippy --workspace --all-targets -- -D warnings
+step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Release builds: the f64 reference takes too long without optimisation.
+tests=(cargo test --workspace --release)
+library_tests=(cargo test --release -p wgloss --test main)
+verify=(cargo run --release -q -- verify)
+
+if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
+    step "test, without a GPU" "${tests[@]}"
+    cat <<'END'
+
+!! WGLOSS_NO_GPU=1, so these were SKIPPED and nothing is known about them:
+!!   - the driver check
+!!   - every test that runs a kernel
+!!   - wgloss verify
+!!   - the library's tests at subgroup sizes 4 and 16
+END
+elif scripts/driver.sh is-software; then
+    step "test, lavapipe with subgroups of 8" at_width 256 "${tests[@]}"
+    step "verify, lavapipe with subgroups of 8" at_width 256 "${verify[@]}"
+    step "library tests, lavapipe with subgroups of 4" at_width 128 "${library_tests[@]}"
+    step "library tests, lavapipe with subgroups of 16" at_width 512 "${library_tests[@]}"
+else
+    step "test" "${tests[@]}"
+    step "verify" "${verify[@]}"
+fi
+
+printf '\nAll that ran passed in %d s.\n' "$SECONDS"

@@ -1,0 +1,80 @@
+// Scalar functions whose error does not depend on the device. WGSL grants its built-ins exp 3 + 2|x| ulp, log 2^-21 near 1
+// and tanh 1e-5, and lets a compiler assume that no NaN or infinity exists, so special values are told by their bits.
+
+const LOWEST: f32 = -0x1.fffffep+127f;
+
+fn is_nan(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn is_infinite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u;
+}
+
+// A `var`, since WGSL forbids a constant expression that is infinite or NaN.
+fn from_bits(pattern: u32) -> f32 {
+    var bits = pattern;
+    return bitcast<f32>(bits);
+}
+
+fn infinity() -> f32 {
+    return from_bits(0x7f800000u);
+}
+
+fn not_a_number() -> f32 {
+    return from_bits(0x7fc00000u);
+}
+
+// e^x within 1 ulp; 0 below -104, for x <= 88. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that n * LN2_HIGH is exact.
+// Coefficients: Cephes expf (Moshier 1989).
+const LOG2_E: f32 = 1.442695041;
+const LN2_HIGH: f32 = 0.693359375;
+const LN2_LOW: f32 = -2.12194440e-4;
+
+fn precise_exp(x: f32) -> f32 {
+    let n = round(max(x, -104.0) * LOG2_E);
+    let r = (max(x, -104.0) - n * LN2_HIGH) - n * LN2_LOW;
+    var p = 1.9875691500e-4;
+    p = p * r + 1.3981999507e-3;
+    p = p * r + 8.3334519073e-3;
+    p = p * r + 4.1665795894e-2;
+    p = p * r + 1.6666665459e-1;
+    p = p * r + 5.0000001201e-1;
+    let y = (p * r * r + r) + 1.0;
+    // Two factors, so that each is a normal number where the result is subnormal.
+    let half = i32(n) / 2;
+    let rest = i32(n) - half;
+    return y * bitcast<f32>(u32(half + 127) << 23u) * bitcast<f32>(u32(rest + 127) << 23u);
+}
+
+// ln(1 + r) within 2 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
+// where r is small, (f - 1)/(f + 1) = r/(2 + r) never forms 1 + r.
+fn precise_log1p(r: f32) -> f32 {
+    if is_nan(r) {
+        return r;
+    }
+    let bits = bitcast<u32>(1.0 + r);
+    let n = select(i32(bits - 0x3f3504f3u) >> 23u, 0, r < 0.4);
+    let f = bitcast<f32>(bits - (u32(n) << 23u));
+    let s = select((f - 1.0) / (f + 1.0), r / (2.0 + r), r < 0.4);
+    let z = s * s;
+    let tail = s * z * (0.6666666667 + z * (0.4 + z * (0.2857142857 + z * (0.2222222222 + z * 0.1818181818))));
+    return f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW));
+}
+
+// tanh x within 2 ulp, NaN for NaN. Coefficients below 5/8: Cephes tanhf.
+fn precise_tanh(x: f32) -> f32 {
+    if is_nan(x) {
+        return x;
+    }
+    let a = min(abs(x), 20.0);
+    let z = a * a;
+    var p = -5.70498872745e-3;
+    p = p * z + 2.06390887954e-2;
+    p = p * z - 5.37397155531e-2;
+    p = p * z + 1.33314422036e-1;
+    p = p * z - 3.33332819422e-1;
+    let large = 1.0 - 2.0 / (precise_exp(2.0 * a) + 1.0);
+    let y = select(large, p * z * a + a, a < 0.625);
+    return select(y, -y, x < 0.0);
+}

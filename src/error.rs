@@ -1,0 +1,121 @@
+/// What can go wrong. Every message says where, what was expected and what was found.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two arguments do not fit together.
+    #[error("{op}: {what} should be {expected}, found {found}")]
+    Shape {
+        /// The op that refused.
+        op: &'static str,
+        /// The argument.
+        what: &'static str,
+        /// The shape that would fit.
+        expected: String,
+        /// The shape that came.
+        found: String,
+    },
+    /// An option lies outside its range.
+    #[error("{op}: {option} should be {expected}, found {found}")]
+    Option {
+        /// The op that refused.
+        op: &'static str,
+        /// The option.
+        option: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value that came.
+        found: String,
+    },
+    /// A view reaches past the end of its buffer.
+    #[error(
+        "a view of {rows} x {cols}, stride {stride}, offset {offset} (in elements) needs {needed} bytes, the buffer has {size}"
+    )]
+    OutOfBounds {
+        /// Rows of the view.
+        rows: usize,
+        /// Columns of the view.
+        cols: usize,
+        /// Elements from one row to the next.
+        stride: usize,
+        /// Elements before the first.
+        offset: usize,
+        /// Bytes that the view reaches to.
+        needed: u64,
+        /// Bytes that the buffer has.
+        size: u64,
+    },
+    /// An output overlaps another argument; wgpu would accept it and the result would depend on timing.
+    #[error("{op}: output {output} overlaps {other} in one buffer")]
+    SameBuffer {
+        /// The op that refused.
+        op: &'static str,
+        /// The output.
+        output: &'static str,
+        /// The argument that it overlaps.
+        other: &'static str,
+    },
+    /// A buffer was made without a usage that the call needs.
+    #[error("the buffer{label} lacks usage {usage}")]
+    Usage {
+        /// The missing `wgpu::BufferUsages`.
+        usage: &'static str,
+        /// The buffer's label, in quotes, or nothing.
+        label: String,
+    },
+    /// A size exceeds what this device allows, in a way that no splitting can help.
+    #[error("{what} needs {needed}, this device allows {limit}")]
+    Limit {
+        /// The thing that is too large.
+        what: String,
+        /// What it needs.
+        needed: u64,
+        /// What there is.
+        limit: u64,
+    },
+    /// The device has no memory left.
+    #[error("the device is out of memory: {message}")]
+    OutOfMemory {
+        /// The driver's words.
+        message: String,
+    },
+    /// The device is gone (removed, reset by the system after a hang, or destroyed). A new [`Gpu`](crate::Gpu) can be opened.
+    #[error("the device was lost: {message}")]
+    DeviceLost {
+        /// The driver's words.
+        message: String,
+    },
+    /// No adapter fits the request.
+    #[error("no adapter: {message}")]
+    NoAdapter {
+        /// What was asked for and what there is.
+        message: String,
+    },
+    /// wgpu or the driver refused a call; results of earlier work on this device are not to be trusted.
+    #[error("the device reported an error: {message}")]
+    Device {
+        /// wgpu's words.
+        message: String,
+    },
+    /// Data for training or evaluation cannot be used.
+    #[error("{what} should be {expected}, found {found}")]
+    Data {
+        /// The data.
+        what: String,
+        /// What would do.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+impl From<wgpu::Error> for Error {
+    fn from(error: wgpu::Error) -> Self {
+        match error {
+            wgpu::Error::OutOfMemory { source } => Error::OutOfMemory { message: source.to_string() },
+            other => Error::Device { message: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,537 @@
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::kernel::{Access, Kernel};
+use crate::tensor::{ELEMENT, Element};
+use crate::{Error, Recorder, Result, Tensor, Tuning};
+
+/// How to open a device.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// An adapter by its number in [`adapters`] or by a part of its name, any case; `None` takes the best.
+    pub adapter: Option<String>,
+    /// Which backends to look at.
+    pub backends: wgpu::Backends,
+    /// Limits to ask for; `None` asks for all that the adapter has (WebGPU's defaults are far below most cards).
+    pub limits: Option<wgpu::Limits>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { adapter: None, backends: wgpu::Backends::all(), limits: None }
+    }
+}
+
+/// A device with its queue, its compiled pipelines and its scratch memory. Cloning is cheap and shares them.
+///
+/// A device that `Gpu` opened itself has `Gpu`'s error handler and device-lost callback: an error or a loss at any time
+/// reaches the next call that records or reads. On a device that the caller brought ([`Gpu::from_wgpu`]) the caller's
+/// handlers stay; errors of this crate's own calls are caught by error scopes around them, a loss by the next read.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    shared: Arc<Shared>,
+    tuning: Tuning,
+}
+
+#[derive(Debug)]
+struct Shared {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    limits: wgpu::Limits,
+    fault: Arc<Mutex<Option<Error>>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
+    scratch: Mutex<[Option<wgpu::Buffer>; 4]>,
+    one: wgpu::Buffer,
+    sink: wgpu::Buffer,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PipelineKey {
+    op: &'static str,
+    entry: &'static str,
+    constants: Vec<(&'static str, u32)>,
+    all_write: bool,
+}
+
+const BUFFER_USAGES: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
+/// Bytes that one copy to or from the device moves; bounds the staging memory.
+const STAGING: u64 = 32 << 20;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every adapter of the machine, best first: discrete, integrated, virtual, software.
+pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    let backends = backends & wgpu::Instance::enabled_backend_features();
+    if backends.is_empty() {
+        return Vec::new();
+    }
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    let mut found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
+    found.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    found
+}
+
+impl Gpu {
+    /// Opens the best adapter: discrete, then integrated, then software.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn new() -> Result<Gpu> {
+        Gpu::open(&Options::default())
+    }
+
+    /// Opens an adapter as `options` say; blocks until it is there.
+    ///
+    /// # Errors
+    /// As [`Gpu::open_async`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(options: &Options) -> Result<Gpu> {
+        pollster::block_on(Gpu::open_async(options))
+    }
+
+    /// Opens an adapter as `options` say.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if none fits, or a driver that is known to compute wrong numbers is the only one;
+    /// [`Error::Device`] if the driver refuses.
+    pub async fn open_async(options: &Options) -> Result<Gpu> {
+        let all = adapters(options.backends).await;
+        let names: Vec<String> =
+            all.iter().enumerate().map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name)).collect();
+        let found = match &options.adapter {
+            None => all.first(),
+            Some(wish) => match wish.parse::<usize>() {
+                Ok(index) => all.get(index),
+                Err(_) => {
+                    let wish = wish.to_lowercase();
+                    all.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish))
+                }
+            },
+        };
+        let Some(adapter) = found else {
+            let wish = options.adapter.as_deref().map_or("any".to_owned(), |wish| format!("{wish:?}"));
+            let there = if names.is_empty() { "this machine has none".to_owned() } else { names.join(", ") };
+            return Err(Error::NoAdapter { message: format!("asked for {wish}, found {there}") });
+        };
+        let info = adapter.get_info();
+        if let Some(fault) = known_fault(&info) {
+            return Err(Error::NoAdapter { message: format!("{} ({}): {fault}", info.name, info.driver_info) });
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("wgloss"),
+            required_limits: options.limits.clone().unwrap_or_else(|| adapter.limits()),
+            ..Default::default()
+        };
+        // Under memory pressure request_device panics inside wgpu instead of returning (gfx-rs/wgpu#9535).
+        let request = catch_unwind(AssertUnwindSafe(|| adapter.request_device(&descriptor)));
+        let (device, queue) = request
+            .map_err(|_| Error::Device { message: "wgpu panicked while it opened the device".into() })?
+            .await
+            .map_err(|error| Error::Device { message: error.to_string() })?;
+        let fault: Arc<Mutex<Option<Error>>> = Arc::default();
+        let (on_error, on_loss) = (fault.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("wgpu: {error}");
+            lock(&on_error).get_or_insert(error.into());
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            log::error!("wgpu: device lost ({reason:?}): {message}");
+            *lock(&on_loss) = Some(Error::DeviceLost { message: format!("{reason:?} {message}").trim().to_owned() });
+        });
+        Gpu::build(device, queue, fault)
+    }
+
+    /// Uses a device and queue that the caller made. Any features and limits will do; see [`Gpu`] for who handles errors.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        Gpu::build(device, queue, Arc::default())
+    }
+
+    fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Arc<Mutex<Option<Error>>>) -> Result<Gpu> {
+        let (info, limits) = (device.adapter_info(), device.limits());
+        let tuning = Tuning::for_adapter(&info, &limits);
+        let small = |label| wgpu::BufferDescriptor {
+            label: Some(label),
+            size: 16,
+            usage: BUFFER_USAGES,
+            mapped_at_creation: false,
+        };
+        let (one, sink) = guard(&device, || {
+            let one = device.create_buffer(&small("wgloss.one"));
+            queue.write_buffer(&one, 0, bytemuck::cast_slice(&[1.0f32; 4]));
+            (one, device.create_buffer(&small("wgloss.sink")))
+        })?;
+        let shared = Shared {
+            device,
+            queue,
+            info,
+            limits,
+            fault,
+            pipelines: Mutex::default(),
+            modules: Mutex::default(),
+            scratch: Mutex::default(),
+            one,
+            sink,
+        };
+        Ok(Gpu { shared: Arc::new(shared), tuning })
+    }
+
+    /// The same device with other sizes, cut to what it allows.
+    pub fn with_tuning(&self, tuning: Tuning) -> Gpu {
+        Gpu { shared: self.shared.clone(), tuning: tuning.within(&self.shared.limits) }
+    }
+
+    /// The sizes in use.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.shared.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.shared.queue
+    }
+
+    /// The adapter's name, type, driver and backend.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.shared.info
+    }
+
+    /// The device's limits.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.shared.limits
+    }
+
+    /// Records ops into the caller's `encoder`.
+    pub fn record<'e>(&'e self, encoder: &'e mut wgpu::CommandEncoder) -> Recorder<'e> {
+        Recorder::new(self, encoder)
+    }
+
+    /// Records what `record` records into an encoder of its own and submits it.
+    ///
+    /// # Errors
+    /// Those of `record`; nothing is submitted then. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
+    pub fn run<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>) -> Result<R> {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
+        let mut encoder = self.device().create_command_encoder(&descriptor);
+        let result = record(&mut self.record(&mut encoder))?;
+        self.guard(|| self.queue().submit([encoder.finish()]))?;
+        Ok(result)
+    }
+
+    /// A new buffer that holds `data`, usable as storage, copy source and copy destination.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if it exceeds the device's largest buffer, [`Error::OutOfMemory`].
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<wgpu::Buffer> {
+        let buffer = self.zeros::<T>(data.len())?;
+        self.guard(|| {
+            for (index, part) in data.chunks((STAGING / ELEMENT) as usize).enumerate() {
+                self.queue().write_buffer(&buffer, index as u64 * STAGING, bytemuck::cast_slice(part));
+            }
+        })?;
+        Ok(buffer)
+    }
+
+    /// A new buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::upload`].
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<wgpu::Buffer> {
+        self.buffer("wgloss.data", len as u64 * ELEMENT)
+    }
+
+    /// Overwrites the view's elements; takes effect before whatever is submitted next.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not rows × cols elements, [`Error::Usage`] if the buffer lacks `COPY_DST`.
+    pub fn write<T: Element>(&self, tensor: Tensor<T>, data: &[T]) -> Result<()> {
+        if data.len() != tensor.rows * tensor.cols {
+            return Err(Error::Shape {
+                op: "write",
+                what: "data",
+                expected: format!("{} elements", tensor.rows * tensor.cols),
+                found: data.len().to_string(),
+            });
+        }
+        if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_DST) {
+            return Err(Error::Usage { usage: "COPY_DST", label: String::new() });
+        }
+        let rows_at_once = if tensor.stride == tensor.cols { tensor.rows } else { 1 };
+        self.guard(|| {
+            for (index, part) in data.chunks((rows_at_once * tensor.cols).max(1)).enumerate() {
+                let start = (tensor.offset + index * rows_at_once * tensor.stride) as u64 * ELEMENT;
+                self.queue().write_buffer(tensor.buffer, start, bytemuck::cast_slice(part));
+            }
+        })
+    }
+
+    /// The view's elements, row after row, once all submitted work is done; blocks.
+    ///
+    /// # Errors
+    /// As [`Gpu::read_async`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read<T: Element>(&self, tensor: Tensor<T>) -> Result<Vec<T>> {
+        pollster::block_on(self.read_async(tensor))
+    }
+
+    /// The view's elements, row after row, once all submitted work is done. Outside a browser it waits inside the first poll,
+    /// since wgpu has no event loop there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the buffer lacks `COPY_SRC`; any error or loss of the device so far: a result is returned only
+    /// if the work before it is known to have been done.
+    pub async fn read_async<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
+        self.check()?;
+        if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(Error::Usage { usage: "COPY_SRC", label: String::new() });
+        }
+        let mut data = Vec::with_capacity(tensor.rows * tensor.cols);
+        if tensor.cols == 0 {
+            return Ok(data);
+        }
+        let largest = STAGING.min(self.limits().max_buffer_size) / ELEMENT;
+        let rows_at_once = (largest as usize / tensor.stride.max(1)).max(1);
+        for first in (0..tensor.rows).step_by(rows_at_once) {
+            let rows = tensor.row_range(first..first + rows_at_once);
+            if rows.rows > 1 {
+                let span = (rows.rows - 1) * rows.stride + rows.cols;
+                let part = self.read_span::<T>(rows.buffer, rows.offset, span).await?;
+                part.chunks(rows.stride).for_each(|row| data.extend_from_slice(&row[..rows.cols]));
+            } else {
+                for start in (0..rows.cols).step_by(largest as usize) {
+                    let len = (rows.cols - start).min(largest as usize);
+                    data.extend(self.read_span::<T>(rows.buffer, rows.offset + start, len).await?);
+                }
+            }
+        }
+        Ok(data)
+    }
+
+    async fn read_span<T: Element>(&self, source: &wgpu::Buffer, offset: usize, len: usize) -> Result<Vec<T>> {
+        let size = len as u64 * ELEMENT;
+        let (done, outcome) = futures_channel::oneshot::channel();
+        let staging = self.guard(|| {
+            let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgloss.read"),
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(source, offset as u64 * ELEMENT, &staging, 0, size);
+            self.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                let _ = done.send(result); // the receiver is gone only if this future was dropped
+            });
+            staging
+        })?;
+        self.wait()?;
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.check()?;
+                return Err(Error::Device { message: format!("reading back failed: {error}") });
+            }
+            Err(_) => return Err(Error::DeviceLost { message: "a read was never answered".into() }),
+        }
+        self.check()?;
+        let mapped = staging
+            .get_mapped_range(..)
+            .map_err(|error| Error::Device { message: format!("reading back failed: {error}") })?;
+        Ok(bytemuck::pod_collect_to_vec(&mapped))
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// Any error or loss of the device so far.
+    pub fn wait(&self) -> Result<()> {
+        // A loss that the wait itself meets makes poll panic instead of returning (wgpu 30, Device::poll).
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::wait_indefinitely())));
+        self.check()?;
+        match polled {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Device { message: format!("waiting for the device failed: {error}") }),
+            Err(_) => Err(Error::DeviceLost { message: "wgpu panicked while it waited for the device".into() }),
+        }
+    }
+
+    /// The first error that reached this device outside a call's own check, if any. It stays until
+    /// [`Gpu::clear_fault`]: whatever was computed since cannot be trusted.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check(&self) -> Result<()> {
+        lock(&self.shared.fault).clone().map_or(Ok(()), Err)
+    }
+
+    /// Forgets an error that [`Gpu::check`] keeps reporting. A lost device stays lost.
+    pub fn clear_fault(&self) {
+        let mut fault = lock(&self.shared.fault);
+        if !matches!(*fault, Some(Error::DeviceLost { .. })) {
+            *fault = None;
+        }
+    }
+
+    /// Runs `calls` and returns the error, if any, that wgpu reports for them.
+    pub(crate) fn guard<R>(&self, calls: impl FnOnce() -> R) -> Result<R> {
+        self.check()?;
+        let result = guard(self.device(), calls)?;
+        self.check()?;
+        Ok(result)
+    }
+
+    pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
+        let limit = self.limits().max_buffer_size;
+        if bytes > limit {
+            return Err(Error::Limit { what: format!("{label}: a buffer"), needed: bytes, limit });
+        }
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.max(16).next_multiple_of(4),
+            usage: BUFFER_USAGES,
+            mapped_at_creation: false,
+        };
+        self.guard(|| self.device().create_buffer(&descriptor))
+    }
+
+    /// A buffer for an op's intermediate results, shared by all ops of this device. That is sound because an op's
+    /// dispatches lie next to each other in one encoder and a queue runs encoders one after the other.
+    pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
+        let bytes = elements as u64 * ELEMENT;
+        let mut slots = lock(&self.shared.scratch);
+        match &slots[slot] {
+            Some(buffer) if buffer.size() >= bytes => Ok(buffer.clone()),
+            _ => {
+                let buffer = self.buffer("wgloss.scratch", bytes)?;
+                slots[slot] = Some(buffer.clone());
+                Ok(buffer)
+            }
+        }
+    }
+
+    /// What an absent input reads: ones.
+    pub(crate) fn one(&self) -> &wgpu::Buffer {
+        &self.shared.one
+    }
+
+    /// Where an absent output goes.
+    pub(crate) fn sink(&self) -> &wgpu::Buffer {
+        &self.shared.sink
+    }
+
+    /// The pipeline of a kernel, built at the first call. `all_write` declares every binding `read_write`, which wgpu
+    /// asks for when an input and an output lie in one buffer.
+    pub(crate) fn pipeline(
+        &self,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, u32)],
+        all_write: bool,
+    ) -> Result<wgpu::ComputePipeline> {
+        let shader = kernel.shader;
+        let key = PipelineKey { op: shader.op, entry: kernel.entry, constants: constants.to_vec(), all_write };
+        if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let label = format!("{}.{}", shader.op, kernel.entry);
+        let device = self.device();
+        let pipeline = self.guard(|| {
+            let module = lock(&self.shared.modules)
+                .entry((shader.op, all_write))
+                .or_insert_with(|| {
+                    let source = match all_write {
+                        true => shader.source.replace("var<storage, read>", "var<storage, read_write>"),
+                        false => shader.source.to_owned(),
+                    };
+                    device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                        label: Some(shader.op),
+                        source: wgpu::ShaderSource::Wgsl(source.into()),
+                    })
+                })
+                .clone();
+            let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            };
+            let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+            entries.extend(kernel.uses.iter().map(|(name, access)| {
+                let read_only = *access == Access::Read && !all_write;
+                entry(kernel.binding(name), wgpu::BufferBindingType::Storage { read_only })
+            }));
+            let group = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&label),
+                bind_group_layouts: &[Some(&group)],
+                immediate_size: 0,
+            });
+            let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, value.into())).collect();
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Every helper writes its workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            })
+        })?;
+        lock(&self.shared.pipelines).insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+/// A driver that is known to compute wrong numbers, and why.
+fn known_fault(info: &wgpu::AdapterInfo) -> Option<&'static str> {
+    let mesa = info.driver_info.strip_prefix("Mesa ")?;
+    let mut numbers = mesa.split(['.', ' ', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next()?, numbers.next()?);
+    (info.driver == "llvmpipe" && version < (24, 1)).then_some(
+        "Mesa 22.3.6 silently stops loops after 65,534 iterations per invocation and gives wrong results; install Mesa 24.1 or newer",
+    )
+}
+
+/// Error scopes are per thread and do not see a loss; on the web their answer comes later, so there the handler speaks.
+fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let result = calls();
+    let answers = [internal.pop(), validation.pop(), memory.pop()];
+    #[cfg(not(target_arch = "wasm32"))]
+    for answer in answers {
+        if let Some(error) = pollster::block_on(answer) {
+            return Err(error.into());
+        }
+    }
+    #[cfg(target_arch = "wasm32")]
+    drop(answers);
+    Ok(result)
+}

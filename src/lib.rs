@@ -1,0 +1,68 @@
+//! WGSL compute kernels for output layers, losses and their gradients, run through wgpu on any GPU, and an f64
+//! reference on the CPU that each of them is verified against.
+//!
+//! Every op is a module of free functions that take inputs, outputs and options and record into a [`Recorder`]:
+//! the caller's device, buffers and encoder, nothing copied, nothing submitted, nothing waited for.
+//!
+//! ```
+//! use wgloss::{Gpu, Tensor, info_nce};
+//!
+//! # fn main() -> wgloss::Result<()> {
+//! # let Ok(opened) = Gpu::new() else { return Ok(()) };
+//! # let (device, queue) = (opened.device().clone(), opened.queue().clone());
+//! # let (batch, dim) = (512, 64);
+//! # let rows: Vec<f32> = (0..batch * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
+//! # let (queries, keys) = (opened.upload(&rows)?, opened.upload(&rows)?);
+//! # let (d_queries, d_keys) = (opened.zeros::<f32>(batch * dim)?, opened.zeros::<f32>(batch * dim)?);
+//! # let (loss, lse) = (opened.zeros::<f32>(1)?, opened.zeros::<f32>(4 * batch)?);
+//! let gpu = Gpu::from_wgpu(device.clone(), queue.clone())?; // your device, your queue
+//! let (q, k) = (Tensor::matrix(&queries, batch, dim)?, Tensor::matrix(&keys, batch, dim)?); // views of your buffers
+//! let (dq, dk) = (Tensor::matrix(&d_queries, batch, dim)?, Tensor::matrix(&d_keys, batch, dim)?);
+//! let (loss, lse) = (Tensor::scalar(&loss, 0)?, Tensor::matrix(&lse, 2 * batch, 2)?);
+//! let options = info_nce::Options { temperature: 0.07, symmetric: true, ..Default::default() };
+//!
+//! let mut encoder = device.create_command_encoder(&Default::default());
+//! let mut recorder = gpu.record(&mut encoder);
+//! info_nce::forward(&mut recorder, q, k, None, loss, lse, options)?;
+//! info_nce::backward(&mut recorder, q, k, None, lse, None, dq, dk, None, options)?;
+//! queue.submit([encoder.finish()]);
+//! println!("loss {}", gpu.read(loss)?[0]);
+//! # assert!((gpu.read(loss)?[0] - 6.2).abs() < 0.3);
+//! # Ok(()) }
+//! ```
+//!
+//! With slices only: each op's `compute` uploads, runs and reads back.
+//!
+//! # Conventions
+//! `x` in, `y` out, `dx` the gradient of the loss with respect to `x`. Matrices are row-major `[rows, cols]` and every op
+//! works on rows. An op that returns an error has recorded nothing. Data cannot be an error: each op says what an
+//! out-of-range id, an infinity or a NaN gives; nothing is ever read out of bounds. The same input on the same device
+//! gives the same bits.
+
+mod error;
+mod gpu;
+mod kernel;
+mod ops;
+mod random;
+mod recorder;
+pub mod reference;
+mod tensor;
+pub mod train;
+mod tuning;
+pub mod verify;
+
+pub use error::{Error, Result};
+pub use gpu::{Gpu, Options, adapters};
+pub use ops::{Reduction, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
+pub use random::Random;
+pub use recorder::Recorder;
+pub use tensor::{Element, Tensor};
+pub use tuning::Tuning;
+pub use wgpu;
+
+/// What the tests compare with the shaders.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::kernel::{Access, Family, Kernel, ScalarType, Shader};
+    pub use crate::ops::kernels;
+}

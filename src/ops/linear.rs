@@ -1,0 +1,257 @@
+//! y = x Wᵀ + b.
+//!
+//! NaN and infinities propagate as in the sums that hold them. Long sums are split and merged in a fixed order.
+//! Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
+
+use super::{rows_of, shaped};
+use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use crate::recorder::{Arg, Plan, Scalar};
+use crate::{Error, Gpu, Recorder, Result, Tensor};
+
+const OP: &str = "linear";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("linear", "tile", "math", "lse", "reduce"),
+    bindings: &["a", "b", "bias", "c", "part"],
+    scalars: &[
+        ("rows", U32),
+        ("cols", U32),
+        ("depth", U32),
+        ("per_split", U32),
+        ("splits", U32),
+        ("a_by_k", U32),
+        ("b_by_k", U32),
+        ("has_bias", U32),
+        ("accumulate", U32),
+    ],
+    family: Family::Tile,
+};
+static PRODUCT: Kernel =
+    Kernel { shader: &SHADER, entry: "product", uses: &[("a", Read), ("b", Read), ("bias", Read), ("c", Write)] };
+static COLUMN_SUM: Kernel =
+    Kernel { shader: &SHADER, entry: "column_sum", uses: &[("a", Read), ("bias", Read), ("c", Write)] };
+static MERGE: Kernel =
+    Kernel { shader: &SHADER, entry: "merge", uses: &[("part", Read), ("bias", Read), ("c", Write)] };
+pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
+
+/// Scratch: partial sums.
+const PART: usize = 1;
+
+/// A sum is split only into slices of at least this many terms.
+const SHORTEST_SLICE: usize = 256;
+
+/// `y` [rows, out] = `x` [rows, in] · `w`ᵀ + `b`, with `w` [out, in] and `b` [out, 1].
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::SameBuffer`].
+pub fn forward(recorder: &mut Recorder, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor) -> Result<()> {
+    shaped(OP, "w", w, [w.rows, x.cols])?;
+    shaped(OP, "y", y, [x.rows, w.rows])?;
+    if let Some(b) = b {
+        shaped(OP, "b", b, [w.rows, 1])?;
+    }
+    recorder.plan(|plan| product(plan, Operand::by_k(x), Operand::by_k(w), b, y, false))
+}
+
+/// The gradients that are asked for: `dx` [rows, in] = `dy` · `w`, `dw` [out, in] = `dy`ᵀ · `x`, `db` [out, 1] = the column sums of `dy`.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::SameBuffer`].
+pub fn backward(
+    recorder: &mut Recorder,
+    x: Tensor,
+    w: Tensor,
+    dy: Tensor,
+    dx: Option<Tensor>,
+    dw: Option<Tensor>,
+    db: Option<Tensor>,
+) -> Result<()> {
+    shaped(OP, "w", w, [w.rows, x.cols])?;
+    shaped(OP, "dy", dy, [x.rows, w.rows])?;
+    for (what, gradient, shape) in [("dx", dx, x.shape()), ("dw", dw, w.shape()), ("db", db, [w.rows, 1])] {
+        if let Some(gradient) = gradient {
+            shaped(OP, what, gradient, shape)?;
+        }
+    }
+    recorder.plan(|plan| {
+        if let Some(dx) = dx {
+            product(plan, Operand::by_k(dy), Operand::by_row(w), None, dx, false)?;
+        }
+        if let Some(dw) = dw {
+            product(plan, Operand::by_row(dy), Operand::by_row(x), None, dw, false)?;
+        }
+        if let Some(db) = db {
+            column_sum(plan, dy, db)?;
+        }
+        Ok(())
+    })
+}
+
+/// A factor of a product over k.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    tensor: Tensor<'a>,
+    by_k: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// Stored [rows, k].
+    pub(super) fn by_k(tensor: Tensor<'a>) -> Self {
+        Operand { tensor, by_k: true }
+    }
+
+    /// Stored [k, rows].
+    pub(super) fn by_row(tensor: Tensor<'a>) -> Self {
+        Operand { tensor, by_k: false }
+    }
+
+    fn depth(self) -> usize {
+        if self.by_k { self.tensor.cols } else { self.tensor.rows }
+    }
+
+    fn part(self, rows: core::ops::Range<usize>, k: core::ops::Range<usize>) -> Tensor<'a> {
+        match self.by_k {
+            true => self.tensor.row_range(rows).col_range(k),
+            false => self.tensor.row_range(k).col_range(rows),
+        }
+    }
+}
+
+/// How many slices to split a sum of `depth` terms into when `groups` workgroups hold one slice of the whole result.
+fn slices(plan: &Plan, depth: usize, groups: usize, elements: usize) -> (usize, usize) {
+    let tuning = plan.gpu().tuning();
+    let most = (tuning.workspace as usize / 4 / elements.max(1)).min(u16::MAX as usize);
+    let wanted = (tuning.groups as usize / groups.max(1)).min(depth / SHORTEST_SLICE).min(most).max(1);
+    let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
+    let per_slice = depth.div_ceil(wanted.min(most)).next_multiple_of(tuning.tile_depth as usize);
+    (depth.div_ceil(per_slice.max(1)).max(1), per_slice)
+}
+
+/// `c` = `a` · `b`ᵀ (+ `bias` per column) (+ `c` if `accumulate`), in chunks where a binding or a grid is too small for the whole.
+pub(super) fn product<'a>(
+    plan: &mut Plan<'a>,
+    a: Operand,
+    b: Operand,
+    bias: Option<Tensor>,
+    c: Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let tuning = *plan.gpu().tuning();
+    let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+    let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
+    let fit = |tensor: Tensor, counts: bool| match counts {
+        true => plan.rows_per_binding(tensor) as usize,
+        false => usize::MAX,
+    };
+    let rows_at_once = fit(c, true).min(fit(a.tensor, a.by_k)).min(most.saturating_mul(tile_rows));
+    let cols_at_once = fit(b.tensor, b.by_k).min(most.saturating_mul(tile_cols));
+    let depth_at_once = fit(a.tensor, !a.by_k).min(fit(b.tensor, !b.by_k));
+    if rows_at_once.min(cols_at_once).min(depth_at_once) == 0 {
+        let widest = a.tensor.cols.max(b.tensor.cols).max(c.cols) as u64;
+        let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * widest, limit });
+    }
+    for rows in chunks(c.rows, rows_at_once) {
+        for cols in chunks(c.cols, cols_at_once) {
+            // A sum over nothing still writes its zeros and biases.
+            for (index, k) in chunks(a.depth(), depth_at_once).chain((a.depth() == 0).then_some(0..0)).enumerate() {
+                let target = c.row_range(rows.clone()).col_range(cols.clone());
+                let (a_part, b_part) = (a.part(rows.clone(), k.clone()), b.part(cols.clone(), k.clone()));
+                let bias = bias.filter(|_| index == 0).map(|bias| bias.row_range(cols.clone()));
+                let grid = [target.cols.div_ceil(tile_cols), target.rows.div_ceil(tile_rows)];
+                let (splits, per_split) = slices(plan, k.len(), grid[0] * grid[1], target.rows * target.cols);
+                let shape = Sum { rows: target.rows, cols: target.cols, depth: k.len(), splits, per_split };
+                let form = |bias: bool, accumulate: bool| shape.scalars([a.by_k, b.by_k, bias, accumulate]);
+                let accumulate = accumulate || index > 0;
+                let bias_arg = bias.map_or(Arg::NONE, Arg::whole);
+                let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
+                if splits == 1 {
+                    let args = [a_arg, b_arg, bias_arg, Arg::whole(target)];
+                    plan.tiles(&PRODUCT, &args, &form(bias.is_some(), accumulate), [grid[0], grid[1], 1])?;
+                } else {
+                    let scratch = plan.gpu().scratch(PART, splits * target.rows * target.cols)?;
+                    let part = Tensor::matrix(&scratch, splits * target.rows, target.cols)?;
+                    let args = [a_arg, b_arg, Arg::NONE, Arg::whole(part)];
+                    plan.tiles(&PRODUCT, &args, &form(false, false), [grid[0], grid[1], splits])?;
+                    merge(plan, part, bias_arg, target, &form(bias.is_some(), accumulate))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `db` = the column sums of `dy`.
+fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
+    let at_once = plan.rows_per_binding(dy) as usize;
+    if at_once == 0 {
+        let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, limit });
+    }
+    for (index, k) in chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).enumerate() {
+        let groups = db.rows.div_ceil(plan.gpu().tuning().workgroup as usize);
+        let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
+        let shape = Sum { rows: db.rows, cols: 1, depth: k.len(), splits, per_split };
+        let source = Arg::whole(dy.row_range(k));
+        let [first, last] = [false, index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
+        if splits == 1 {
+            plan.lanes(&COLUMN_SUM, &[source, Arg::NONE, Arg::whole(db)], &last, db.rows, 1)?;
+        } else {
+            let scratch = plan.gpu().scratch(PART, splits * db.rows)?;
+            let part = Tensor::vector(&scratch, splits * db.rows)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::NONE, Arg::whole(part)], &first, db.rows, splits)?;
+            merge(plan, part, Arg::NONE, db, &last)?;
+        }
+    }
+    Ok(())
+}
+
+fn merge<'a>(plan: &mut Plan<'a>, part: Tensor, bias: Arg, c: Tensor, scalars: &[Scalar]) -> Result<()> {
+    plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], scalars, c.rows * c.cols, 1)
+}
+
+struct Sum {
+    rows: usize,
+    cols: usize,
+    depth: usize,
+    splits: usize,
+    per_split: usize,
+}
+
+impl Sum {
+    /// `flags`: a_by_k, b_by_k, has_bias, accumulate.
+    fn scalars(&self, flags: [bool; 4]) -> [Scalar; 9] {
+        let [a_by_k, b_by_k, has_bias, accumulate] = flags.map(Scalar::from);
+        let [rows, cols, depth] = [self.rows, self.cols, self.depth].map(Scalar::from);
+        let [per_split, splits] = [self.per_split, self.splits].map(Scalar::from);
+        [rows, cols, depth, per_split, splits, a_by_k, b_by_k, has_bias, accumulate]
+    }
+}
+
+/// 0..len in pieces of at most `size`.
+pub(super) fn chunks(len: usize, size: usize) -> impl Iterator<Item = core::ops::Range<usize>> {
+    (0..len).step_by(size.max(1)).map(move |first| first..len.min(first.saturating_add(size)))
+}
+
+/// `x` · `w`ᵀ + `b` on slices; `x` has rows of `inputs` elements, `w` one such row for each output.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// let y = wgloss::linear::compute(&gpu, &[1.0, 2.0], &[3.0, 4.0, 5.0, 6.0], Some(&[0.5, 0.0]), 2).unwrap();
+/// assert_eq!(y, [11.5, 17.0]);
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize) -> Result<Vec<f32>> {
+    let (rows, outputs) = (rows_of(OP, "x", x, inputs)?, rows_of(OP, "w", w, inputs)?);
+    let (input, weights, output) = (gpu.upload(x)?, gpu.upload(w)?, gpu.zeros::<f32>(rows * outputs)?);
+    let bias = b.map(|b| gpu.upload(b)).transpose()?;
+    let bias = bias.as_ref().zip(b).map(|(buffer, b)| Tensor::vector(buffer, b.len())).transpose()?;
+    let y = Tensor::matrix(&output, rows, outputs)?;
+    gpu.run(|recorder| {
+        forward(recorder, Tensor::matrix(&input, rows, inputs)?, Tensor::matrix(&weights, outputs, inputs)?, bias, y)
+    })?;
+    gpu.read(y)
+}

@@ -1,0 +1,70 @@
+//! The ops: each function checks shapes, fills parameters and plans dispatches. The maths is in `shaders/` and `reference/`.
+
+pub mod cross_entropy;
+pub mod info_nce;
+pub mod linear;
+pub mod normalize;
+pub mod sgd;
+pub mod softmax;
+pub mod tanh;
+
+use crate::kernel::Kernel;
+use crate::tensor::Element;
+use crate::{Error, Result, Tensor};
+
+/// How the losses of the rows become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reduction {
+    /// One loss per row.
+    None,
+    /// Their mean over the rows that count.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
+/// Every kernel, for the tests that compare them with their shaders.
+pub fn kernels() -> Vec<&'static Kernel> {
+    [
+        cross_entropy::KERNELS,
+        info_nce::KERNELS,
+        linear::KERNELS,
+        normalize::KERNELS,
+        sgd::KERNELS,
+        softmax::KERNELS,
+        tanh::KERNELS,
+    ]
+    .concat()
+}
+
+/// Refuses a tensor whose shape is not `expected`.
+fn shaped<T: Element>(op: &'static str, what: &'static str, tensor: Tensor<T>, expected: [usize; 2]) -> Result<()> {
+    if tensor.shape() == expected {
+        return Ok(());
+    }
+    let [rows, cols] = tensor.shape();
+    let [expected_rows, expected_cols] = expected;
+    Err(Error::Shape {
+        op,
+        what,
+        expected: format!("{expected_rows} x {expected_cols}"),
+        found: format!("{rows} x {cols}"),
+    })
+}
+
+/// Refuses an option that is not what it should be.
+fn required(op: &'static str, option: &'static str, value: f32, holds: bool, expected: &'static str) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::Option { op, option, expected, found: value.to_string() }),
+    }
+}
+
+/// Refuses slices that do not have the same number of rows of `cols` elements; returns that number.
+fn rows_of(op: &'static str, what: &'static str, data: &[f32], cols: usize) -> Result<usize> {
+    if cols > 0 && data.len() % cols == 0 {
+        return Ok(data.len() / cols);
+    }
+    Err(Error::Shape { op, what, expected: format!("whole rows of {cols}"), found: format!("{} elements", data.len()) })
+}

@@ -1,0 +1,92 @@
+//! y_ij = exp(x_ij / T) / Σ_k exp(x_ik / T), or its logarithm.
+//!
+//! −inf is a mask: probability 0 (logarithm −inf), gradient 0; a row of nothing but masks gives all zeros. A row that holds NaN
+//! or +inf gives NaN in all its elements, other rows are not touched.
+//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
+
+use super::{required, rows_of, shaped};
+use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use crate::recorder::{Arg, Scalar};
+use crate::{Gpu, Recorder, Result, Tensor};
+
+const OP: &str = "softmax";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("softmax", "math", "lse", "reduce"),
+    bindings: &["x", "y", "y_in", "dy", "dx"],
+    scalars: &[("rows", U32), ("cols", U32), ("temperature", F32), ("log_form", U32)],
+    family: Family::Rows,
+};
+static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &[("x", Read), ("y", Write)] };
+static BACKWARD: Kernel =
+    Kernel { shader: &SHADER, entry: "backward", uses: &[("y_in", Read), ("dy", Read), ("dx", Write)] };
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
+
+/// Options of [`forward`] and [`backward`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// T, between 1e-30 and 1e30. Default 1.
+    pub temperature: f32,
+    /// Give the logarithm (log_softmax). Default no.
+    pub log: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { temperature: 1.0, log: false }
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        let holds = (1e-30..=1e30).contains(&self.temperature);
+        required(OP, "temperature", self.temperature, holds, "between 1e-30 and 1e30")
+    }
+
+    fn scalars(&self, cols: usize) -> [Scalar; 3] {
+        [cols.into(), self.temperature.into(), self.log.into()]
+    }
+}
+
+/// `y` = softmax of the rows of `x`.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) -> Result<()> {
+    options.check()?;
+    shaped(OP, "y", y, x.shape())?;
+    let args = [Arg::by_row(x), Arg::by_row(y)];
+    recorder.plan(|plan| plan.rows(&FORWARD, x.rows, x.cols, &args, &options.scalars(x.cols)))
+}
+
+/// `dx` from the forward's output `y` and `dy`.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, options: Options) -> Result<()> {
+    options.check()?;
+    shaped(OP, "dy", dy, y.shape())?;
+    shaped(OP, "dx", dx, y.shape())?;
+    let args = [Arg::by_row(y), Arg::by_row(dy), Arg::by_row(dx)];
+    recorder.plan(|plan| plan.rows(&BACKWARD, y.rows, y.cols, &args, &options.scalars(y.cols)))
+}
+
+/// The softmax of the rows of a slice, `cols` elements each.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// use wgloss::softmax;
+/// let y = softmax::compute(&gpu, &[1e4, 1e4, f32::NEG_INFINITY], 3, softmax::Options::default()).unwrap();
+/// assert_eq!(y, [0.5, 0.5, 0.0]);
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, x: &[f32], cols: usize, options: Options) -> Result<Vec<f32>> {
+    let rows = rows_of(OP, "x", x, cols)?;
+    let (input, output) = (gpu.upload(x)?, gpu.zeros::<f32>(x.len())?);
+    let y = Tensor::matrix(&output, rows, cols)?;
+    gpu.run(|recorder| forward(recorder, Tensor::matrix(&input, rows, cols)?, y, options))?;
+    gpu.read(y)
+}

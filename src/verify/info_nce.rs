@@ -1,0 +1,130 @@
+use super::{Check, Fill, cast};
+use crate::info_nce::{self, Options};
+use crate::{Reduction, Result, reference, softmax};
+
+pub(super) fn cases(check: &mut Check) -> Result<()> {
+    let shapes = [
+        // queries, keys, dim
+        (1, 1, 1),
+        (2, 2, 3),
+        (7, 7, 1),
+        (64, 64, 16),
+        (65, 65, 33),
+        (130, 130, 100),
+        (3, 257, 7),
+        (257, 257, 5),
+    ];
+    for (queries, keys, dim) in shapes {
+        for fill in [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide] {
+            for symmetric in [false, true] {
+                for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
+                    if queries == keys || !symmetric {
+                        let options = Options { symmetric, reduction, ..Default::default() };
+                        case(check, [queries, keys, dim], fill, None, options)?;
+                    }
+                }
+            }
+        }
+        let learnable = Options { symmetric: queries == keys, ..Default::default() };
+        case(check, [queries, keys, dim], Fill::Small, Some(2.0), learnable)?;
+        case(check, [queries, keys, dim], Fill::Small, Some(5.0), learnable)?;
+    }
+    Ok(())
+}
+
+fn case(
+    check: &mut Check,
+    [queries, keys, dim]: [usize; 3],
+    fill: Fill,
+    log_scale: Option<f32>,
+    options: Options,
+) -> Result<()> {
+    check.case(format_args!("{queries} x {keys} x {dim} {fill:?} log_scale {log_scale:?} {options:?}"));
+    // Wide scores without overflow: the product of two wide rows.
+    let shrink = if fill == Fill::Wide { 1.0 / 80f32.sqrt() } else { 1.0 };
+    let q: Vec<f32> = fill.matrix(queries, dim, 17).iter().map(|v| v * shrink).collect();
+    let k: Vec<f32> = fill.matrix(keys, dim, 18).iter().map(|v| v * shrink).collect();
+    let loss_rows = if options.reduction == Reduction::None { queries } else { 1 };
+    let dy = Fill::Small.matrix(loss_rows, 1, 19);
+    let lse_rows = options.lse_rows(queries, keys);
+
+    let (held_q, held_k) = (check.input(queries, dim, &q)?, check.input(keys, dim, &k)?);
+    let (held_dy, held_scale) = (check.input(loss_rows, 1, &dy)?, check.input(1, 1, &[log_scale.unwrap_or(0.0)])?);
+    let (loss, lse) = (check.output(loss_rows, 1)?, check.output(lse_rows, 2)?);
+    let (dq, dk, d_scale) = (check.output(queries, dim)?, check.output(keys, dim)?, check.output(1, 1)?);
+    check.run(|recorder| {
+        let (q, k, lse) = (held_q.view()?, held_k.view()?, lse.view()?);
+        let scale = log_scale.is_some().then(|| held_scale.view()).transpose()?;
+        info_nce::forward(recorder, q, k, scale, loss.view()?, lse, options)?;
+        let (dy, d_scale) = (Some(held_dy.view()?), Some(d_scale.view()?));
+        info_nce::backward(recorder, q, k, scale, lse, dy, dq.view()?, dk.view()?, d_scale, options)
+    })?;
+    let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));
+    let wide_scale = log_scale.map(f64::from);
+    let want = reference::info_nce::forward(&wide_q, &wide_k, dim, wide_scale, options);
+    let yardstick = reference::info_nce::forward(&q, &k, dim, log_scale, options);
+    let terms = loss_terms(&wide_q, &wide_k, dim, wide_scale, options);
+    check.compare_sum("loss", &loss, &want, &yardstick, &terms)?;
+    let want = reference::info_nce::backward(&wide_q, &wide_k, dim, wide_scale, &wide_dy, options);
+    let yardstick = reference::info_nce::backward(&q, &k, dim, log_scale, &dy, options);
+    let scale = reference::info_nce::scale(wide_scale, options);
+    let terms = backward_terms(&wide_q, &wide_k, dim, scale, &wide_dy, options);
+    check.compare_sum("dq", &dq, &want.0, &yardstick.0, &terms.0)?;
+    check.compare_sum("dk", &dk, &want.1, &yardstick.1, &terms.1)?;
+    check.compare_sum("d_log_scale", &d_scale, &[want.2], &[yardstick.2], &[terms.2])
+}
+
+/// A row's loss carries the absolute error of the scores, as far as it depends on them: -ln p changes by 1 - p <= min(1, loss).
+fn loss_terms(q: &[f64], k: &[f64], dim: usize, log_scale: Option<f64>, options: Options) -> Vec<f64> {
+    let by_row = Options { reduction: Reduction::None, ..options };
+    let losses = reference::info_nce::forward(q, k, dim, log_scale, by_row);
+    let largest = |x: &[f64]| x.chunks(dim).map(|x| x.iter().map(|x| x * x).sum::<f64>().sqrt()).fold(0.0, f64::max);
+    let score = reference::info_nce::scale(log_scale, options) * largest(q) * largest(k);
+    let terms: Vec<f64> = losses.iter().map(|loss| loss + score * loss.min(1.0)).collect();
+    match options.reduction {
+        Reduction::None => terms,
+        Reduction::Sum => vec![terms.iter().sum()],
+        Reduction::Mean => vec![terms.iter().sum::<f64>() / terms.len() as f64],
+    }
+}
+
+/// The sums of the terms' magnitudes in dq, dk and dlog_scale. A term is g_ij times an element; g_ij = w (p - [i = j]) carries
+/// the relative error of p = e^(s - lse), which is the absolute error of s, a sum of magnitude scale Σ |q_id k_jd| itself.
+fn backward_terms(
+    q: &[f64],
+    k: &[f64],
+    dim: usize,
+    scale: f64,
+    dy: &[f64],
+    options: Options,
+) -> (Vec<f64>, Vec<f64>, f64) {
+    let (n, m) = (q.len() / dim, k.len() / dim);
+    let (mut dq, mut dk, mut d_log_scale) = (vec![0.0; q.len()], vec![0.0; k.len()], 0.0);
+    let one = softmax::Options::default();
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let size = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum::<f64>();
+    let row = |x: &[f64], i: usize| x[i * dim..][..dim].to_vec();
+    let scores: Vec<f64> = (0..n * m).map(|at| scale * product(&row(q, at / m), &row(k, at % m))).collect();
+    let by_row = reference::softmax::forward(&scores, m, one);
+    let turned: Vec<f64> = (0..n * m).map(|at| scores[at % n * m + at / n]).collect();
+    let by_column = reference::softmax::forward(&turned, n, one);
+    let mean = if options.reduction == Reduction::Mean { n as f64 } else { 1.0 };
+    let weight = |i: usize| dy[if options.reduction == Reduction::None { i } else { 0 }].abs() / mean;
+    for i in 0..n {
+        for j in 0..m {
+            let own = f64::from(u8::from(i == j));
+            let mut g = weight(i) * (by_row[i * m + j] + own);
+            if options.symmetric {
+                g = 0.5 * (g + weight(j) * (by_column[j * n + i] + own));
+            }
+            let pair = scale * size(&row(q, i), &row(k, j));
+            let g = g * (1.0 + pair);
+            d_log_scale += g * pair;
+            for d in 0..dim {
+                dq[i * dim + d] += scale * g * k[j * dim + d].abs();
+                dk[j * dim + d] += scale * g * q[i * dim + d].abs();
+            }
+        }
+    }
+    (dq, dk, d_log_scale)
+}

@@ -1,0 +1,252 @@
+//! Runs every op on a device and compares it with the f64 reference: what `wgloss verify` prints and what the tests run.
+//!
+//! A result passes if its error stays within twice what the reference's own formula loses when computed in f32, relative to the
+//! row's largest element, plus eight half units in the last place of the largest element or, where an element is a sum with
+//! cancellation, of the sum of its terms' magnitudes. Outputs start as poison and lie between guards: everything inside must
+//! be written, nothing outside. Inputs have poison in the gaps between their rows.
+
+mod cross_entropy;
+mod fill;
+mod info_nce;
+mod linear;
+mod normalize;
+mod sgd;
+mod softmax;
+mod tanh;
+
+pub use fill::{FILLS, Fill};
+
+use crate::reference::Real;
+use crate::tensor::Element;
+use crate::{Gpu, Recorder, Result, Tensor};
+
+/// An op's cases.
+pub type Suite = fn(&mut Check) -> Result<()>;
+
+/// Every op with its cases, in the order of the README's table.
+pub const SUITES: [(&str, Suite); 7] = [
+    ("linear", linear::cases),
+    ("tanh", tanh::cases),
+    ("normalize", normalize::cases),
+    ("softmax", softmax::cases),
+    ("cross_entropy", cross_entropy::cases),
+    ("info_nce", info_nce::cases),
+    ("sgd", sgd::cases),
+];
+
+/// What came of an op's cases.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// Outputs that were compared.
+    pub compared: usize,
+    /// Largest error in units in the last place of the largest element of its row, or of the sum of its terms' magnitudes.
+    pub worst_ulp: f64,
+    /// The same as a fraction.
+    pub worst_relative: f64,
+    /// One sentence for each output that failed: case, index, got, want, tolerance.
+    pub failures: Vec<String>,
+}
+
+/// Runs one op's cases.
+///
+/// # Errors
+/// An error of the device; a wrong result is no error but a line in [`Report::failures`].
+pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
+    let mut check = Check::new(gpu);
+    suite(&mut check)?;
+    Ok(check.report)
+}
+
+/// Where a matrix lies in its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Elements before the first row.
+    pub offset: usize,
+    /// Elements between two rows.
+    pub gap: usize,
+}
+
+/// Layouts that cases rotate through: packed, and shifted off every alignment with gaps between rows.
+pub const LAYOUTS: [Layout; 3] =
+    [Layout { offset: 0, gap: 0 }, Layout { offset: 3, gap: 5 }, Layout { offset: 65, gap: 1 }];
+
+/// All bits set: NaN as f32, no value as u32.
+const POISON: u32 = u32::MAX;
+/// Elements after the last row that an output must not touch.
+const GUARD: usize = 67;
+
+/// Units in the last place that are allowed beside the yardstick's own error: the order of a sum differs.
+const ULPS: f64 = 8.0;
+const EPSILON: f64 = f32::EPSILON as f64 / 2.0;
+/// A device may flush what is smaller.
+const TINY: f64 = f32::MIN_POSITIVE as f64;
+
+/// A matrix on the device, inside a larger buffer.
+#[derive(Debug)]
+pub struct Held<T = f32> {
+    buffer: wgpu::Buffer,
+    rows: usize,
+    cols: usize,
+    layout: Layout,
+    element: core::marker::PhantomData<T>,
+}
+
+impl<T: Element> Held<T> {
+    /// The view.
+    ///
+    /// # Errors
+    /// None in practice: the buffer was made for it.
+    pub fn view(&self) -> Result<Tensor<'_, T>> {
+        Tensor::strided(&self.buffer, self.rows, self.cols, self.layout.offset, self.cols + self.layout.gap)
+    }
+}
+
+/// Compares results, case by case.
+#[derive(Debug)]
+pub struct Check<'g> {
+    /// The device under test.
+    pub gpu: &'g Gpu,
+    /// What came of it so far.
+    pub report: Report,
+    case: String,
+    layout: usize,
+}
+
+impl<'g> Check<'g> {
+    /// Nothing compared yet.
+    pub fn new(gpu: &'g Gpu) -> Self {
+        Check { gpu, report: Report::default(), case: String::new(), layout: 0 }
+    }
+
+    /// Names the case that the next comparisons belong to and moves on to the next layout.
+    pub fn case(&mut self, name: impl core::fmt::Display) {
+        self.case = name.to_string();
+        self.layout = (self.layout + 1) % LAYOUTS.len();
+    }
+
+    fn held<T: Element>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Held<T>> {
+        let layout = LAYOUTS[self.layout];
+        let stride = cols + layout.gap;
+        let mut words = vec![POISON; layout.offset + rows * stride + GUARD];
+        let values: &[u32] = bytemuck::cast_slice(data);
+        for (row, values) in values.chunks(cols.max(1)).enumerate() {
+            words[layout.offset + row * stride..][..cols].copy_from_slice(values);
+        }
+        Ok(Held { buffer: self.gpu.upload(&words)?, rows, cols, layout, element: core::marker::PhantomData })
+    }
+
+    /// A matrix that holds `data`.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn input<T: Element>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Held<T>> {
+        self.held(rows, cols, data)
+    }
+
+    /// A matrix of poison.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn output<T: Element>(&self, rows: usize, cols: usize) -> Result<Held<T>> {
+        self.held(rows, cols, &[])
+    }
+
+    /// Records and submits.
+    ///
+    /// # Errors
+    /// Those of the ops.
+    pub fn run(&self, record: impl FnOnce(&mut Recorder) -> Result<()>) -> Result<()> {
+        self.gpu.run(record)
+    }
+
+    /// The matrix, if nothing around it was written.
+    fn body(&mut self, what: &str, held: &Held) -> Result<Option<Vec<f32>>> {
+        let size = (held.buffer.size() / 4) as usize;
+        let words = self.gpu.read(Tensor::<u32>::vector(&held.buffer, size)?)?;
+        let stride = held.cols + held.layout.gap;
+        let mut body = Vec::with_capacity(held.rows * held.cols);
+        for (index, &word) in words.iter().enumerate() {
+            let inside = index.checked_sub(held.layout.offset).filter(|at| at / stride.max(1) < held.rows);
+            if inside.is_some_and(|at| at % stride.max(1) < held.cols) {
+                body.push(f32::from_bits(word));
+            } else if word != POISON && index < held.layout.offset + held.rows * stride + GUARD {
+                self.fail(format!("{what}: element {index} of the buffer, outside the view, was overwritten"));
+                return Ok(None);
+            }
+        }
+        Ok(Some(body))
+    }
+
+    fn fail(&mut self, message: String) {
+        self.report.failures.push(format!("{}: {message}", self.case));
+    }
+
+    /// Compares an output with the reference in f64, `want`, given the same in f32, `yardstick`.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn compare(&mut self, what: &str, held: &Held, want: &[f64], yardstick: &[f32]) -> Result<()> {
+        self.compare_sum(what, held, want, yardstick, &[])
+    }
+
+    /// [`Check::compare`] for elements that are sums: `terms` holds, for each, the sum of its terms' magnitudes.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn compare_sum(
+        &mut self,
+        what: &str,
+        held: &Held,
+        want: &[f64],
+        yardstick: &[f32],
+        terms: &[f64],
+    ) -> Result<()> {
+        self.report.compared += 1;
+        let Some(got) = self.body(what, held)? else { return Ok(()) };
+        if got.len() != want.len() || yardstick.len() != want.len() {
+            self.fail(format!("{what}: {} elements, {} wanted, {} measured", got.len(), want.len(), yardstick.len()));
+            return Ok(());
+        }
+        let cols = held.cols.max(1);
+        let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
+        let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
+            let error = want - f64::from(naive);
+            if error.abs() <= TINY { 0.0 } else { error / scales[at / cols].max(TINY) }
+        }));
+        for (at, (&got, &want)) in got.iter().zip(want).enumerate() {
+            let special = (want.is_nan() && got.is_nan())
+                || (want.abs() > f64::from(f32::MAX) && got.is_infinite() && got.is_sign_positive() == (want > 0.0));
+            let scale = scales[at / cols];
+            let size = scale.max(terms.get(at).copied().unwrap_or(0.0));
+            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + TINY;
+            let error = (f64::from(got) - want).abs();
+            let within = error <= tolerance;
+            if !within && !special {
+                let place = format!("{what}[{}, {}]", at / cols, at % cols);
+                self.fail(format!("{place}: got {got:e}, want {want:e}, tolerance {tolerance:e}"));
+                return Ok(());
+            }
+            if within && error > TINY {
+                self.report.worst_relative = self.report.worst_relative.max(error / size);
+                self.report.worst_ulp = self.report.worst_ulp.max(error / ulp(size));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The largest finite magnitude.
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(f64::abs).filter(|value| value.is_finite()).fold(0.0, f64::max)
+}
+
+/// The distance between neighbouring f32 at `value`.
+fn ulp(value: f64) -> f64 {
+    let exponent = value.abs().max(TINY).log2().floor();
+    (exponent - 23.0).exp2()
+}
+
+/// The same numbers in another precision.
+fn cast<F: Real>(data: &[f32]) -> Vec<F> {
+    data.iter().map(|&value| <F as From<f32>>::from(value)).collect()
+}

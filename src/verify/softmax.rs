@@ -1,0 +1,49 @@
+use super::{Check, FILLS, Fill, cast};
+use crate::softmax::{self, Options};
+use crate::{Result, reference};
+
+pub(super) fn cases(check: &mut Check) -> Result<()> {
+    for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
+        for fill in FILLS {
+            for (temperature, log) in [(1.0, false), (1.0, true), (0.07, false), (5.0, true)] {
+                case(check, rows, cols, fill, Options { temperature, log })?;
+            }
+        }
+    }
+    case(check, 70_000, 3, Fill::Small, Options::default())?;
+    case(check, 32, 131_072, Fill::Outlier, Options::default())
+}
+
+fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
+    check.case(format_args!("{rows} x {cols} {fill:?} {options:?}"));
+    let (x, dy) = (fill.matrix(rows, cols, 5), Fill::Small.matrix(rows, cols, 6));
+    let held = [check.input(rows, cols, &x)?, check.input(rows, cols, &dy)?];
+    let (y, dx) = (check.output(rows, cols)?, check.output(rows, cols)?);
+    check.run(|recorder| {
+        softmax::forward(recorder, held[0].view()?, y.view()?, options)?;
+        softmax::backward(recorder, y.view()?, held[1].view()?, dx.view()?, options)
+    })?;
+    let want = reference::softmax::forward::<f64>(&cast(&x), cols, options);
+    let yardstick = reference::softmax::forward(&x, cols, options);
+    check.compare("y", &y, &want, &yardstick)?;
+    let want_dx = reference::softmax::backward(&want, &cast(&dy), cols, options);
+    let terms = backward_terms(&want, &dy, cols, options);
+    let yardstick = reference::softmax::backward(&yardstick, &dy, cols, options);
+    check.compare_sum("dx", &dx, &want_dx, &yardstick, &terms)
+}
+
+/// p (|dy| + Σ p |dy|) / T, or (|dy| + p Σ |dy|) / T for the logarithm.
+fn backward_terms(y: &[f64], dy: &[f32], cols: usize, options: Options) -> Vec<f64> {
+    let temperature = f64::from(options.temperature);
+    let rows = y.chunks(cols).zip(dy.chunks(cols));
+    rows.flat_map(|(y, dy)| {
+        let p = move |j: usize| if options.log { y[j].exp() } else { y[j] };
+        let size = move |j: usize| f64::from(dy[j].abs());
+        let sum: f64 = (0..cols).map(|j| size(j) * if options.log { 1.0 } else { p(j) }).sum();
+        (0..cols).map(move |j| match options.log {
+            true => (size(j) + p(j) * sum) / temperature,
+            false => p(j) * (size(j) + sum) / temperature,
+        })
+    })
+    .collect()
+}
