@@ -1,23 +1,70 @@
-fn main() {
-    let gpu = wgloss::Gpu::new().unwrap();
-    println!("{:?}", gpu.info());
-    for (op, suite) in wgloss::verify::SUITES {
-        let t = std::time::Instant::now();
-        match wgloss::verify::run(&gpu, suite) {
-            Ok(r) => {
-                println!(
-                    "{op}: {} compared, ulp {:.1} rel {:.2e}, {} failures, {:?}",
-                    r.compared,
-                    r.worst_ulp,
-                    r.worst_relative,
-                    r.failures.len(),
-                    t.elapsed()
-                );
-                for f in r.failures.iter().take(12) {
-                    println!("   {f}");
-                }
-            }
-            Err(e) => println!("{op}: {e}"),
-        }
+//! The `wgloss` program: trains on pairs, verifies the kernels on an adapter, lists adapters.
+
+mod adapters;
+mod data;
+mod failure;
+mod plot;
+mod run;
+mod table;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Contrastive training and its kernels, on any GPU.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train two towers on pairs; without arguments on the bundled digits.
+    Train(train::Arguments),
+    /// Compare every kernel with the f64 reference on an adapter.
+    Verify(verify::Arguments),
+    /// List the adapters of this machine.
+    Adapters,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("WGLOSS_LOG", "off")).init();
+    let outcome = match Arguments::parse().command {
+        Command::Train(arguments) => train::train(&arguments),
+        Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Adapters => adapters::list(),
+    };
+    outcome.unwrap_or_else(|failure: Failure| {
+        eprintln!("wgloss: {}", failure.message);
+        ExitCode::from(failure.code)
+    })
+}
+
+/// Opens the adapter that `wish` names, the best without a wish.
+fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
+    wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
+}
+
+/// "llvmpipe (LLVM 15.0.6, 256 bits), software, Vulkan, Mesa 25.0.7"
+fn describe(info: &wgloss::wgpu::AdapterInfo) -> String {
+    let driver = if info.driver_info.is_empty() { &info.driver } else { &info.driver_info };
+    let parts = [info.name.as_str(), kind(info), info.backend.to_str(), driver];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// What kind of processor an adapter is.
+fn kind(info: &wgloss::wgpu::AdapterInfo) -> &'static str {
+    match info.device_type {
+        wgloss::wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+        wgloss::wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+        wgloss::wgpu::DeviceType::VirtualGpu => "virtual GPU",
+        wgloss::wgpu::DeviceType::Cpu => "software",
+        wgloss::wgpu::DeviceType::Other => "other",
     }
 }

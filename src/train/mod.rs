@@ -1,1 +1,292 @@
-//! placeholder
+//! Training two small towers on pairs with [`info_nce`](crate::info_nce): what `wgloss train` runs.
+//!
+//! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
+//! identity where the widths agree: training then starts from the given embeddings themselves. The loss is symmetric InfoNCE with a
+//! learnable temperature, the update mini-batch SGD with momentum; forward, loss, backward and update run on the device.
+//!
+//! ```
+//! use wgloss::train::{Config, Event, Pairs, fit};
+//!
+//! let rows: Vec<f32> = (0..64 * 4).map(|i| (i * 37 % 97) as f32 / 97.0 - 0.5).collect();
+//! let pairs = Pairs::new(rows.clone(), 4, rows, 4)?;
+//! let config = Config { batch: 16, epochs: 2, ..Config::for_embeddings(&pairs) };
+//! let outcome = fit(None, &pairs, &config, &mut |event| {
+//!     if let Event::Epoch { epoch, loss, held_out, .. } = event {
+//!         println!("epoch {epoch}: loss {loss:.3}, recall@1 {:.3}", held_out.recall_at_1);
+//!     }
+//!     std::ops::ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(outcome.before.recall_at_1, 1.0); // equal queries and keys, maps at the identity
+//! # Ok::<(), wgloss::Error>(())
+//! ```
+
+mod device;
+mod host;
+mod model;
+mod pairs;
+
+use std::ops::ControlFlow;
+
+pub use model::{Layer, Model, Tower};
+pub use pairs::{Pairs, Split};
+
+use crate::{Error, Gpu, Random, Result, info_nce, sgd};
+
+/// The scale's logarithm moves at this fraction of the weights' rate.
+const SCALE_RATE: f32 = 0.01;
+/// Held-out pairs that are ranked; more would make the ranking, quadratic in their number, longer than the training.
+const MOST_RANKED: usize = 10_000;
+/// Losses stay on the device for this many steps: reading one waits for it.
+const STEPS_PER_READ: usize = 16;
+/// Training counts as diverged if an epoch's loss exceeds the first epoch's, or the mean reciprocal rank falls below half the best.
+const LOST_RANK: f64 = 0.5;
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Width between the two linear maps of a tower; 0 for one map alone.
+    pub hidden: usize,
+    /// Width of the embeddings that are compared.
+    pub dim: usize,
+    /// Pairs in a step.
+    pub batch: usize,
+    /// Passes over the training pairs; what is left of a pass after whole batches is dropped.
+    pub epochs: usize,
+    /// Learning rate of the weights; the temperature's is a hundredth of it.
+    pub rate: f32,
+    /// Momentum.
+    pub momentum: f32,
+    /// Temperature to start with.
+    pub temperature: f32,
+    /// Share of the pairs that are held out to measure with.
+    pub held_out: f32,
+    /// Decides the split, the weights to start with and the batches.
+    pub seed: u64,
+}
+
+impl Config {
+    /// For frozen embeddings: one map a tower, of the narrower side's width, from the identity where it can.
+    pub fn for_embeddings(pairs: &Pairs) -> Config {
+        let dim = pairs.query_cols().min(pairs.key_cols());
+        let mut config = Config {
+            hidden: 0,
+            dim,
+            batch: 1024,
+            epochs: 10,
+            rate: 0.1,
+            momentum: 0.9,
+            temperature: 0.07,
+            held_out: 0.2,
+            seed: 1,
+        };
+        config.batch = config.batch.min(config.split(pairs).train.len()).max(1);
+        config
+    }
+
+    /// Which pairs are trained on and which are held out.
+    pub fn split(&self, pairs: &Pairs) -> Split {
+        pairs.split(self.held_out, self.seed)
+    }
+
+    fn check(&self, split: &Split) -> Result<()> {
+        let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
+        if !(self.held_out > 0.0 && self.held_out < 1.0) {
+            return option("held_out", "between 0 and 1", self.held_out.to_string());
+        }
+        if split.held_out.is_empty() || split.train.is_empty() {
+            let found = format!("{} and {} pairs", split.train.len(), split.held_out.len());
+            return option("held_out", "a share that leaves pairs to train on and to measure with", found);
+        }
+        if self.batch == 0 || self.batch > split.train.len() {
+            let found = format!("{} with {} pairs to train on", self.batch, split.train.len());
+            return option("batch", "at least 1 and at most the number of training pairs", found);
+        }
+        if self.dim == 0 {
+            return option("dim", "at least 1", "0".into());
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 1.0 / info_nce::Options::default().max_scale) {
+            return option("temperature", "at least 0.01", self.temperature.to_string());
+        }
+        self.sgd(self.rate).check()
+    }
+
+    fn sgd(&self, rate: f32) -> sgd::Options {
+        sgd::Options { rate, momentum: self.momentum, ..Default::default() }
+    }
+}
+
+/// Where a query's own key ranks among the keys of all ranked pairs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Metrics {
+    /// Share of queries whose own key is first.
+    pub recall_at_1: f64,
+    /// Share of queries whose own key is among the first ten.
+    pub recall_at_10: f64,
+    /// Mean of 1/(rank + 1), rank 0 for the first.
+    pub mean_reciprocal_rank: f64,
+    /// Pairs that were ranked.
+    pub pairs: usize,
+}
+
+impl Metrics {
+    fn of(ranks: &[u32]) -> Metrics {
+        let share = |most: u32| ranks.iter().filter(|&&rank| rank < most).count() as f64 / ranks.len() as f64;
+        let reciprocal = ranks.iter().map(|&rank| 1.0 / (f64::from(rank) + 1.0)).sum::<f64>();
+        Metrics {
+            recall_at_1: share(1),
+            recall_at_10: share(10),
+            mean_reciprocal_rank: reciprocal / ranks.len() as f64,
+            pairs: ranks.len(),
+        }
+    }
+
+    /// What random embeddings would give on average.
+    pub fn by_chance(pairs: usize) -> Metrics {
+        let ranks: Vec<u32> = (0..pairs as u32).collect();
+        Metrics::of(&ranks)
+    }
+}
+
+/// What [`fit`] reports while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The untrained towers have been measured.
+    Start {
+        /// On the held-out pairs.
+        before: Metrics,
+        /// Steps in an epoch.
+        steps: usize,
+    },
+    /// Some steps are done.
+    Steps {
+        /// The epoch they belong to, from 1.
+        epoch: usize,
+        /// Steps of this epoch that are done.
+        done: usize,
+        /// Their losses.
+        losses: &'a [f32],
+        /// The temperature now.
+        temperature: f32,
+    },
+    /// An epoch is done.
+    Epoch {
+        /// Its number, from 1.
+        epoch: usize,
+        /// The mean of its losses.
+        loss: f64,
+        /// The temperature now.
+        temperature: f32,
+        /// On the held-out pairs.
+        held_out: Metrics,
+        /// The weights now.
+        model: &'a Model,
+    },
+}
+
+/// Why a training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// All epochs are done.
+    Finished,
+    /// The callback asked for it.
+    Stopped,
+    /// The loss ran away; the sentence says how it showed.
+    Diverged(String),
+}
+
+/// What came of a training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Held-out pairs before training.
+    pub before: Metrics,
+    /// Held-out pairs with the best epoch's weights.
+    pub best: Metrics,
+    /// The epoch with the best mean reciprocal rank on the held-out pairs, from 1; 0 if none was better than the start.
+    pub best_epoch: usize,
+    /// Its weights.
+    pub model: Model,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Runs steps on some processor.
+trait Engine {
+    /// One update on the pairs `ids`; may return before it is done.
+    fn step(&mut self, ids: &[u32]) -> Result<()>;
+    /// The losses of the steps since the last call, and log_scale after them.
+    fn losses(&mut self) -> Result<(Vec<f32>, f32)>;
+    /// The rank of each of the pairs `ids` among them.
+    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>>;
+    /// The weights now.
+    fn model(&self) -> Result<Model>;
+}
+
+/// Trains on `pairs`: on `gpu`, or without one on the CPU by the f64 reference.
+///
+/// `watch` sees every [`Event`] and can end the training. The same seed on the same device gives the same bits.
+///
+/// # Errors
+/// [`Error::Option`] for a configuration that does not fit the pairs; any error of the device.
+pub fn fit(
+    gpu: Option<&Gpu>,
+    pairs: &Pairs,
+    config: &Config,
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    let split = config.split(pairs);
+    config.check(&split)?;
+    let start = Model::new(pairs, config);
+    let mut engine: Box<dyn Engine + '_> = match gpu {
+        Some(gpu) => Box::new(device::Device::new(gpu, pairs, config, &start)?),
+        None => Box::new(host::Host::new(pairs, config, &start)),
+    };
+    let ranked = &split.held_out[..split.held_out.len().min(MOST_RANKED)];
+    let before = Metrics::of(&engine.ranks(ranked)?);
+    let steps = split.train.len() / config.batch;
+    let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
+    let mut first_loss = f64::INFINITY;
+    if watch(Event::Start { before, steps }).is_break() {
+        outcome.end = End::Stopped;
+        return Ok(outcome);
+    }
+    for epoch in 1..=config.epochs {
+        let order = Random::new(config.seed, pairs::FIRST_BATCHES + epoch as u32 - 1).permutation(split.train.len() as u32);
+        let ids: Vec<u32> = order.iter().map(|&at| split.train[at as usize]).collect();
+        let mut losses = Vec::with_capacity(steps);
+        let mut temperature = 0.0;
+        for (step, batch) in ids.chunks_exact(config.batch).enumerate() {
+            engine.step(batch)?;
+            if (step + 1) % STEPS_PER_READ == 0 || step + 1 == steps {
+                let (new, log_scale) = engine.losses()?;
+                losses.extend_from_slice(&new);
+                temperature = (-log_scale).exp();
+                if watch(Event::Steps { epoch, done: step + 1, losses: &new, temperature }).is_break() {
+                    outcome.end = End::Stopped;
+                    return Ok(outcome);
+                }
+            }
+        }
+        let loss = losses.iter().copied().map(f64::from).sum::<f64>() / steps as f64;
+        let held_out = Metrics::of(&engine.ranks(ranked)?);
+        let model = engine.model()?;
+        let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, model: &model });
+        let sound = loss.is_finite() && model.is_finite();
+        if sound && held_out.mean_reciprocal_rank > outcome.best.mean_reciprocal_rank {
+            outcome = Outcome { best: held_out, best_epoch: epoch, model, ..outcome };
+        }
+        first_loss = first_loss.min(if epoch == 1 { loss } else { f64::INFINITY });
+        let best = outcome.best.mean_reciprocal_rank;
+        if !sound || loss > first_loss || held_out.mean_reciprocal_rank < LOST_RANK * best {
+            let rank = held_out.mean_reciprocal_rank;
+            outcome.end = End::Diverged(format!(
+                "in epoch {epoch} the loss was {loss:.3} (first epoch {first_loss:.3}) and the mean reciprocal rank {rank:.3} (best {best:.3})"
+            ));
+            return Ok(outcome);
+        }
+        if stop.is_break() {
+            outcome.end = End::Stopped;
+            return Ok(outcome);
+        }
+    }
+    Ok(outcome)
+}

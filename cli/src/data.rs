@@ -1,0 +1,95 @@
+//! Pairs to train on: the bundled digits, or two .npy files.
+
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::path::Path;
+
+use npyz::{DType, NpyFile, Order, TypeChar};
+use wgloss::train::Pairs;
+
+use crate::failure::Failure;
+
+const DIGITS: &str = include_str!("../../data/digits.csv");
+/// Pixels of an image, 8 × 8, and the largest value of one.
+const PIXELS: usize = 64;
+const BRIGHTEST: f32 = 16.0;
+
+/// The upper halves of the images are the queries, the lower halves of the same images the keys; pixels from 0 to 1.
+pub fn digits() -> Result<Pairs, Failure> {
+    let mut halves = [Vec::new(), Vec::new()];
+    let mut lines = csv::ReaderBuilder::new().has_headers(false).from_reader(DIGITS.as_bytes());
+    for line in lines.deserialize::<Vec<u8>>() {
+        let line = line.map_err(|error| Failure::input(format!("the bundled digits: {error}")))?;
+        for (at, &value) in line[..PIXELS].iter().enumerate() {
+            halves[at * 2 / PIXELS].push(f32::from(value) / BRIGHTEST);
+        }
+    }
+    let [queries, keys] = halves;
+    Ok(Pairs::new(queries, PIXELS / 2, keys, PIXELS / 2)?)
+}
+
+/// Row i of one file belongs to row i of the other.
+pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
+    let ((query_data, query_cols), (key_data, key_cols)) = (matrix(queries)?, matrix(keys)?);
+    let (query_rows, key_rows) = (query_data.len() / query_cols, key_data.len() / key_cols);
+    if query_rows != key_rows {
+        let expected = format!("expected as many rows as {} has, {query_rows}", queries.display());
+        return Err(Failure::input(format!("{}: {expected}, found {key_rows}", keys.display())));
+    }
+    Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| match error {
+        wgloss::Error::Data { what, expected, found } => {
+            let path = if what == "queries" { queries } else { keys };
+            Failure::input(format!("{}: expected {expected}, found {found}", path.display()))
+        }
+        error => error.into(),
+    })
+}
+
+/// The numbers of an [n, d] array of float32 or float16, row by row, and d.
+fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
+    let name = path.display();
+    let broken = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => Failure::input(format!("{name}: expected a .npy file, found none of that name")),
+        ErrorKind::UnexpectedEof => {
+            Failure::input(format!("{name}: expected a whole .npy file, found one that ends early"))
+        }
+        _ => Failure::input(format!("{name}: expected a readable .npy file, found: {error}")),
+    };
+    let file = File::open(path).map_err(broken)?;
+    let size = file.metadata().map_err(broken)?.len();
+    let npy = NpyFile::new(BufReader::new(file)).map_err(broken)?;
+    let (shape, order) = (npy.shape().to_vec(), npy.order());
+    let [rows, cols] = shape[..] else {
+        return Err(Failure::input(format!("{name}: expected an array of shape [n, d], found {shape:?}")));
+    };
+    if rows == 0 || cols == 0 {
+        return Err(Failure::input(format!("{name}: expected at least one row and one column, found {rows} x {cols}")));
+    }
+    let width = match npy.dtype() {
+        DType::Plain(ty) if ty.type_char() == TypeChar::Float => ty.size_field(),
+        _ => 0,
+    };
+    if rows.checked_mul(cols).and_then(|count| count.checked_mul(width)).is_none_or(|bytes| bytes > size) {
+        return Err(Failure::input(format!(
+            "{name}: expected the {rows} x {cols} numbers that its header announces, found a file of {size} bytes"
+        )));
+    }
+    let data = match width {
+        4 => npy.into_vec::<f32>().map_err(broken)?,
+        2 => npy.into_vec::<half::f16>().map_err(broken)?.into_iter().map(f32::from).collect(),
+        _ => {
+            let found = npy.dtype().descr();
+            return Err(Failure::input(format!(
+                "{name}: expected float32 or float16, found {found}; numpy's .astype(\"float32\") converts"
+            )));
+        }
+    };
+    let (rows, cols) = (rows as usize, cols as usize);
+    match order {
+        Order::C => Ok((data, cols)),
+        Order::Fortran => {
+            let by_row = (0..rows).flat_map(|row| data[row..].iter().step_by(rows)).copied().collect();
+            Ok((by_row, cols))
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The picture of a training run.
+
+use plotters::prelude::*;
+use wgloss::train::Metrics;
+
+/// What is drawn.
+#[derive(Default)]
+pub struct Curves {
+    /// Of each step.
+    pub losses: Vec<f32>,
+    /// Before training, then after each epoch.
+    pub metrics: Vec<Metrics>,
+    pub steps_per_epoch: usize,
+    /// The epoch whose weights are kept.
+    pub best_epoch: usize,
+}
+
+const SIZE: (u32, u32) = (960, 420);
+const LOSS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+const RECALL_1: RGBColor = RGBColor(0xd6, 0x27, 0x28);
+const RECALL_10: RGBColor = RGBColor(0xff, 0x7f, 0x0e);
+const RECIPROCAL: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
+const CHANCE: RGBColor = RGBColor(0x7f, 0x7f, 0x7f);
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+impl Curves {
+    /// An SVG: the loss on the left, the held-out metrics on the right.
+    pub fn svg(&self, title: &str) -> Result<String, Box<dyn std::error::Error>> {
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            area.fill(&WHITE)?;
+            let area = area.titled(title, ("sans-serif", 18))?;
+            let (left, right) = area.split_horizontally(SIZE.0 / 2);
+            self.loss(&left)?;
+            self.retrieval(&right)?;
+            area.present()?;
+        }
+        Ok(svg)
+    }
+
+    fn epochs(&self) -> f64 {
+        (self.losses.len() as f64 / self.steps_per_epoch.max(1) as f64).max(1.0)
+    }
+
+    fn loss<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
+        let finite = || self.losses.iter().copied().filter(|loss| loss.is_finite());
+        let top = finite().fold(0.1, f32::max) * 1.05;
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..self.epochs(), 0f32..top)?;
+        chart.configure_mesh().x_desc("epoch").y_desc("loss").light_line_style(BLACK.mix(0.06)).draw()?;
+        let steps = self.steps_per_epoch.max(1);
+        let by_step = self.losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
+        let points = by_step.map(|(step, &loss)| ((step + 1) as f64 / steps as f64, loss));
+        chart
+            .draw_series(LineSeries::new(points, LOSS.mix(0.35)))?
+            .label("each step")
+            .legend(|at| key(at, LOSS.mix(0.35)));
+        let means = self.losses.chunks_exact(steps).enumerate().map(|(epoch, losses)| {
+            (epoch as f64 + 0.5, losses.iter().sum::<f32>() / steps as f32)
+        });
+        let means = means.filter(|(_, loss)| loss.is_finite());
+        chart
+            .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
+            .label("mean of an epoch")
+            .legend(|at| key(at, LOSS.into()));
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    }
+
+    fn retrieval<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..self.epochs(), 0.0..1.0)?;
+        chart.configure_mesh().x_desc("epoch").y_desc("held-out pairs").light_line_style(BLACK.mix(0.06)).draw()?;
+        type Of = fn(&Metrics) -> f64;
+        let curves: [(&str, RGBColor, Of); 3] = [
+            ("recall@10", RECALL_10, |metrics| metrics.recall_at_10),
+            ("mean reciprocal rank", RECIPROCAL, |metrics| metrics.mean_reciprocal_rank),
+            ("recall@1", RECALL_1, |metrics| metrics.recall_at_1),
+        ];
+        for (name, colour, of) in curves {
+            let points = self.metrics.iter().enumerate().map(|(epoch, metrics)| (epoch as f64, of(metrics)));
+            chart
+                .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+                .label(name)
+                .legend(move |at| key(at, colour.into()));
+        }
+        if let Some(metrics) = self.metrics.first() {
+            let chance = Metrics::by_chance(metrics.pairs).recall_at_10;
+            let ends = [(0.0, chance), (self.epochs(), chance)];
+            chart
+                .draw_series(DashedLineSeries::new(ends, 4, 4, CHANCE.into()))?
+                .label("recall@10 by chance")
+                .legend(|at| key(at, CHANCE.into()));
+        }
+        if let (true, Some(metrics)) = (self.best_epoch > 0, self.metrics.get(self.best_epoch)) {
+            let at = (self.best_epoch as f64, metrics.mean_reciprocal_rank);
+            chart
+                .draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?
+                .label("kept weights")
+                .legend(|(x, y)| Circle::new((x + 9, y), 4, RECIPROCAL.filled()));
+        }
+        legend(&mut chart, SeriesLabelPosition::LowerRight)
+    }
+}
+
+fn key((x, y): (i32, i32), colour: RGBAColor) -> PathElement<(i32, i32)> {
+    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
+}
+
+fn legend<'a, Y: Ranged<ValueType = V>, V: 'static>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+    position: SeriesLabelPosition,
+) -> Drawn {
+    chart.configure_series_labels().position(position).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2)).draw()?;
+    Ok(())
+}

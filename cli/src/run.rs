@@ -1,0 +1,94 @@
+//! What a training run leaves behind: weights, metrics and a plot in one folder.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use wgloss::train::Model;
+
+use crate::failure::Failure;
+
+pub const WEIGHTS: &str = "adapter.safetensors";
+pub const METRICS: &str = "metrics.jsonl";
+pub const PLOT: &str = "training.svg";
+
+/// The folder of a run.
+pub struct Run {
+    folder: PathBuf,
+    metrics: String,
+}
+
+impl Run {
+    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is free.
+    pub fn open(wish: Option<&Path>, default: &str, overwrite: bool) -> Result<Run, Failure> {
+        let folder = match wish {
+            Some(folder) => folder.to_owned(),
+            None => (1..)
+                .map(|count| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) })
+                .find(|folder| !folder.join(METRICS).exists())
+                .unwrap_or_default(),
+        };
+        if wish.is_some() && !overwrite && folder.join(METRICS).exists() {
+            let found = "found an earlier run there; --overwrite replaces it";
+            return Err(Failure::input(format!("--out {}: expected a folder without a run, {found}", folder.display())));
+        }
+        let writable = fs::create_dir_all(&folder).and_then(|()| tempfile::NamedTempFile::new_in(&folder).map(drop));
+        writable.map_err(|error| {
+            Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
+        })?;
+        Ok(Run { folder, metrics: String::new() })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes a file beside its place, then moves it there: it is whole or not there at all.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.path(name);
+        let written = || -> io::Result<()> {
+            let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(&self.folder)?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        written().map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
+    }
+
+    /// Adds a line to the metrics.
+    pub fn log(&mut self, line: &serde_json::Value) -> Result<(), Failure> {
+        self.metrics.push_str(&line.to_string());
+        self.metrics.push('\n');
+        self.write(METRICS, self.metrics.as_bytes())
+    }
+
+    /// Writes the weights, float32, with what `about` says of them as metadata under the key `wgloss`.
+    pub fn weights(&self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
+        let tensors = model.tensors();
+        let bytes: Vec<Vec<u8>> =
+            tensors.iter().map(|(.., data)| data.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+            TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
+        });
+        let broken = |error| Failure { message: format!("{WEIGHTS}: {error}"), code: 1 };
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
+        // One entry: the map's order is random, and equal runs shall give equal files.
+        let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
+        self.write(WEIGHTS, &serialize(views, Some(metadata)).map_err(broken)?)
+    }
+}
+
+/// A temporary file is private by default; these are for sharing.
+#[cfg(unix)]
+fn permissions() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
+}
+
+#[cfg(not(unix))]
+fn permissions() -> fs::Permissions {
+    // Outside Unix a new file takes its folder's permissions; the builder wants some value all the same.
+    fs::metadata(".").map(|folder| folder.permissions()).expect("the current folder can be looked at")
+}

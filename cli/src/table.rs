@@ -1,0 +1,16 @@
+use std::ops::Range;
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+
+/// A table with a header, its columns `numbers` aligned to the right.
+pub fn with_header<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(header);
+    for column in numbers {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}

@@ -1,0 +1,303 @@
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use comfy_table::Table;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wgloss::train::{Config, End, Event, Metrics, Outcome, fit};
+use wgloss::{Error, Gpu};
+
+use crate::adapters::HOW_TO_GET_ONE;
+use crate::data;
+use crate::failure::Failure;
+use crate::plot::Curves;
+use crate::run::{METRICS, PLOT, Run, WEIGHTS};
+use crate::table;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Queries: a .npy file, float32 or float16, shape [n, d]. Without --queries and --keys the bundled digits are used.
+    #[arg(long, requires = "keys", value_name = "FILE")]
+    queries: Option<PathBuf>,
+    /// Keys: a .npy file of as many rows; row i belongs to row i of the queries.
+    #[arg(long, requires = "queries", value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// Pairs in a step [default: 256 for the digits, 1024 or all training pairs for files].
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Passes over the training pairs [default: 150 for the digits, 10 for files].
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Learning rate of the weights; the temperature's is a hundredth of it [default: 0.5 for the digits, 0.1 for files].
+    #[arg(long)]
+    lr: Option<f32>,
+    /// Momentum [default: 0.9].
+    #[arg(long)]
+    momentum: Option<f32>,
+    /// Temperature to start with; it is learned [default: 0.07].
+    #[arg(long)]
+    temperature: Option<f32>,
+    /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
+    #[arg(long)]
+    dim: Option<usize>,
+    /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree
+    /// [default: 128 for the digits, 0 for files].
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Share of the pairs that are held out to measure with [default: 0.2].
+    #[arg(long)]
+    held_out: Option<f32>,
+    /// Decides the split, the weights to start with and the batches [default: 1].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Folder for the weights, the metrics and the plot [default: runs/digits or runs/pairs, numbered if taken].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Replace the run that --out already holds.
+    #[arg(long, requires = "out")]
+    overwrite: bool,
+}
+
+pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (pairs, source) = match (&arguments.queries, &arguments.keys) {
+        (Some(queries), Some(keys)) => {
+            (data::files(queries, keys)?, format!("{} and {}", queries.display(), keys.display()))
+        }
+        _ => (data::digits()?, "bundled digits, upper half -> lower half".to_owned()),
+    };
+    let bundled = arguments.queries.is_none();
+    let mut config = Config::for_embeddings(&pairs);
+    if bundled {
+        config = Config { hidden: 128, dim: 32, batch: 256, epochs: 150, rate: 0.5, ..config };
+    }
+    let config = configure(arguments, config, &pairs);
+    let gpu = open(arguments)?;
+    let default = if bundled { "runs/digits" } else { "runs/pairs" };
+    let mut run = Run::open(arguments.out.as_deref(), default, arguments.overwrite)?;
+
+    let split = config.split(&pairs);
+    println!("data:    {source}: {} pairs, {} held out", pairs.len(), split.held_out.len());
+    match config.hidden {
+        0 => println!("towers:  {} and {} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim),
+        hidden => {
+            println!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
+        }
+    }
+    let (mut watch, stop) = (Watch::new(&config), Arc::new(AtomicBool::new(false)));
+    let asked = stop.clone();
+    let handler = ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: at once
+        }
+    });
+    handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
+
+    let mut failure = None;
+    let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
+    let about = json!({
+        "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
+        "pairs": pairs.len(), "held_out": split.held_out.len(),
+        "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
+        "momentum": config.momentum, "temperature": config.temperature, "seed": config.seed,
+    });
+    let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
+        let kept = watch.see(&event, &mut run, &about);
+        match kept {
+            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    watch.bar.finish_and_clear();
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    finish(&outcome?, watch, &mut run, &source, &about)
+}
+
+fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pairs) -> Config {
+    let mut config = Config {
+        hidden: arguments.hidden.unwrap_or(defaults.hidden),
+        dim: arguments.dim.unwrap_or(defaults.dim),
+        epochs: arguments.epochs.unwrap_or(defaults.epochs),
+        rate: arguments.lr.unwrap_or(defaults.rate),
+        momentum: arguments.momentum.unwrap_or(defaults.momentum),
+        temperature: arguments.temperature.unwrap_or(defaults.temperature),
+        held_out: arguments.held_out.unwrap_or(defaults.held_out),
+        seed: arguments.seed.unwrap_or(defaults.seed),
+        ..defaults
+    };
+    let most = config.split(pairs).train.len().max(1);
+    config.batch = arguments.batch.unwrap_or(defaults.batch.min(most));
+    config
+}
+
+/// The adapter; none where the machine has none and none was asked for.
+fn open(arguments: &Arguments) -> Result<Option<Gpu>, Failure> {
+    match crate::open(arguments.adapter.as_deref()) {
+        Ok(gpu) => {
+            println!("adapter: {}", crate::describe(gpu.info()));
+            Ok(Some(gpu))
+        }
+        Err(Error::NoAdapter { message }) if arguments.adapter.is_none() => {
+            println!("adapter: none ({message}), so the CPU reference trains, slowly; {HOW_TO_GET_ONE}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shows and keeps what happens.
+struct Watch {
+    bar: ProgressBar,
+    batch: usize,
+    epochs: usize,
+    curves: Curves,
+    start: Instant,
+    epoch: usize,
+}
+
+impl Watch {
+    fn new(config: &Config) -> Self {
+        Watch {
+            bar: ProgressBar::hidden(),
+            batch: config.batch,
+            epochs: config.epochs,
+            curves: Curves::default(),
+            start: Instant::now(),
+            epoch: 0,
+        }
+    }
+
+    fn speed(&self) -> f64 {
+        (self.curves.losses.len() * self.batch) as f64 / self.start.elapsed().as_secs_f64()
+    }
+
+    fn see(&mut self, event: &Event, run: &mut Run, about: &serde_json::Value) -> Result<(), Failure> {
+        match *event {
+            Event::Start { before, steps } => {
+                println!("start:   {}", sentence(&before));
+                self.curves = Curves { metrics: vec![before], steps_per_epoch: steps, ..Default::default() };
+                self.bar = ProgressBar::new((steps * self.epochs) as u64);
+                let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+                self.bar.set_style(style.expect("a template without mistakes"));
+                self.start = Instant::now();
+                run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
+            }
+            Event::Steps { losses, temperature, .. } => {
+                self.curves.losses.extend_from_slice(losses);
+                let loss = losses.last().copied().unwrap_or(f32::NAN);
+                self.bar.inc(losses.len() as u64);
+                let recall = self.curves.metrics.last().map_or(0.0, |metrics| metrics.recall_at_1);
+                self.bar.set_message(format!(
+                    "loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}, {:.0} pairs/s",
+                    self.speed()
+                ));
+                Ok(())
+            }
+            Event::Epoch { epoch, loss, temperature, held_out, model } => {
+                self.curves.metrics.push(held_out);
+                self.epoch = epoch;
+                // Where nobody watches a bar, ten lines tell as much.
+                if self.bar.is_hidden() && (epoch % self.epochs.div_ceil(10) == 0 || epoch == self.epochs) {
+                    let speed = self.speed();
+                    let shown = sentence(&held_out);
+                    println!("epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s");
+                }
+                let losses = &self.curves.losses[self.curves.losses.len() - self.curves.steps_per_epoch..];
+                run.log(&json!({
+                    "event": "epoch", "epoch": epoch, "loss": loss, "temperature": temperature, "held_out": record(&held_out),
+                    "pairs_per_second": self.speed(), "losses": losses,
+                }))?;
+                run.weights(model, &kept(about, epoch))
+            }
+        }
+    }
+}
+
+fn kept(about: &serde_json::Value, epoch: usize) -> serde_json::Value {
+    let mut about = about.clone();
+    about["epoch"] = epoch.into();
+    about
+}
+
+fn finish(
+    outcome: &Outcome,
+    mut watch: Watch,
+    run: &mut Run,
+    source: &str,
+    about: &serde_json::Value,
+) -> Result<ExitCode, Failure> {
+    let interrupted = outcome.end == End::Stopped;
+    let epoch = if interrupted { watch.epoch } else { outcome.best_epoch };
+    if interrupted && watch.epoch == 0 {
+        println!("stopped before the first epoch was done: nothing to keep");
+        return Ok(ExitCode::from(130));
+    }
+    if !interrupted {
+        run.weights(&outcome.model, &kept(about, epoch))?;
+    }
+    watch.curves.best_epoch = epoch;
+    let after = watch.curves.metrics[epoch];
+    let end = match &outcome.end {
+        End::Finished => "finished",
+        End::Stopped => "stopped",
+        End::Diverged(_) => "diverged",
+    };
+    run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after)}))?;
+    let title = format!("wgloss train: {source}");
+    let svg = watch.curves.svg(&title);
+    let svg = svg.map_err(|error| Failure { message: format!("{PLOT}: {error}"), code: 1 })?;
+    run.write(PLOT, svg.as_bytes())?;
+
+    match &outcome.end {
+        End::Finished => {}
+        End::Stopped => println!("stopped: the weights are those of epoch {epoch}, the last one done"),
+        End::Diverged(how) => println!(
+            "diverged: {how}; a lower --lr helps. The weights are {}",
+            if epoch == 0 { "those of the start, since no epoch was better".into() } else { format!("epoch {epoch}'s") }
+        ),
+    }
+    println!("{}", comparison(&outcome.before, &after, epoch));
+    let seconds = watch.start.elapsed().as_secs_f64();
+    println!("{} steps of {} pairs in {seconds:.1} s", watch.curves.losses.len(), watch.batch);
+    for name in [WEIGHTS, METRICS, PLOT] {
+        println!("wrote {}", run.path(name).display());
+    }
+    Ok(ExitCode::from(if interrupted { 130 } else { 0 }))
+}
+
+fn comparison(before: &Metrics, after: &Metrics, epoch: usize) -> Table {
+    let first = format!("{} held-out pairs", before.pairs);
+    let mut table = table::with_header([first.as_str(), "recall@1", "recall@10", "mean reciprocal rank"], 1..4);
+    let chance = Metrics::by_chance(before.pairs);
+    let after_name = format!("after training (epoch {epoch})");
+    for (name, metrics) in [("before training", before), (&after_name, after), ("by chance", &chance)] {
+        let numbers = [metrics.recall_at_1, metrics.recall_at_10, metrics.mean_reciprocal_rank];
+        let cells = numbers.map(|number| format!("{number:.4}"));
+        table.add_row([name.to_owned()].into_iter().chain(cells));
+    }
+    table
+}
+
+fn sentence(metrics: &Metrics) -> String {
+    let Metrics { recall_at_1, recall_at_10, mean_reciprocal_rank, .. } = metrics;
+    format!("recall@1 {recall_at_1:.4}, recall@10 {recall_at_10:.4}, mean reciprocal rank {mean_reciprocal_rank:.4}")
+}
+
+fn record(metrics: &Metrics) -> serde_json::Value {
+    json!({
+        "recall_at_1": metrics.recall_at_1, "recall_at_10": metrics.recall_at_10,
+        "mean_reciprocal_rank": metrics.mean_reciprocal_rank, "pairs": metrics.pairs,
+    })
+}

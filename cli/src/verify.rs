@@ -1,0 +1,59 @@
+use std::process::ExitCode;
+use std::time::Instant;
+
+use wgloss::verify::SUITES;
+
+use crate::adapters::HOW_TO_GET_ONE;
+use crate::failure::Failure;
+use crate::table;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
+    #[arg(long)]
+    adapter: Option<String>,
+}
+
+pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(|error| match error {
+        wgloss::Error::NoAdapter { .. } => Failure::input(format!("{error}; {HOW_TO_GET_ONE}")),
+        error => error.into(),
+    })?;
+    println!("adapter: {}", crate::describe(gpu.info()));
+    println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
+    let bar = indicatif::ProgressBar::new(SUITES.len() as u64);
+    bar.set_style(
+        indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("a template without mistakes"),
+    );
+    let mut table = table::with_header(["op", "cases", "worst error, ulp", "relative", "seconds", ""], 1..5);
+    let mut failures = Vec::new();
+    for (op, suite) in SUITES {
+        bar.set_message(op);
+        let start = Instant::now();
+        let report = wgloss::verify::run(&gpu, suite);
+        let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
+        match report {
+            Ok(report) => {
+                let verdict = match report.failures.len() {
+                    0 => "pass".to_owned(),
+                    count => format!("FAIL, {count} of {}", report.compared),
+                };
+                let (ulp, relative) = (format!("{:.1}", report.worst_ulp), format!("{:.1e}", report.worst_relative));
+                table.add_row([op.to_owned(), report.compared.to_string(), ulp, relative, seconds, verdict]);
+                failures.extend(report.failures.into_iter().map(|failure| format!("{op}: {failure}")));
+            }
+            Err(error) => {
+                table.add_row([op, "", "", "", &seconds, "FAIL, error"]);
+                failures.push(format!("{op}: {error}"));
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    println!("{table}");
+    println!("ulp: units in the last place of a row's largest element or, for sums, of their terms' magnitudes");
+    for failure in &failures {
+        println!("{failure}");
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

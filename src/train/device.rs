@@ -1,0 +1,214 @@
+//! Training on a device: a step is one submit, its loss stays on the device until asked for.
+
+use super::{Config, Engine, Layer, Model, Pairs, SCALE_RATE, STEPS_PER_READ, Tower};
+use crate::{Gpu, Recorder, Result, Tensor, info_nce, linear, normalize, sgd, tanh};
+
+pub(super) struct Device<'a> {
+    gpu: &'a Gpu,
+    pairs: &'a Pairs,
+    config: &'a Config,
+    template: Model,
+    sides: [Side; 2],
+    log_scale: Parameter,
+    lse: Matrix,
+    losses: Matrix,
+    /// Losses since the last read.
+    steps: usize,
+}
+
+/// A matrix with a buffer of its own.
+struct Matrix {
+    buffer: wgpu::Buffer,
+    rows: usize,
+    cols: usize,
+}
+
+impl Matrix {
+    fn new(gpu: &Gpu, rows: usize, cols: usize) -> Result<Matrix> {
+        Ok(Matrix { buffer: gpu.zeros::<f32>(rows * cols)?, rows, cols })
+    }
+
+    fn view(&self) -> Result<Tensor<'_>> {
+        Tensor::matrix(&self.buffer, self.rows, self.cols)
+    }
+
+    fn first(&self, rows: usize) -> Result<Tensor<'_>> {
+        Ok(self.view()?.row_range(0..rows))
+    }
+}
+
+/// A parameter, its gradient and its momentum.
+struct Parameter {
+    value: Matrix,
+    gradient: Matrix,
+    velocity: Matrix,
+}
+
+impl Parameter {
+    fn new(gpu: &Gpu, data: &[f32], cols: usize) -> Result<Parameter> {
+        let rows = data.len() / cols;
+        let value = Matrix { buffer: gpu.upload(data)?, rows, cols };
+        Ok(Parameter { value, gradient: Matrix::new(gpu, rows, cols)?, velocity: Matrix::new(gpu, rows, cols)? })
+    }
+
+    fn step(&self, recorder: &mut Recorder, options: sgd::Options) -> Result<()> {
+        sgd::step(recorder, self.gradient.view()?, self.value.view()?, Some(self.velocity.view()?), options)
+    }
+}
+
+/// A linear map with its input and what it gives, for one batch.
+struct Map {
+    weight: Parameter,
+    bias: Parameter,
+    x: Matrix,
+    dx: Matrix,
+    y: Matrix,
+    dy: Matrix,
+}
+
+impl Map {
+    fn new(gpu: &Gpu, layer: &Layer, batch: usize) -> Result<Map> {
+        Ok(Map {
+            weight: Parameter::new(gpu, &layer.weight, layer.inputs)?,
+            bias: Parameter::new(gpu, &layer.bias, 1)?,
+            x: Matrix::new(gpu, batch, layer.inputs)?,
+            dx: Matrix::new(gpu, batch, layer.inputs)?,
+            y: Matrix::new(gpu, batch, layer.outputs)?,
+            dy: Matrix::new(gpu, batch, layer.outputs)?,
+        })
+    }
+}
+
+/// One tower.
+struct Side {
+    maps: Vec<Map>,
+    unit: Matrix,
+    d_unit: Matrix,
+}
+
+impl Side {
+    fn new(gpu: &Gpu, tower: &Tower, batch: usize) -> Result<Side> {
+        let dim = tower.output.outputs;
+        let maps = tower.layers().map(|layer| Map::new(gpu, layer, batch)).collect::<Result<_>>()?;
+        Ok(Side { maps, unit: Matrix::new(gpu, batch, dim)?, d_unit: Matrix::new(gpu, batch, dim)? })
+    }
+
+    /// Embeds the first rows of the first map's input into `unit`.
+    fn forward(&self, recorder: &mut Recorder, unit: Tensor) -> Result<()> {
+        let rows = unit.rows();
+        for (index, map) in self.maps.iter().enumerate() {
+            let (weight, bias) = (map.weight.value.view()?, map.bias.value.view()?);
+            linear::forward(recorder, map.x.first(rows)?, weight, Some(bias), map.y.first(rows)?)?;
+            match self.maps.get(index + 1) {
+                Some(next) => tanh::forward(recorder, map.y.first(rows)?, next.x.first(rows)?)?,
+                None => normalize::forward(recorder, map.y.first(rows)?, unit, normalize::Options::default())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, recorder: &mut Recorder) -> Result<()> {
+        for (index, map) in self.maps.iter().enumerate().rev() {
+            match self.maps.get(index + 1) {
+                Some(next) => tanh::backward(recorder, next.x.view()?, next.dx.view()?, map.dy.view()?)?,
+                None => {
+                    let (y, d_unit, dy) = (map.y.view()?, self.d_unit.view()?, map.dy.view()?);
+                    normalize::backward(recorder, y, d_unit, dy, normalize::Options::default())?;
+                }
+            }
+            let (x, weight, dy) = (map.x.view()?, map.weight.value.view()?, map.dy.view()?);
+            let dx = if index > 0 { Some(map.dx.view()?) } else { None };
+            let (dw, db) = (map.weight.gradient.view()?, map.bias.gradient.view()?);
+            linear::backward(recorder, x, weight, dy, dx, Some(dw), Some(db))?;
+        }
+        Ok(())
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.maps.iter().flat_map(|map| [&map.weight, &map.bias])
+    }
+}
+
+impl<'a> Device<'a> {
+    pub(super) fn new(gpu: &'a Gpu, pairs: &'a Pairs, config: &'a Config, start: &Model) -> Result<Self> {
+        Ok(Device {
+            gpu,
+            pairs,
+            config,
+            template: start.clone(),
+            sides: [Side::new(gpu, &start.query, config.batch)?, Side::new(gpu, &start.key, config.batch)?],
+            log_scale: Parameter::new(gpu, &[start.log_scale], 1)?,
+            lse: Matrix::new(gpu, 2 * config.batch, 2)?,
+            losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
+            steps: 0,
+        })
+    }
+
+    fn load(&self, ids: &[u32]) -> Result<()> {
+        for (side, rows) in self.sides.iter().zip(self.pairs.gather(ids)) {
+            self.gpu.write(side.maps[0].x.first(ids.len())?, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for Device<'_> {
+    fn step(&mut self, ids: &[u32]) -> Result<()> {
+        self.load(ids)?;
+        let [query, key] = &self.sides;
+        let (q, k, lse) = (query.unit.view()?, key.unit.view()?, self.lse.view()?);
+        let (dq, dk) = (query.d_unit.view()?, key.d_unit.view()?);
+        let (log_scale, d_log_scale) = (Some(self.log_scale.value.view()?), Some(self.log_scale.gradient.view()?));
+        let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
+        let options = info_nce::Options { symmetric: true, ..Default::default() };
+        self.gpu.run(|recorder| {
+            query.forward(recorder, q)?;
+            key.forward(recorder, k)?;
+            info_nce::forward(recorder, q, k, log_scale, loss, lse, options)?;
+            info_nce::backward(recorder, q, k, log_scale, lse, None, dq, dk, d_log_scale, options)?;
+            query.backward(recorder)?;
+            key.backward(recorder)?;
+            for parameter in query.parameters().chain(key.parameters()) {
+                parameter.step(recorder, self.config.sgd(self.config.rate))?;
+            }
+            self.log_scale.step(recorder, self.config.sgd(self.config.rate * SCALE_RATE))
+        })?;
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<(Vec<f32>, f32)> {
+        let losses = self.gpu.read(self.losses.first(self.steps)?)?;
+        self.steps = 0;
+        Ok((losses, self.gpu.read(self.log_scale.value.view()?)?[0]))
+    }
+
+    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+        let [queries, keys] =
+            [Matrix::new(self.gpu, ids.len(), self.config.dim)?, Matrix::new(self.gpu, ids.len(), self.config.dim)?];
+        for (index, part) in ids.chunks(self.config.batch).enumerate() {
+            self.load(part)?;
+            let rows = index * self.config.batch..index * self.config.batch + part.len();
+            self.gpu.run(|recorder| {
+                self.sides[0].forward(recorder, queries.view()?.row_range(rows.clone()))?;
+                self.sides[1].forward(recorder, keys.view()?.row_range(rows))
+            })?;
+        }
+        let ranks = self.gpu.zeros::<u32>(ids.len())?;
+        let ranks = Tensor::<u32>::vector(&ranks, ids.len())?;
+        self.gpu.run(|recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, ranks))?;
+        self.gpu.read(ranks)
+    }
+
+    fn model(&self) -> Result<Model> {
+        let mut model = self.template.clone();
+        for (tower, side) in [&mut model.query, &mut model.key].into_iter().zip(&self.sides) {
+            for (layer, map) in tower.layers_mut().zip(&side.maps) {
+                layer.weight = self.gpu.read(map.weight.value.view()?)?;
+                layer.bias = self.gpu.read(map.bias.value.view()?)?;
+            }
+        }
+        model.log_scale = self.gpu.read(self.log_scale.value.view()?)?[0];
+        Ok(model)
+    }
+}

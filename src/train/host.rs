@@ -1,0 +1,153 @@
+//! Training by the reference, for machines without any adapter.
+
+use super::{Config, Engine, Model, Pairs, SCALE_RATE, Tower};
+use crate::reference::{info_nce, linear, normalize, sgd, tanh};
+use crate::{Result, info_nce::Options, normalize::Options as Unit};
+
+pub(super) struct Host<'a> {
+    pairs: &'a Pairs,
+    config: &'a Config,
+    template: Model,
+    sides: [Side; 2],
+    log_scale: [f64; 1],
+    log_scale_velocity: [f64; 1],
+    losses: Vec<f32>,
+}
+
+/// One tower's maps.
+struct Side {
+    layers: Vec<Map>,
+}
+
+struct Map {
+    inputs: usize,
+    outputs: usize,
+    weight: Parameter,
+    bias: Parameter,
+}
+
+struct Parameter {
+    value: Vec<f64>,
+    velocity: Vec<f64>,
+}
+
+impl Parameter {
+    fn new(value: &[f32]) -> Self {
+        Parameter { value: wide(value), velocity: vec![0.0; value.len()] }
+    }
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}
+
+/// What the backward pass needs of the forward pass.
+struct Trace {
+    /// Each map's input.
+    inputs: Vec<Vec<f64>>,
+    /// The last map's output.
+    raw: Vec<f64>,
+    unit: Vec<f64>,
+}
+
+impl Side {
+    fn new(tower: &Tower) -> Side {
+        let map = |layer: &super::Layer| Map {
+            inputs: layer.inputs,
+            outputs: layer.outputs,
+            weight: Parameter::new(&layer.weight),
+            bias: Parameter::new(&layer.bias),
+        };
+        Side { layers: tower.layers().map(map).collect() }
+    }
+
+    fn forward(&self, x: Vec<f64>) -> Trace {
+        let rows = x.len() / self.layers[0].inputs;
+        let mut trace = Trace { inputs: vec![x], raw: Vec::new(), unit: Vec::new() };
+        let mut dim = 0;
+        for (index, map) in self.layers.iter().enumerate() {
+            let (weight, bias) = (&map.weight.value, Some(map.bias.value.as_slice()));
+            let y = linear::forward(&trace.inputs[index], weight, bias, map.inputs, map.outputs, rows);
+            if index + 1 < self.layers.len() {
+                trace.inputs.push(tanh::forward(&y));
+            } else {
+                (trace.raw, dim) = (y, map.outputs);
+            }
+        }
+        trace.unit = normalize::forward(&trace.raw, dim, Unit::default());
+        trace
+    }
+
+    fn update(&mut self, trace: &Trace, d_unit: &[f64], config: &Config) {
+        let mut dy = normalize::backward(&trace.raw, d_unit, config.dim, Unit::default());
+        for (index, map) in self.layers.iter_mut().enumerate().rev() {
+            let x = &trace.inputs[index];
+            let rows = x.len() / map.inputs;
+            let (dx, dw, db) = linear::backward(x, &map.weight.value, &dy, map.inputs, map.outputs, rows);
+            for (parameter, gradient) in [(&mut map.weight, dw), (&mut map.bias, db)] {
+                sgd::step(&gradient, &mut parameter.value, &mut parameter.velocity, config.sgd(config.rate));
+            }
+            dy = if index > 0 { tanh::backward(x, &dx) } else { dx };
+        }
+    }
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn new(pairs: &'a Pairs, config: &'a Config, start: &Model) -> Self {
+        Host {
+            pairs,
+            config,
+            template: start.clone(),
+            sides: [Side::new(&start.query), Side::new(&start.key)],
+            log_scale: [start.log_scale.into()],
+            log_scale_velocity: [0.0],
+            losses: Vec::new(),
+        }
+    }
+
+    fn embed(&self, ids: &[u32]) -> [Trace; 2] {
+        let [queries, keys] = self.pairs.gather(ids);
+        [self.sides[0].forward(wide(&queries)), self.sides[1].forward(wide(&keys))]
+    }
+}
+
+impl Engine for Host<'_> {
+    fn step(&mut self, ids: &[u32]) -> Result<()> {
+        let traces = self.embed(ids);
+        let [q, k] = [&traces[0].unit, &traces[1].unit];
+        let options = Options { symmetric: true, ..Default::default() };
+        let (dim, log_scale) = (self.config.dim, Some(self.log_scale[0]));
+        self.losses.push(info_nce::forward(q, k, dim, log_scale, options)[0] as f32);
+        let (dq, dk, d_log_scale) = info_nce::backward(q, k, dim, log_scale, &[], options);
+        for ((side, trace), gradient) in self.sides.iter_mut().zip(&traces).zip([dq, dk]) {
+            side.update(trace, &gradient, self.config);
+        }
+        let options = self.config.sgd(self.config.rate * SCALE_RATE);
+        sgd::step(&[d_log_scale], &mut self.log_scale, &mut self.log_scale_velocity, options);
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<(Vec<f32>, f32)> {
+        Ok((core::mem::take(&mut self.losses), self.log_scale[0] as f32))
+    }
+
+    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+        let [q, k] = self.embed(ids);
+        Ok(info_nce::rank(&q.unit, &k.unit, self.config.dim))
+    }
+
+    fn model(&self) -> Result<Model> {
+        let mut model = self.template.clone();
+        for (tower, side) in [&mut model.query, &mut model.key].into_iter().zip(&self.sides) {
+            for (layer, map) in tower.layers_mut().zip(&side.layers) {
+                (layer.weight, layer.bias) = (narrow(&map.weight.value), narrow(&map.bias.value));
+            }
+        }
+        model.log_scale = self.log_scale[0] as f32;
+        Ok(model)
+    }
+}

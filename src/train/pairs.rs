@@ -1,0 +1,84 @@
+use crate::{Error, Random, Result};
+
+/// Streams of a seed: the split, the weights to start with, and from here on one for the batches of each epoch.
+const SPLIT: u32 = 0;
+pub(super) const WEIGHTS: u32 = 1;
+pub(super) const FIRST_BATCHES: u32 = 2;
+
+/// Queries and keys, row i of one belonging to row i of the other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pairs {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    query_cols: usize,
+    key_cols: usize,
+}
+
+/// The numbers of the pairs to train on and of those to measure with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// To train on.
+    pub train: Vec<u32>,
+    /// To measure with.
+    pub held_out: Vec<u32>,
+}
+
+impl Pairs {
+    /// Row-major queries and keys of the given widths.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a slice has no whole number of rows, the numbers of rows differ, or a value is NaN or infinite.
+    pub fn new(queries: Vec<f32>, query_cols: usize, keys: Vec<f32>, key_cols: usize) -> Result<Pairs> {
+        for (what, data, cols) in [("queries", &queries, query_cols), ("keys", &keys, key_cols)] {
+            let data_error = |expected: String, found: String| Err(Error::Data { what: what.into(), expected, found });
+            if cols == 0 || !data.len().is_multiple_of(cols) {
+                return data_error(format!("whole rows of {cols} numbers"), format!("{} numbers", data.len()));
+            }
+            if let Some(at) = data.iter().position(|value| !value.is_finite()) {
+                let found = format!("{} in row {}, column {}", data[at], at / cols, at % cols);
+                return data_error("finite numbers".into(), found);
+            }
+        }
+        let rows = [queries.len() / query_cols, keys.len() / key_cols];
+        if rows[0] != rows[1] || u32::try_from(rows[0]).is_err() {
+            let (what, found) = ("keys".into(), format!("{} rows", rows[1]));
+            return Err(Error::Data { what, expected: format!("as many rows as the queries, {}", rows[0]), found });
+        }
+        Ok(Pairs { queries, keys, query_cols, key_cols })
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.queries.len() / self.query_cols
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.queries.is_empty()
+    }
+
+    /// Width of a query.
+    pub fn query_cols(&self) -> usize {
+        self.query_cols
+    }
+
+    /// Width of a key.
+    pub fn key_cols(&self) -> usize {
+        self.key_cols
+    }
+
+    /// The rows `ids` of the queries and of the keys.
+    pub(super) fn gather(&self, ids: &[u32]) -> [Vec<f32>; 2] {
+        let rows = |data: &[f32], cols: usize| {
+            ids.iter().flat_map(|&id| &data[id as usize * cols..][..cols]).copied().collect::<Vec<f32>>()
+        };
+        [rows(&self.queries, self.query_cols), rows(&self.keys, self.key_cols)]
+    }
+
+    pub(super) fn split(&self, held_out: f32, seed: u64) -> Split {
+        let mut order = Random::new(seed, SPLIT).permutation(self.len() as u32);
+        let count = (f64::from(held_out) * self.len() as f64 + 0.5).floor() as usize;
+        let train = order.split_off(count.min(order.len()));
+        Split { train, held_out: order }
+    }
+}
