@@ -50,9 +50,6 @@ fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     let name = path.display();
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => Failure::input(format!("{name}: expected a .npy file, found none of that name")),
-        ErrorKind::UnexpectedEof => {
-            Failure::input(format!("{name}: expected a whole .npy file, found one that ends early"))
-        }
         _ => Failure::input(format!("{name}: expected a readable .npy file, found: {error}")),
     };
     let file = File::open(path).map_err(broken)?;
@@ -69,14 +66,18 @@ fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
         DType::Plain(ty) if ty.type_char() == TypeChar::Float => ty.size_field(),
         _ => 0,
     };
+    let short = || {
+        let expected = format!("expected the {rows} x {cols} numbers that its header announces");
+        Failure::input(format!("{name}: {expected}, found a file of {size} bytes"))
+    };
+    // Asked before the numbers are read: a header may announce more than memory holds.
     if rows.checked_mul(cols).and_then(|count| count.checked_mul(width)).is_none_or(|bytes| bytes > size) {
-        return Err(Failure::input(format!(
-            "{name}: expected the {rows} x {cols} numbers that its header announces, found a file of {size} bytes"
-        )));
+        return Err(short());
     }
+    let unread = |error: std::io::Error| if error.kind() == ErrorKind::UnexpectedEof { short() } else { broken(error) };
     let data = match width {
-        4 => npy.into_vec::<f32>().map_err(broken)?,
-        2 => npy.into_vec::<half::f16>().map_err(broken)?.into_iter().map(f32::from).collect(),
+        4 => npy.into_vec::<f32>().map_err(unread)?,
+        2 => npy.into_vec::<half::f16>().map_err(unread)?.into_iter().map(f32::from).collect(),
         _ => {
             let found = npy.dtype().descr();
             return Err(Failure::input(format!(

@@ -52,7 +52,13 @@ impl Curves {
             .x_label_area_size(36)
             .y_label_area_size(48)
             .build_cartesian_2d(0.0..self.epochs(), 0f32..top)?;
-        chart.configure_mesh().x_desc("epoch").y_desc("loss").light_line_style(BLACK.mix(0.06)).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("epoch")
+            .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+            .y_desc("loss")
+            .light_line_style(BLACK.mix(0.06))
+            .draw()?;
         let steps = self.steps_per_epoch.max(1);
         let by_step = self.losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
         let points = by_step.map(|(step, &loss)| ((step + 1) as f64 / steps as f64, loss));
@@ -60,9 +66,11 @@ impl Curves {
             .draw_series(LineSeries::new(points, LOSS.mix(0.35)))?
             .label("each step")
             .legend(|at| key(at, LOSS.mix(0.35)));
-        let means = self.losses.chunks_exact(steps).enumerate().map(|(epoch, losses)| {
-            (epoch as f64 + 0.5, losses.iter().sum::<f32>() / steps as f32)
-        });
+        let means = self
+            .losses
+            .chunks_exact(steps)
+            .enumerate()
+            .map(|(epoch, losses)| (epoch as f64 + 0.5, losses.iter().sum::<f32>() / steps as f32));
         let means = means.filter(|(_, loss)| loss.is_finite());
         chart
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
@@ -77,7 +85,13 @@ impl Curves {
             .x_label_area_size(36)
             .y_label_area_size(48)
             .build_cartesian_2d(0.0..self.epochs(), 0.0..1.0)?;
-        chart.configure_mesh().x_desc("epoch").y_desc("held-out pairs").light_line_style(BLACK.mix(0.06)).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("epoch")
+            .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+            .y_desc("held-out pairs")
+            .light_line_style(BLACK.mix(0.06))
+            .draw()?;
         type Of = fn(&Metrics) -> f64;
         let curves: [(&str, RGBColor, Of); 3] = [
             ("recall@10", RECALL_10, |metrics| metrics.recall_at_10),
@@ -106,7 +120,7 @@ impl Curves {
                 .label("kept weights")
                 .legend(|(x, y)| Circle::new((x + 9, y), 4, RECIPROCAL.filled()));
         }
-        legend(&mut chart, SeriesLabelPosition::LowerRight)
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
     }
 }
 
@@ -118,6 +132,11 @@ fn legend<'a, Y: Ranged<ValueType = V>, V: 'static>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
     position: SeriesLabelPosition,
 ) -> Drawn {
-    chart.configure_series_labels().position(position).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .draw()?;
     Ok(())
 }

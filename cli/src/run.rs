@@ -32,7 +32,10 @@ impl Run {
         };
         if wish.is_some() && !overwrite && folder.join(METRICS).exists() {
             let found = "found an earlier run there; --overwrite replaces it";
-            return Err(Failure::input(format!("--out {}: expected a folder without a run, {found}", folder.display())));
+            return Err(Failure::input(format!(
+                "--out {}: expected a folder without a run, {found}",
+                folder.display()
+            )));
         }
         let writable = fs::create_dir_all(&folder).and_then(|()| tempfile::NamedTempFile::new_in(&folder).map(drop));
         writable.map_err(|error| {
@@ -55,7 +58,8 @@ impl Run {
             file.persist(&path)?;
             Ok(())
         };
-        written().map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
+        written()
+            .map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
     }
 
     /// Adds a line to the metrics.

@@ -78,6 +78,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         config = Config { hidden: 128, dim: 32, batch: 256, epochs: 150, rate: 0.5, ..config };
     }
     let config = configure(arguments, config, &pairs);
+    config.check(&pairs)?;
     let gpu = open(arguments)?;
     let default = if bundled { "runs/digits" } else { "runs/pairs" };
     let mut run = Run::open(arguments.out.as_deref(), default, arguments.overwrite)?;
@@ -104,8 +105,9 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
         "pairs": pairs.len(), "held_out": split.held_out.len(),
-        "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
-        "momentum": config.momentum, "temperature": config.temperature, "seed": config.seed,
+        "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
+        "lr": shortest(config.rate), "momentum": shortest(config.momentum), "temperature": shortest(config.temperature),
+        "seed": config.seed,
     });
     let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
         let kept = watch.see(&event, &mut run, &about);
@@ -212,7 +214,9 @@ impl Watch {
                 if self.bar.is_hidden() && (epoch % self.epochs.div_ceil(10) == 0 || epoch == self.epochs) {
                     let speed = self.speed();
                     let shown = sentence(&held_out);
-                    println!("epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s");
+                    println!(
+                        "epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s"
+                    );
                 }
                 let losses = &self.curves.losses[self.curves.losses.len() - self.curves.steps_per_epoch..];
                 run.log(&json!({
@@ -223,6 +227,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// 0.1, not 0.10000000149011612.
+fn shortest(value: f32) -> serde_json::Value {
+    value.to_string().parse::<f64>().unwrap_or(f64::NAN).into()
 }
 
 fn kept(about: &serde_json::Value, epoch: usize) -> serde_json::Value {
@@ -265,7 +274,11 @@ fn finish(
         End::Stopped => println!("stopped: the weights are those of epoch {epoch}, the last one done"),
         End::Diverged(how) => println!(
             "diverged: {how}; a lower --lr helps. The weights are {}",
-            if epoch == 0 { "those of the start, since no epoch was better".into() } else { format!("epoch {epoch}'s") }
+            if epoch == 0 {
+                "those of the start, since no epoch was better".into()
+            } else {
+                format!("epoch {epoch}'s")
+            }
         ),
     }
     println!("{}", comparison(&outcome.before, &after, epoch));

@@ -47,7 +47,7 @@ fn precise_exp(x: f32) -> f32 {
     return y * bitcast<f32>(u32(half + 127) << 23u) * bitcast<f32>(u32(rest + 127) << 23u);
 }
 
-// ln(1 + r) within 2 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
+// ln(1 + r) within 2.5 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
 // where r is small, (f - 1)/(f + 1) = r/(2 + r) never forms 1 + r.
 fn precise_log1p(r: f32) -> f32 {
     if is_nan(r) {

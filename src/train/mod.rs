@@ -88,7 +88,12 @@ impl Config {
         pairs.split(self.held_out, self.seed)
     }
 
-    fn check(&self, split: &Split) -> Result<()> {
+    /// Refuses what cannot train on these pairs; [`fit`] asks first.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option, its range and its value.
+    pub fn check(&self, pairs: &Pairs) -> Result<()> {
+        let split = self.split(pairs);
         let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
         if !(self.held_out > 0.0 && self.held_out < 1.0) {
             return option("held_out", "between 0 and 1", self.held_out.to_string());
@@ -233,8 +238,8 @@ pub fn fit(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
+    config.check(pairs)?;
     let split = config.split(pairs);
-    config.check(&split)?;
     let start = Model::new(pairs, config);
     let mut engine: Box<dyn Engine + '_> = match gpu {
         Some(gpu) => Box::new(device::Device::new(gpu, pairs, config, &start)?),
@@ -250,7 +255,8 @@ pub fn fit(
         return Ok(outcome);
     }
     for epoch in 1..=config.epochs {
-        let order = Random::new(config.seed, pairs::FIRST_BATCHES + epoch as u32 - 1).permutation(split.train.len() as u32);
+        let order =
+            Random::new(config.seed, pairs::FIRST_BATCHES + epoch as u32 - 1).permutation(split.train.len() as u32);
         let ids: Vec<u32> = order.iter().map(|&at| split.train[at as usize]).collect();
         let mut losses = Vec::with_capacity(steps);
         let mut temperature = 0.0;

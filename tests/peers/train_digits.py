@@ -11,8 +11,8 @@ lower half its key. Each has its own tower, linear -> tanh -> linear -> unit
 length, and the loss is the symmetric InfoNCE over the batch with a learnable
 log-scale. torch.optim.SGD with momentum.
 
-The steps in --loss are the losses of batches 0, 1, 2, ... each taken before
-the step that uses it. After the last step the held-out pairs are scored again.
+"loss" holds the losses of batches 0, 1, 2, ..., each taken before the step that
+uses it. The held-out pairs are scored before the first step and after the last.
 
 How to run it, from the root of the repository, with numpy and torch installed:
 
@@ -195,7 +195,7 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--dim", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--out", type=pathlib.Path, help="where to write the JSON")
     args = parser.parse_args()

@@ -1,0 +1,225 @@
+//! The program as a user meets it: what it says, what it leaves behind, how it ends.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use npyz::WriterBuilder;
+use safetensors::SafeTensors;
+use tempfile::TempDir;
+use wgloss::Random;
+
+fn wgloss(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgloss"));
+    command.args(arguments);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn npy<T: npyz::AutoSerialize>(path: &Path, shape: &[u64], data: impl IntoIterator<Item = T>) {
+    let options = npyz::WriteOptions::new().default_dtype().shape(shape).writer(File::create(path).unwrap());
+    let mut writer = options.begin_nd().unwrap();
+    writer.extend(data).unwrap();
+    writer.finish().unwrap();
+}
+
+/// 80 pairs of 6 numbers in a folder: queries.npy as float32, keys.npy, a noisy copy, as float16.
+fn pairs() -> (TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (queries, keys) = (folder.path().join("queries.npy"), folder.path().join("keys.npy"));
+    let mut random = Random::new(3, 0);
+    let rows: Vec<f32> = (0..80 * 6).map(|_| 2.0 * random.uniform() - 1.0).collect();
+    npy(&queries, &[80, 6], rows.iter().copied());
+    npy(&keys, &[80, 6], rows.iter().map(|value| half::f16::from_f32(value + 0.3 * random.uniform())));
+    (folder, queries, keys)
+}
+
+/// Runs `train` on two files with more arguments.
+fn train(queries: &Path, keys: &Path, more: &[&str]) -> Output {
+    let mut command = wgloss(&["train", "--epochs", "3", "--batch", "16"]);
+    command.arg("--queries").arg(queries).arg("--keys").arg(keys).args(more).output().unwrap()
+}
+
+/// The program refuses with exit code 2 and one line that holds every one of `words`; `out` holds no run.
+fn refused(output: &Output, words: &[&str], out: &Path) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is missing in: {said}");
+    }
+    assert!(!out.join("adapter.safetensors").exists() && !out.join("metrics.jsonl").exists());
+}
+
+#[test]
+fn bad_files_are_refused_in_one_sentence() {
+    let (folder, queries, keys) = pairs();
+    let file = |name: &str| folder.path().join(name);
+    let out = file("out");
+    let refuse = |queries: &Path, keys: &Path, words: &[&str]| {
+        refused(&train(queries, keys, &["--out", out.to_str().unwrap()]), words, &out);
+    };
+    refuse(&file("none.npy"), &keys, &["none.npy", "expected a .npy file", "found none"]);
+    npy(&file("double.npy"), &[80, 6], (0..480).map(f64::from));
+    refuse(&queries, &file("double.npy"), &["double.npy", "expected float32 or float16", "<f8"]);
+    npy(&file("flat.npy"), &[480], (0..480).map(|value| value as f32));
+    refuse(&file("flat.npy"), &keys, &["flat.npy", "expected an array of shape [n, d]", "[480]"]);
+    npy(&file("short.npy"), &[79, 6], (0..79 * 6).map(|value| value as f32));
+    refuse(&queries, &file("short.npy"), &["short.npy", "80", "found 79"]);
+    npy(&file("empty.npy"), &[0, 6], core::iter::empty::<f32>());
+    refuse(&file("empty.npy"), &keys, &["empty.npy", "at least one row", "0 x 6"]);
+    npy(&file("nan.npy"), &[80, 6], (0..480).map(|at| if at == 100 { f32::NAN } else { 1.0 }));
+    refuse(&queries, &file("nan.npy"), &["nan.npy", "finite", "NaN in row 16, column 4"]);
+    let whole = fs::read(&queries).unwrap();
+    fs::write(file("cut.npy"), &whole[..whole.len() - 9]).unwrap();
+    refuse(&file("cut.npy"), &keys, &["cut.npy", "80 x 6", "bytes"]);
+    fs::write(file("text.npy"), "not an array, but long enough to look at").unwrap();
+    refuse(&file("text.npy"), &keys, &["text.npy", "expected a readable .npy file"]);
+    refuse(folder.path(), &keys, &["expected a readable .npy file"]);
+}
+
+#[test]
+fn bad_options_are_refused_in_one_sentence() {
+    let (folder, queries, keys) = pairs();
+    let out = folder.path().join("out");
+    for (option, words) in [
+        ("--lr=-1", ["rate", "at least 0"]),
+        ("--momentum=NaN", ["momentum", "NaN"]),
+        ("--temperature=0", ["temperature", "0.01"]),
+        ("--held-out=1.5", ["held_out", "1.5"]),
+        ("--dim=0", ["dim", "at least 1"]),
+        ("--batch=65", ["batch", "65 with 64 pairs"]),
+        ("--adapter=no such card", ["no such card", "found"]),
+    ] {
+        let mut command = wgloss(&["train", option, "--queries"]);
+        let output = command.arg(&queries).arg("--keys").arg(&keys).arg("--out").arg(&out).output().unwrap();
+        refused(&output, &words, &out);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_or_holds_a_run_is_refused() {
+    let (folder, queries, keys) = pairs();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("out");
+    refused(&train(&queries, &keys, &["--out", below.to_str().unwrap()]), &["--out", "expected a folder"], &below);
+
+    let out = folder.path().join("run");
+    let out = out.to_str().unwrap();
+    assert!(train(&queries, &keys, &["--out", out]).status.success());
+    let second = train(&queries, &keys, &["--out", out]);
+    assert_eq!(second.status.code(), Some(2));
+    assert!(text(&second.stderr).contains("--overwrite"));
+    assert!(train(&queries, &keys, &["--out", out, "--overwrite"]).status.success());
+}
+
+#[test]
+fn a_run_leaves_weights_metrics_and_a_picture() {
+    let (folder, queries, keys) = pairs();
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let output = train(&queries, &keys, &[&["--out", out.to_str().unwrap()], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (out, text(&output.stdout))
+    };
+    let (out, said) = run("first", &["--hidden", "5", "--dim", "4"]);
+    for word in ["adapter:", "80 pairs, 16 held out", "recall@1", "by chance", "pairs/s"] {
+        assert!(said.contains(word), "{word:?} is missing in: {said}");
+    }
+    let bytes = fs::read(out.join("adapter.safetensors")).unwrap();
+    let weights = SafeTensors::deserialize(&bytes).unwrap();
+    let shape = |name: &str| weights.tensor(name).unwrap().shape().to_vec();
+    for side in ["query", "key"] {
+        assert_eq!(shape(&format!("{side}.hidden.weight")), [5, 6]);
+        assert_eq!(shape(&format!("{side}.hidden.bias")), [5]);
+        assert_eq!(shape(&format!("{side}.output.weight")), [4, 5]);
+        assert_eq!(shape(&format!("{side}.output.bias")), [4]);
+    }
+    assert_eq!(shape("log_scale"), [1]);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<&str> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["start", "epoch", "epoch", "epoch", "end"]);
+    assert!(lines[1]["loss"].as_f64().unwrap() > 0.0 && lines[1]["losses"].as_array().unwrap().len() == 4);
+    assert!(fs::read_to_string(out.join("training.svg")).unwrap().starts_with("<svg"));
+
+    let (again, _) = run("second", &["--hidden", "5", "--dim", "4"]);
+    assert!(bytes == fs::read(again.join("adapter.safetensors")).unwrap(), "the same seed gave other bits");
+    let (other, _) = run("third", &["--hidden", "5", "--dim", "4", "--seed", "2"]);
+    assert!(bytes != fs::read(other.join("adapter.safetensors")).unwrap(), "another seed gave the same bits");
+}
+
+#[test]
+fn a_rate_that_is_too_high_is_noticed() {
+    let (folder, queries, keys) = pairs();
+    let out = folder.path().join("out");
+    let output = train(&queries, &keys, &["--lr=1e30", "--out", out.to_str().unwrap()]);
+    let said = text(&output.stdout);
+    assert!(output.status.success() && said.contains("diverged") && said.contains("--lr"), "{said}");
+    let bytes = fs::read(out.join("adapter.safetensors")).unwrap();
+    let weights = SafeTensors::deserialize(&bytes).unwrap();
+    let values = weights.tensor("query.output.weight").unwrap().data().to_vec();
+    assert!(values.chunks(4).all(|value| f32::from_le_bytes(value.try_into().unwrap()).is_finite()));
+}
+
+#[test]
+fn without_an_adapter_the_reference_trains() {
+    let (folder, queries, keys) = pairs();
+    let out = folder.path().join("out");
+    let mut command = wgloss(&["train", "--epochs", "2", "--batch", "16", "--queries"]);
+    command.arg(&queries).arg("--keys").arg(&keys).arg("--out").arg(&out);
+    let output =
+        command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    if said.contains("adapter: none") {
+        assert!(said.contains("mesa-vulkan-drivers") && said.contains("CPU reference"), "{said}");
+    } else {
+        assert!(!cfg!(target_os = "linux"), "{said}"); // other backends have adapters of their own
+    }
+    assert!(out.join("adapter.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_the_last_finished_epoch() {
+    let (folder, queries, keys) = pairs();
+    let out = folder.path().join("out");
+    let mut command = wgloss(&["train", "--epochs", "100000", "--batch", "16", "--queries"]);
+    command.arg(&queries).arg("--keys").arg(&keys).arg("--out").arg(&out);
+    let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let weights = out.join("adapter.safetensors");
+    let start = std::time::Instant::now();
+    while !weights.exists() {
+        assert!(start.elapsed().as_secs() < 120, "no epoch in two minutes");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("stopped: the weights are those of epoch"), "{said}");
+    SafeTensors::deserialize(&fs::read(&weights).unwrap()).unwrap();
+    assert!(out.join("training.svg").exists());
+}
+
+#[test]
+fn verify_names_an_adapter_that_is_not_there() {
+    let output = wgloss(&["verify", "--adapter", "no such card"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no such card"));
+}
+
+#[test]
+fn adapters_lists_or_says_how_to_get_one() {
+    let output = wgloss(&["adapters"]).output().unwrap();
+    assert!(output.status.success());
+    let none =
+        wgloss(&["adapters"]).env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output();
+    let said = text(&none.unwrap().stdout);
+    assert!(said.contains("no adapter") || !cfg!(target_os = "linux"), "{said}");
+}
