@@ -39,6 +39,9 @@
 //! out-of-range id, an infinity or a NaN gives; nothing is ever read out of bounds. The same input on the same device
 //! gives the same bits.
 
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
 mod error;
 mod gpu;
 mod kernel;

@@ -1,0 +1,140 @@
+//! The training loop: against PyTorch, against itself, and how it ends.
+
+use std::ops::ControlFlow;
+
+use wgloss::train::{Config, End, Event, Outcome, Pairs, fit};
+use wgloss::{Gpu, Random, Result};
+
+use crate::harness::gpu;
+
+/// The bundled digits: upper halves and lower halves, pixels from 0 to 1.
+fn digits() -> Pairs {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/digits.csv")).unwrap();
+    let pixels = |half: usize| {
+        let line = move |line: &str| -> Vec<f32> {
+            line.split(',').skip(32 * half).take(32).map(|pixel| pixel.parse::<f32>().unwrap() / 16.0).collect()
+        };
+        text.lines().flat_map(line).collect()
+    };
+    Pairs::new(pixels(0), 32, pixels(1), 32).unwrap()
+}
+
+/// 64 pairs of 4 numbers; the keys are the queries with noise.
+fn noisy_copies() -> Pairs {
+    let mut random = Random::new(5, 0);
+    let queries: Vec<f32> = (0..64 * 4).map(|_| 2.0 * random.uniform() - 1.0).collect();
+    let keys = queries.iter().map(|value| value + 0.8 * (random.uniform() - 0.5)).collect();
+    Pairs::new(queries, 4, keys, 4).unwrap()
+}
+
+fn small(pairs: &Pairs) -> Config {
+    Config { batch: 16, epochs: 3, ..Config::for_embeddings(pairs) }
+}
+
+/// Trains for at most `steps` steps; returns their losses too.
+fn losses(gpu: Option<&Gpu>, pairs: &Pairs, config: &Config, steps: usize) -> Result<(Vec<f32>, Outcome)> {
+    let mut all = Vec::new();
+    let outcome = fit(gpu, pairs, config, &mut |event| {
+        if let Event::Steps { losses, .. } = event {
+            all.extend_from_slice(losses);
+        }
+        if all.len() < steps { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok((all, outcome))
+}
+
+/// The first steps on the digits lose what PyTorch's lose: tests/peers/train_digits.py drew the same split, weights and batches.
+fn agrees_with_pytorch(gpu: Option<&Gpu>, tolerance: f64) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/train_digits.json");
+    let golden: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let number = |key: &str| golden[key].as_f64().unwrap();
+    let (pairs, steps) = (digits(), number("steps") as usize);
+    let config = Config {
+        hidden: number("hidden") as usize,
+        dim: number("dim") as usize,
+        batch: number("batch") as usize,
+        epochs: 100,
+        rate: number("lr") as f32,
+        seed: number("seed") as u64,
+        ..Config::for_embeddings(&pairs)
+    };
+    let (losses, outcome) = losses(gpu, &pairs, &config, steps).unwrap();
+    let want = golden["loss"].as_array().unwrap();
+    assert_eq!((want.len(), losses.len()), (steps, steps));
+    for (step, (loss, want)) in losses.iter().zip(want).enumerate() {
+        let want = want.as_f64().unwrap();
+        let close = (f64::from(*loss) - want).abs() <= tolerance * want;
+        assert!(close, "step {step}: loss {loss}, PyTorch {want}");
+    }
+    assert_eq!(outcome.before.recall_at_1, number("recall_at_1_before"));
+    assert!((outcome.before.mean_reciprocal_rank - number("mrr_before")).abs() < 1e-6);
+}
+
+#[test]
+fn a_device_agrees_with_pytorch() {
+    let Some(gpu) = gpu() else { return };
+    agrees_with_pytorch(Some(gpu), 1e-4);
+}
+
+#[test]
+fn the_reference_agrees_with_pytorch() {
+    agrees_with_pytorch(None, 1e-6); // both in f64; the loss is handed out as f32
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = noisy_copies();
+    let run = |seed| fit(Some(gpu), &pairs, &Config { seed, ..small(&pairs) }, &mut |_| ControlFlow::Continue(()));
+    let (first, second, other) = (run(1).unwrap(), run(1).unwrap(), run(2).unwrap());
+    assert_eq!(first, second);
+    assert_ne!(first.model, other.model);
+}
+
+#[test]
+fn equal_widths_start_at_the_identity_and_training_helps() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = noisy_copies();
+    let config = Config { epochs: 30, ..small(&pairs) };
+    let (losses, outcome) = losses(Some(gpu), &pairs, &config, usize::MAX).unwrap();
+    assert_eq!(outcome.end, End::Finished);
+    assert!(outcome.before.mean_reciprocal_rank > 0.3, "noisy copies are near each other from the start");
+    assert!(outcome.best.mean_reciprocal_rank >= outcome.before.mean_reciprocal_rank);
+    assert!(losses[losses.len() - 1] < losses[0]);
+}
+
+#[test]
+fn a_rate_that_is_too_high_ends_the_training() {
+    let Some(gpu) = gpu() else { return };
+    for pairs in [noisy_copies(), digits()] {
+        let config = Config { rate: 1e30, ..small(&pairs) };
+        let outcome = fit(Some(gpu), &pairs, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(matches!(outcome.end, End::Diverged(_)), "{:?}", outcome.end);
+        assert!(outcome.model.tensors().iter().all(|(.., data)| data.iter().all(|value| value.is_finite())));
+    }
+}
+
+#[test]
+fn the_callback_can_stop_it() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = noisy_copies();
+    let outcome = fit(Some(gpu), &pairs, &small(&pairs), &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!((outcome.end, outcome.best_epoch), (End::Stopped, 0));
+}
+
+#[test]
+fn bad_pairs_and_options_are_refused() {
+    let said = |error: wgloss::Error| error.to_string();
+    assert!(said(Pairs::new(vec![0.0; 7], 2, vec![0.0; 8], 2).unwrap_err()).contains("whole rows of 2"));
+    assert!(said(Pairs::new(vec![0.0; 6], 2, vec![0.0; 8], 2).unwrap_err()).contains("as many rows"));
+    let bad = vec![0.0, 1.0, 2.0, f32::INFINITY];
+    assert!(said(Pairs::new(vec![0.0; 4], 2, bad, 2).unwrap_err()).contains("inf in row 1, column 1"));
+    let pairs = noisy_copies();
+    let refused = |config: Config| said(config.check(&pairs).unwrap_err());
+    assert!(refused(Config { batch: 52, ..small(&pairs) }).contains("52 with 51 pairs"));
+    assert!(refused(Config { batch: 0, ..small(&pairs) }).contains("batch"));
+    assert!(refused(Config { held_out: 1.0, ..small(&pairs) }).contains("held_out"));
+    assert!(refused(Config { dim: 0, ..small(&pairs) }).contains("dim"));
+    assert!(refused(Config { temperature: f32::NAN, ..small(&pairs) }).contains("temperature"));
+    assert!(refused(Config { rate: -1.0, ..small(&pairs) }).contains("rate"));
+}
