@@ -69,3 +69,7 @@ pub mod internals {
     pub use crate::kernel::{Access, Family, Kernel, ScalarType, Shader};
     pub use crate::ops::kernels;
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -38,8 +38,8 @@ const SCALE_RATE: f32 = 0.01;
 const MOST_RANKED: usize = 10_000;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's loss exceeds the first epoch's, or the mean reciprocal rank falls below half the best.
-const LOST_RANK: f64 = 0.5;
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this factor; batches differ by less.
+const RUN_AWAY: f64 = 1.1;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -249,7 +249,7 @@ pub fn fit(
     let before = Metrics::of(&engine.ranks(ranked)?);
     let steps = split.train.len() / config.batch;
     let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
-    let mut first_loss = f64::INFINITY;
+    let mut first_loss = None;
     if watch(Event::Start { before, steps }).is_break() {
         outcome.end = End::Stopped;
         return Ok(outcome);
@@ -280,12 +280,10 @@ pub fn fit(
         if sound && held_out.mean_reciprocal_rank > outcome.best.mean_reciprocal_rank {
             outcome = Outcome { best: held_out, best_epoch: epoch, model, ..outcome };
         }
-        first_loss = first_loss.min(if epoch == 1 { loss } else { f64::INFINITY });
-        let best = outcome.best.mean_reciprocal_rank;
-        if !sound || loss > first_loss || held_out.mean_reciprocal_rank < LOST_RANK * best {
-            let rank = held_out.mean_reciprocal_rank;
+        let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
+        if !sound || loss > RUN_AWAY * first_loss {
             outcome.end = End::Diverged(format!(
-                "in epoch {epoch} the loss was {loss:.3} (first epoch {first_loss:.3}) and the mean reciprocal rank {rank:.3} (best {best:.3})"
+                "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
             ));
             return Ok(outcome);
         }
