@@ -15,7 +15,9 @@ pub struct Curves {
     pub best_epoch: usize,
 }
 
-const SIZE: (u32, u32) = (960, 420);
+const SIZE: (u32, u32) = (1040, 420);
+/// Room for the curves' names.
+const LABELS: u32 = 130;
 const LOSS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const RECALL_1: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const RECALL_10: RGBColor = RGBColor(0xff, 0x7f, 0x0e);
@@ -32,7 +34,7 @@ impl Curves {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
             area.fill(&WHITE)?;
             let area = area.titled(title, ("sans-serif", 18))?;
-            let (left, right) = area.split_horizontally(SIZE.0 / 2);
+            let (left, right) = area.split_horizontally((SIZE.0 - LABELS) / 2);
             self.loss(&left)?;
             self.retrieval(&right)?;
             area.present()?;
@@ -76,12 +78,19 @@ impl Curves {
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
             .label("mean of an epoch")
             .legend(|at| key(at, LOSS.into()));
-        legend(&mut chart, SeriesLabelPosition::UpperRight)
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.2))
+            .draw()?;
+        Ok(())
     }
 
     fn retrieval<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(LABELS)
             .x_label_area_size(36)
             .y_label_area_size(48)
             .build_cartesian_2d(0.0..self.epochs(), 0.0..1.0)?;
@@ -98,45 +107,39 @@ impl Curves {
             ("mean reciprocal rank", RECIPROCAL, |metrics| metrics.mean_reciprocal_rank),
             ("recall@1", RECALL_1, |metrics| metrics.recall_at_1),
         ];
+        // Each curve's name stands at its end, where no legend can cover a curve.
+        let mut labels = Vec::new();
         for (name, colour, of) in curves {
-            let points = self.metrics.iter().enumerate().map(|(epoch, metrics)| (epoch as f64, of(metrics)));
-            chart
-                .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-                .label(name)
-                .legend(move |at| key(at, colour.into()));
+            let points: Vec<_> =
+                self.metrics.iter().enumerate().map(|(epoch, metrics)| (epoch as f64, of(metrics))).collect();
+            labels.extend(points.last().map(|&(_, value)| (name, colour, value)));
+            chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
         }
         if let Some(metrics) = self.metrics.first() {
             let chance = Metrics::by_chance(metrics.pairs).recall_at_10;
             let ends = [(0.0, chance), (self.epochs(), chance)];
-            chart
-                .draw_series(DashedLineSeries::new(ends, 4, 4, CHANCE.into()))?
-                .label("recall@10 by chance")
-                .legend(|at| key(at, CHANCE.into()));
+            chart.draw_series(DashedLineSeries::new(ends, 4, 4, CHANCE.into()))?;
+            labels.push(("recall@10 by chance", CHANCE, chance));
         }
-        if let (true, Some(metrics)) = (self.best_epoch > 0, self.metrics.get(self.best_epoch)) {
+        if let Some(metrics) = self.metrics.get(self.best_epoch) {
             let at = (self.best_epoch as f64, metrics.mean_reciprocal_rank);
-            chart
-                .draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?
-                .label("kept weights")
-                .legend(|(x, y)| Circle::new((x + 9, y), 4, RECIPROCAL.filled()));
+            chart.draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?;
+            let text = ("sans-serif", 12).into_font().color(&RECIPROCAL);
+            chart.draw_series([Text::new("kept", (at.0 - 0.04 * self.epochs(), at.1 + 0.05), text)])?;
         }
-        legend(&mut chart, SeriesLabelPosition::UpperLeft)
+        labels.sort_by(|a, b| b.2.total_cmp(&a.2));
+        let (left, top) = area.get_base_pixel();
+        let mut lowest = i32::MIN;
+        for (name, colour, value) in labels {
+            let (x, y) = chart.backend_coord(&(self.epochs(), value));
+            let y = (y - top - 6).max(lowest);
+            lowest = y + 14;
+            area.draw(&Text::new(name, (x - left + 6, y), ("sans-serif", 12).into_font().color(&colour)))?;
+        }
+        Ok(())
     }
 }
 
 fn key((x, y): (i32, i32), colour: RGBAColor) -> PathElement<(i32, i32)> {
     PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-}
-
-fn legend<'a, Y: Ranged<ValueType = V>, V: 'static>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
-    position: SeriesLabelPosition,
-) -> Drawn {
-    chart
-        .configure_series_labels()
-        .position(position)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
-        .draw()?;
-    Ok(())
 }

@@ -44,6 +44,9 @@ fn case(
     let shrink = if fill == Fill::Wide { 1.0 / 80f32.sqrt() } else { 1.0 };
     let q: Vec<f32> = fill.matrix(queries, dim, 17).iter().map(|v| v * shrink).collect();
     let k: Vec<f32> = fill.matrix(keys, dim, 18).iter().map(|v| v * shrink).collect();
+    let scale = reference::info_nce::scale(log_scale.map(f64::from), options);
+    let largest = q.iter().chain(&k).fold(0.0f32, |largest, value| largest.max(value.abs()));
+    check.magnifies_flushed(scale * f64::from(largest) * keys as f64);
     let loss_rows = if options.reduction == Reduction::None { queries } else { 1 };
     let dy = Fill::Small.matrix(loss_rows, 1, 19);
     let lse_rows = options.lse_rows(queries, keys);
@@ -67,7 +70,6 @@ fn case(
     check.compare_sum("loss", &loss, &want, &yardstick, &terms)?;
     let want = reference::info_nce::backward(&wide_q, &wide_k, dim, wide_scale, &wide_dy, options);
     let yardstick = reference::info_nce::backward(&q, &k, dim, log_scale, &dy, options);
-    let scale = reference::info_nce::scale(wide_scale, options);
     let terms = backward_terms(&wide_q, &wide_k, dim, scale, &wide_dy, options);
     check.compare_sum("dq", &dq, &want.0, &yardstick.0, &terms.0)?;
     check.compare_sum("dk", &dk, &want.1, &yardstick.1, &terms.1)?;

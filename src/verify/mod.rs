@@ -110,18 +110,26 @@ pub struct Check<'g> {
     pub report: Report,
     case: String,
     layout: usize,
+    /// By how much the case's op magnifies what a device flushes to 0 on the way.
+    gain: f64,
 }
 
 impl<'g> Check<'g> {
     /// Nothing compared yet.
     pub fn new(gpu: &'g Gpu) -> Self {
-        Check { gpu, report: Report::default(), case: String::new(), layout: 0 }
+        Check { gpu, report: Report::default(), case: String::new(), layout: 0, gain: 1.0 }
     }
 
     /// Names the case that the next comparisons belong to and moves on to the next layout.
     pub fn case(&mut self, name: impl core::fmt::Display) {
         self.case = name.to_string();
         self.layout = (self.layout + 1) % LAYOUTS.len();
+        self.gain = 1.0;
+    }
+
+    /// A device may read and form 0 for subnormal numbers; in this case's op that changes results by up to `gain` times such a number.
+    pub fn magnifies_flushed(&mut self, gain: f64) {
+        self.gain = gain.max(1.0);
     }
 
     fn held<T: Element>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Held<T>> {
@@ -208,17 +216,18 @@ impl<'g> Check<'g> {
             return Ok(());
         }
         let cols = held.cols.max(1);
+        let flushed = self.gain * TINY;
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
             let error = want - f64::from(naive);
-            if error.abs() <= TINY { 0.0 } else { error / scales[at / cols].max(TINY) }
+            if error.abs() <= flushed { 0.0 } else { error / scales[at / cols].max(TINY) }
         }));
         for (at, (&got, &want)) in got.iter().zip(want).enumerate() {
             let special = (want.is_nan() && got.is_nan())
                 || (want.abs() > f64::from(f32::MAX) && got.is_infinite() && got.is_sign_positive() == (want > 0.0));
             let scale = scales[at / cols];
             let size = scale.max(terms.get(at).copied().unwrap_or(0.0));
-            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + TINY;
+            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + flushed;
             let error = (f64::from(got) - want).abs();
             let within = error <= tolerance;
             if !within && !special {
@@ -226,7 +235,7 @@ impl<'g> Check<'g> {
                 self.fail(format!("{place}: got {got:e}, want {want:e}, tolerance {tolerance:e}"));
                 return Ok(());
             }
-            if within && error > TINY {
+            if within && error > flushed {
                 self.report.worst_relative = self.report.worst_relative.max(error / size);
                 self.report.worst_ulp = self.report.worst_ulp.max(error / ulp(size));
             }

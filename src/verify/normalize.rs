@@ -17,6 +17,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
 
 fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} eps {}", options.eps));
+    check.magnifies_flushed(1.0 / f64::from(options.eps));
     let (x, dy) = (fill.matrix(rows, cols, 3), Fill::Small.matrix(rows, cols, 4));
     let held = [check.input(rows, cols, &x)?, check.input(rows, cols, &dy)?];
     let (y, dx) = (check.output(rows, cols)?, check.output(rows, cols)?);
