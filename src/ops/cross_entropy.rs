@@ -1,4 +1,4 @@
-//! loss_i = −ln p_i[t_i], p_i the softmax of row i of the logits `x`, t the class ids.
+//! loss_i = −ln p_i(t_i), p_i the softmax of row i of the logits `x`, t the class ids.
 //!
 //! Special values: a row with id [`Options::ignore`] has loss 0, gradient 0 (even if it holds NaN) and does not count in the mean;
 //! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks: gradient 0, and loss +inf if

@@ -1,4 +1,4 @@
-//! loss_i = −ln p_i[t_i].
+//! loss_i = −ln p_i(t_i).
 use super::{Real, factor, minus_log_p, p_minus_own, reduce};
 use crate::cross_entropy::Options;
 

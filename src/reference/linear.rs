@@ -1,7 +1,7 @@
 //! y = x Wᵀ + b.
 use super::{Real, dot};
 
-/// y [rows, out] from x [rows, inputs], w [out, inputs] and b [out].
+/// y [rows, out] from x [rows, inputs], w [out, inputs] and b of `out` elements.
 pub fn forward<F: Real>(x: &[F], w: &[F], b: Option<&[F]>, inputs: usize, outputs: usize, rows: usize) -> Vec<F> {
     let of = |row: usize, out: usize| {
         let y = dot(&x[row * inputs..][..inputs], &w[out * inputs..][..inputs]);
@@ -10,7 +10,7 @@ pub fn forward<F: Real>(x: &[F], w: &[F], b: Option<&[F]>, inputs: usize, output
     (0..rows).flat_map(|row| (0..outputs).map(move |out| (row, out))).map(|(row, out)| of(row, out)).collect()
 }
 
-/// dx [rows, inputs], dw [out, inputs], db [out].
+/// dx [rows, inputs], dw [out, inputs], db of `out` elements.
 pub fn backward<F: Real>(
     x: &[F],
     w: &[F],

@@ -1,4 +1,4 @@
-//! Training two small towers on pairs with [`info_nce`](crate::info_nce): what `wgloss train` runs.
+//! Training two small towers on pairs with [`info_nce`]: what `wgloss train` runs.
 //!
 //! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
 //! identity where the widths agree: training then starts from the given embeddings themselves. The loss is symmetric InfoNCE with a

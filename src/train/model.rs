@@ -5,9 +5,9 @@ use crate::Random;
 /// A linear map, y = x · weightᵀ + bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// [outputs, inputs], row-major.
+    /// `[outputs, inputs]`, row-major.
     pub weight: Vec<f32>,
-    /// [outputs].
+    /// `[outputs]`.
     pub bias: Vec<f32>,
     /// Width of x.
     pub inputs: usize,
@@ -81,8 +81,8 @@ impl Model {
         Model { query, key, log_scale }
     }
 
-    /// Every tensor with its name and shape: `query.hidden.weight` [hidden, inputs], `query.hidden.bias` [hidden],
-    /// `query.output.weight` [dim, hidden], `query.output.bias` [dim], the same for `key`, and `log_scale` [1].
+    /// Every tensor with its name and shape: `query.hidden.weight` `[hidden, inputs]`, `query.hidden.bias` `[hidden]`,
+    /// `query.output.weight` `[dim, hidden]`, `query.output.bias` `[dim]`, the same for `key`, and `log_scale` `[1]`.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
         let mut tensors = Vec::new();
         for (side, tower) in [("query", &self.query), ("key", &self.key)] {
