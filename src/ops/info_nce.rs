@@ -348,7 +348,8 @@ pub fn backward(
     recorder.plan(|plan| {
         let gpu = plan.gpu();
         let (rows_at_once, cols_at_once) = batch.chunk(plan, 4.0)?;
-        for rows in chunks(n, rows_at_once) {
+        // Without queries dk is a sum over nothing, and still written.
+        for rows in chunks(n, rows_at_once).chain((n == 0).then_some(0..0)) {
             for cols in chunks(m, cols_at_once) {
                 let (q_part, k_part) = (q.row_range(rows.clone()), k.row_range(cols.clone()));
                 let g = gpu.scratch(PARTS, rows.len() * cols.len())?;
