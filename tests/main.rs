@@ -4,6 +4,7 @@ mod golden;
 mod harness;
 
 mod cross_entropy;
+mod info_nce;
 mod linear;
 mod normalize;
 mod sgd;
