@@ -56,12 +56,16 @@ struct Params {
 @group(0) @binding(16) var<storage, read> dq_in: array<f32>;
 @group(0) @binding(17) var<storage, read_write> rank: array<atomic<u32>>; // [N]
 
+// NaN for NaN, as the bounded scale is: a min may lose it.
 fn learned_scale() -> f32 {
-    return precise_exp(min(log_scale[params.log_scale_offset], 88.0));
+    let exponent = log_scale[params.log_scale_offset];
+    return select(precise_exp(min(exponent, 88.0)), exponent, is_nan(exponent));
 }
 
 fn score_scale() -> f32 {
-    return select(params.scale, min(learned_scale(), params.max_scale), params.learnable == 1u);
+    let learned = learned_scale();
+    let bounded = select(min(learned, params.max_scale), learned, is_nan(learned));
+    return select(params.scale, bounded, params.learnable == 1u);
 }
 
 fn tile_a(i: u32, d: u32) -> f32 {

@@ -17,8 +17,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 
-// |x_i|. Squares of a row scaled by a power of two near its largest element can neither overflow nor vanish.
-fn row_norm(lane: u32, x_row: u32, cols: u32) -> f32 {
+// |x_i| as (length, unit), |x_i| = length / unit. Squares of a row scaled by a power of two near its largest element can
+// neither overflow nor vanish; where that scale is below 1 it stays in the length, since |x_i| itself may exceed f32.
+fn row_norm(lane: u32, x_row: u32, cols: u32) -> vec2<f32> {
     var peak = 0.0;
     for (var j = lane % LANES; j < cols; j += LANES) {
         peak = max(peak, abs(x[x_row + j]));
@@ -30,11 +31,12 @@ fn row_norm(lane: u32, x_row: u32, cols: u32) -> f32 {
         let v = x[x_row + j] * scale;
         sum += v * v;
     }
-    return sqrt(row_sum(lane, sum)) / scale;
+    return vec2(sqrt(row_sum(lane, sum)) / max(scale, 1.0), min(scale, 1.0));
 }
 
-fn divisor(norm: f32) -> f32 {
-    return select(max(norm, params.eps), norm, is_nan(norm));
+// v / max(|x_i|, eps)
+fn over_norm(v: f32, norm: vec2<f32>) -> f32 {
+    return v / select(max(norm.x, params.eps * norm.y), norm.x, is_nan(norm.x)) * norm.y;
 }
 
 @compute @workgroup_size(WG)
@@ -47,9 +49,9 @@ fn forward(
     let cols = select(0u, params.cols, i < params.rows);
     let x_row = params.x_offset + i * params.x_stride;
     let y_row = params.y_offset + i * params.y_stride;
-    let n = divisor(row_norm(lane, x_row, cols));
+    let norm = row_norm(lane, x_row, cols);
     for (var j = lane % LANES; j < cols; j += LANES) {
-        y[y_row + j] = x[x_row + j] / n;
+        y[y_row + j] = over_norm(x[x_row + j], norm);
     }
 }
 
@@ -65,13 +67,12 @@ fn backward(
     let dy_row = params.dy_offset + i * params.dy_stride;
     let dx_row = params.dx_offset + i * params.dx_stride;
     let norm = row_norm(lane, x_row, cols);
-    let n = divisor(norm);
     var sum = 0.0;
     for (var j = lane % LANES; j < cols; j += LANES) {
-        sum += x[x_row + j] / n * dy[dy_row + j];
+        sum += over_norm(x[x_row + j], norm) * dy[dy_row + j];
     }
-    let along = select(row_sum(lane, sum), 0.0, norm < params.eps);
+    let along = select(row_sum(lane, sum), 0.0, norm.x < params.eps * norm.y);
     for (var j = lane % LANES; j < cols; j += LANES) {
-        dx[dx_row + j] = (dy[dy_row + j] - x[x_row + j] / n * along) / n;
+        dx[dx_row + j] = over_norm(dy[dy_row + j] - over_norm(x[x_row + j], norm) * along, norm);
     }
 }

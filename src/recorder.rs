@@ -204,6 +204,7 @@ impl<'g> Plan<'g> {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
+        self.check_overlaps(kernel, args)?; // of the whole: one part's output may lie in another part's input
         let mut rows_at_once = match lanes {
             0 => most_groups * u64::from(workgroup) / cols,
             lanes => most_groups * u64::from(workgroup / lanes),
@@ -368,13 +369,12 @@ impl<'g> Plan<'g> {
         for (index, (output, _, written)) in used.iter().enumerate().filter(|(_, used)| used.1 == Access::Write) {
             for (other, access, tensor) in used.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, used)| used)
             {
-                if written.buffer != tensor.buffer {
-                    continue;
-                }
                 if written.overlaps(*tensor) {
+                    // What forward writes and backward reads is bound twice, the second time as `<name>_in`.
+                    let other = other.trim_end_matches("_in");
                     return Err(Error::SameBuffer { op: kernel.shader.op, output, other });
                 }
-                shares_buffer |= *access == Access::Read;
+                shares_buffer |= *access == Access::Read && written.buffer == tensor.buffer;
             }
         }
         Ok(shares_buffer)

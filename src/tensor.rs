@@ -161,10 +161,10 @@ impl<'a, T: Element> Tensor<'a, T> {
         Tensor { buffer, rows, cols, offset, stride, element: PhantomData }
     }
 
-    /// Whether two views of one buffer share an element. Views with one stride that keep to different columns do not;
-    /// other views whose spans meet count as overlapping.
+    /// Whether two views share an element. Views with one stride that keep to different columns do not; other views of one
+    /// buffer whose spans meet count as overlapping.
     pub(crate) fn overlaps<U: Element>(self, other: Tensor<U>) -> bool {
-        if self.rows * self.cols == 0 || other.rows * other.cols == 0 {
+        if self.buffer != other.buffer || self.rows * self.cols == 0 || other.rows * other.cols == 0 {
             return false;
         }
         let span = |offset: usize, rows: usize, stride: usize, cols: usize| offset..offset + (rows - 1) * stride + cols;

@@ -45,8 +45,8 @@ fn lse_p_minus_1(acc: vec2<f32>, x: f32, temperature: f32) -> f32 {
     return select(e - (1.0 + acc.y), -acc.y, x >= acc.x) / (1.0 + acc.y);
 }
 
-// -ln p of one element of the set; +inf for a masked one.
+// -ln p of one element of the set; +inf for a masked one. Halves as in exp_gap.
 fn lse_minus_log_p(acc: vec2<f32>, x: f32, temperature: f32) -> f32 {
-    let loss = (acc.x - x) / temperature + precise_log1p(acc.y);
+    let loss = 2.0 * ((0.5 * acc.x - 0.5 * x) / temperature) + precise_log1p(acc.y);
     return select(loss, infinity(), is_masked(x) && !is_nan(acc.y));
 }

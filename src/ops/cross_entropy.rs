@@ -5,7 +5,7 @@
 //! the target itself is masked. A row that holds NaN or +inf has loss NaN. If every row is ignored the mean is 0.
 //! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; reductions as torch.nn.functional.cross_entropy.
 
-use super::{Reduction, rows_of, shaped};
+use super::{Reduction, disjoint, named, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -93,6 +93,7 @@ pub fn forward(
 ) -> Result<()> {
     check(x, id, lse)?;
     shaped(OP, "loss", loss, options.loss_shape(x.rows))?;
+    disjoint(OP, &[named("loss", loss), named("lse", lse)], &[named("x", x), named("id", id)])?;
     recorder.plan(|plan| {
         let gpu = plan.gpu();
         let scratch = gpu.scratch(ROW_LOSS, x.rows)?;

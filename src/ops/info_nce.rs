@@ -8,7 +8,7 @@
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
 
 use super::linear::{self, Operand, chunks};
-use super::{Reduction, required, rows_of, shaped};
+use super::{Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -254,6 +254,8 @@ pub fn forward(
     let (n, m) = (q.rows, k.rows);
     shaped(OP, "loss", loss, options.loss_shape(n))?;
     shaped(OP, "lse", lse, [options.lse_rows(n, m), 2])?;
+    let inputs = [named("q", q), named("k", k), named("log_scale", log_scale)];
+    disjoint(OP, &[named("loss", loss), named("lse", lse)], &inputs)?;
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
         let gpu = plan.gpu();
@@ -338,12 +340,15 @@ pub fn backward(
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, options.loss_shape(n))?;
     }
+    let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
+    let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
+    disjoint(OP, &outputs, &inputs)?;
     batch.dy_by_row = dy.is_some() && options.reduction == Reduction::None;
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
         let gpu = plan.gpu();
         let (rows_at_once, cols_at_once) = batch.chunk(plan, 4.0)?;
-        // Without queries the keys' gradient is still written: zeros.
+        // Without queries dk is a sum over nothing, and still written.
         for rows in chunks(n, rows_at_once).chain((n == 0).then_some(0..0)) {
             for cols in chunks(m, cols_at_once) {
                 let (q_part, k_part) = (q.row_range(rows.clone()), k.row_range(cols.clone()));
@@ -396,6 +401,7 @@ pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) ->
     let batch = Batch::new(q, k, None, Options { temperature: 1.0, ..Default::default() })?;
     let (n, m) = (q.rows, k.rows);
     shaped(OP, "rank", rank, [n, 1])?;
+    disjoint(OP, &[named("rank", rank)], &[named("q", q), named("k", k)])?;
     recorder.plan(|plan| {
         let positive = plan.gpu().scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&positive, n)?;

@@ -3,7 +3,7 @@
 //! NaN and infinities propagate as in the sums that hold them. Long sums are split and merged in a fixed order.
 //! Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
 
-use super::{rows_of, shaped};
+use super::{disjoint, named, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -50,6 +50,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, w: Tensor, b: Option<Tensor>,
     if let Some(b) = b {
         shaped(OP, "b", b, [w.rows, 1])?;
     }
+    disjoint(OP, &[named("y", y)], &[named("x", x), named("w", w), named("b", b)])?;
     recorder.plan(|plan| product(plan, Operand::by_k(x), Operand::by_k(w), b, y, false))
 }
 
@@ -73,6 +74,8 @@ pub fn backward(
             shaped(OP, what, gradient, shape)?;
         }
     }
+    let outputs = [named("dx", dx), named("dw", dw), named("db", db)];
+    disjoint(OP, &outputs, &[named("x", x), named("w", w), named("dy", dy)])?;
     recorder.plan(|plan| {
         if let Some(dx) = dx {
             product(plan, Operand::by_k(dy), Operand::by_row(w), None, dx, false)?;

@@ -53,6 +53,30 @@ fn shaped<T: Element>(op: &'static str, what: &'static str, tensor: Tensor<T>, e
     })
 }
 
+/// Refuses outputs that overlap another argument, for ops of several dispatches: each of those compares only its own.
+fn disjoint(
+    op: &'static str,
+    outputs: &[(&'static str, Option<Tensor<u32>>)],
+    inputs: &[(&'static str, Option<Tensor<u32>>)],
+) -> Result<()> {
+    for (index, &(output, written)) in outputs.iter().enumerate() {
+        for &(other, tensor) in outputs[index + 1..].iter().chain(inputs) {
+            if written.zip(tensor).is_some_and(|(written, tensor)| written.overlaps(tensor)) {
+                return Err(Error::SameBuffer { op, output, other });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An argument for [`disjoint`].
+fn named<'a, T: Element>(
+    name: &'static str,
+    tensor: impl Into<Option<Tensor<'a, T>>>,
+) -> (&'static str, Option<Tensor<'a, u32>>) {
+    (name, tensor.into().map(Tensor::untyped))
+}
+
 /// Refuses an option that is not what it should be.
 fn required(op: &'static str, option: &'static str, value: f32, holds: bool, expected: &'static str) -> Result<()> {
     match holds {

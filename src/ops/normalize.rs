@@ -1,7 +1,8 @@
 //! Rows of unit length: y_i = x_i / max(‖x_i‖, eps).
 //!
-//! A row of zeros gives zeros; a row with NaN or an infinity gives NaN in its own elements only. Lengths are computed without
-//! overflow or underflow. Source: Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832, section 3.
+//! A row of zeros gives zeros. NaN makes its row NaN; an infinity gives NaN in its place and 0 elsewhere in its row, and makes the
+//! row's gradient NaN; other rows are not touched. Lengths are computed without overflow or underflow.
+//! Source: Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832, section 3.
 
 use super::{required, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};

@@ -1,7 +1,7 @@
 //! y_ij = exp(x_ij / T) / Σ_k exp(x_ik / T), or its logarithm.
 //!
-//! −inf is a mask: probability 0 (logarithm −inf), gradient 0; a row of nothing but masks gives all zeros. A row that holds NaN
-//! or +inf gives NaN in all its elements, other rows are not touched.
+//! −inf is a mask, also in a row of nothing but masks: probability 0 and gradient 0; logarithm −inf and, as for any element of
+//! probability 0, gradient `dy`/T. A row that holds NaN or +inf gives NaN in all its elements, other rows are not touched.
 //! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
 use super::{required, rows_of, shaped};

@@ -5,7 +5,8 @@ use crate::info_nce::Options;
 /// The factor of the scores: 1/temperature, or min(e^log_scale, max_scale).
 pub fn scale<F: Real>(log_scale: Option<F>, options: Options) -> F {
     match log_scale {
-        Some(log_scale) => log_scale.exp().min(real(options.max_scale)),
+        Some(log_scale) if log_scale.exp() > real(options.max_scale) => real(options.max_scale),
+        Some(log_scale) => log_scale.exp(),
         None => real::<F>(1.0) / real(options.temperature),
     }
 }

@@ -32,13 +32,14 @@ fn largest<F: Real>(x: &[F]) -> F {
     x.iter().fold(F::neg_infinity(), |largest, &v| if v > largest || v.is_nan() { v } else { largest })
 }
 
-/// ln Σ e^x of a row, −∞ if all are −∞.
-fn log_sum_exp<F: Real>(x: &[F]) -> F {
+/// ln Σ e^x of a row as two summands, the largest element and the rest, which one sum would lose beside a large element.
+/// (−∞, 0) if all are −∞.
+fn log_sum_exp<F: Real>(x: &[F]) -> (F, F) {
     let max = largest(x);
     if max == F::neg_infinity() {
-        return max;
+        return (max, F::zero());
     }
-    max + x.iter().map(|&v| (v - max).exp()).sum::<F>().ln()
+    (max, x.iter().map(|&v| (v - max).exp()).sum::<F>().ln())
 }
 
 /// −ln p of one element of a row under the row's softmax: ln(1 + Σ over the others of e^(x_j − x_own)) where that sum is
@@ -50,14 +51,16 @@ fn minus_log_p<F: Real>(x: &[F], own: usize) -> F {
     } else if others().all(|gap| gap < F::zero()) {
         others().map(F::exp).sum::<F>().ln_1p()
     } else {
-        log_sum_exp(x) - x[own]
+        let (max, rest) = log_sum_exp(x);
+        max - x[own] + rest
     }
 }
 
 /// p − (1 for `own`) for each element of a row; for `own` that is −Σ p of the others.
 fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
-    let lse = log_sum_exp(x);
-    let mut p: Vec<F> = x.iter().map(|&v| if v == F::neg_infinity() { F::zero() } else { (v - lse).exp() }).collect();
+    let (max, rest) = log_sum_exp(x);
+    let p = |v: F| if v == F::neg_infinity() { F::zero() } else { (v - max - rest).exp() };
+    let mut p: Vec<F> = x.iter().map(|&v| p(v)).collect();
     if own < x.len() && x[own] != F::neg_infinity() {
         p[own] = F::zero();
         p[own] = -p.iter().copied().sum::<F>();

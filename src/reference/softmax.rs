@@ -8,9 +8,9 @@ pub fn forward<F: Real>(x: &[F], cols: usize, options: Options) -> Vec<F> {
     let rows = x.chunks(cols.max(1));
     rows.flat_map(|x| {
         let scaled: Vec<F> = x.iter().map(|&v| v / temperature).collect();
-        let lse = log_sum_exp(&scaled);
+        let (max, rest) = log_sum_exp(&scaled);
         scaled.into_iter().map(move |v| {
-            let log = if lse == F::neg_infinity() { lse } else { v - lse };
+            let log = if max == F::neg_infinity() { max } else { v - max - rest };
             if options.log { log } else { log.exp() }
         })
     })

@@ -1,12 +1,13 @@
 //! The golden case bank: inputs, f64 results and gradients from PyTorch, checked against JAX, and the rule by
 //! which an f32 result passes. `FORMAT.md` beside this file defines all of it.
 //!
-//! A runner loops over [`cases`], computes each output, hands it to [`Score::check`], and ends with
-//! [`Score::finish`].
+//! An op's tests say how the outputs of a case are computed; [`grade`] judges what the device computes, [`grade_reference`]
+//! what the f64 reference does.
+
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
-use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::sync::OnceLock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +38,12 @@ pub struct Case {
 }
 
 pub struct Input {
-    pub name: String,
     pub shape: Vec<usize>,
     pub data: Vec<f32>,
 }
+
+/// The outputs of a case by name and kind, or why the library does not compute them.
+pub type Found = Result<Vec<(&'static str, Kind, Vec<f64>)>, &'static str>;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
@@ -84,7 +87,7 @@ pub struct Grade {
 }
 
 /// All cases of one op of the bank, by the bank's name for it ("l2_normalize", "infonce", ...).
-pub fn cases(op: &str) -> Vec<Case> {
+fn cases(op: &str) -> Vec<Case> {
     let found: Vec<Case> = (bank().cases().iter().filter(|case| case["op"] == op)).map(Case::new).collect();
     assert!(!found.is_empty(), "the bank has no op {op}");
     found
@@ -120,7 +123,7 @@ impl Case {
 
     pub fn input(&self, name: &str) -> Input {
         let (shape, bits) = self.bits(name, "f32");
-        Input { name: name.to_string(), shape, data: bits.into_iter().map(f32::from_bits).collect() }
+        Input { shape, data: bits.into_iter().map(f32::from_bits).collect() }
     }
 
     pub fn ids(&self, name: &str) -> (Vec<usize>, Vec<i32>) {
@@ -163,16 +166,8 @@ impl Case {
         self.option(name).as_bool().unwrap_or(false)
     }
 
-    fn find(&self, name: &str, kind: Kind) -> Option<&Output> {
-        self.outputs.iter().find(|output| output.name == name && output.kind == kind)
-    }
-
     pub fn wants(&self, name: &str, kind: Kind) -> bool {
-        self.find(name, kind).is_some()
-    }
-
-    pub fn output(&self, name: &str, kind: Kind) -> &Output {
-        self.find(name, kind).unwrap_or_else(|| panic!("{}: no output {kind:?} {name}", self.id))
+        self.outputs.iter().any(|output| output.name == name && output.kind == kind)
     }
 }
 
@@ -212,6 +207,31 @@ impl Output {
         }
     }
 
+    /// This output among those that were found.
+    fn pick<'a>(&self, found: &'a [(&'static str, Kind, Vec<f64>)]) -> &'a [f64] {
+        let this = found.iter().find(|(name, kind, _)| *name == self.name && *kind == self.kind);
+        &this.unwrap_or_else(|| panic!("{}: not computed", self.label)).2
+    }
+
+    /// Each expected element with its place in the whole output.
+    fn elements(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let place = |sample| self.digest.as_ref().map_or(sample, |digest| digest.index[sample]);
+        self.expected.iter().enumerate().map(move |(sample, &want)| (place(sample), want))
+    }
+
+    fn judge_f64(&self, got: &[f64], fraction: f64) -> Result<(), String> {
+        assert_eq!(got.len(), self.shape.iter().product::<usize>(), "{}", self.label);
+        for (index, want) in self.elements() {
+            let (got, tol) = (got[index], fraction * self.tol.at(want));
+            let same = got == want || (got.is_nan() && want.is_nan());
+            let close = (got - want).abs() <= tol; // false for NaN
+            if !same && !close {
+                return Err(format!("{}[{index}]: got {got:e}, want {want:e} +- {tol:.1e}", self.label));
+            }
+        }
+        Ok(())
+    }
+
     /// Passes or fails a result. A failure names the element furthest outside its tolerance.
     pub fn judge(&self, got: &[f32]) -> Result<Grade, String> {
         let label = &self.label;
@@ -221,8 +241,7 @@ impl Output {
         }
         let mut grade = Grade { in_tight: true, worst_abs: 0.0, worst_ulp: 0.0 };
         let (mut outside, mut worst) = (0, (0.0, String::new()));
-        for (sample, &want) in self.expected.iter().enumerate() {
-            let index = self.digest.as_ref().map_or(sample, |digest| digest.index[sample]);
+        for (index, want) in self.elements() {
             let (got, tol) = (got[index], self.tol.at(want));
             let error = distance(got, want);
             // A device may flush denormals.
@@ -282,15 +301,38 @@ fn ulp(value: f64) -> f64 {
     2f64.powi(exponent.max(-126) - 23)
 }
 
+/// Judges what `compute` finds for each case of an op and prints the score; panics if a required output fails or is missing.
+pub fn grade(op: &str, compute: impl Fn(&Case) -> Found) {
+    let mut score = Score::default();
+    for case in cases(op) {
+        match compute(&case) {
+            Err(reason) => score.skipped.push(format!("{}: {reason}", case.id)),
+            Ok(found) => case.outputs.iter().for_each(|output| score.add(output, output.pick(&found))),
+        }
+    }
+    score.finish(op);
+}
+
+/// Judges results in f64: whatever is not an edge keeps within `fraction` of the tolerance for f32.
+pub fn grade_reference(op: &str, fraction: f64, compute: impl Fn(&Case) -> Found) {
+    for case in cases(op).iter().filter(|case| case.class != Class::Edge) {
+        let Ok(found) = compute(case) else { continue };
+        for output in &case.outputs {
+            if let Err(message) = output.judge_f64(output.pick(&found), fraction) {
+                panic!("golden {op}: {message}");
+            }
+        }
+    }
+}
+
 /// The results of one op, case by case.
 #[derive(Default)]
-pub struct Score {
+struct Score {
     entries: Vec<Entry>,
     skipped: Vec<String>,
 }
 
 struct Entry {
-    label: String,
     standing: Standing,
     value: bool,
     torch_in_tight: bool,
@@ -305,25 +347,9 @@ enum Standing {
 }
 
 impl Score {
-    pub fn check(&mut self, output: &Output, got: &[f32]) {
-        self.add(output, output.judge(got));
-    }
-
-    /// For a call that returned an error: no output of the case passes.
-    pub fn refused(&mut self, case: &Case, error: impl Display) {
-        for output in &case.outputs {
-            self.add(output, Err(format!("{}: refused: {error}", output.label)));
-        }
-    }
-
-    /// For an output the library does not compute: reported, and not counted.
-    pub fn skip(&mut self, output: &Output, reason: impl Display) {
-        self.skipped.push(format!("{}: {reason}", output.label));
-    }
-
-    fn add(&mut self, output: &Output, result: Result<Grade, String>) {
+    fn add(&mut self, output: &Output, got: &[f64]) {
+        let got: Vec<f32> = got.iter().map(|&got| got as f32).collect();
         self.entries.push(Entry {
-            label: output.label.clone(),
             standing: match output.class {
                 Class::Edge => Standing::Edge,
                 _ if output.stretch => Standing::Stretch,
@@ -331,12 +357,11 @@ impl Score {
             },
             value: output.kind == Kind::Value,
             torch_in_tight: output.torch_in_tight,
-            result,
+            result: output.judge(&got),
         });
     }
 
-    /// Prints the summary, then panics if a required output failed or any was forgotten.
-    pub fn finish(self, op: &str) {
+    fn finish(self, op: &str) {
         let of = |standing| self.entries.iter().filter(move |entry| entry.standing == standing);
         let passed = |standing| {
             let passed = of(standing).filter(|entry| entry.result.is_ok()).count();
@@ -364,30 +389,23 @@ impl Score {
         for line in &self.skipped {
             println!("  Skipped {line}");
         }
-        let checked = self.entries.iter().map(|entry| entry.label.as_str());
-        let skipped = self.skipped.iter().filter_map(|line| Some(line.split_once(": ")?.0));
-        let seen: BTreeSet<&str> = checked.chain(skipped).collect();
-        for output in cases(op).iter().flat_map(|case| &case.outputs) {
-            if !seen.contains(output.label.as_str()) {
-                failures.push(format!("{}: never checked", output.label));
-            }
-        }
+        assert!(of(Standing::Required).count() > 0, "golden {op}: nothing was checked");
         let list = failures.join("\n  ");
         assert!(failures.is_empty(), "golden {op}: {} failed\n  {list}", failures.len());
     }
 }
 
 /// The elements with dimension `dim` last and all others flattened: (rows, columns, data). A 0-d tensor is 1 x 1.
-pub fn rows_of(shape: &[usize], dim: i64, data: &[f32]) -> (usize, usize, Vec<f32>) {
+pub fn rows_of<T: Copy>(shape: &[usize], dim: i64, data: &[T]) -> (usize, usize, Vec<T>) {
     let (rows, cols, order) = row_order(shape, dim);
     (rows, cols, order.into_iter().map(|at| data[at]).collect())
 }
 
 /// The inverse of `rows_of`: rows in the original layout.
-pub fn back(shape: &[usize], dim: i64, rows: &[f32]) -> Vec<f32> {
+pub fn back<T: Copy + Default>(shape: &[usize], dim: i64, rows: &[T]) -> Vec<T> {
     let (_, _, order) = row_order(shape, dim);
     assert_eq!(rows.len(), order.len());
-    let mut data = vec![0.0; rows.len()];
+    let mut data = vec![T::default(); rows.len()];
     for (at, &value) in order.into_iter().zip(rows) {
         data[at] = value;
     }
@@ -493,116 +511,4 @@ fn shape(value: &Value) -> Vec<usize> {
 
 fn hex(value: &Value) -> u64 {
     u64::from_str_radix(text(value).trim_start_matches("0x"), 16).unwrap()
-}
-
-fn all_cases() -> impl Iterator<Item = Case> {
-    bank().cases().iter().map(Case::new)
-}
-
-fn rounded(output: &Output) -> Vec<f32> {
-    output.expected.iter().map(|&want| want as f32).collect()
-}
-
-#[test]
-fn golden_inputs_match_their_checksums() {
-    assert_eq!(bank().manifest["count"], all_cases().count());
-    for case in all_cases() {
-        for spec in case.inputs {
-            let name = text(&spec["name"]);
-            assert!(case.has(name));
-            if case.has_ids(name) {
-                case.ids(name);
-            } else {
-                let Input { name: same, shape, data } = case.input(name);
-                assert_eq!((same.as_str(), data.len()), (name, shape.iter().product()));
-            }
-        }
-    }
-}
-
-#[test]
-fn golden_exact_results_pass_and_others_fail() {
-    for output in all_cases().flat_map(|case| case.outputs).filter(|o| o.digest.is_none()) {
-        let mut got = rounded(&output);
-        let grade = output.judge(&got).unwrap();
-        assert!(grade.in_tight && grade.worst_ulp <= 0.5 && grade.worst_abs.is_finite());
-        assert!(output.judge(&[got.as_slice(), &[0.0]].concat()).is_err());
-        for index in (0..got.len()).step_by(got.len() / 16 + 1) {
-            let want = output.expected[index];
-            let wrong = if want.is_nan() {
-                [0.0, f32::INFINITY, f32::NEG_INFINITY]
-            } else if want.abs() > f32::MAX.into() {
-                [f32::MAX.copysign(want as f32), f32::INFINITY.copysign(-want as f32), f32::NAN]
-            } else {
-                [(want + 2.0 * output.tol.at(want)) as f32, f32::INFINITY, f32::NAN]
-            };
-            let right = got[index];
-            for wrong in wrong {
-                got[index] = wrong;
-                let message = output.judge(&got).unwrap_err();
-                assert!(message.contains(&format!("[{index}]: got {wrong:e}, want {want:e}")));
-            }
-            got[index] = right;
-        }
-    }
-}
-
-#[test]
-fn golden_digest_judges_samples_and_sum() {
-    let id = "kl_div/shape_257x1021_batchmean_log0";
-    let case = cases("kl_div").into_iter().find(|case| case.id == id).unwrap();
-    let output = case.output("x", Kind::Grad);
-    let sampled = &output.digest.as_ref().unwrap().index;
-    let exact: Vec<f32> = case.input("t").data.iter().map(|t| -t / 257.0).collect();
-    assert!(output.judge(&exact).unwrap().in_tight);
-
-    let mut one_off = exact.clone();
-    one_off[sampled[7]] *= 1.001;
-    assert!(output.judge(&one_off).unwrap_err().contains("(1 of 1025 off)"));
-    let mut rest_off: Vec<f32> = exact.iter().map(|value| value * 1.001).collect();
-    sampled.iter().for_each(|&at| rest_off[at] = exact[at]);
-    assert!(output.judge(&rest_off).unwrap_err().contains("elements sum to"));
-}
-
-#[test]
-fn golden_options_and_outputs_are_found() {
-    let case = cases("sgd").into_iter().find(|case| case.id == "sgd/n3").unwrap();
-    assert_eq!((case.int("steps"), case.f64("momentum")), (Some(5), Some(0.9)));
-    assert!(case.flag("nesterov") && !case.flag("maximize") && case.f64("dampening").is_none());
-    assert_eq!(case.text("grad_at_step"), case.options["grad_at_step"]);
-    assert!(case.wants("momentum_buffer", Kind::Value) && !case.wants("p", Kind::Grad));
-}
-
-#[test]
-fn golden_score_fails_what_is_required() {
-    let passes = |spoilt: Option<Class>, forgotten: usize| {
-        let mut score = Score::default();
-        for case in cases("log_softmax").into_iter().chain(cases("softmax")).skip(forgotten) {
-            if spoilt == Some(case.class) {
-                score.refused(&case, "spoilt");
-            } else if case.class == Class::Strict {
-                case.outputs.iter().for_each(|output| score.check(output, &rounded(output)));
-            } else {
-                case.outputs.iter().for_each(|output| score.skip(output, "another test"));
-            }
-        }
-        std::panic::catch_unwind(|| score.finish("log_softmax")).is_ok()
-    };
-    assert!(passes(None, 0) && passes(Some(Class::Edge), 0));
-    assert!(!passes(None, 1) && !passes(Some(Class::Strict), 0));
-    assert!(!passes(Some(Class::Mask), 0) && !passes(Some(Class::Range), 0));
-}
-
-#[test]
-fn golden_rows_and_back() {
-    let shape = [2, 3, 4, 5];
-    let data: Vec<f32> = (0..120u8).map(f32::from).collect();
-    let (rows, cols, moved) = rows_of(&shape, 1, &data);
-    assert_eq!((rows, cols, &moved[..4]), (40, 3, &[0.0, 20.0, 40.0, 1.0][..]));
-    for dim in -4..4 {
-        assert_eq!(back(&shape, dim, &rows_of(&shape, dim, &data).2), data);
-    }
-    assert_eq!(rows_of(&shape, -1, &data), (24, 5, data));
-    assert_eq!(rows_of(&[], 0, &[7.0]), (1, 1, vec![7.0]));
-    assert_eq!(rows_of(&[5, 0, 2], 1, &[]), (10, 0, vec![]));
 }

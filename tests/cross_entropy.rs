@@ -1,0 +1,290 @@
+use wgloss::cross_entropy::{self, Options};
+use wgloss::verify::{Fill, Held};
+use wgloss::{Gpu, Random, Reduction, reference};
+
+use crate::golden::{self, Case, Found, Kind, back, rows_of};
+use crate::harness::*;
+
+const NONE: Options = Options { reduction: Reduction::None, ignore: u32::MAX };
+const MEAN: Options = Options { reduction: Reduction::Mean, ..NONE };
+const SUM: Options = Options { reduction: Reduction::Sum, ..NONE };
+
+/// Rows of one lane, of some, of a whole workgroup.
+const WIDTHS: [usize; 3] = [4, 40, 700];
+
+/// The loss and dx.
+fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+    let rows = ids.len();
+    let loss_rows = if options.reduction == Reduction::None { rows } else { 1 };
+    let (x, ids) = (input(gpu, rows, cols, x), input(gpu, rows, 1, ids));
+    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, 1, dy));
+    let (loss, lse, dx) = (output(gpu, loss_rows, 1), output(gpu, rows, 2), output(gpu, rows, cols));
+    let record = gpu.run(|recorder| {
+        let (x, ids, lse) = (x.view()?, ids.view()?, lse.view()?);
+        let dy = dy.as_ref().map(Held::view).transpose()?;
+        cross_entropy::forward(recorder, x, ids, loss.view()?, lse, options)?;
+        cross_entropy::backward(recorder, x, ids, lse, dy, dx.view()?, options)
+    });
+    record.unwrap();
+    [read(gpu, &loss), read(gpu, &dx)]
+}
+
+fn by_reference(x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+    let (x, dy) = (wide(x), wide(dy));
+    let loss = reference::cross_entropy::forward(&x, cols, ids, options);
+    let dx = reference::cross_entropy::backward(&x, cols, ids, &dy, options);
+    [loss, dx]
+}
+
+#[test]
+fn verified() {
+    verifies("cross_entropy");
+}
+
+fn outputs(case: &Case, compute: impl Fn(&[f32], usize, &[u32], &[f32], Options) -> [Vec<f64>; 2]) -> Found {
+    let beyond = [
+        (!case.has_ids("target"), "soft targets"),
+        (case.has("weight"), "class weights"),
+        (case.f64("label_smoothing") != Some(0.0), "label smoothing"),
+        (case.f64("z_loss").is_some(), "z-loss"),
+    ];
+    if let Some((_, option)) = beyond.into_iter().find(|(holds, _)| *holds) {
+        return Err(option);
+    }
+    let reduction = match case.text("reduction") {
+        "none" => Reduction::None,
+        "mean" => Reduction::Mean,
+        _ => Reduction::Sum,
+    };
+    let options = Options { reduction, ignore: case.int("ignore_index").unwrap() as u32 };
+    let (x, (_, ids)) = (case.input("x"), case.ids("target"));
+    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+    let dy = if case.has("gy") { case.input("gy").data } else { Vec::new() };
+    let dim = if x.shape.len() == 1 { 0 } else { 1 };
+    let (_, cols, rows) = rows_of(&x.shape, dim, &x.data);
+    let [loss, dx] = compute(&rows, cols, &ids, &dy, options);
+    Ok(vec![("loss", Kind::Value, loss), ("x", Kind::Grad, back(&x.shape, dim, &dx))])
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    golden::grade("cross_entropy", |case| {
+        outputs(case, |x, cols, ids, dy, options| on_device(gpu, x, cols, ids, dy, options))
+    });
+}
+
+#[test]
+fn golden_reference() {
+    golden::grade_reference("cross_entropy", 1e-6, |case| outputs(case, by_reference));
+}
+
+#[test]
+fn reference_gradient() {
+    let x = wide(&Fill::Small.matrix(4, 3, 1));
+    let ids = [2, 0, u32::MAX, 1];
+    for options in [NONE, MEAN, SUM] {
+        let dy = wide(&Fill::Small.matrix(if options == NONE { 4 } else { 1 }, 1, 2));
+        let dx = reference::cross_entropy::backward(&x, 3, &ids, &dy, options);
+        assert_gradient(&x, &dx, |x| dot(&reference::cross_entropy::forward(x, 3, &ids, options), &dy));
+    }
+}
+
+#[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    for cols in WIDTHS {
+        let at = |row: usize| row * cols..(row + 1) * cols;
+        // Rows: harmless, ignored and NaN, id too large, masked but not the target, target masked, all masked, NaN, +inf, harmless.
+        let (mut x, dy) = (Fill::Small.matrix(9, cols, 3), Fill::Small.matrix(9, 1, 4));
+        let ids = [1, u32::MAX, cols as u32, 1, 0, 2, 3, 0, 3];
+        x[at(1)].fill(f32::NAN);
+        for row in 3..6 {
+            x[at(row)].fill(f32::NEG_INFINITY);
+        }
+        (x[3 * cols + 1], x[4 * cols + 1], x[3 * cols + 2]) = (2.0, 2.0, 2.0);
+        x[6 * cols + 1] = f32::NAN;
+        x[7 * cols + 1] = f32::INFINITY;
+        let [loss, dx] = on_device(gpu, &x, cols, &ids, &dy, NONE);
+        let (inf, nan) = (f64::INFINITY, f64::NAN);
+        assert_eq!(loss[1], 0.0);
+        assert!(dx[at(1)].iter().all(|&dx| dx == 0.0), "an ignored row");
+        assert_close(&loss[2..8], &[nan, 2f64.ln(), inf, inf, nan, nan], 1e-6);
+        assert_nan(&dx[at(2)]);
+        let weight = f64::from(dy[3]);
+        let want: Vec<f64> = (0..cols).map(|j| [0.0, -0.5, 0.5, 0.0][j.min(3)] * weight).collect();
+        assert_close(&dx[at(3)], &want, 1e-6);
+        for masked in [4, 5] {
+            let gradients = dx[at(masked)].iter().zip(&x[at(masked)]);
+            assert!(gradients.filter(|(_, x)| x.is_infinite()).all(|(&dx, _)| dx == 0.0), "masks of row {masked}");
+        }
+        for bad in [6, 7] {
+            assert_nan(&dx[at(bad)]);
+        }
+        for good in [0, 8] {
+            let alone = on_device(gpu, &x[at(good)], cols, &ids[good..][..1], &dy[good..][..1], NONE);
+            assert_eq!([&loss[good..][..1], &dx[at(good)]], [&alone[0][..], &alone[1][..]]);
+        }
+    }
+}
+
+#[test]
+fn ignored_rows_do_not_count() {
+    let Some(gpu) = gpu() else { return };
+    let x = Fill::Small.matrix(5, 6, 5);
+    let ids = [3, 7, 7, 0, 7];
+    let kept: Vec<f32> = [&x[..6], &x[18..24]].concat();
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let options = Options { reduction, ignore: 7 };
+        let [loss, dx] = on_device(gpu, &x, 6, &ids, &[], options);
+        let [want, d_kept] = on_device(gpu, &kept, 6, &[3, 0], &[], options);
+        assert_eq!(loss, want);
+        assert_eq!([&dx[..6], &dx[18..24]].concat(), d_kept);
+        let [loss, dx] = on_device(gpu, &x, 6, &[7; 5], &[], options);
+        assert_eq!((loss, dx), (vec![0.0], vec![0.0; 30]), "every row ignored");
+    }
+    // An id among the classes can be the ignored one.
+    let [loss, dx] = on_device(gpu, &x, 6, &[2, 1, 2, 1, 2], &[], Options { ignore: 2, ..NONE });
+    assert!([0, 2, 4].into_iter().all(|row| loss[row] == 0.0 && dx[row * 6..][..6].iter().all(|&dx| dx == 0.0)));
+    assert!([1, 3].into_iter().all(|row| loss[row] > 0.0));
+    // The default ignores PyTorch's −100.
+    assert_eq!(on_device(gpu, &x[..6], 6, &[-100i32 as u32], &[], Options::default())[0], [0.0]);
+}
+
+/// 1 − p = 10⁻¹²: neither the loss nor the gradient may be formed from a rounded p.
+#[test]
+fn nearly_certain() {
+    let Some(gpu) = gpu() else { return };
+    let gap = 27.625f32; // e^-gap = 1.006e-12; exact beside 10⁴ in f32
+    for cols in WIDTHS {
+        for offset in [0.0, 1e4, -1e4] {
+            for own in [0, cols / 2, cols - 1] {
+                let mut x = vec![f32::NEG_INFINITY; cols];
+                x[own] = offset + gap;
+                x[(own + 1) % cols] = offset;
+                let [loss, dx] = on_device(gpu, &x, cols, &[own as u32], &[], SUM);
+                let rest = (-f64::from(gap)).exp();
+                assert_close(&loss, &[rest.ln_1p()], 1e-6);
+                assert_close(&[dx[own], dx[(own + 1) % cols]], &[-rest / (1.0 + rest), rest / (1.0 + rest)], 1e-6);
+            }
+        }
+    }
+}
+
+/// Shifts that f32 holds exactly leave the bits as they are.
+#[test]
+fn shifts_change_nothing() {
+    let Some(gpu) = gpu() else { return };
+    for cols in WIDTHS {
+        // Multiples of 2⁻⁸ below 8: exact also beside 4096.
+        let x: Vec<f32> = Fill::Small.matrix(3, cols, 6).iter().map(|x| (x * 2048.0).round() / 256.0).collect();
+        let want = on_device(gpu, &x, cols, &[1, 3, 2], &[], MEAN);
+        for shift in [64.0, -512.0, 4096.0] {
+            let shifted: Vec<f32> = x.iter().map(|x| x + shift).collect();
+            assert_eq!(on_device(gpu, &shifted, cols, &[1, 3, 2], &[], MEAN), want);
+        }
+    }
+}
+
+#[test]
+fn finite_extremes() {
+    let Some(gpu) = gpu() else { return };
+    for equal in [1e30, f32::MAX, -f32::MAX] {
+        let [loss, dx] = on_device(gpu, &[equal; 5], 5, &[2], &[], MEAN);
+        assert_close(&loss, &[5f64.ln()], 1e-6);
+        assert_close(&dx, &[0.2, 0.2, -0.8, 0.2, 0.2], 1e-6);
+        assert_close(&by_reference(&[equal; 5], 5, &[2], &[], MEAN).concat(), &[loss, dx].concat(), 1e-6);
+    }
+    let [loss, dx] = on_device(gpu, &[2e38, 0.5e38], 2, &[1], &[], MEAN);
+    assert_close(&[loss, dx].concat(), &[1.5e38, 1.0, -1.0], 1e-6);
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    assert_eq!(on_device(gpu, &[], 3, &[], &[], NONE), [const { Vec::<f64>::new() }; 2]);
+    for options in [MEAN, SUM] {
+        assert_eq!(on_device(gpu, &[], 3, &[], &[], options), [vec![0.0], vec![]]);
+    }
+}
+
+#[test]
+fn slices() {
+    let Some(gpu) = gpu() else { return };
+    let x = Fill::Small.matrix(3, 5, 7);
+    let (loss, dx) = cross_entropy::compute(gpu, &x, 5, &[4, u32::MAX, 0], MEAN).unwrap();
+    assert_eq!([wide(&loss), wide(&dx)], on_device(gpu, &x, 5, &[4, u32::MAX, 0], &[], MEAN));
+    let error = cross_entropy::compute(gpu, &x, 5, &[4, 5, 0], MEAN).unwrap_err();
+    assert_eq!(error, option("cross_entropy", "id", "below the number of classes", "5 with 5 classes"));
+    let error = cross_entropy::compute(gpu, &x, 4, &[0; 3], MEAN).unwrap_err();
+    assert_eq!(error, shape("cross_entropy", "x", "whole rows of 4", "15 elements"));
+    let error = cross_entropy::compute(gpu, &x, 5, &[0; 2], MEAN).unwrap_err();
+    assert_eq!(error, shape("cross_entropy", "id", "3 x 1", "2 x 1"));
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (x, ids) = (input(gpu, 2, 3, &[0.0; 6]), input(gpu, 2, 1, &[0u32; 2]));
+    let (narrow, other_ids) = (input::<f32>(gpu, 2, 0, &[]), input(gpu, 3, 1, &[0u32; 3]));
+    let (loss, lse, dx) = (output(gpu, 1, 1), output(gpu, 2, 2), output(gpu, 2, 3));
+    let outputs = [&loss, &lse, &dx];
+    let forward = |x: &Held, ids: &Held<u32>, loss: &Held, lse: &Held, options| {
+        refused(gpu, &outputs, |r| {
+            cross_entropy::forward(r, x.view()?, ids.view()?, loss.view()?, lse.view()?, options)
+        })
+    };
+    let no_class = shape("cross_entropy", "x", "at least one class", "0 columns");
+    assert_eq!(forward(&narrow, &ids, &loss, &lse, MEAN), no_class);
+    assert_eq!(forward(&x, &other_ids, &loss, &lse, MEAN), shape("cross_entropy", "id", "2 x 1", "3 x 1"));
+    assert_eq!(forward(&x, &ids, &loss, &dx, MEAN), shape("cross_entropy", "lse", "2 x 2", "2 x 3"));
+    assert_eq!(forward(&x, &ids, &loss, &lse, NONE), shape("cross_entropy", "loss", "2 x 1", "1 x 1"));
+    assert_eq!(forward(&x, &ids, &lse, &lse, SUM), shape("cross_entropy", "loss", "1 x 1", "2 x 2"));
+    let backward = |x: &Held, ids: &Held<u32>, lse: &Held, dy: &Held, dx: &Held| {
+        refused(gpu, &outputs, |r| {
+            let dy = Some(dy.view()?);
+            cross_entropy::backward(r, x.view()?, ids.view()?, lse.view()?, dy, dx.view()?, MEAN)
+        })
+    };
+    assert_eq!(backward(&narrow, &ids, &lse, &loss, &dx), no_class);
+    assert_eq!(backward(&x, &other_ids, &lse, &loss, &dx), shape("cross_entropy", "id", "2 x 1", "3 x 1"));
+    assert_eq!(backward(&x, &ids, &dx, &loss, &dx), shape("cross_entropy", "lse", "2 x 2", "2 x 3"));
+    assert_eq!(backward(&x, &ids, &lse, &lse, &dx), shape("cross_entropy", "dy", "1 x 1", "2 x 2"));
+    assert_eq!(backward(&x, &ids, &lse, &loss, &lse), shape("cross_entropy", "dx", "2 x 3", "2 x 2"));
+}
+
+/// Also where no single dispatch has both: the mean is written after lse.
+#[test]
+fn overlaps() {
+    let Some(gpu) = gpu() else { return };
+    let (x, lse, ids) = (output(gpu, 2, 3), output(gpu, 2, 2), input(gpu, 2, 1, &[0u32; 2]));
+    let loss = output(gpu, 1, 1);
+    for (other, held) in [("x", &x), ("lse", &lse)] {
+        let error = refused(gpu, &[&x, &lse], |r| {
+            let corner = held.view()?.row_range(0..1).col_range(0..1);
+            cross_entropy::forward(r, x.view()?, ids.view()?, corner, lse.view()?, MEAN)
+        });
+        assert_eq!(error, overlap("cross_entropy", "loss", other));
+    }
+    let error = refused(gpu, &[&x, &loss], |r| {
+        cross_entropy::forward(r, x.view()?, ids.view()?, loss.view()?, x.view()?.col_range(1..3), MEAN)
+    });
+    assert_eq!(error, overlap("cross_entropy", "lse", "x"));
+    let error =
+        refused(gpu, &[&x], |r| cross_entropy::backward(r, x.view()?, ids.view()?, lse.view()?, None, x.view()?, MEAN));
+    assert_eq!(error, overlap("cross_entropy", "dx", "x"));
+    let wide = output(gpu, 2, 5);
+    let error = refused(gpu, &[&wide], |r| {
+        let (lse, dx) = (wide.view()?.col_range(0..2), wide.view()?.col_range(1..4));
+        cross_entropy::backward(r, x.view()?, ids.view()?, lse, None, dx, MEAN)
+    });
+    assert_eq!(error, overlap("cross_entropy", "dx", "lse"));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let (x, mut random) = (Fill::Wide.matrix(3000, 40, 8), Random::new(9, 0));
+    let ids: Vec<u32> = (0..3000).map(|_| random.below(40)).collect();
+    assert_repeats(|| on_device(gpu, &x, 40, &ids, &[], MEAN).into());
+}

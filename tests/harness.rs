@@ -1,0 +1,163 @@
+//! The device under test, and what more than one module needs.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use wgloss::verify::{self, Check, Held};
+use wgloss::{Error, Gpu, Options, Recorder, Result, Tuning, tanh, wgpu};
+
+/// Opens the adapter that `WGLOSS_ADAPTER` names, or the best; `None`, said loudly, only if `WGLOSS_NO_GPU` is 1.
+pub fn open(limits: Option<wgpu::Limits>) -> Option<Gpu> {
+    if std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1") {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // The test harness swallows what print macros write, so that a skipped test would look like a passed one.
+        writeln!(std::io::stderr(), "SKIPPED {test}: WGLOSS_NO_GPU=1").unwrap();
+        return None;
+    }
+    let options = Options { adapter: std::env::var("WGLOSS_ADAPTER").ok(), limits, ..Default::default() };
+    let refuse =
+        |error| panic!("{error}. These tests need a GPU or a software Vulkan driver; WGLOSS_NO_GPU=1 skips them.");
+    Some(Gpu::open(&options).unwrap_or_else(refuse))
+}
+
+/// The device that tests share, with all that its adapter allows.
+pub fn gpu() -> Option<&'static Gpu> {
+    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
+    let shared = GPU.get_or_init(|| open(None)).as_ref();
+    if shared.is_none() {
+        open(None); // says which test is skipped
+    }
+    shared
+}
+
+/// From one subgroup to many in a workgroup, rows of one lane to 256, tiles square and not.
+const TUNINGS: [Tuning; 3] = [
+    Tuning::SOFTWARE,
+    Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
+    Tuning { tile_x: 16, tile_y: 16, ..Tuning::GPU },
+];
+
+/// Runs an op's own cases under every tuning.
+pub fn verifies(op: &str) {
+    let Some(gpu) = gpu() else { return };
+    TUNINGS.into_iter().for_each(|tuning| verifies_on(&gpu.with_tuning(tuning), op));
+}
+
+/// Runs an op's own cases on one device.
+pub fn verifies_on(gpu: &Gpu, op: &str) {
+    let (_, suite) = verify::SUITES.into_iter().find(|(name, _)| *name == op).unwrap();
+    let report = verify::run(gpu, suite).unwrap();
+    let list = report.failures.join("\n  ");
+    assert!(report.failures.is_empty(), "{op} under {:?}:\n  {list}", gpu.tuning());
+    assert!(report.compared > 0);
+}
+
+/// A matrix on the device that holds `data`.
+pub fn input<'g, T: wgloss::Element>(gpu: &'g Gpu, rows: usize, cols: usize, data: &[T]) -> Held<T> {
+    assert_eq!(data.len(), rows * cols);
+    Check::new(gpu).input(rows, cols, data).unwrap()
+}
+
+/// A matrix of poison on the device.
+pub fn output(gpu: &Gpu, rows: usize, cols: usize) -> Held {
+    Check::new(gpu).output(rows, cols).unwrap()
+}
+
+/// What a matrix on the device holds, in f64 as all that it is compared with.
+pub fn read(gpu: &Gpu, held: &Held) -> Vec<f64> {
+    wide(&gpu.read(held.view().unwrap()).unwrap())
+}
+
+/// Whether a matrix is as [`output`] made it.
+pub fn untouched(gpu: &Gpu, held: &Held) -> bool {
+    let values = gpu.read(held.view().unwrap()).unwrap();
+    values.iter().all(|value| value.to_bits() == u32::MAX)
+}
+
+/// Records a valid op and then `record`, which must refuse; returns its error. The valid op runs, `outputs` stay as they were.
+pub fn refused(gpu: &Gpu, outputs: &[&Held], record: impl FnOnce(&mut Recorder) -> Result<()>) -> Error {
+    let (x, y) = (input(gpu, 1, 2, &[0.0f32, f32::INFINITY]), output(gpu, 1, 2));
+    let answer = gpu.run(|recorder| {
+        tanh::forward(recorder, x.view()?, y.view()?)?;
+        Ok(record(recorder))
+    });
+    assert_eq!(read(gpu, &y), [0.0, 1.0], "the op recorded before the refused one");
+    for (index, output) in outputs.iter().enumerate() {
+        assert!(untouched(gpu, output), "output {index} of a refused op was written");
+    }
+    answer.unwrap().expect_err("accepted")
+}
+
+/// The error for an argument of the wrong shape.
+pub fn shape(op: &'static str, what: &'static str, expected: &str, found: &str) -> Error {
+    Error::Shape { op, what, expected: expected.to_owned(), found: found.to_owned() }
+}
+
+/// The error for an option outside its range.
+pub fn option(op: &'static str, option: &'static str, expected: &'static str, found: &str) -> Error {
+    Error::Option { op, option, expected, found: found.to_owned() }
+}
+
+/// The error for an output that overlaps another argument.
+pub fn overlap(op: &'static str, output: &'static str, other: &'static str) -> Error {
+    Error::SameBuffer { op, output, other }
+}
+
+/// Panics unless each element is within `relative` of what is wanted, or the same infinity, or NaN where NaN is wanted.
+#[track_caller]
+pub fn assert_close(got: &[f64], want: &[f64], relative: f64) {
+    assert_eq!(got.len(), want.len(), "number of elements");
+    for (index, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let same = got == want || (got.is_nan() && want.is_nan());
+        let close = (got - want).abs() <= relative * want.abs(); // false for NaN
+        assert!(same || close, "[{index}]: got {got:e}, want {want:e} within {relative:e} of it");
+    }
+}
+
+/// Panics unless every element is NaN.
+#[track_caller]
+pub fn assert_nan(values: &[f64]) {
+    assert!(values.iter().all(|value| value.is_nan()), "all NaN wanted: {values:?}");
+}
+
+/// Panics unless two computations of the same give the same bits.
+#[track_caller]
+pub fn assert_repeats(compute: impl Fn() -> Vec<Vec<f64>>) {
+    let bits = || compute().concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    assert!(bits() == bits(), "two runs differ");
+}
+
+/// Panics unless `gradient` is what differences of `f` around `x` give.
+#[track_caller]
+pub fn assert_gradient(x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
+    let differences = (0..x.len()).map(|index| {
+        let step = 1e-6 * x[index].abs().max(1.0);
+        let at = |change: f64| {
+            let mut moved = x.to_vec();
+            moved[index] += change;
+            f(&moved)
+        };
+        (at(step) - at(-step)) / (2.0 * step)
+    });
+    let scale = gradient.iter().fold(0.0f64, |largest, g| largest.max(g.abs()));
+    assert!(scale > 0.0, "a gradient of zeros shows nothing");
+    for (index, (difference, &gradient)) in differences.zip(gradient).enumerate() {
+        let close = (difference - gradient).abs() <= 1e-6 * scale; // false for NaN
+        assert!(close, "[{index}]: gradient {gradient:e}, differences give {difference:e}");
+    }
+}
+
+/// Rows of `cols` elements in `data`; two where they have none.
+pub fn rows_in<T>(data: &[T], cols: usize) -> usize {
+    data.len().checked_div(cols).unwrap_or(2)
+}
+
+/// The same numbers in f64.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value.into()).collect()
+}
+
+/// Σ a b.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

@@ -1,0 +1,451 @@
+use wgloss::info_nce::{self, Options};
+use wgloss::verify::{Fill, Held};
+use wgloss::{Gpu, Reduction, Tensor, normalize, reference};
+
+use crate::golden::{self, Case, Found, Kind};
+use crate::harness::*;
+
+const UNIT: Options = Options { temperature: 1.0, max_scale: 100.0, symmetric: false, reduction: Reduction::None };
+const BOTH: Options = Options { symmetric: true, ..UNIT };
+
+struct Batch<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    dim: usize,
+    log_scale: Option<f32>,
+    /// Empty: absent.
+    dy: &'a [f32],
+}
+
+impl Batch<'_> {
+    fn sizes(&self) -> [usize; 2] {
+        [rows_in(self.q, self.dim), rows_in(self.k, self.dim)]
+    }
+}
+
+/// Without a gradient of the loss and without a learnable scale.
+fn plain<'a>(q: &'a [f32], k: &'a [f32], dim: usize) -> Batch<'a> {
+    Batch { q, k, dim, log_scale: None, dy: &[] }
+}
+
+/// The loss, dq, dk and d_log_scale.
+fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
+    let ([n, m], dim) = (batch.sizes(), batch.dim);
+    let (q, k) = (input(gpu, n, dim, batch.q), input(gpu, m, dim, batch.k));
+    let loss_rows = if options.reduction == Reduction::None { n } else { 1 };
+    let log_scale = batch.log_scale.map(|value| input(gpu, 1, 1, &[value]));
+    let dy = (!batch.dy.is_empty()).then(|| input(gpu, loss_rows, 1, batch.dy));
+    let (loss, lse) = (output(gpu, loss_rows, 1), output(gpu, options.lse_rows(n, m), 2));
+    let (dq, dk, d_log_scale) = (output(gpu, n, dim), output(gpu, m, dim), output(gpu, 1, 1));
+    let record = gpu.run(|recorder| {
+        let (q, k, lse) = (q.view()?, k.view()?, lse.view()?);
+        let log_scale = log_scale.as_ref().map(Held::view).transpose()?;
+        let dy = dy.as_ref().map(Held::view).transpose()?;
+        info_nce::forward(recorder, q, k, log_scale, loss.view()?, lse, options)?;
+        let (dq, dk, d_log_scale) = (dq.view()?, dk.view()?, Some(d_log_scale.view()?));
+        info_nce::backward(recorder, q, k, log_scale, lse, dy, dq, dk, d_log_scale, options)
+    });
+    record.unwrap();
+    [&loss, &dq, &dk, &d_log_scale].map(|held| read(gpu, held))
+}
+
+fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
+    let (q, k, log_scale) = (wide(batch.q), wide(batch.k), batch.log_scale.map(f64::from));
+    let loss = reference::info_nce::forward(&q, &k, batch.dim, log_scale, options);
+    let (dq, dk, d) = reference::info_nce::backward(&q, &k, batch.dim, log_scale, &wide(batch.dy), options);
+    [loss, dq, dk, vec![d]]
+}
+
+#[test]
+fn verified() {
+    verifies("info_nce");
+}
+
+/// The bank's loss of rows that may have to be normalised first: the loss, the gradients of the rows as given, d_log_scale.
+type Normalised<'a> = &'a dyn Fn(&[f32], &[f32], usize, bool, Options) -> [Vec<f64>; 4];
+
+fn outputs(case: &Case, compute: Normalised) -> Found {
+    let (q, keys, tau) = (case.input("q"), case.input("k"), case.input("tau").data[0]);
+    let mut k = keys.data.clone();
+    match case.text("negatives") {
+        "in_batch" => {}
+        "in_batch+shared" => k.extend(case.input("neg").data),
+        _ => return Err("negatives of this kind"),
+    }
+    let reduction = if case.text("reduction") == "mean" { Reduction::Mean } else { Reduction::Sum };
+    let options = Options { temperature: tau, symmetric: case.flag("symmetric"), reduction, ..Default::default() };
+    let [loss, dq, dk, d_log_scale] = compute(&q.data, &k, q.shape[1], case.flag("normalize"), options);
+    let (of_keys, of_negatives) = dk.split_at(keys.data.len());
+    let d_tau = d_log_scale.iter().map(|d| -d / f64::from(tau)).collect(); // scale = 1/tau
+    Ok(vec![
+        ("loss", Kind::Value, loss),
+        ("q", Kind::Grad, dq),
+        ("k", Kind::Grad, of_keys.to_vec()),
+        ("neg", Kind::Grad, of_negatives.to_vec()),
+        ("tau", Kind::Grad, d_tau),
+    ])
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    golden::grade("infonce", |case| {
+        outputs(case, &|q, k, dim, normalized, options| {
+            if !normalized {
+                return on_device(gpu, &plain(q, k, dim), options);
+            }
+            let eps = normalize::Options::default();
+            let (n, m) = (q.len() / dim, k.len() / dim);
+            let (q, k) = (input(gpu, n, dim, q), input(gpu, m, dim, k));
+            let (q_unit, k_unit) = (output(gpu, n, dim), output(gpu, m, dim));
+            let (dq_unit, dk_unit) = (output(gpu, n, dim), output(gpu, m, dim));
+            let (loss, lse) = (output(gpu, 1, 1), output(gpu, options.lse_rows(n, m), 2));
+            let (dq, dk, d_log_scale) = (output(gpu, n, dim), output(gpu, m, dim), output(gpu, 1, 1));
+            let record = gpu.run(|r| {
+                normalize::forward(r, q.view()?, q_unit.view()?, eps)?;
+                normalize::forward(r, k.view()?, k_unit.view()?, eps)?;
+                let (q_unit, k_unit, lse) = (q_unit.view()?, k_unit.view()?, lse.view()?);
+                info_nce::forward(r, q_unit, k_unit, None, loss.view()?, lse, options)?;
+                let (dq_unit, dk_unit, d) = (dq_unit.view()?, dk_unit.view()?, Some(d_log_scale.view()?));
+                info_nce::backward(r, q_unit, k_unit, None, lse, None, dq_unit, dk_unit, d, options)?;
+                normalize::backward(r, q.view()?, dq_unit, dq.view()?, eps)?;
+                normalize::backward(r, k.view()?, dk_unit, dk.view()?, eps)
+            });
+            record.unwrap();
+            [&loss, &dq, &dk, &d_log_scale].map(|held| read(gpu, held))
+        })
+    });
+}
+
+#[test]
+fn golden_reference() {
+    // eps is f32 here, f64 in the bank: 2⁻²⁸ of it apart.
+    golden::grade_reference("infonce", 1e-3, |case| {
+        outputs(case, &|q, k, dim, normalized, options| {
+            if !normalized {
+                return by_reference(&plain(q, k, dim), options);
+            }
+            let (q, k, eps) = (wide(q), wide(k), normalize::Options::default());
+            let unit = |x: &[f64]| reference::normalize::forward(x, dim, eps);
+            let loss = reference::info_nce::forward(&unit(&q), &unit(&k), dim, None, options);
+            let (dq, dk, d) = reference::info_nce::backward(&unit(&q), &unit(&k), dim, None, &[], options);
+            let back = |x: &[f64], dy: &[f64]| reference::normalize::backward(x, dy, dim, eps);
+            [loss, back(&q, &dq), back(&k, &dk), vec![d]]
+        })
+    });
+}
+
+#[test]
+fn reference_gradient() {
+    let rows = |rows, seed| wide(&Fill::Small.matrix(rows, 3, seed));
+    for (keys, symmetric) in [(4, false), (4, true), (6, false)] {
+        for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+            let options = Options { temperature: 0.5, symmetric, reduction, ..UNIT };
+            let (q, k) = (rows(4, 1), rows(keys, 2));
+            let dy = wide(&Fill::Small.matrix(if reduction == Reduction::None { 4 } else { 1 }, 1, 3));
+            let forward = |q: &[f64], k: &[f64], log_scale| {
+                dot(&reference::info_nce::forward(q, k, 3, Some(log_scale), options), &dy)
+            };
+            let (dq, dk, d_log_scale) = reference::info_nce::backward(&q, &k, 3, Some(0.7), &dy, options);
+            assert_gradient(&q, &dq, |q| forward(q, &k, 0.7));
+            assert_gradient(&k, &dk, |k| forward(&q, k, 0.7));
+            assert_gradient(&[0.7], &[d_log_scale], |scale| forward(&q, &k, scale[0]));
+            let clamped = Options { max_scale: 2.0, ..options };
+            assert_eq!(reference::info_nce::backward(&q, &k, 3, Some(0.7), &dy, clamped).2, 0.0);
+        }
+    }
+}
+
+/// A number beside the diagonal that no f32 can hold, made by one pair only.
+#[test]
+fn overflowing_scores() {
+    let Some(gpu) = gpu() else { return };
+    let huge = 3e38f32;
+    // Pair (0, 2) scores ±9e76 in the first dimension, all other pairs are products of the second.
+    let batch = |sign: f32| {
+        let (q, k) = ([huge, 0.5, 0.0, 1.0, 0.0, -1.0], [0.0, 0.25, 0.0, 1.0, sign * huge, 2.0]);
+        [q, k]
+    };
+    let [q, k] = batch(1.0);
+    let [loss, dq, _, _] = on_device(gpu, &plain(&q, &k, 2), UNIT);
+    assert_eq!([0, 1, 2].map(|i| loss[i].is_nan()), [true, false, false]);
+    assert!(dq[..2].iter().all(|dq| dq.is_nan()));
+    let [loss, ..] = on_device(gpu, &plain(&q, &k, 2), BOTH);
+    assert_eq!([0, 1, 2].map(|i| loss[i].is_nan()), [true, false, true]);
+    let [q, k] = batch(-1.0);
+    let [loss, _, dk, _] = on_device(gpu, &plain(&q, &k, 2), UNIT);
+    let of = |scores: &[f64], own: f64| scores.iter().map(|s| s.exp()).sum::<f64>().ln() - own;
+    let want = [of(&[0.125, 0.5], 0.125), of(&[0.25, 1.0, 2.0], 1.0), of(&[-0.25, -1.0, -2.0], -2.0)];
+    assert_close(&loss, &want, 1e-6);
+    assert!(dk[4].abs() < 1e38, "a masked pair has no gradient: {}", dk[4]);
+    // Its own pair masked: the loss is infinite, as cross_entropy's.
+    let [loss, ..] = on_device(gpu, &plain(&[huge, 1.0], &[-huge, 0.5], 1), UNIT);
+    assert_eq!(loss[0], f64::INFINITY);
+}
+
+#[test]
+fn nan() {
+    let Some(gpu) = gpu() else { return };
+    let (mut q, mut k) = (Fill::Small.matrix(5, 3, 1), Fill::Small.matrix(5, 3, 2));
+    let want = on_device(gpu, &plain(&q, &k, 3), UNIT);
+    q[7] = f32::NAN; // query 2
+    let found = on_device(gpu, &plain(&q, &k, 3), UNIT);
+    for row in 0..5 {
+        if row == 2 {
+            assert_nan(&[&found[0][row..][..1], &found[1][row * 3..][..3]].concat());
+        } else {
+            assert_eq!((found[0][row], &found[1][row * 3..][..3]), (want[0][row], &want[1][row * 3..][..3]));
+        }
+    }
+    assert_nan(&found[2]); // every key has a score with query 2
+    assert_nan(&on_device(gpu, &plain(&q, &k, 3), BOTH)[0]);
+    (q[7], k[7]) = (0.0, f32::NAN);
+    assert_nan(&on_device(gpu, &plain(&q, &k, 3), UNIT)[0]);
+    k[7] = 0.0;
+    for options in [UNIT, BOTH] {
+        let batch = Batch { log_scale: Some(f32::NAN), ..plain(&q, &k, 3) };
+        let [loss, dq, dk, d_log_scale] = on_device(gpu, &batch, options);
+        [loss, dq, dk, d_log_scale].iter().for_each(|found| assert_nan(found));
+    }
+}
+
+#[test]
+fn learnable_scale() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k) = (Fill::Small.matrix(5, 3, 3), Fill::Small.matrix(5, 3, 4));
+    for options in [UNIT, BOTH] {
+        let of = |log_scale| on_device(gpu, &Batch { log_scale, ..plain(&q, &k, 3) }, options);
+        let scaled = |scale: f32| on_device(gpu, &plain(&q, &k, 3), Options { temperature: 1.0 / scale, ..options });
+        assert_eq!(of(Some(0.0)), scaled(1.0));
+        // Past the bound: its scores, and no gradient of the scale.
+        let bounded = Options { max_scale: 8.0, ..options };
+        for log_scale in [2.1, 80.0, 1e30, f32::INFINITY] {
+            let batch = Batch { log_scale: Some(log_scale), ..plain(&q, &k, 3) };
+            let [loss, dq, dk, d_log_scale] = on_device(gpu, &batch, bounded);
+            let [want, d_want_q, d_want_k, _] = scaled(8.0);
+            assert_eq!([loss, dq, dk], [want, d_want_q, d_want_k]);
+            assert_eq!(d_log_scale, [0.0]);
+        }
+        // e^-inf = 0: all scores equal.
+        let [loss, ..] = of(Some(f32::NEG_INFINITY));
+        assert_close(&loss, &[5f64.ln(); 5], 1e-6);
+    }
+}
+
+/// 1 − p = 10⁻¹²: neither the loss nor the gradient may be formed from a rounded p.
+#[test]
+fn nearly_certain() {
+    let Some(gpu) = gpu() else { return };
+    let gap = 27.625f32; // e^-gap = 1.006e-12; exact beside 10⁴ in f32
+    let rest = (-f64::from(gap)).exp();
+    for offset in [0.0, 1e4, -1e4] {
+        let [loss, _, dk, _] = on_device(gpu, &plain(&[1.0, 1.0], &[gap, offset, 0.0, offset], 2), UNIT);
+        assert_close(&loss, &[rest.ln_1p()], 1e-6);
+        let g = rest / (1.0 + rest);
+        assert_close(&dk, &[-g, -g, g, g], 1e-6); // g_0j q_0
+    }
+    // Both directions: scores `gap` on the diagonal, 0 beside it.
+    let (q, k) = ([1.0, 0.0, 0.0, 1.0], [gap, 0.0, 0.0, gap]);
+    let [loss, _, dk, _] = on_device(gpu, &plain(&q, &k, 2), BOTH);
+    assert_close(&loss, &[rest.ln_1p(); 2], 1e-6);
+    let g = rest / (1.0 + rest);
+    assert_close(&dk, &[-g, g, g, -g], 1e-6);
+}
+
+/// Similarity 1 with the own key, −1 with all others: loss ln(1 + (N − 1) e^(−2/T)).
+#[test]
+fn perfectly_separated() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (70, 71);
+    let rows = |own: f32, last: f32| -> Vec<f32> {
+        let value = |i: usize, d: usize| if d == n { last } else { own * f32::from(u8::from(i == d)) };
+        (0..n * dim).map(|at| value(at / dim, at % dim)).collect()
+    };
+    let (q, k) = (rows(2.0, 1.0), rows(1.0, -1.0));
+    for symmetric in [false, true] {
+        let options = |temperature| Options { temperature, symmetric, reduction: Reduction::Mean, ..UNIT };
+        for temperature in [0.5, 0.125, 0.0625] {
+            let [loss, ..] = on_device(gpu, &plain(&q, &k, dim), options(temperature));
+            assert_close(&loss, &[(69.0 * (-2.0 / f64::from(temperature)).exp()).ln_1p()], 1e-6);
+        }
+        // e^-200 is no f32: the loss and its gradients are 0, not a rounded trifle.
+        let [loss, dq, dk, _] = on_device(gpu, &plain(&q, &k, dim), options(0.01));
+        assert_eq!(loss, [0.0]);
+        assert!(dq.iter().chain(&dk).all(|&gradient| gradient == 0.0));
+    }
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    let k = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+        let options = Options { reduction, ..UNIT };
+        let loss = vec![0.0; usize::from(reduction != Reduction::None)];
+        for symmetric in [false, true] {
+            let found = on_device(gpu, &plain(&[], &[], 2), Options { symmetric, ..options });
+            assert_eq!(found, [loss.clone(), vec![], vec![], vec![0.0]]);
+        }
+        // Negatives without queries: their gradient is a sum over nothing.
+        let found = on_device(gpu, &plain(&[], &k, 2), options);
+        assert_eq!(found, [loss, vec![], vec![0.0; 6], vec![0.0]]);
+    }
+    // No dimensions: all scores are 0.
+    let [loss, ..] = on_device(gpu, &plain(&[], &[], 0), BOTH);
+    assert_close(&loss, &[2f64.ln(); 2], 1e-6);
+}
+
+#[test]
+fn ranks() {
+    let Some(gpu) = gpu() else { return };
+    for [n, m, dim] in [[1, 1, 1], [5, 9, 2], [70, 70, 3], [65, 200, 4]] {
+        // Small whole numbers: exact scores, many ties.
+        let whole = |rows, seed| -> Vec<f32> {
+            Fill::Small.matrix(rows, dim, seed).iter().map(|x| (x * 3.0).round()).collect()
+        };
+        let (mut q, k) = (whole(n, 5), whole(m, 6));
+        if n > 2 {
+            q[2 * dim] = f32::NAN;
+        }
+        let rank = on_device_rank(gpu, &q, &k, dim);
+        assert_eq!(rank, reference::info_nce::rank(&wide(&q), &wide(&k), dim));
+        assert!(n <= 2 || rank[2] == m as u32 - 1, "a query without a score ranks last");
+    }
+    assert_eq!(on_device_rank(gpu, &[], &[1.0, 2.0], 2), [0u32; 0]);
+    // Equal keys: the smaller number comes first.
+    assert_eq!(on_device_rank(gpu, &[1.0; 4], &[1.0; 6], 1), [0, 1, 2, 3]);
+    // A key without a score comes before all that have one.
+    assert_eq!(on_device_rank(gpu, &[1.0; 2], &[1.0, 2.0, f32::NAN], 1), [2, 1]);
+}
+
+fn on_device_rank(gpu: &Gpu, q: &[f32], k: &[f32], dim: usize) -> Vec<u32> {
+    let (n, m) = (q.len() / dim, k.len() / dim);
+    let (q, k) = (input(gpu, n, dim, q), input(gpu, m, dim, k));
+    // Poison with a gap between the elements, as the other outputs have.
+    let (rank, poison) = (input(gpu, n, 3, &vec![u32::MAX; 3 * n]), [u32::MAX; 2]);
+    gpu.run(|r| info_nce::rank(r, q.view()?, k.view()?, rank.view()?.col_range(1..2))).unwrap();
+    let found = gpu.read(rank.view().unwrap()).unwrap();
+    assert!(found.chunks(3).all(|row| [row[0], row[2]] == poison));
+    found.chunks(3).map(|row| row[1]).collect()
+}
+
+#[test]
+fn slices() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k) = (Fill::Small.matrix(4, 3, 7), Fill::Small.matrix(6, 3, 8));
+    let options = Options { reduction: Reduction::Mean, ..UNIT };
+    let found = info_nce::compute(gpu, &q, &k, 3, options).unwrap();
+    let want = on_device(gpu, &plain(&q, &k, 3), options);
+    let found = [wide(&found.loss), wide(&found.d_queries), wide(&found.d_keys), wide(&[found.d_log_scale])];
+    assert_eq!(found, want);
+    let error = info_nce::compute(gpu, &q, &k, 5, options).unwrap_err();
+    assert_eq!(error, shape("info_nce", "q", "whole rows of 5", "12 elements"));
+    let error = info_nce::compute(gpu, &q[..10], &k[..12], 5, options).unwrap_err();
+    assert_eq!(error, shape("info_nce", "k", "whole rows of 5", "12 elements"));
+    let error = info_nce::compute(gpu, &[], &[], 0, options).unwrap_err();
+    assert_eq!(error, shape("info_nce", "q", "whole rows of 0", "0 elements"));
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k, few) = (input(gpu, 4, 3, &[0.0; 12]), input(gpu, 5, 3, &[0.0; 15]), input(gpu, 3, 3, &[0.0; 9]));
+    let (turned, scalar) = (input(gpu, 5, 2, &[0.0; 10]), input(gpu, 1, 1, &[0.0]));
+    let (loss, lse, long) = (output(gpu, 1, 1), output(gpu, 4, 2), output(gpu, 9, 2));
+    let (dq, dk, d_log_scale) = (output(gpu, 4, 3), output(gpu, 5, 3), output(gpu, 1, 1));
+    let outputs = [&loss, &lse, &long, &dq, &dk, &d_log_scale];
+    let mean = Options { reduction: Reduction::Mean, ..UNIT };
+
+    let forward = |k: &Held, log_scale: &Held, loss: &Held, lse: &Held, options| {
+        refused(gpu, &outputs, |r| {
+            info_nce::forward(r, q.view()?, k.view()?, Some(log_scale.view()?), loss.view()?, lse.view()?, options)
+        })
+    };
+    assert_eq!(forward(&turned, &scalar, &loss, &lse, mean), shape("info_nce", "k", "5 x 3", "5 x 2"));
+    assert_eq!(forward(&few, &scalar, &loss, &lse, mean), shape("info_nce", "k", "at least 4 rows", "3 rows"));
+    let symmetric = Options { symmetric: true, ..mean };
+    assert_eq!(forward(&k, &scalar, &loss, &long, symmetric), shape("info_nce", "k", "4 rows", "5 rows"));
+    assert_eq!(forward(&k, &few, &loss, &lse, mean), shape("info_nce", "log_scale", "1 x 1", "3 x 3"));
+    assert_eq!(forward(&k, &scalar, &lse, &lse, mean), shape("info_nce", "loss", "1 x 1", "4 x 2"));
+    assert_eq!(forward(&k, &scalar, &loss, &lse, UNIT), shape("info_nce", "loss", "4 x 1", "1 x 1"));
+    assert_eq!(forward(&k, &scalar, &loss, &long, mean), shape("info_nce", "lse", "4 x 2", "9 x 2"));
+    assert_eq!(forward(&q, &scalar, &loss, &lse, symmetric), shape("info_nce", "lse", "8 x 2", "4 x 2"));
+    let bad = [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")];
+    for (value, found) in bad {
+        let options = Options { temperature: value, ..mean };
+        assert_eq!(
+            forward(&k, &scalar, &loss, &lse, options),
+            option("info_nce", "temperature", "a number above 0", found)
+        );
+        let options = Options { max_scale: value, ..mean };
+        assert_eq!(
+            forward(&k, &scalar, &loss, &lse, options),
+            option("info_nce", "max_scale", "a number above 0", found)
+        );
+    }
+
+    let backward = |lse: &Held, dy: &Held, dq: &Held, dk: &Held, d_log_scale: &Held, options| {
+        refused(gpu, &outputs, |r| {
+            let (dy, d) = (Some(dy.view()?), Some(d_log_scale.view()?));
+            let (q, k) = (q.view()?, k.view()?);
+            info_nce::backward(r, q, k, None, lse.view()?, dy, dq.view()?, dk.view()?, d, options)
+        })
+    };
+    assert_eq!(backward(&long, &scalar, &dq, &dk, &d_log_scale, mean), shape("info_nce", "lse", "4 x 2", "9 x 2"));
+    assert_eq!(backward(&lse, &few, &dq, &dk, &d_log_scale, mean), shape("info_nce", "dy", "1 x 1", "3 x 3"));
+    assert_eq!(backward(&lse, &scalar, &dk, &dk, &d_log_scale, mean), shape("info_nce", "dq", "4 x 3", "5 x 3"));
+    assert_eq!(backward(&lse, &scalar, &dq, &dq, &d_log_scale, mean), shape("info_nce", "dk", "5 x 3", "4 x 3"));
+    assert_eq!(backward(&lse, &scalar, &dq, &dk, &lse, mean), shape("info_nce", "d_log_scale", "1 x 1", "4 x 2"));
+    let want = option("info_nce", "temperature", "a number above 0", "0");
+    assert_eq!(backward(&lse, &scalar, &dq, &dk, &d_log_scale, Options { temperature: 0.0, ..mean }), want);
+
+    let rank = input(gpu, 5, 1, &[0u32; 5]);
+    let error = refused(gpu, &[], |r| info_nce::rank(r, q.view()?, k.view()?, rank.view()?));
+    assert_eq!(error, shape("info_nce", "rank", "4 x 1", "5 x 1"));
+    let error = refused(gpu, &[], |r| info_nce::rank(r, k.view()?, q.view()?, rank.view()?));
+    assert_eq!(error, shape("info_nce", "k", "at least 5 rows", "4 rows"));
+}
+
+/// Also where no single dispatch has both: dk reads q after dq is written.
+#[test]
+fn overlaps() {
+    let Some(gpu) = gpu() else { return };
+    let square = || output(gpu, 2, 2);
+    let (q, k, lse, other, free) = (square(), square(), square(), square(), square());
+    let scalar = output(gpu, 1, 1);
+    let mean = Options { reduction: Reduction::Mean, ..UNIT };
+    fn corner<'a>(held: &'a Held) -> wgloss::Result<Tensor<'a>> {
+        Ok(held.view()?.row_range(0..1).col_range(0..1))
+    }
+    let forward = |loss: &Held, lse: &Held| {
+        refused(gpu, &[loss, lse], |r| {
+            info_nce::forward(r, q.view()?, k.view()?, Some(corner(&other)?), corner(loss)?, lse.view()?, mean)
+        })
+    };
+    assert_eq!(forward(&lse, &lse), overlap("info_nce", "loss", "lse"));
+    assert_eq!(forward(&q, &lse), overlap("info_nce", "loss", "q"));
+    assert_eq!(forward(&other, &lse), overlap("info_nce", "loss", "log_scale"));
+    assert_eq!(forward(&scalar, &k), overlap("info_nce", "lse", "k"));
+    let backward = |dq: &Held, dk: &Held, d_log_scale: &Held| {
+        refused(gpu, &[dq, dk, d_log_scale], |r| {
+            let (q, k, lse, dy) = (q.view()?, k.view()?, lse.view()?, Some(corner(&other)?));
+            let (dq, dk, d) = (dq.view()?, dk.view()?, Some(corner(d_log_scale)?));
+            info_nce::backward(r, q, k, None, lse, dy, dq, dk, d, mean)
+        })
+    };
+    assert_eq!(backward(&q, &free, &scalar), overlap("info_nce", "dq", "q"));
+    assert_eq!(backward(&k, &free, &scalar), overlap("info_nce", "dq", "k"));
+    assert_eq!(backward(&free, &free, &scalar), overlap("info_nce", "dq", "dk"));
+    assert_eq!(backward(&free, &lse, &scalar), overlap("info_nce", "dk", "lse"));
+    assert_eq!(backward(&free, &other, &scalar), overlap("info_nce", "dk", "dy"));
+    let last = square();
+    assert_eq!(backward(&free, &last, &free), overlap("info_nce", "dq", "d_log_scale"));
+    assert_eq!(backward(&free, &last, &q), overlap("info_nce", "d_log_scale", "q"));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k) = (Fill::Small.matrix(600, 9, 9), Fill::Small.matrix(600, 9, 10));
+    assert_repeats(|| on_device(gpu, &plain(&q, &k, 9), Options { reduction: Reduction::Mean, ..BOTH }).into());
+}
