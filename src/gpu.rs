@@ -137,7 +137,7 @@ impl Gpu {
             required_limits: options.limits.clone().unwrap_or_else(|| adapter.limits()),
             ..Default::default()
         };
-        // Under memory pressure request_device panics inside wgpu instead of returning (gfx-rs/wgpu#9535).
+        // Under memory pressure request_device panics instead of returning (gfx-rs/wgpu#9535).
         let request = catch_unwind(AssertUnwindSafe(|| adapter.request_device(&descriptor)));
         let (device, queue) = request
             .map_err(|_| Error::Device { message: "wgpu panicked while it opened the device".into() })?
@@ -518,12 +518,14 @@ fn known_fault(info: &wgpu::AdapterInfo) -> Option<&'static str> {
     )
 }
 
-/// Error scopes are per thread and do not see a loss; on the web their answer comes later, so there the handler speaks.
+/// Runs `calls`; an error that wgpu reports for them, or a panic inside wgpu (short of memory it unwraps what it should
+/// return), becomes the result. Error scopes are per thread and do not see a loss; on the web their answer comes later, so there
+/// the handler speaks.
 fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-    let result = calls();
+    let result = catch_unwind(AssertUnwindSafe(calls));
     let answers = [internal.pop(), validation.pop(), memory.pop()];
     #[cfg(not(target_arch = "wasm32"))]
     for answer in answers {
@@ -533,5 +535,5 @@ fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
     }
     #[cfg(target_arch = "wasm32")]
     drop(answers);
-    Ok(result)
+    result.map_err(|_| Error::Device { message: "wgpu panicked inside a call".into() })
 }

@@ -34,6 +34,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    silence_caught_panics();
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("WGLOSS_LOG", "off")).init();
     let outcome = match Arguments::parse().command {
         Command::Train(arguments) => train::train(&arguments),
@@ -44,6 +45,16 @@ fn main() -> ExitCode {
         eprintln!("wgloss: {}", failure.message);
         ExitCode::from(failure.code)
     })
+}
+
+/// The library turns panics inside wgpu into errors, and those are what the user reads.
+fn silence_caught_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|location| location.file().contains("wgpu")) {
+            default(panic);
+        }
+    }));
 }
 
 /// Opens the adapter that `wish` names, the best without a wish.
