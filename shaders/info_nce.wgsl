@@ -248,34 +248,55 @@ fn weight(row: u32) -> f32 {
     return params.factor * dy[params.dy_offset + select(0u, row * params.dy_stride, params.dy_by_row == 1u)];
 }
 
-fn put_gradient(i: u32, j: u32, score: f32) {
-    if i >= params.rows || j >= params.cols {
+// What the gradients of one row (or column) of s have in common.
+struct Line {
+    lse: vec2<f32>,
+    weight: f32,
+}
+
+// dloss/ds of one pair as far as it comes from one direction.
+fn pair_gradient(line: Line, score: f32, own: bool) -> f32 {
+    return line.weight * select(lse_p(line.lse, score, 1.0), lse_p_minus_1(line.lse, score, 1.0), own);
+}
+
+fn put_gradient(i: u32, j: u32, score: f32, row: Line, column: Line) {
+    if j >= params.cols {
         return;
     }
-    let row = params.first_row + i;
-    let col = params.first_col + j;
-    let own = row == col;
-    let rows = row_lse_of(i);
-    var value = weight(row) * select(lse_p(rows, score, 1.0), lse_p_minus_1(rows, score, 1.0), own);
+    let own = params.first_row + i == params.first_col + j;
+    var value = pair_gradient(row, score, own);
     if params.symmetric == 1u {
-        let columns = col_lse_of(j);
-        value = 0.5 * (value + weight(col) * select(lse_p(columns, score, 1.0), lse_p_minus_1(columns, score, 1.0), own));
+        value = 0.5 * (value + pair_gradient(column, score, own));
     }
     g[params.g_offset + i * params.g_stride + j] = score_scale() * value;
 }
 
-fn put_gradients(row0: u32, col0: u32, lane: u32, r: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) {
-    let i = row0 + tile_row(lane, r);
-    let j = col0 + tile_col(lane, 0u);
-    let k = col0 + tile_col(lane, 4u);
-    put_gradient(i, j, near_scores.x);
-    put_gradient(i, j + 1u, near_scores.y);
-    put_gradient(i, j + 2u, near_scores.z);
-    put_gradient(i, j + 3u, near_scores.w);
-    put_gradient(i, k, far_scores.x);
-    put_gradient(i, k + 1u, far_scores.y);
-    put_gradient(i, k + 2u, far_scores.z);
-    put_gradient(i, k + 3u, far_scores.w);
+// A lane's eight columns.
+struct Columns {
+    c0: Line, c1: Line, c2: Line, c3: Line,
+    c4: Line, c5: Line, c6: Line, c7: Line,
+}
+
+fn column_line(j: u32) -> Line {
+    if params.symmetric == 0u || j >= params.cols {
+        return Line();
+    }
+    return Line(col_lse_of(j), weight(params.first_col + j));
+}
+
+fn put_gradients(i: u32, j: u32, k: u32, near_scores: vec4<f32>, far_scores: vec4<f32>, columns: Columns) {
+    if i >= params.rows {
+        return;
+    }
+    let row = Line(row_lse_of(i), weight(params.first_row + i));
+    put_gradient(i, j, near_scores.x, row, columns.c0);
+    put_gradient(i, j + 1u, near_scores.y, row, columns.c1);
+    put_gradient(i, j + 2u, near_scores.z, row, columns.c2);
+    put_gradient(i, j + 3u, near_scores.w, row, columns.c3);
+    put_gradient(i, k, far_scores.x, row, columns.c4);
+    put_gradient(i, k + 1u, far_scores.y, row, columns.c5);
+    put_gradient(i, k + 2u, far_scores.z, row, columns.c6);
+    put_gradient(i, k + 3u, far_scores.w, row, columns.c7);
 }
 
 // One tile of g.
@@ -284,14 +305,20 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
     let row0 = group.y * 8u * TY;
     let col0 = group.x * 8u * TX;
     let t = product(row0, col0, lane);
-    put_gradients(row0, col0, lane, 0u, t.r0, t.s0);
-    put_gradients(row0, col0, lane, 1u, t.r1, t.s1);
-    put_gradients(row0, col0, lane, 2u, t.r2, t.s2);
-    put_gradients(row0, col0, lane, 3u, t.r3, t.s3);
-    put_gradients(row0, col0, lane, 4u, t.r4, t.s4);
-    put_gradients(row0, col0, lane, 5u, t.r5, t.s5);
-    put_gradients(row0, col0, lane, 6u, t.r6, t.s6);
-    put_gradients(row0, col0, lane, 7u, t.r7, t.s7);
+    let j = col0 + tile_col(lane, 0u);
+    let k = col0 + tile_col(lane, 4u);
+    let columns = Columns(
+        column_line(j), column_line(j + 1u), column_line(j + 2u), column_line(j + 3u),
+        column_line(k), column_line(k + 1u), column_line(k + 2u), column_line(k + 3u),
+    );
+    put_gradients(row0 + tile_row(lane, 0u), j, k, t.r0, t.s0, columns);
+    put_gradients(row0 + tile_row(lane, 1u), j, k, t.r1, t.s1, columns);
+    put_gradients(row0 + tile_row(lane, 2u), j, k, t.r2, t.s2, columns);
+    put_gradients(row0 + tile_row(lane, 3u), j, k, t.r3, t.s3, columns);
+    put_gradients(row0 + tile_row(lane, 4u), j, k, t.r4, t.s4, columns);
+    put_gradients(row0 + tile_row(lane, 5u), j, k, t.r5, t.s5, columns);
+    put_gradients(row0 + tile_row(lane, 6u), j, k, t.r6, t.s6, columns);
+    put_gradients(row0 + tile_row(lane, 7u), j, k, t.r7, t.s7, columns);
 }
 
 // loss[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.

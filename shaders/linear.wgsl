@@ -39,25 +39,29 @@ fn tile_b(j: u32, k: u32) -> f32 {
     return b[params.b_offset + select(k * params.b_stride + j, j * params.b_stride + k, params.b_by_k == 1u)];
 }
 
-fn finish(i: u32, j: u32, slice: u32, product: f32) {
-    if i >= params.rows || j >= params.cols {
+fn bias_of(j: u32) -> f32 {
+    if params.has_bias == 0u || j >= params.cols {
+        return 0.0;
+    }
+    return bias[params.bias_offset + j * params.bias_stride];
+}
+
+fn finish(i: u32, j: u32, slice: u32, value: f32) {
+    if j >= params.cols {
         return;
     }
     let at = params.c_offset + (slice * params.rows + i) * params.c_stride + j;
-    var value = product;
-    if params.has_bias == 1u {
-        value += bias[params.bias_offset + j * params.bias_stride];
-    }
     if params.accumulate == 1u {
-        value += c[at];
+        c[at] += value;
+    } else {
+        c[at] = value;
     }
-    c[at] = value;
 }
 
-fn finish_row(row0: u32, col0: u32, lane: u32, r: u32, slice: u32, low: vec4<f32>, high: vec4<f32>) {
-    let i = row0 + tile_row(lane, r);
-    let j = col0 + tile_col(lane, 0u);
-    let k = col0 + tile_col(lane, 4u);
+fn finish_row(i: u32, j: u32, k: u32, slice: u32, low: vec4<f32>, high: vec4<f32>) {
+    if i >= params.rows {
+        return;
+    }
     finish(i, j, slice, low.x);
     finish(i, j + 1u, slice, low.y);
     finish(i, j + 2u, slice, low.z);
@@ -76,14 +80,18 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
     let t = tile_product(row0, col0, first, end, lane, params.a_by_k == 1u, params.b_by_k == 1u);
-    finish_row(row0, col0, lane, 0u, group.z, t.r0, t.s0);
-    finish_row(row0, col0, lane, 1u, group.z, t.r1, t.s1);
-    finish_row(row0, col0, lane, 2u, group.z, t.r2, t.s2);
-    finish_row(row0, col0, lane, 3u, group.z, t.r3, t.s3);
-    finish_row(row0, col0, lane, 4u, group.z, t.r4, t.s4);
-    finish_row(row0, col0, lane, 5u, group.z, t.r5, t.s5);
-    finish_row(row0, col0, lane, 6u, group.z, t.r6, t.s6);
-    finish_row(row0, col0, lane, 7u, group.z, t.r7, t.s7);
+    let j = col0 + tile_col(lane, 0u);
+    let k = col0 + tile_col(lane, 4u);
+    let low = vec4(bias_of(j), bias_of(j + 1u), bias_of(j + 2u), bias_of(j + 3u));
+    let high = vec4(bias_of(k), bias_of(k + 1u), bias_of(k + 2u), bias_of(k + 3u));
+    finish_row(row0 + tile_row(lane, 0u), j, k, group.z, t.r0 + low, t.s0 + high);
+    finish_row(row0 + tile_row(lane, 1u), j, k, group.z, t.r1 + low, t.s1 + high);
+    finish_row(row0 + tile_row(lane, 2u), j, k, group.z, t.r2 + low, t.s2 + high);
+    finish_row(row0 + tile_row(lane, 3u), j, k, group.z, t.r3 + low, t.s3 + high);
+    finish_row(row0 + tile_row(lane, 4u), j, k, group.z, t.r4 + low, t.s4 + high);
+    finish_row(row0 + tile_row(lane, 5u), j, k, group.z, t.r5 + low, t.s5 + high);
+    finish_row(row0 + tile_row(lane, 6u), j, k, group.z, t.r6 + low, t.s6 + high);
+    finish_row(row0 + tile_row(lane, 7u), j, k, group.z, t.r7 + low, t.s7 + high);
 }
 
 // Slice z of the column sums of a [depth, rows]: c[z*rows + i, 0] = sum over the slice's k of a[k, i].
@@ -123,5 +131,5 @@ fn merge(
     for (var slice = 0u; slice < params.splits; slice++) {
         sum += part[params.part_offset + (slice * params.rows + i) * params.part_stride + j];
     }
-    finish(i, j, 0u, sum);
+    finish(i, j, 0u, sum + bias_of(j));
 }

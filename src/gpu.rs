@@ -462,7 +462,7 @@ impl Gpu {
                 .entry((shader.op, all_write))
                 .or_insert_with(|| {
                     let source = match all_write {
-                        true => shader.source.replace("var<storage, read>", "var<storage, read_write>"),
+                        true => shader.all_write(),
                         false => shader.source.to_owned(),
                     };
                     device.create_shader_module(wgpu::ShaderModuleDescriptor {

@@ -57,6 +57,11 @@ pub struct Kernel {
 }
 
 impl Shader {
+    /// The source with every storage binding `read_write`, which wgpu asks for when an input and an output lie in one buffer.
+    pub fn all_write(&self) -> String {
+        self.source.replace("var<storage, read>", "var<storage, read_write>")
+    }
+
     /// Bytes of `Params`, rounded up to the 16 that uniforms come in.
     pub fn params_size(&self) -> u64 {
         (4 * (2 * self.bindings.len() + self.scalars.len()) as u64).next_multiple_of(16)

@@ -3,6 +3,8 @@
 mod golden;
 mod harness;
 
+mod kernels;
+
 mod cross_entropy;
 mod info_nce;
 mod linear;

@@ -28,8 +28,7 @@ static SHADER: Shader = Shader {
 };
 static PRODUCT: Kernel =
     Kernel { shader: &SHADER, entry: "product", uses: &[("a", Read), ("b", Read), ("bias", Read), ("c", Write)] };
-static COLUMN_SUM: Kernel =
-    Kernel { shader: &SHADER, entry: "column_sum", uses: &[("a", Read), ("bias", Read), ("c", Write)] };
+static COLUMN_SUM: Kernel = Kernel { shader: &SHADER, entry: "column_sum", uses: &[("a", Read), ("c", Write)] };
 static MERGE: Kernel =
     Kernel { shader: &SHADER, entry: "merge", uses: &[("part", Read), ("bias", Read), ("c", Write)] };
 pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
@@ -198,11 +197,11 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
         let source = Arg::whole(dy.row_range(k));
         let [first, last] = [false, index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
         if splits == 1 {
-            plan.lanes(&COLUMN_SUM, &[source, Arg::NONE, Arg::whole(db)], &last, db.rows, 1)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], &last, db.rows, 1)?;
         } else {
             let scratch = plan.gpu().scratch(PART, splits * db.rows)?;
             let part = Tensor::vector(&scratch, splits * db.rows)?;
-            plan.lanes(&COLUMN_SUM, &[source, Arg::NONE, Arg::whole(part)], &first, db.rows, splits)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], &first, db.rows, splits)?;
             merge(plan, part, Arg::NONE, db, &last)?;
         }
     }

@@ -1,0 +1,205 @@
+//! What the host says about each shader against what naga reads from its source.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+
+use naga::back::pipeline_constants::process_overrides;
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
+use wgloss::internals::{Access, Family, Kernel, ScalarType, kernels};
+use wgloss::{Tuning, verify};
+
+/// Valid without any feature: f32 and u32 only.
+fn parse(op: &str, source: &str) -> (Module, ModuleInfo) {
+    let module =
+        naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("{op}: {}", error.emit_to_string(source)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
+    let info = info.unwrap_or_else(|error| panic!("{op}: {}", error.emit_to_string(source)));
+    (module, info)
+}
+
+fn entry(kernel: &Kernel, module: &Module) -> usize {
+    let found = module.entry_points.iter().position(|entry| entry.name == kernel.entry);
+    let index = found.unwrap_or_else(|| panic!("{}: no entry point {}", kernel.shader.op, kernel.entry));
+    assert_eq!(module.entry_points[index].stage, ShaderStage::Compute);
+    index
+}
+
+#[test]
+fn bindings_are_what_the_host_binds() {
+    for kernel in kernels() {
+        let shader = kernel.shader;
+        let name = format!("{}.{}", shader.op, kernel.entry);
+        let (module, info) = parse(shader.op, shader.source);
+        let info = info.get_entry_point(entry(kernel, &module));
+        let mut used = BTreeSet::new();
+        for (handle, global) in module.global_variables.iter() {
+            let AddressSpace::Storage { access } = global.space else { continue };
+            let binding = global.name.as_deref().unwrap();
+            let number = shader.bindings.iter().position(|name| *name == binding).expect(binding) as u32 + 1;
+            assert_eq!(global.binding.map(|at| (at.group, at.binding)), Some((0, number)), "{name}: {binding}");
+            let usage = info[handle];
+            if usage.is_empty() {
+                continue;
+            }
+            used.insert(binding);
+            let listed = kernel.uses.iter().find(|(name, _)| *name == binding);
+            let (_, declared) = listed.unwrap_or_else(|| panic!("{name} uses {binding}, unknown to the host"));
+            assert_eq!(kernel.binding(binding), number);
+            let writes = usage.intersects(GlobalUse::WRITE | GlobalUse::ATOMIC);
+            assert_eq!(writes, *declared == Access::Write, "{name}: {binding} is {usage:?}");
+            assert_eq!(access.contains(StorageAccess::STORE), writes, "{name}: {binding} is declared {access:?}");
+        }
+        assert_eq!(used, kernel.uses.iter().map(|(name, _)| *name).collect(), "{name}: bindings in use");
+        assert_eq!(used.len(), kernel.uses.len(), "{name}: a binding is listed twice");
+        let storage = module.global_variables.iter().filter(|(_, v)| matches!(v.space, AddressSpace::Storage { .. }));
+        assert_eq!(storage.count(), shader.bindings.len(), "{name}: storage bindings");
+    }
+}
+
+#[test]
+fn params_are_what_the_host_writes() {
+    for kernel in kernels() {
+        let shader = kernel.shader;
+        let (module, _) = parse(shader.op, shader.source);
+        let (_, params) = module.global_variables.iter().find(|(_, v)| v.space == AddressSpace::Uniform).unwrap();
+        assert_eq!(params.binding.map(|at| (at.group, at.binding)), Some((0, 0)), "{}", shader.op);
+        let TypeInner::Struct { members, span } = &module.types[params.ty].inner else { panic!("{}", shader.op) };
+        let places = shader.bindings.iter().flat_map(|name| [format!("{name}_offset"), format!("{name}_stride")]);
+        let scalars = shader.scalars.iter().map(|(name, ty)| ((*name).to_owned(), *ty));
+        let want: Vec<_> = places.map(|name| (name, ScalarType::U32)).chain(scalars).collect();
+        let found = members.iter().enumerate().map(|(index, member)| {
+            assert_eq!(member.offset as usize, 4 * index, "{}: {:?}", shader.op, member.name);
+            let ty = match module.types[member.ty].inner {
+                TypeInner::Scalar(naga::Scalar { kind: ScalarKind::Uint, width: 4 }) => ScalarType::U32,
+                TypeInner::Scalar(naga::Scalar { kind: ScalarKind::Float, width: 4 }) => ScalarType::F32,
+                ref other => panic!("{}: {:?} is {other:?}", shader.op, member.name),
+            };
+            (member.name.clone().unwrap(), ty)
+        });
+        assert_eq!(found.collect::<Vec<_>>(), want, "{}: Params", shader.op);
+        assert_eq!(u64::from(*span).next_multiple_of(16), shader.params_size(), "{}", shader.op);
+    }
+}
+
+#[test]
+fn every_entry_point_has_a_kernel() {
+    for op in kernels().into_iter().map(|kernel| kernel.shader.op).collect::<BTreeSet<_>>() {
+        let of_op = || kernels().into_iter().filter(|kernel| kernel.shader.op == op);
+        let (module, _) = parse(op, of_op().next().unwrap().shader.source);
+        let entries: BTreeSet<_> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(entries, of_op().map(|kernel| kernel.entry).collect(), "{op}");
+        assert_eq!(entries.len(), of_op().count(), "{op}");
+    }
+}
+
+#[test]
+fn all_write_builds_are_valid() {
+    for shader in kernels().into_iter().map(|kernel| kernel.shader) {
+        let (module, _) = parse(shader.op, &shader.all_write());
+        let storage = module.global_variables.iter().filter_map(|(_, v)| match v.space {
+            AddressSpace::Storage { access } => Some(access),
+            _ => None,
+        });
+        assert!(storage.into_iter().all(|access| access.contains(StorageAccess::STORE)), "{}", shader.op);
+    }
+}
+
+/// The bytes that a device's limit is compared with are those that the shader takes.
+#[test]
+fn workgroup_memory_is_what_the_tuning_says() {
+    let tunings = [
+        Tuning::GPU,
+        Tuning::SOFTWARE,
+        Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
+        Tuning { workgroup: 64, tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU },
+        Tuning { workgroup: 1, tile_x: 1, tile_y: 2, tile_depth: 4, ..Tuning::GPU },
+    ];
+    for tuning in tunings {
+        let (mut rows, mut tiles) = (0, 0);
+        for kernel in kernels() {
+            let (module, info) = parse(kernel.shader.op, kernel.shader.source);
+            for lanes in [1, tuning.workgroup] {
+                let mut constants = vec![("WG", tuning.workgroup), ("LANES", lanes)];
+                if kernel.shader.family == Family::Tile {
+                    constants.extend([("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)]);
+                }
+                let constants = constants.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+                let stage = Some((ShaderStage::Compute, kernel.entry));
+                let (module, _) = process_overrides(&module, &info, stage, &constants).unwrap();
+                let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+                let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+                let most = match module.entry_points[0].workgroup_size {
+                    [x, 1, 1] if x == tuning.workgroup => &mut rows,
+                    [x, y, 1] if [x, y] == [tuning.tile_x, tuning.tile_y] => &mut tiles,
+                    other => panic!("{}.{}: workgroup of {other:?}", kernel.shader.op, kernel.entry),
+                };
+                *most = bytes.max(*most);
+            }
+        }
+        assert_eq!((rows, tiles), (tuning.row_bytes(), tuning.tile_bytes()), "{tuning:?}");
+    }
+    for tuning in [Tuning::GPU, Tuning::SOFTWARE] {
+        let most = wgpu::Limits::default().max_compute_workgroup_storage_size;
+        assert!(tuning.row_bytes().max(tuning.tile_bytes()) <= most, "{tuning:?} exceeds WebGPU's {most} bytes");
+    }
+}
+
+/// No constant that is infinite or NaN, which a compiler may assume away; no atomics on floats, whose order varies.
+#[test]
+fn no_special_constants_and_no_float_atomics() {
+    for shader in kernels().into_iter().map(|kernel| kernel.shader) {
+        let (module, _) = parse(shader.op, shader.source);
+        for (_, ty) in module.types.iter() {
+            if let TypeInner::Atomic(scalar) = ty.inner {
+                assert_ne!(scalar.kind, ScalarKind::Float, "{}", shader.op);
+            }
+        }
+        let functions = module.functions.iter().map(|(_, function)| function);
+        let expressions = functions
+            .chain(module.entry_points.iter().map(|entry| &entry.function))
+            .flat_map(|function| function.expressions.iter())
+            .chain(module.global_expressions.iter());
+        for (_, expression) in expressions {
+            if let naga::Expression::Literal(naga::Literal::F32(value)) = expression {
+                assert!(value.is_finite(), "{}: {value}", shader.op);
+            }
+        }
+        // What stays an operation on constants until a driver folds it.
+        assert!(!shader.source.contains("/ 0.0"), "{}", shader.op);
+    }
+}
+
+fn stems(folder: &str, extension: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|found| found == extension));
+    files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn barriers_stay_in_the_library_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    for op in stems("shaders", "wgsl") {
+        let source = std::fs::read_to_string(root.join(&op).with_extension("wgsl")).unwrap();
+        for barrier in ["workgroupBarrier", "storageBarrier", "workgroupUniformLoad"] {
+            assert!(!source.contains(barrier), "{op} has a {barrier} of its own");
+        }
+    }
+}
+
+/// An op exists in every place or in none.
+#[test]
+fn every_place_has_the_same_ops() {
+    let want = stems("shaders", "wgsl");
+    let without = |folder: &str, others: &[&str]| {
+        let others: HashSet<_> = others.iter().copied().collect();
+        stems(folder, "rs").into_iter().filter(|stem| !others.contains(stem.as_str())).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(without("src/ops", &["mod"]), want);
+    assert_eq!(without("src/reference", &["mod"]), want);
+    assert_eq!(without("src/verify", &["mod", "fill"]), want);
+    assert_eq!(without("tests", &["main", "harness", "kernels", "tensors", "scale", "faults"]), want);
+    assert_eq!(verify::SUITES.into_iter().map(|(op, _)| op.to_owned()).collect::<BTreeSet<_>>(), want);
+    assert_eq!(kernels().into_iter().map(|kernel| kernel.shader.op.to_owned()).collect::<BTreeSet<_>>(), want);
+}
