@@ -7,6 +7,8 @@
 //! A score that is NaN or +inf (overflow) gives NaN for its row and column, one of −inf counts as masked.
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
 
+use core::ops::Range;
+
 use super::linear::{self, Operand, chunks};
 use super::{Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
@@ -165,6 +167,14 @@ struct Part {
     fresh: bool,
 }
 
+impl Part {
+    /// These rows of q and of k.
+    fn of(rows: &Range<usize>, cols: &Range<usize>) -> Part {
+        let (first_row, first_col) = (rows.start, cols.start);
+        Part { rows: rows.len(), cols: cols.len(), first_row, first_col, ..Default::default() }
+    }
+}
+
 impl<'a> Batch<'a> {
     fn new(q: Tensor<'a>, k: Tensor<'a>, log_scale: Option<Tensor<'a>>, options: Options) -> Result<Self> {
         let (n, m) = (q.rows, k.rows);
@@ -278,13 +288,7 @@ pub fn forward(
                     Arg::whole(col_parts),
                     Arg::whole(positive),
                 ];
-                let part = Part {
-                    rows: rows.len(),
-                    cols: cols.len(),
-                    first_row: rows.start,
-                    first_col: cols.start,
-                    ..Default::default()
-                };
+                let part = Part::of(&rows, &cols);
                 plan.tiles(&FORWARD, &args, &batch.scalars(part), grid)?;
                 let mut merge = |source: Tensor, target: Tensor, parts: usize, fresh: bool| {
                     let part = Part { rows: target.rows, parts, fresh, ..Default::default() };
@@ -364,13 +368,7 @@ pub fn backward(
                     dy.map_or(Arg::NONE, Arg::whole),
                     Arg::whole(g),
                 ];
-                let part = Part {
-                    rows: rows.len(),
-                    cols: cols.len(),
-                    first_row: rows.start,
-                    first_col: cols.start,
-                    ..Default::default()
-                };
+                let part = Part::of(&rows, &cols);
                 let grid = tile_grid(plan, rows.len(), cols.len());
                 plan.tiles(&BACKWARD, &args, &batch.scalars(part), grid)?;
                 let (dq_part, dk_part) = (dq.row_range(rows.clone()), dk.row_range(cols.clone()));
@@ -416,13 +414,7 @@ pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) ->
                         Arg::whole(positive),
                         Arg::whole(rank),
                     ];
-                    let part = Part {
-                        rows: rows.len(),
-                        cols: cols.len(),
-                        first_row: rows.start,
-                        first_col: cols.start,
-                        ..Default::default()
-                    };
+                    let part = Part::of(&rows, &cols);
                     let [across, down, _] = tile_grid(plan, rows.len(), cols.len());
                     let grid = [if own { 1 } else { across }, down, 1];
                     plan.tiles(kernel, &args, &batch.scalars(part), grid)?;

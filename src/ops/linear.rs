@@ -3,6 +3,8 @@
 //! NaN and infinities propagate as in the sums that hold them. Long sums are split and merged in a fixed order.
 //! Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
 
+use core::ops::Range;
+
 use super::{disjoint, named, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -111,7 +113,7 @@ impl<'a> Operand<'a> {
         if self.by_k { self.tensor.cols } else { self.tensor.rows }
     }
 
-    fn part(self, rows: core::ops::Range<usize>, k: core::ops::Range<usize>) -> Tensor<'a> {
+    fn part(self, rows: Range<usize>, k: Range<usize>) -> Tensor<'a> {
         match self.by_k {
             true => self.tensor.row_range(rows).col_range(k),
             false => self.tensor.row_range(k).col_range(rows),
@@ -231,7 +233,7 @@ impl Sum {
 }
 
 /// 0..len in pieces of at most `size`.
-pub(super) fn chunks(len: usize, size: usize) -> impl Iterator<Item = core::ops::Range<usize>> {
+pub(super) fn chunks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(size.max(1)).map(move |first| first..len.min(first.saturating_add(size)))
 }
 
