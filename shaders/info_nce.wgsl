@@ -87,17 +87,9 @@ fn product(row0: u32, col0: u32, lane: u32) -> Tile {
 }
 
 // The log-sum-exp of a lane's eight scores in one row (or column); those at `end` and past it are outside the matrix.
-fn lse4(acc: vec2<f32>, at: u32, end: u32, scores: vec4<f32>) -> vec2<f32> {
-    var sum = acc;
-    if at < end { sum = lse_push(sum, scores.x, 1.0); }
-    if at + 1u < end { sum = lse_push(sum, scores.y, 1.0); }
-    if at + 2u < end { sum = lse_push(sum, scores.z, 1.0); }
-    if at + 3u < end { sum = lse_push(sum, scores.w, 1.0); }
-    return sum;
-}
-
 fn lse8(at: u32, far: u32, end: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
-    return lse4(lse4(LSE_EMPTY, at, end, near_scores), far, end, far_scores);
+    let four = vec4(0u, 1u, 2u, 3u);
+    return lse_of8(near_scores, far_scores, at + four < vec4(end), far + four < vec4(end));
 }
 
 fn lse_lines(t: Tile, at: u32, far: u32, end: u32) -> Lines {

@@ -29,6 +29,29 @@ fn lse_push(acc: vec2<f32>, x: f32, temperature: f32) -> vec2<f32> {
     return lse_merge(acc, vec2(x, 0.0), temperature);
 }
 
+// The set of eight elements (T = 1), of which those outside `keep` are none; as eight calls of lse_push, without their branches.
+fn lse_of8(x: vec4<f32>, y: vec4<f32>, keep_x: vec4<bool>, keep_y: vec4<bool>) -> vec2<f32> {
+    let in_x = keep_x & (bitcast<vec4<u32>>(x) != vec4(0xff800000u));
+    let in_y = keep_y & (bitcast<vec4<u32>>(y) != vec4(0xff800000u));
+    let a = select(vec4(LOWEST), x, in_x);
+    let b = select(vec4(LOWEST), y, in_y);
+    let most = max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w)));
+    let e = precise_exp4(2.0 * max(0.5 * a - 0.5 * most, vec4(-52.0)));
+    let f = precise_exp4(2.0 * max(0.5 * b - 0.5 * most, vec4(-52.0)));
+    // Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
+    let top_x = in_x & (a == vec4(most));
+    let top_y = in_y & (b == vec4(most));
+    let tops = select(vec4(0.0), vec4(1.0), top_x) + select(vec4(0.0), vec4(1.0), top_y);
+    let others = select(vec4(0.0), e, in_x & !top_x) + select(vec4(0.0), f, in_y & !top_y);
+    let rest = dot(others, vec4(1.0)) + (dot(tops, vec4(1.0)) - 1.0);
+    let poisoned = any(in_x & not_finite(x)) || any(in_y & not_finite(y));
+    return vec2(most, select(rest, not_a_number(), poisoned));
+}
+
+fn not_finite(x: vec4<f32>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) >= vec4(0x7f800000u);
+}
+
 fn is_masked(x: f32) -> bool {
     return bitcast<u32>(x) == 0xff800000u;
 }

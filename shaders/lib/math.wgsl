@@ -31,10 +31,10 @@ const LOG2_E: f32 = 1.442695041;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.12194440e-4;
 
-fn precise_exp(x: f32) -> f32 {
-    let n = round(max(x, -104.0) * LOG2_E);
-    let r = (max(x, -104.0) - n * LN2_HIGH) - n * LN2_LOW;
-    var p = 1.9875691500e-4;
+fn precise_exp4(x: vec4<f32>) -> vec4<f32> {
+    let n = round(max(x, vec4(-104.0)) * LOG2_E);
+    let r = (max(x, vec4(-104.0)) - n * LN2_HIGH) - n * LN2_LOW;
+    var p = vec4(1.9875691500e-4);
     p = p * r + 1.3981999507e-3;
     p = p * r + 8.3334519073e-3;
     p = p * r + 4.1665795894e-2;
@@ -42,9 +42,14 @@ fn precise_exp(x: f32) -> f32 {
     p = p * r + 5.0000001201e-1;
     let y = (p * r * r + r) + 1.0;
     // Two factors, so that each is a normal number where the result is subnormal.
-    let half = i32(n) / 2;
-    let rest = i32(n) - half;
-    return y * bitcast<f32>(u32(half + 127) << 23u) * bitcast<f32>(u32(rest + 127) << 23u);
+    let half = vec4<i32>(n) / 2;
+    let rest = vec4<i32>(n) - half;
+    return y * bitcast<vec4<f32>>(vec4<u32>(half + 127) << vec4(23u)) * bitcast<vec4<f32>>(vec4<u32>(rest + 127) << vec4(23u));
+}
+
+// Compilers drop the components that nothing reads.
+fn precise_exp(x: f32) -> f32 {
+    return precise_exp4(vec4(x)).x;
 }
 
 // ln(1 + r) within 2.5 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
