@@ -398,9 +398,13 @@ impl Gpu {
     /// Runs `calls` and returns the error, if any, that wgpu reports for them.
     pub(crate) fn guard<R>(&self, calls: impl FnOnce() -> R) -> Result<R> {
         self.check()?;
-        let result = guard(self.device(), calls)?;
+        let result = guard(self.device(), calls);
+        if result.is_err() {
+            // To wgpu the objects of a lost device are merely invalid; that it was lost comes with the next poll.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::Poll)));
+        }
         self.check()?;
-        Ok(result)
+        result
     }
 
     pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {

@@ -175,11 +175,11 @@ impl<'a, T: Element> Tensor<'a, T> {
         if a.end <= b.start || b.end <= a.start {
             return false;
         }
-        if self.stride != other.stride || self.rows.min(other.rows) <= 1 {
+        if self.stride != other.stride || self.stride == 0 {
             return true;
         }
-        let (left, right) = (self.offset % self.stride, other.offset % self.stride);
-        let within_row = left + self.cols <= self.stride && right + other.cols <= self.stride;
-        !(within_row && (left + self.cols <= right || right + other.cols <= left))
+        // How far the columns of the other lie to the right of this one's, around the end of a row.
+        let apart = (other.offset + self.stride - self.offset % self.stride) % self.stride;
+        apart < self.cols || apart + other.cols > self.stride
     }
 }

@@ -3,7 +3,9 @@
 mod golden;
 mod harness;
 
+mod faults;
 mod kernels;
+mod tensors;
 
 mod cross_entropy;
 mod info_nce;

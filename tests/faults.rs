@@ -1,0 +1,276 @@
+//! What a lost device, a foreign error or a shared one does.
+
+use std::sync::{Arc, Mutex};
+
+use wgloss::verify::Fill;
+use wgloss::{Error, Gpu, Options, Reduction, Tensor, cross_entropy, softmax};
+
+use crate::harness::*;
+
+const ROWS: usize = 5;
+const COLS: usize = 40;
+
+/// A computation that must be right or an error.
+fn compute(gpu: &Gpu) -> Result<Vec<f32>, Error> {
+    softmax::compute(gpu, &Fill::Small.matrix(ROWS, COLS, 1), COLS, Default::default())
+}
+
+fn is_of_device(error: &Error) -> bool {
+    matches!(error, Error::DeviceLost { .. } | Error::Device { .. } | Error::OutOfMemory { .. })
+}
+
+#[test]
+fn a_lost_device_gives_errors_only() {
+    let Some(gpu) = open(None) else { return };
+    let want = compute(&gpu).unwrap();
+    let x = gpu.upload(&want).unwrap();
+    let y = gpu.zeros::<f32>(want.len()).unwrap();
+    let (x, y): (Tensor, Tensor) = (Tensor::matrix(&x, ROWS, COLS).unwrap(), Tensor::matrix(&y, ROWS, COLS).unwrap());
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    softmax::forward(&mut gpu.record(&mut encoder), x, y, Default::default()).unwrap();
+    let commands = encoder.finish();
+    gpu.device().destroy();
+    gpu.queue().submit([commands]);
+    let errors = [
+        gpu.read(y).map(drop),
+        gpu.wait(),
+        gpu.check(),
+        gpu.run(|recorder| softmax::forward(recorder, x, y, Default::default())),
+        gpu.upload(&want).map(drop),
+        gpu.zeros::<f32>(4).map(drop),
+        gpu.write(x, &want),
+        compute(&gpu).map(drop),
+    ];
+    let is_loss = |error: &Result<(), Error>| matches!(error, Err(Error::DeviceLost { .. }));
+    assert!(errors.iter().all(is_loss), "{errors:?}");
+    gpu.clear_fault();
+    assert!(matches!(gpu.check(), Err(Error::DeviceLost { .. })), "a lost device stays lost");
+    assert_eq!(compute(&open(None).unwrap()).unwrap(), want, "a new device in the same process");
+}
+
+#[test]
+fn a_device_lost_before_any_call() {
+    let Some(gpu) = open(None) else { return };
+    gpu.device().destroy();
+    let error = compute(&gpu).unwrap_err();
+    assert!(is_of_device(&error), "{error:?}");
+    let error = gpu.zeros::<f32>(4).map(drop).and_then(|()| gpu.wait()).unwrap_err();
+    assert!(is_of_device(&error), "{error:?}");
+}
+
+#[test]
+fn a_device_lost_between_run_and_read() {
+    let Some(gpu) = open(None) else { return };
+    let (x, y) = (input(&gpu, 1, 2, &[0.0f32; 2]), output(&gpu, 1, 2));
+    gpu.run(|recorder| softmax::forward(recorder, x.view()?, y.view()?, Default::default())).unwrap();
+    gpu.device().destroy();
+    let error = gpu.read(y.view().unwrap()).unwrap_err();
+    assert!(is_of_device(&error), "{error:?}");
+}
+
+#[test]
+fn a_device_lost_while_threads_use_it() {
+    let Some(gpu) = open(None) else { return };
+    let want = compute(&gpu).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    match compute(&gpu) {
+                        Ok(found) => assert_eq!(found, want),
+                        Err(error) => return assert!(is_of_device(&error), "{error:?}"),
+                    }
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        gpu.device().destroy();
+    });
+}
+
+/// wgpu reports an error of the caller's own call to the handler of the device; data read after it may be wrong.
+#[test]
+fn a_foreign_error_reaches_the_next_read() {
+    let Some(gpu) = open(None) else { return };
+    let x = input(&gpu, 1, 2, &[1.0f32, 2.0]);
+    let mapped_storage = wgpu::BufferDescriptor {
+        label: None,
+        size: 64,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    };
+    let _ = gpu.device().create_buffer(&mapped_storage);
+    for found in [gpu.read(x.view().unwrap()).map(drop), compute(&gpu).map(drop), gpu.check(), gpu.wait()] {
+        assert!(matches!(found, Err(Error::Device { .. })), "{found:?}");
+    }
+    gpu.clear_fault();
+    assert_eq!(read(&gpu, &x), [1.0, 2.0]);
+}
+
+/// Two devices that this crate did not open. Those of one wgpu instance know each other's buffers; two instances number
+/// theirs alike, and wgpu panics or takes the wrong one.
+fn foreign_devices() -> [(wgpu::Device, wgpu::Queue); 2] {
+    pollster::block_on(async {
+        let adapters = wgloss::adapters(wgpu::Backends::all()).await;
+        let wish = std::env::var("WGLOSS_ADAPTER").unwrap_or_default().to_lowercase();
+        let adapter = adapters.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish)).unwrap();
+        let one = adapter.request_device(&Default::default()).await.unwrap();
+        [one, adapter.request_device(&Default::default()).await.unwrap()]
+    })
+}
+
+#[test]
+fn a_device_that_the_caller_brought_keeps_its_handlers() {
+    let Some(shared) = gpu() else { return };
+    let [(device, queue), (other_device, other_queue)] = foreign_devices();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let ears = heard.clone();
+    device.on_uncaptured_error(Arc::new(move |error| ears.lock().unwrap().push(error.to_string())));
+    let gpu = Gpu::from_wgpu(device.clone(), queue).unwrap();
+    assert_eq!(compute(&gpu).unwrap(), compute(&shared.with_tuning(*gpu.tuning())).unwrap());
+
+    // The caller's error goes to the caller.
+    let too_large = device.limits().max_buffer_size + 4;
+    let usage = wgpu::BufferUsages::STORAGE;
+    let _ = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: too_large,
+        usage,
+        mapped_at_creation: false,
+    });
+    assert_eq!(heard.lock().unwrap().len(), 1);
+    assert_eq!(gpu.check(), Ok(()));
+
+    // An error of this crate's own calls goes to whoever called it: here, a buffer of another device.
+    let other = Gpu::from_wgpu(other_device, other_queue).unwrap();
+    let (x, y) = (input(&other, 1, 2, &[0.0f32; 2]), output(&gpu, 1, 2));
+    let error = gpu.run(|recorder| softmax::forward(recorder, x.view()?, y.view()?, Default::default())).unwrap_err();
+    assert!(matches!(error, Error::Device { .. }), "{error:?}");
+    assert_eq!(heard.lock().unwrap().len(), 1);
+    assert!(untouched(&gpu, &y));
+    assert!(compute(&gpu).is_ok(), "and is forgotten");
+
+    device.destroy();
+    let error = gpu.read(y.view().unwrap()).unwrap_err();
+    assert!(is_of_device(&error), "{error:?}");
+}
+
+#[test]
+fn a_buffer_that_was_destroyed() {
+    let Some(gpu) = open(None) else { return };
+    let (x, y) = (gpu.upload(&[0.0f32; 2]).unwrap(), gpu.zeros::<f32>(2).unwrap());
+    x.destroy();
+    let (x, y): (Tensor, Tensor) = (Tensor::matrix(&x, 1, 2).unwrap(), Tensor::matrix(&y, 1, 2).unwrap());
+    let error = gpu.run(|recorder| softmax::forward(recorder, x, y, Default::default())).unwrap_err();
+    assert!(matches!(error, Error::Device { .. }), "{error:?}");
+    let error = gpu.read(x).unwrap_err();
+    assert!(matches!(error, Error::Device { .. }), "{error:?}");
+    assert_eq!(gpu.read(y).unwrap(), [0.0, 0.0]);
+}
+
+#[test]
+fn more_than_a_device_has() {
+    let Some(shared) = gpu() else { return };
+    let limit = shared.limits().max_buffer_size;
+    let error = shared.zeros::<f32>((limit / 4 + 1) as usize).unwrap_err();
+    assert!(
+        matches!(error, Error::Limit { needed, limit: found, .. } if found == limit && needed > limit),
+        "{error:?}"
+    );
+    let small =
+        wgpu::Limits { max_buffer_size: 1 << 20, max_storage_buffer_binding_size: 1 << 20, ..Default::default() };
+    let gpu = open(Some(small)).unwrap();
+    let error = gpu.upload(&[0.0f32; (1 << 18) + 1]).unwrap_err();
+    assert_eq!(error, Error::Limit { what: "wgloss.data: a buffer".into(), needed: (1 << 20) + 4, limit: 1 << 20 });
+    assert!(gpu.upload(&[0.0f32; 1 << 18]).is_ok());
+    let beyond = wgpu::Limits { max_bind_groups: u32::MAX, ..Default::default() };
+    let error = Gpu::open(&Options { limits: Some(beyond), ..Default::default() }).unwrap_err();
+    assert!(matches!(error, Error::Device { .. }), "{error:?}");
+}
+
+#[test]
+fn no_such_adapter() {
+    let Some(gpu) = gpu() else { return };
+    for wish in ["a card that nobody makes", "999"] {
+        let error = Gpu::open(&Options { adapter: Some(wish.into()), ..Default::default() }).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::NoAdapter { .. }), "{text}");
+        assert!(text.contains(wish) && text.contains(&gpu.info().name), "{text}");
+    }
+    let nowhere = Options { backends: wgpu::Backends::empty(), ..Default::default() };
+    assert_eq!(Gpu::open(&nowhere).unwrap_err().to_string(), "no adapter: asked for any, found this machine has none");
+}
+
+/// Each dispatch keeps its own parameters, over more than one page of them.
+#[test]
+fn many_parameters_in_one_encoder() {
+    let Some(gpu) = gpu() else { return };
+    let x = Fill::Small.matrix(1, 9, 2);
+    let (held, count) = (input(gpu, 1, 9, &x), 300);
+    let y = output(gpu, count, 9);
+    let options = |index: usize| softmax::Options { temperature: 0.1 + index as f32, log: index % 2 == 1 };
+    let record = gpu.run(|recorder| {
+        (0..count).try_for_each(|index| {
+            softmax::forward(recorder, held.view()?, y.view()?.row_range(index..index + 1), options(index))
+        })
+    });
+    record.unwrap();
+    let found = read(gpu, &y);
+    for (index, found) in found.chunks(9).enumerate() {
+        assert_eq!(found, wide(&softmax::compute(gpu, &x, 9, options(index)).unwrap()));
+    }
+}
+
+/// Two recorders on two encoders, recorded by turns and submitted in the other order.
+#[test]
+fn encoders_may_be_interleaved() {
+    let Some(gpu) = gpu() else { return };
+    let x = Fill::Small.matrix(6, 40, 3);
+    let held = input(gpu, 6, 40, &x);
+    let ids = input(gpu, 6, 1, &[0u32, 1, 2, 3, 4, 5]);
+    let losses = [output(gpu, 1, 1), output(gpu, 1, 1)];
+    let lses = [output(gpu, 6, 2), output(gpu, 6, 2)];
+    let mut encoders = [(); 2].map(|()| gpu.device().create_command_encoder(&Default::default()));
+    let forms = [Reduction::Sum, Reduction::Mean];
+    for index in [0, 1, 1, 0] {
+        let options = cross_entropy::Options { reduction: forms[index], ..Default::default() };
+        let (x, ids) = (held.view().unwrap(), ids.view().unwrap());
+        let (loss, lse) = (losses[index].view().unwrap(), lses[index].view().unwrap());
+        cross_entropy::forward(&mut gpu.record(&mut encoders[index]), x, ids, loss, lse, options).unwrap();
+    }
+    let [first, second] = encoders.map(wgpu::CommandEncoder::finish);
+    gpu.queue().submit([second]);
+    gpu.queue().submit([first]);
+    let [sum, mean] = losses.each_ref().map(|loss| read(gpu, loss)[0]);
+    assert!((sum / 6.0 - mean).abs() <= 1e-6 * mean && mean > 0.0, "{sum} {mean}");
+}
+
+#[test]
+fn threads_share_a_device() {
+    let Some(gpu) = gpu() else { return };
+    let losses = |seed| {
+        let x = Fill::Small.matrix(50, 40, seed);
+        let ids: Vec<u32> = (0..50).map(|row| row % 40).collect();
+        (0..20).map(|_| cross_entropy::compute(gpu, &x, 40, &ids, Default::default()).unwrap()).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || losses(seed))).collect();
+        for (seed, thread) in threads.into_iter().enumerate() {
+            assert!(thread.join().unwrap() == losses(seed as u64), "thread {seed}");
+        }
+    });
+}
+
+#[test]
+fn errors_say_where_what_was_expected_and_what_was_found() {
+    let text = |error: Error| error.to_string();
+    assert_eq!(text(shape("softmax", "y", "2 x 3", "3 x 2")), "softmax: y should be 2 x 3, found 3 x 2");
+    assert_eq!(text(option("sgd", "rate", "a number", "NaN")), "sgd: rate should be a number, found NaN");
+    assert_eq!(text(overlap("linear", "dx", "x")), "linear: output dx overlaps x in one buffer");
+    let view = Error::OutOfBounds { rows: 4, cols: 6, stride: 7, offset: 1, needed: 112, size: 96 };
+    let want = "a view of 4 x 6, stride 7, offset 1 (in elements) needs 112 bytes, the buffer has 96";
+    assert_eq!(text(view), want);
+    let limit = Error::Limit { what: "softmax: one row".into(), needed: 9, limit: 8 };
+    assert_eq!(text(limit), "softmax: one row needs 9, this device allows 8");
+    assert_eq!(text(Error::Usage { usage: "COPY_SRC", label: String::new() }), "the buffer lacks usage COPY_SRC");
+}
