@@ -51,6 +51,7 @@ mod recorder;
 pub mod reference;
 mod tensor;
 pub mod train;
+mod transfer;
 mod tuning;
 pub mod verify;
 

@@ -1,0 +1,132 @@
+//! Copies between slices and the device.
+
+use crate::tensor::{ELEMENT, Element};
+use crate::{Error, Gpu, Result, Tensor};
+
+/// Bytes that one copy to or from the device moves; bounds the staging memory.
+const STAGING: u64 = 32 << 20;
+
+impl Gpu {
+    /// A new buffer that holds `data`, usable as storage, copy source and copy destination.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if it exceeds the device's largest buffer, [`Error::OutOfMemory`].
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<wgpu::Buffer> {
+        let buffer = self.zeros::<T>(data.len())?;
+        self.guard(|| {
+            for (index, part) in data.chunks((STAGING / ELEMENT) as usize).enumerate() {
+                self.queue().write_buffer(&buffer, index as u64 * STAGING, bytemuck::cast_slice(part));
+            }
+        })?;
+        Ok(buffer)
+    }
+
+    /// A new buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// As [`Gpu::upload`].
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<wgpu::Buffer> {
+        self.buffer("wgloss.data", len as u64 * ELEMENT)
+    }
+
+    /// Overwrites the view's elements; takes effect before whatever is submitted next.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not rows × cols elements, [`Error::Usage`] if the buffer lacks `COPY_DST`.
+    pub fn write<T: Element>(&self, tensor: Tensor<T>, data: &[T]) -> Result<()> {
+        if data.len() != tensor.rows * tensor.cols {
+            return Err(Error::Shape {
+                op: "write",
+                what: "data",
+                expected: format!("{} elements", tensor.rows * tensor.cols),
+                found: data.len().to_string(),
+            });
+        }
+        if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_DST) {
+            return Err(Error::Usage { usage: "COPY_DST", label: String::new() });
+        }
+        let rows_at_once = if tensor.stride == tensor.cols { tensor.rows } else { 1 };
+        self.guard(|| {
+            for (index, part) in data.chunks((rows_at_once * tensor.cols).max(1)).enumerate() {
+                let start = (tensor.offset + index * rows_at_once * tensor.stride) as u64 * ELEMENT;
+                self.queue().write_buffer(tensor.buffer, start, bytemuck::cast_slice(part));
+            }
+        })
+    }
+
+    /// The view's elements, row after row, once all submitted work is done; blocks.
+    ///
+    /// # Errors
+    /// As [`Gpu::read_async`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read<T: Element>(&self, tensor: Tensor<T>) -> Result<Vec<T>> {
+        pollster::block_on(self.read_async(tensor))
+    }
+
+    /// The view's elements, row after row, once all submitted work is done. Outside a browser it waits inside the first poll,
+    /// since wgpu has no event loop there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the buffer lacks `COPY_SRC`; any error or loss of the device so far: a result is returned only
+    /// if the work before it is known to have been done.
+    pub async fn read_async<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
+        self.check()?;
+        if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(Error::Usage { usage: "COPY_SRC", label: String::new() });
+        }
+        let mut data = Vec::with_capacity(tensor.rows * tensor.cols);
+        if tensor.cols == 0 {
+            return Ok(data);
+        }
+        let largest = STAGING.min(self.limits().max_buffer_size) / ELEMENT;
+        let rows_at_once = (largest as usize / tensor.stride.max(1)).max(1);
+        for first in (0..tensor.rows).step_by(rows_at_once) {
+            let rows = tensor.row_range(first..first + rows_at_once);
+            if rows.rows > 1 {
+                let span = (rows.rows - 1) * rows.stride + rows.cols;
+                let part = self.read_span::<T>(rows.buffer, rows.offset, span).await?;
+                part.chunks(rows.stride).for_each(|row| data.extend_from_slice(&row[..rows.cols]));
+            } else {
+                for start in (0..rows.cols).step_by(largest as usize) {
+                    let len = (rows.cols - start).min(largest as usize);
+                    data.extend(self.read_span::<T>(rows.buffer, rows.offset + start, len).await?);
+                }
+            }
+        }
+        Ok(data)
+    }
+
+    async fn read_span<T: Element>(&self, source: &wgpu::Buffer, offset: usize, len: usize) -> Result<Vec<T>> {
+        let size = len as u64 * ELEMENT;
+        let (done, outcome) = futures_channel::oneshot::channel();
+        let staging = self.guard(|| {
+            let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgloss.read"),
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(source, offset as u64 * ELEMENT, &staging, 0, size);
+            self.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                let _ = done.send(result); // the receiver is gone only if this future was dropped
+            });
+            staging
+        })?;
+        self.wait()?;
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.check()?;
+                return Err(Error::Device { message: format!("reading back failed: {error}") });
+            }
+            Err(_) => return Err(Error::DeviceLost { message: "a read was never answered".into() }),
+        }
+        self.check()?;
+        let mapped = staging
+            .get_mapped_range(..)
+            .map_err(|error| Error::Device { message: format!("reading back failed: {error}") })?;
+        Ok(bytemuck::pod_collect_to_vec(&mapped))
+    }
+}
