@@ -47,10 +47,15 @@ fn main() -> ExitCode {
     })
 }
 
-/// The library turns panics inside wgpu into errors, and those are what the user reads.
+/// Of two kinds of panic the user hears nothing: those inside wgpu, which the library turns into errors, and that of printing
+/// to a pipe whose reader has left, which ends the program as SIGPIPE ends others.
 fn silence_caught_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        if message.is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(141);
+        }
         if !panic.location().is_some_and(|location| location.file().contains("wgpu")) {
             default(panic);
         }
