@@ -13,7 +13,7 @@ const SUM: Options = Options { reduction: Reduction::Sum, ..NONE };
 const WIDTHS: [usize; 3] = [4, 40, 700];
 
 /// The loss and dx.
-fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+pub fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
     let rows = ids.len();
     let loss_rows = if options.reduction == Reduction::None { rows } else { 1 };
     let (x, ids) = (input(gpu, rows, cols, x), input(gpu, rows, 1, ids));
@@ -29,7 +29,7 @@ fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options
     [read(gpu, &loss), read(gpu, &dx)]
 }
 
-fn by_reference(x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+pub fn by_reference(x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
     let (x, dy) = (wide(x), wide(dy));
     let loss = reference::cross_entropy::forward(&x, cols, ids, options);
     let dx = reference::cross_entropy::backward(&x, cols, ids, &dy, options);

@@ -8,13 +8,13 @@ use crate::harness::*;
 const UNIT: Options = Options { temperature: 1.0, max_scale: 100.0, symmetric: false, reduction: Reduction::None };
 const BOTH: Options = Options { symmetric: true, ..UNIT };
 
-struct Batch<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    dim: usize,
-    log_scale: Option<f32>,
+pub struct Batch<'a> {
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub dim: usize,
+    pub log_scale: Option<f32>,
     /// Empty: absent.
-    dy: &'a [f32],
+    pub dy: &'a [f32],
 }
 
 impl Batch<'_> {
@@ -24,12 +24,12 @@ impl Batch<'_> {
 }
 
 /// Without a gradient of the loss and without a learnable scale.
-fn plain<'a>(q: &'a [f32], k: &'a [f32], dim: usize) -> Batch<'a> {
+pub fn plain<'a>(q: &'a [f32], k: &'a [f32], dim: usize) -> Batch<'a> {
     Batch { q, k, dim, log_scale: None, dy: &[] }
 }
 
 /// The loss, dq, dk and d_log_scale.
-fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
+pub fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
     let ([n, m], dim) = (batch.sizes(), batch.dim);
     let (q, k) = (input(gpu, n, dim, batch.q), input(gpu, m, dim, batch.k));
     let loss_rows = if options.reduction == Reduction::None { n } else { 1 };
@@ -49,7 +49,7 @@ fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
     [&loss, &dq, &dk, &d_log_scale].map(|held| read(gpu, held))
 }
 
-fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
+pub fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
     let (q, k, log_scale) = (wide(batch.q), wide(batch.k), batch.log_scale.map(f64::from));
     let loss = reference::info_nce::forward(&q, &k, batch.dim, log_scale, options);
     let (dq, dk, d) = reference::info_nce::backward(&q, &k, batch.dim, log_scale, &wide(batch.dy), options);
@@ -318,7 +318,7 @@ fn ranks() {
     assert_eq!(on_device_rank(gpu, &[1.0; 2], &[1.0, 2.0, f32::NAN], 1), [2, 1]);
 }
 
-fn on_device_rank(gpu: &Gpu, q: &[f32], k: &[f32], dim: usize) -> Vec<u32> {
+pub fn on_device_rank(gpu: &Gpu, q: &[f32], k: &[f32], dim: usize) -> Vec<u32> {
     let (n, m) = (q.len() / dim, k.len() / dim);
     let (q, k) = (input(gpu, n, dim, q), input(gpu, m, dim, k));
     // Poison with a gap between the elements, as the other outputs have.

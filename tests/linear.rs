@@ -4,17 +4,17 @@ use wgloss::{Gpu, linear, reference};
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
 
-struct Data<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    b: Option<&'a [f32]>,
-    dy: &'a [f32],
+pub struct Data<'a> {
+    pub x: &'a [f32],
+    pub w: &'a [f32],
+    pub b: Option<&'a [f32]>,
+    pub dy: &'a [f32],
     /// rows, inputs, outputs
-    shape: [usize; 3],
+    pub shape: [usize; 3],
 }
 
 /// y, dx, dw and db.
-fn on_device(gpu: &Gpu, data: &Data) -> [Vec<f64>; 4] {
+pub fn on_device(gpu: &Gpu, data: &Data) -> [Vec<f64>; 4] {
     let [rows, inputs, outputs] = data.shape;
     let (x, w) = (input(gpu, rows, inputs, data.x), input(gpu, outputs, inputs, data.w));
     let (b, dy) = (data.b.map(|b| input(gpu, outputs, 1, b)), input(gpu, rows, outputs, data.dy));
@@ -30,7 +30,7 @@ fn on_device(gpu: &Gpu, data: &Data) -> [Vec<f64>; 4] {
     [&y, &dx, &dw, &db].map(|held| read(gpu, held))
 }
 
-fn by_reference(data: &Data) -> [Vec<f64>; 4] {
+pub fn by_reference(data: &Data) -> [Vec<f64>; 4] {
     let [rows, inputs, outputs] = data.shape;
     let (x, w, dy) = (wide(data.x), wide(data.w), wide(data.dy));
     let y = reference::linear::forward(&x, &w, data.b.map(wide).as_deref(), inputs, outputs, rows);

@@ -5,6 +5,7 @@ mod harness;
 
 mod faults;
 mod kernels;
+mod scale;
 mod tensors;
 
 mod cross_entropy;

@@ -6,7 +6,7 @@ use crate::golden::{self, Case, Found, Kind, back, rows_of};
 use crate::harness::*;
 
 /// y and dx.
-fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
+pub fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
     let rows = rows_in(x, cols);
     let (x, dy) = (input(gpu, rows, cols, x), input(gpu, rows, cols, dy));
     let (y, dx) = (output(gpu, rows, cols), output(gpu, rows, cols));
@@ -18,7 +18,7 @@ fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) ->
     [read(gpu, &y), read(gpu, &dx)]
 }
 
-fn by_reference(x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
+pub fn by_reference(x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
     let y = reference::normalize::forward(&wide(x), cols, options);
     let dx = reference::normalize::backward(&wide(x), &wide(dy), cols, options);
     [y, dx]

@@ -19,7 +19,7 @@ const FORMS: [Options; 5] = {
 };
 
 /// New p and v.
-fn on_device(gpu: &Gpu, g: &[f32], p: &[f32], v: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
+pub fn on_device(gpu: &Gpu, g: &[f32], p: &[f32], v: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
     let [g, p, v] = [g, p, v].map(|data| input(gpu, rows_in(data, cols), cols, data));
     gpu.run(|recorder| sgd::step(recorder, g.view()?, p.view()?, Some(v.view()?), options)).unwrap();
     [read(gpu, &p), read(gpu, &v)]

@@ -12,7 +12,7 @@ const OPTIONS: [Options; 3] = [
 ];
 
 /// y and dx.
-fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
+pub fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
     let rows = rows_in(x, cols);
     let (x, dy) = (input(gpu, rows, cols, x), input(gpu, rows, cols, dy));
     let (y, dx) = (output(gpu, rows, cols), output(gpu, rows, cols));
@@ -24,7 +24,7 @@ fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize, options: Options) ->
     [read(gpu, &y), read(gpu, &dx)]
 }
 
-fn by_reference(x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
+pub fn by_reference(x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Vec<f64>; 2] {
     let y = reference::softmax::forward(&wide(x), cols, options);
     let dx = reference::softmax::backward(&y, &wide(dy), cols, options);
     [y, dx]

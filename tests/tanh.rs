@@ -5,7 +5,7 @@ use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
 
 /// y and dx.
-fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize) -> [Vec<f64>; 2] {
+pub fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize) -> [Vec<f64>; 2] {
     let rows = rows_in(x, cols);
     let (x, dy) = (input(gpu, rows, cols, x), input(gpu, rows, cols, dy));
     let (y, dx) = (output(gpu, rows, cols), output(gpu, rows, cols));
@@ -17,7 +17,7 @@ fn on_device(gpu: &Gpu, x: &[f32], dy: &[f32], cols: usize) -> [Vec<f64>; 2] {
     [read(gpu, &y), read(gpu, &dx)]
 }
 
-fn by_reference(x: &[f32], dy: &[f32], _cols: usize) -> [Vec<f64>; 2] {
+pub fn by_reference(x: &[f32], dy: &[f32], _cols: usize) -> [Vec<f64>; 2] {
     let y = reference::tanh::forward(&wide(x));
     let dx = reference::tanh::backward(&y, &wide(dy));
     [y, dx]

@@ -1,8 +1,8 @@
 //! The contrastive loss over all pairs of a batch, without ever storing the pairs.
 //!
 //! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns ([`Options::symmetric`]).
-//! Query i belongs to key i; further keys are negatives for all queries. Memory beyond inputs and outputs is bounded by
-//! [`Tuning::workspace`](crate::Tuning::workspace), whatever N and M. Work, with U = 2·N·M·D: forward U, backward 3U.
+//! Query i belongs to key i; further keys are negatives for all queries. Memory beyond inputs and outputs is at most twice
+//! [`Tuning::workspace`](crate::Tuning::workspace) and two numbers a query, whatever M. Work, with U = 2·N·M·D: forward U, backward 3U.
 //!
 //! A score that is NaN or +inf (overflow) gives NaN for its row and column, one of −inf counts as masked.
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
@@ -229,7 +229,11 @@ impl<'a> Batch<'a> {
             whole_tiles((pairs / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
         let fit_q = plan.rows_per_binding(self.q) as usize;
         let rows = whole_tiles((pairs / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
-        if (fit_k < cols && fit_k < self.k.rows) || (fit_q < rows && fit_q < self.q.rows) || pairs < rows * cols {
+        if pairs < rows * cols {
+            let (needed, limit) = (((rows * cols) as f64 * bytes).ceil() as u64, tuning.workspace);
+            return Err(Error::Limit { what: "info_nce: the workspace of one tile".into(), needed, limit });
+        }
+        if (fit_k < cols && fit_k < self.k.rows) || (fit_q < rows && fit_q < self.q.rows) {
             let limit = plan.gpu().limits().max_storage_buffer_binding_size;
             let needed = 4 * (tile_rows.max(tile_cols) * self.q.stride.max(self.k.stride)) as u64;
             return Err(Error::Limit { what: "info_nce: the rows of one tile".into(), needed, limit });

@@ -1,0 +1,288 @@
+//! Work that exceeds a limit of the device: a grid, a binding, the workspace.
+
+use wgloss::verify::{Fill, SUITES};
+use wgloss::{Error, Gpu, Random, Reduction, Tuning, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
+
+use crate::harness::*;
+use crate::{info_nce as nce, linear as lin};
+
+/// Limits so small that everything beyond a few thousand elements is split, and the same device without them.
+fn small() -> Option<(Gpu, Gpu)> {
+    let limits = wgpu::Limits {
+        max_storage_buffer_binding_size: 64 << 10,
+        max_compute_workgroups_per_dimension: 32,
+        max_compute_invocations_per_workgroup: 64,
+        max_compute_workgroup_size_x: 64,
+        max_compute_workgroup_size_y: 64,
+        ..Default::default()
+    };
+    let small = open(Some(limits))?;
+    let large = gpu()?.with_tuning(*small.tuning());
+    Some((small, large))
+}
+
+/// A row's result does not depend on the dispatch that computes it.
+#[test]
+fn rows_in_many_dispatches() {
+    let Some((small, large)) = small() else { return };
+    let mut random = Random::new(3, 0);
+    for (rows, cols) in [(3000, 17), (40_000, 3), (9, 16_000)] {
+        let (x, dy) = (Fill::Wide.matrix(rows, cols, 1), Fill::Small.matrix(rows, cols, 2));
+        let options = softmax::Options { temperature: 0.7, log: true };
+        let softmax = |gpu| crate::softmax::on_device(gpu, &x, &dy, cols, options);
+        assert!(softmax(&small) == softmax(&large), "softmax {rows} x {cols}");
+        let normalize = |gpu| crate::normalize::on_device(gpu, &x, &dy, cols, normalize::Options::default());
+        assert!(normalize(&small) == normalize(&large), "normalize {rows} x {cols}");
+        let rows = rows.min(16_000); // whole columns of ids and losses are bound at once
+        let ids: Vec<u32> = (0..rows).map(|_| random.below(cols as u32)).collect();
+        for reduction in [Reduction::None, Reduction::Mean] {
+            let options = cross_entropy::Options { reduction, ..Default::default() };
+            let of = |gpu| crate::cross_entropy::on_device(gpu, &x[..rows * cols], cols, &ids, &[], options);
+            assert!(of(&small) == of(&large), "cross_entropy {rows} x {cols} {reduction:?}");
+        }
+    }
+}
+
+#[test]
+fn elements_in_many_dispatches() {
+    let Some((small, large)) = small() else { return };
+    for (rows, cols) in [(300, 301), (1, 50_000), (50_000, 1), (4, 10_000)] {
+        let [x, dy, v] = [4, 5, 6].map(|seed| Fill::Small.matrix(rows, cols, seed));
+        let tanh = |gpu| crate::tanh::on_device(gpu, &x, &dy, cols);
+        assert!(tanh(&small) == tanh(&large), "tanh {rows} x {cols}");
+        let options = sgd::Options { rate: 0.1, momentum: 0.9, ..Default::default() };
+        let sgd = |gpu| crate::sgd::on_device(gpu, &x, &dy, &v, cols, options);
+        assert!(sgd(&small) == sgd(&large), "sgd {rows} x {cols}");
+    }
+}
+
+/// Small whole numbers: every order of summation gives the same.
+#[test]
+fn products_in_many_dispatches() {
+    let Some((small, _)) = small() else { return };
+    let whole = |rows, cols, seed| -> Vec<f32> {
+        Fill::Small.matrix(rows, cols, seed).iter().map(|x| (x * 3.0).round()).collect()
+    };
+    // Rows, columns and sums that exceed a binding or a grid, in turn.
+    for shape in [[700, 50, 600], [20, 30, 3000], [3000, 40, 20], [20, 3000, 30], [9000, 2, 3]] {
+        let [rows, inputs, outputs] = shape;
+        let (x, w) = (whole(rows, inputs, 1), whole(outputs, inputs, 2));
+        let (b, dy) = (whole(outputs, 1, 3), whole(rows, outputs, 4));
+        let data = lin::Data { x: &x, w: &w, b: Some(&b), dy: &dy, shape };
+        let (found, want) = (lin::on_device(&small, &data), lin::by_reference(&data));
+        for (index, what) in ["y", "dx", "dw", "db"].into_iter().enumerate() {
+            assert!(found[index] == want[index], "{what} of {shape:?}");
+        }
+    }
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// Elements within 3·10⁻⁶ of `size`, the magnitude of what they are sums of.
+fn assert_near(what: &str, got: &[f64], want: &[f64], size: f64) {
+    for (index, (got, want)) in got.iter().zip(want).enumerate() {
+        let near = (got - want).abs() <= 3e-6 * size; // false for NaN
+        assert!(near, "{what}[{index}]: got {got:e}, want {want:e}, size {size:e}");
+    }
+    assert_eq!(got.len(), want.len(), "{what}");
+}
+
+#[test]
+fn pairs_in_many_dispatches() {
+    let Some((small, _)) = small() else { return };
+    let dim = 20;
+    for (queries, keys, symmetric, reduction) in
+        [(700, 900, false, Reduction::Mean), (800, 800, true, Reduction::None), (3, 4000, false, Reduction::Sum)]
+    {
+        let options = info_nce::Options { temperature: 0.5, symmetric, reduction, ..Default::default() };
+        let (q, k) = (Fill::Small.matrix(queries, dim, 7), Fill::Small.matrix(keys, dim, 8));
+        let dy = Fill::Small.matrix(if reduction == Reduction::None { queries } else { 1 }, 1, 9);
+        let batch = nce::Batch { q: &q, k: &k, dim, log_scale: Some(0.3), dy: &dy };
+        let (found, want) = (nce::on_device(&small, &batch, options), nce::by_reference(&batch, options));
+        for (index, what) in ["loss", "dq", "dk", "d_log_scale"].into_iter().enumerate() {
+            let terms = wide(&q).iter().zip(&want[1]).map(|(q, dq)| (q * dq).abs()).sum(); // of Σ ⟨q, dq⟩
+            let size = if what == "d_log_scale" { terms } else { largest(&want[index]) };
+            assert_near(&format!("{what} of {queries} x {keys}"), &found[index], &want[index], size);
+        }
+        let whole = |x: &[f32]| x.iter().map(|x| (x * 2.0).round()).collect::<Vec<_>>(); // exact scores, many ties
+        let (q, k) = (whole(&q), whole(&k));
+        let want = wgloss::reference::info_nce::rank(&wide(&q), &wide(&k), dim);
+        assert!(nce::on_device_rank(&small, &q, &k, dim) == want, "rank of {queries} x {keys}");
+    }
+}
+
+/// What cannot be split is refused before anything is recorded, and the message names what and which limit.
+#[test]
+fn what_cannot_be_split() {
+    let Some((small, _)) = small() else { return };
+    let gpu = &small;
+    let wide = 20_000; // 80,000 bytes in one row
+    let (x, y) = (input(gpu, 2, wide, &vec![0.5f32; 2 * wide]), output(gpu, 2, wide));
+    let (ids, scalar, lse) = (input(gpu, 2, 1, &[0u32; 2]), output(gpu, 1, 1), output(gpu, 2, 2));
+    let (few, narrow) = (output(gpu, 2, 2), output(gpu, 2, 3));
+    let mean = info_nce::Options { reduction: Reduction::Mean, ..Default::default() };
+    let errors = [
+        refused(gpu, &[&y], |r| softmax::forward(r, x.view()?, y.view()?, Default::default())),
+        refused(gpu, &[&y], |r| normalize::forward(r, x.view()?, y.view()?, Default::default())),
+        refused(gpu, &[&scalar, &lse], |r| {
+            cross_entropy::forward(r, x.view()?, ids.view()?, scalar.view()?, lse.view()?, Default::default())
+        }),
+        refused(gpu, &[&few], |r| linear::forward(r, x.view()?, x.view()?, None, few.view()?)),
+        refused(gpu, &[&y], |r| {
+            linear::forward(r, narrow.view()?, input(gpu, wide, 3, &vec![0.0; 3 * wide]).view()?, None, y.view()?)
+        }),
+        refused(gpu, &[&scalar, &lse], |r| {
+            info_nce::forward(r, x.view()?, x.view()?, None, scalar.view()?, lse.view()?, mean)
+        }),
+    ];
+    for (index, error) in errors.iter().enumerate() {
+        let Error::Limit { what, needed, limit } = error else { panic!("call {index}: {error:?}") };
+        assert!(needed > limit, "call {index}: {error}");
+        let op = ["softmax", "normalize", "cross_entropy", "linear", "linear", "info_nce"][index];
+        assert!(what.starts_with(op), "call {index}: {error}");
+    }
+    // A workspace that does not hold one tile's part of the gradient, 4 bytes for each pair.
+    let tight = gpu.with_tuning(Tuning { workspace: 4096, ..*gpu.tuning() });
+    let (q, dq, dk) = (input(gpu, 2, 3, &[0.5f32; 6]), output(gpu, 2, 3), output(gpu, 2, 3));
+    let error = refused(&tight, &[&dq, &dk], |r| {
+        let (q, lse) = (q.view()?, lse.view()?);
+        info_nce::backward(r, q, q, None, lse, None, dq.view()?, dk.view()?, None, mean)
+    });
+    let what = "info_nce: the workspace of one tile".to_owned();
+    assert_eq!(error, Error::Limit { what, needed: 4 * 64 * 64, limit: 4096 });
+    // Each row fits, the columns of ids and losses do not: found while later dispatches of the op are planned.
+    let rows = 20_000;
+    let (x, ids) = (input(gpu, rows, 2, &vec![0.5f32; 2 * rows]), input(gpu, rows, 1, &vec![0u32; rows]));
+    let lse = output(gpu, rows, 2);
+    let error = refused(gpu, &[&scalar, &lse], |r| {
+        cross_entropy::forward(r, x.view()?, ids.view()?, scalar.view()?, lse.view()?, Default::default())
+    });
+    assert!(matches!(error, Error::Limit { needed: 80_000, limit: 65_536, .. }), "{error:?}");
+}
+
+/// Outputs that lie in the input's rows of a later dispatch.
+#[test]
+fn a_part_of_the_output_over_another_part_of_the_input() {
+    let Some((small, _)) = small() else { return };
+    let buffer = input(&small, 4000, 20, &vec![0.0f32; 80_000]);
+    let (x, y) = (buffer.view().unwrap().row_range(0..3000), buffer.view().unwrap().row_range(1000..4000));
+    let error = refused(&small, &[], |r| softmax::forward(r, x, y, Default::default()));
+    assert_eq!(error, overlap("softmax", "y", "x"));
+    let error = refused(&small, &[], |r| tanh::forward(r, x, y));
+    assert_eq!(error, overlap("tanh", "y", "x"));
+}
+
+/// What a browser grants: the defaults of WebGPU.
+#[test]
+fn default_limits_of_webgpu() {
+    let Some(gpu) = open(Some(wgpu::Limits::default())) else { return };
+    for (op, _) in SUITES {
+        verifies_on(&gpu, op);
+    }
+}
+
+/// More than 65,535 workgroups of elements.
+#[test]
+fn a_grid_of_elements_folds() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = gpu.with_tuning(Tuning { workgroup: 8, ..*gpu.tuning() });
+    let (rows, cols) = (70_000, 300);
+    let x: Vec<f32> = (0..rows * cols).map(|at| (at % 1013) as f32 / 500.0 - 1.0).collect();
+    let (held, y) = (input(&gpu, rows, cols, &x), output(&gpu, rows, cols));
+    gpu.run(|recorder| tanh::forward(recorder, held.view()?, y.view()?)).unwrap();
+    let found = gpu.read(y.view().unwrap()).unwrap();
+    let table: Vec<f64> = (0..1013).map(|at| f64::from(at as f32 / 500.0 - 1.0).tanh()).collect();
+    let wrong = found.iter().enumerate().find(|(at, y)| {
+        let near = (f64::from(**y) - table[at % 1013]).abs() <= 2e-7;
+        !near
+    });
+    assert_eq!(wrong, None);
+}
+
+/// More than 65,535 workgroups of rows, and more than WebGPU's 128 MiB in one tensor.
+#[test]
+fn a_grid_of_rows_folds_and_a_tensor_exceeds_a_binding() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, cols) = (70_000, 600);
+    let x: Vec<f32> = (0..rows * cols).map(|at| (at % 1013 + at / cols % 7 * 100) as f32 / 100.0).collect();
+    let held = input(gpu, rows, cols, &x);
+    let y = gpu.zeros::<f32>(rows * cols).unwrap();
+    let y = wgloss::Tensor::matrix(&y, rows, cols).unwrap();
+    gpu.run(|recorder| softmax::forward(recorder, held.view()?, y, Default::default())).unwrap();
+    for row in (0..rows).step_by(997).chain([65_535, 65_536, rows - 1]) {
+        let want = wgloss::reference::softmax::forward(&wide(&x[row * cols..][..cols]), cols, Default::default());
+        let found = wide(&gpu.read(y.row_range(row..row + 1)).unwrap());
+        assert_near(&format!("row {row}"), &found, &want, largest(&want));
+    }
+}
+
+/// More keys than a grid has workgroups in one dimension, or a shader's 16 bits could count.
+#[test]
+fn more_than_65535_keys() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k) = (Fill::Small.matrix(33, 4, 10), Fill::Small.matrix(70_001, 4, 11));
+    let batch = nce::plain(&q, &k, 4);
+    let options = info_nce::Options { temperature: 0.5, reduction: Reduction::Mean, ..Default::default() };
+    let (found, want) = (nce::on_device(gpu, &batch, options), nce::by_reference(&batch, options));
+    for (index, what) in ["loss", "dq", "dk"].into_iter().enumerate() {
+        assert_near(what, &found[index], &want[index], largest(&want[index]));
+    }
+}
+
+/// Both directions of a batch whose pairs exceed the workspace, against a sample of rows, in memory that does not grow with them.
+#[test]
+fn pairs_that_are_never_stored() {
+    let Some(gpu) = open(None) else { return };
+    // A software adapter takes 27 million pairs a second.
+    let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
+    let (n, dim, workspace) = if software { (4099, 4, 4 << 20) } else { (65_537, 4, 64 << 20) };
+    let gpu = gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() });
+    let options =
+        info_nce::Options { temperature: 0.5, symmetric: true, reduction: Reduction::None, ..Default::default() };
+    let (q, k) = (Fill::Small.matrix(n, dim, 12), Fill::Small.matrix(n, dim, 13));
+    let (held_q, held_k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
+    let (loss, lse) = (output(&gpu, n, 1), output(&gpu, 2 * n, 2));
+    let (dq, dk) = (output(&gpu, n, dim), output(&gpu, n, dim));
+    let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
+    let before = allocated();
+    let record = gpu.run(|r| {
+        let (q, k, lse) = (held_q.view()?, held_k.view()?, lse.view()?);
+        info_nce::forward(r, q, k, None, loss.view()?, lse, options)?;
+        info_nce::backward(r, q, k, None, lse, None, dq.view()?, dk.view()?, None, options)
+    });
+    record.unwrap();
+    // Two workspaces, two numbers a query, and the parameters of the dispatches. One f32 a pair would be 67 MB and more.
+    let grown = allocated() - before;
+    assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
+    assert!(grown <= 2 * workspace + (4 << 20), "{grown} bytes beside inputs and outputs");
+
+    let (q, k) = (wide(&q), wide(&k));
+    let [loss, lse, dq, dk] = [&loss, &lse, &dq, &dk].map(|held| read(&gpu, held));
+    let lse: Vec<f64> = lse.chunks(2).map(|pair| pair[0] + pair[1].ln_1p()).collect();
+    let (of_rows, of_columns) = lse.split_at(n);
+    let row = |x: &[f64], i: usize| x[i * dim..][..dim].to_vec();
+    let scores = |x: &[f64], y: &[f64]| y.chunks(dim).map(|y| 2.0 * dot(x, y)).collect::<Vec<_>>();
+    let log_sum = |scores: &[f64]| scores.iter().map(|s| s.exp()).sum::<f64>().ln();
+    // dq_i, or by the other arguments dk_i: half of scale Σ_j (p_ij + c_ij - 2 [i = j]) y_j.
+    let gradient = |i: usize, scores: &[f64], own: f64, others: &[f64], y: &[f64]| {
+        let mut sum = row(y, i).iter().map(|y| -2.0 * y).collect::<Vec<_>>();
+        for (j, s) in scores.iter().enumerate() {
+            let g = (s - own).exp() + (s - others[j]).exp();
+            sum.iter_mut().zip(&y[j * dim..]).for_each(|(sum, y)| *sum += g * y);
+        }
+        sum
+    };
+    for i in (0..n).step_by(509).chain([n - 1]) {
+        let (x, y) = (row(&q, i), row(&k, i));
+        let (of_row, of_column) = (scores(&x, &k), scores(&y, &q));
+        let (r, c) = (log_sum(&of_row), log_sum(&of_column));
+        assert_near(&format!("lse of {i}"), &[of_rows[i], of_columns[i]], &[r, c], 1.0);
+        assert_near(&format!("loss of {i}"), &loss[i..][..1], &[0.5 * (r + c) - of_row[i]], 1.0);
+        // The log-sum-exps of all others are the device's, of which the ones checked above are a sample.
+        let found = [row(&dq, i), row(&dk, i)].concat();
+        let want = [gradient(i, &of_row, r, of_columns, &k), gradient(i, &of_column, c, of_rows, &q)].concat();
+        assert_near(&format!("dq, dk of {i}"), &found, &want, 1.0);
+    }
+}
