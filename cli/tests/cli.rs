@@ -176,10 +176,10 @@ fn without_an_adapter_the_reference_trains() {
         command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().unwrap();
     let said = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    if said.contains("adapter: none") {
-        assert!(said.contains("mesa-vulkan-drivers") && said.contains("CPU reference"), "{said}");
-    } else {
-        assert!(!cfg!(target_os = "linux"), "{said}"); // other backends have adapters of their own
+    if cfg!(target_os = "linux") {
+        // Elsewhere other backends have adapters of their own.
+        assert!(said.contains("adapter: none") && said.contains("mesa-vulkan-drivers"), "{said}");
+        assert!(said.contains("CPU reference"), "{said}");
     }
     assert!(out.join("adapter.safetensors").exists());
 }
