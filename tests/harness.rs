@@ -6,12 +6,19 @@ use std::sync::OnceLock;
 use wgloss::verify::{self, Check, Held};
 use wgloss::{Error, Gpu, Options, Recorder, Result, Tuning, tanh, wgpu};
 
+#[allow(
+    clippy::explicit_write,
+    reason = "what print macros write is hidden where a test passes, as a skipped one does"
+)]
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
+
 /// Opens the adapter that `WGLOSS_ADAPTER` names, or the best; `None`, said loudly, only if `WGLOSS_NO_GPU` is 1.
 pub fn open(limits: Option<wgpu::Limits>) -> Option<Gpu> {
     if std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1") {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        // The test harness swallows what print macros write, so that a skipped test would look like a passed one.
-        writeln!(std::io::stderr(), "SKIPPED {test}: WGLOSS_NO_GPU=1").unwrap();
+        say(&format!("SKIPPED {test}: WGLOSS_NO_GPU=1"));
         return None;
     }
     let options = Options { adapter: std::env::var("WGLOSS_ADAPTER").ok(), limits, ..Default::default() };
@@ -53,7 +60,7 @@ pub fn verifies_on(gpu: &Gpu, op: &str) {
 }
 
 /// A matrix on the device that holds `data`.
-pub fn input<'g, T: wgloss::Element>(gpu: &'g Gpu, rows: usize, cols: usize, data: &[T]) -> Held<T> {
+pub fn input<T: wgloss::Element>(gpu: &Gpu, rows: usize, cols: usize, data: &[T]) -> Held<T> {
     assert_eq!(data.len(), rows * cols);
     Check::new(gpu).input(rows, cols, data).unwrap()
 }
