@@ -189,7 +189,7 @@ fn without_an_adapter_the_reference_trains() {
 fn ctrl_c_leaves_the_last_finished_epoch() {
     let (folder, queries, keys) = pairs();
     let out = folder.path().join("out");
-    let mut command = wgloss(&["train", "--epochs", "100000", "--batch", "16", "--queries"]);
+    let mut command = wgloss(&["train", "--epochs", "100000", "--lr", "0.001", "--batch", "16", "--queries"]);
     command.arg(&queries).arg("--keys").arg(&keys).arg("--out").arg(&out);
     let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let weights = out.join("adapter.safetensors");

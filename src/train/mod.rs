@@ -38,8 +38,9 @@ const SCALE_RATE: f32 = 0.01;
 const MOST_RANKED: usize = 10_000;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this factor; batches differ by less.
-const RUN_AWAY: f64 = 1.1;
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of ln(batch), the loss of chance;
+/// batches differ by less.
+const RUN_AWAY: f64 = 0.1;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -281,7 +282,7 @@ pub fn fit(
             outcome = Outcome { best: held_out, best_epoch: epoch, model, ..outcome };
         }
         let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        if !sound || loss > RUN_AWAY * first_loss {
+        if !sound || loss > first_loss + RUN_AWAY * (config.batch as f64).ln() {
             outcome.end = End::Diverged(format!(
                 "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
             ));
