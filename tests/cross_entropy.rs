@@ -171,6 +171,17 @@ fn nearly_certain() {
     }
 }
 
+/// The loss of two logits `gap` apart, ln(1 + e^-gap), to a few units in the last place wherever it is a normal number.
+#[test]
+fn relative_accuracy_at_every_gap() {
+    let Some(gpu) = gpu() else { return };
+    let gaps: Vec<f32> = (0..2600).map(|at| at as f32 / 32.0).collect();
+    let x: Vec<f32> = gaps.iter().flat_map(|&gap| [gap, 0.0]).collect();
+    let [loss, _] = on_device(gpu, &x, 2, &vec![0; gaps.len()], &[], NONE);
+    let want: Vec<f64> = gaps.iter().map(|&gap| (-f64::from(gap)).exp().ln_1p()).collect();
+    assert_close(&loss, &want, 4e-7);
+}
+
 /// Shifts that f32 holds exactly leave the bits as they are.
 #[test]
 fn shifts_change_nothing() {

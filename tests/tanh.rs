@@ -71,6 +71,18 @@ fn relative_accuracy_at_every_size() {
     assert_close(&y, &reference::tanh::forward(&wide(&x)), 2.5e-7);
 }
 
+/// 1 − y² where y² is all but 1: the rounding of a square would show.
+#[test]
+fn gradient_near_saturation() {
+    let Some(gpu) = gpu() else { return };
+    let y: Vec<f32> = (1..200).map(|k| 1.0 - (k * k) as f32 * 2f32.powi(-24)).collect();
+    let (held, ones) = (input(gpu, 1, y.len(), &y), input(gpu, 1, y.len(), &vec![1.0; y.len()]));
+    let dx = output(gpu, 1, y.len());
+    gpu.run(|recorder| tanh::backward(recorder, held.view()?, ones.view()?, dx.view()?)).unwrap();
+    let want: Vec<f64> = wide(&y).iter().map(|y| (1.0 - y) * (1.0 + y)).collect();
+    assert_close(&read(gpu, &dx), &want, 2e-7);
+}
+
 #[test]
 fn empty() {
     let Some(gpu) = gpu() else { return };
