@@ -303,7 +303,9 @@ impl Gpu {
         match &slots[slot] {
             Some(buffer) if buffer.size() >= bytes => Ok(buffer.clone()),
             _ => {
-                let buffer = self.buffer("wgloss.scratch", bytes)?;
+                // A buffer that is replaced lives on until its encoder is done: powers of two are replaced rarely.
+                let roomy = bytes.next_power_of_two().min(self.limits().max_buffer_size);
+                let buffer = self.buffer("wgloss.scratch", bytes.max(roomy))?;
                 slots[slot] = Some(buffer.clone());
                 Ok(buffer)
             }
