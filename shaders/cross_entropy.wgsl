@@ -1,36 +1,143 @@
-// loss_i = -ln p[i, t_i], p = softmax of row i of x, t = class ids;   dx[i, j] = w_i (p[i, j] - [j = t_i]).
-// mean: sum of loss_i / number of rows that are not ignored, w_i = dy / that number.
-// Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; reductions and ignored rows as torch.nn.functional.cross_entropy.
-// Cost: forward reads MN, writes 3M; backward reads MN, writes MN.
+// x' = cap tanh(x/cap), or x;   p = softmax of the rows of x';   q = (1 - smoothing) target + smoothing/classes;
+// loss_i = a_i sum_c w_c q[i, c] (-ln p[i, c]) + z_i lse_i^2;
+// dx[i, j] = (a_i (p[i, j] sum_c w_c q[i, c] - w_j q[i, j]) + 2 z_i lse_i p[i, j]) (1 - (x'/cap)^2).
+// The target is a class id or a row of `soft`. a_i and z_i hold the row's weight, the divisor of the mean and the gradient of the loss;
+// where both are 0, as in ignored rows, loss and gradient are 0 whatever the row holds.
+// Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7; lse^2 ("z-loss"):
+// Chowdhery et al. 2022, arXiv:2204.02311, section 5; cap: Gemma Team 2024, arXiv:2408.00118, section 2.
+// Cost an element: x once where a row fits the lanes that take it, else twice; dx once, if asked for; so 8 bytes of f32 in place, or 12.
+// Soft targets add as many reads of `soft`. `backward` reads x once and writes dx.
 
-struct Params {
-    x_offset: u32, x_stride: u32,
-    id_offset: u32, id_stride: u32,
-    loss_offset: u32, loss_stride: u32,
-    lse_offset: u32, lse_stride: u32,
-    lse_in_offset: u32, lse_in_stride: u32,
-    dy_offset: u32, dy_stride: u32,
-    dx_offset: u32, dx_stride: u32,
-    count_offset: u32, count_stride: u32,
-    count_in_offset: u32, count_in_stride: u32,
-    loss_in_offset: u32, loss_in_stride: u32,
-    rows: u32,
-    cols: u32,
-    ignore: u32,    // the class id of rows that do not count
-    mean: u32,
-    dy_by_row: u32, // dy holds one factor per row, else one for all
+fn capped4(x: vec4<f32>) -> vec4<f32> {
+    if params.softcap == 0.0 {
+        return x;
+    }
+    // A mask stays a mask.
+    return select(params.softcap * precise_tanh4(x / params.softcap), x, bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> id: array<u32>;
-@group(0) @binding(3) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(4) var<storage, read_write> lse: array<f32>;     // [rows, 2]: (max, rest), see lib/lse.wgsl
-@group(0) @binding(5) var<storage, read> lse_in: array<f32>;
-@group(0) @binding(6) var<storage, read> dy: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(8) var<storage, read_write> count: array<u32>;   // rows that are not ignored
-@group(0) @binding(9) var<storage, read> count_in: array<u32>;
-@group(0) @binding(10) var<storage, read> loss_in: array<f32>;      // per row
+
+fn capped16(x: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(capped4(x[0]), capped4(x[1]), capped4(x[2]), capped4(x[3]));
+}
+
+// What `weigh` knows of a row.
+struct Row {
+    a: f32,
+    z: f32,
+    id: u32,
+    wanted: f32, // sum_c w_c q[i, c] for class ids, the part of smoothing for soft targets
+}
+
+fn row_at(i: u32) -> Row {
+    let at = min(i, params.rows - 1u);
+    return Row(
+        bitcast<f32>(load_row(at, 0u)), bitcast<f32>(load_row(at, 1u)), load_row(at, 2u), bitcast<f32>(load_row(at, 3u)),
+    );
+}
+
+// w_c q_c of four classes.
+fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> vec4<f32> {
+    let column = vec4(j) + vec4(0u, 1u, 2u, 3u);
+    var q = soft;
+    if params.soft_target == 0u {
+        q = select(vec4(0.0), vec4(1.0), column == vec4(row.id));
+    }
+    q = (1.0 - params.smoothing) * q + params.smoothing / f32(params.cols);
+    return select(vec4(0.0), weight * q, column < vec4(end));
+}
+
+fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
+    var soft = mat4x4<f32>();
+    if params.soft_target == 1u {
+        soft = load_soft16(i, j, end, 0.0);
+    }
+    var weight = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
+    if params.has_class_weight == 1u {
+        weight = load_class_weight16(0u, j, end, 0.0);
+    }
+    let hop = 4u * LANES;
+    return mat4x4(
+        wanted4(row, j, end, soft[0], weight[0]),
+        wanted4(row, j + hop, end, soft[1], weight[1]),
+        wanted4(row, j + 2u * hop, end, soft[2], weight[2]),
+        wanted4(row, j + 3u * hop, end, soft[3], weight[3]),
+    );
+}
+
+// sum_c w_c q_c of a lane's columns of a row of soft targets, smoothing left out.
+fn soft_sum(i: u32, j: u32, end: u32) -> f32 {
+    let soft = load_soft16(i, j, end, 0.0);
+    if params.has_class_weight == 0u {
+        return (1.0 - params.smoothing) * sum16(soft);
+    }
+    let weight = load_class_weight16(0u, j, end, 0.0);
+    let product = mat4x4(soft[0] * weight[0], soft[1] * weight[1], soft[2] * weight[2], soft[3] * weight[3]);
+    return (1.0 - params.smoothing) * sum16(product);
+}
+
+// w_c q_c (-ln p_c), 0 where nothing is wanted, be it of a masked class.
+fn loss4(acc: vec2<f32>, rest: f32, x: vec4<f32>, wanted: vec4<f32>) -> f32 {
+    let terms = select(wanted * (lse_gap4(acc, x, UNIT) + rest), vec4(0.0), wanted == vec4(0.0));
+    return (terms.x + terms.y) + (terms.z + terms.w);
+}
+
+// What the gradients of a row have in common.
+struct Slope {
+    acc: vec2<f32>,
+    a: f32,
+    total: f32,  // sum_c w_c q_c
+    z: f32,      // 2 z lse
+}
+
+// Where x is the row's maximum, p - 1 = -rest/(1 + rest) is formed without cancellation.
+fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
+    let inverse = lse_inverse(slope.acc);
+    let p = lse_p4(slope.acc, x, UNIT);
+    let below = slope.total * p - wanted;
+    let top = slope.total * (-slope.acc.y * inverse) + (slope.total - wanted);
+    let masks = bitcast<vec4<u32>>(x) == vec4(0xff800000u);
+    let poisoned = is_nan(slope.acc.y) || is_nan(slope.a);
+    var g = slope.a * select(below, vec4(top), x == vec4(slope.acc.x)) + slope.z * p;
+    // A mask cannot move.
+    g = select(g, vec4(select(0.0, not_a_number(), poisoned)), masks);
+    if params.softcap != 0.0 {
+        let share = x / params.softcap;
+        g = select(g * ((1.0 - share) * (1.0 + share)), g, masks);
+    }
+    return g;
+}
+
+fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, wanted: mat4x4<f32>) {
+    let dx = mat4x4(
+        gradient4(slope, x[0], wanted[0]),
+        gradient4(slope, x[1], wanted[1]),
+        gradient4(slope, x[2], wanted[2]),
+        gradient4(slope, x[3], wanted[3]),
+    );
+    put(slope, i, j, end, dx);
+}
+
+fn put(slope: Slope, i: u32, j: u32, end: u32, gradient: mat4x4<f32>) {
+    var dx = gradient;
+    if slope.a == 0.0 && slope.z == 0.0 {
+        dx = mat4x4<f32>();
+    }
+    if params.add == 1u {
+        dx += load_dx16(i, j, end, 0.0);
+    }
+    store_dx16(i, j, end, dx);
+}
+
+fn in_segment(span: Span, row: Row) -> bool {
+    return row.id >= span.segment * params.per_segment && row.id < span.end;
+}
+
+fn own_logit(span: Span, row: Row) -> f32 {
+    if !span.lead || !in_segment(span, row) {
+        return 0.0;
+    }
+    return capped4(vec4(load_x(span.i, row.id))).x;
+}
 
 @compute @workgroup_size(WG)
 fn forward(
@@ -38,61 +145,80 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let cols = select(0u, params.cols, i < params.rows);
-    let x_row = params.x_offset + i * params.x_stride;
+    let span = span_of(group, groups, lane);
     var acc = LSE_EMPTY;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        acc = lse_push(acc, x[x_row + j], 1.0);
+    var soft = 0.0;
+    var x = mat4x4<f32>();
+    if STAGE == FROM_PARTS {
+        for (var s = lane % LANES; s < params.segments; s += LANES) {
+            acc = lse_merge(acc, vec2(load_part(span.i, 3u * s), load_part(span.i, 3u * s + 1u)), UNIT);
+            soft += load_part(span.i, 3u * s + 2u);
+        }
+    } else {
+        for (var j = span.first; j < span.end; j += step_size()) {
+            x = capped16(load_x16(span.i, j, span.end, masked()));
+            acc = lse_merge(acc, lse_of16(x, UNIT), UNIT);
+            if params.soft_target == 1u {
+                soft += soft_sum(span.i, j, span.end);
+            }
+        }
     }
-    acc = row_reduce(lane, acc, LSE, 1.0);
-    if i >= params.rows || lane % LANES != 0u {
+    let row = row_at(span.i);
+    let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
+    acc = row_lse(lane, acc, UNIT);
+    if params.soft_target == 1u {
+        soft = row_sum(lane, soft);
+    }
+    if STAGE == ONLY_PART {
+        if span.lead {
+            store_part(span.i, 3u * span.segment, acc.x);
+            store_part(span.i, 3u * span.segment + 1u, acc.y);
+            store_part(span.i, 3u * span.segment + 2u, soft);
+        }
         return;
     }
-    let lse_at = params.lse_offset + i * params.lse_stride;
-    lse[lse_at] = acc.x;
-    lse[lse_at + 1u] = acc.y;
-    let target_id = id[params.id_offset + i * params.id_stride];
-    var value = not_a_number();
-    if target_id == params.ignore {
-        value = 0.0;
-    } else if target_id < params.cols {
-        value = lse_minus_log_p(acc, x[x_row + target_id], 1.0);
-    }
-    loss[params.loss_offset + i * params.loss_stride] = value;
-}
-
-// Rows that are not ignored; one workgroup.
-@compute @workgroup_size(WG)
-fn count_rows(@builtin(local_invocation_index) lane: u32) {
-    // Counts in two parts, so that the sums of each over the lanes are exact in f32.
-    var low = 0u;
-    for (var i = lane; i < params.rows; i += WG) {
-        low += u32(id[params.id_offset + i * params.id_stride] != params.ignore);
-    }
-    let total = row_reduce(lane, vec2(f32(low & 0xfffu), f32(low >> 12u)), SUM, 1.0);
-    if lane == 0u {
-        count[params.count_offset] = u32(total.x) + (u32(total.y) << 12u);
-    }
-}
-
-// The sum or mean of the rows' losses; one workgroup. 0 if every row is ignored.
-@compute @workgroup_size(WG)
-fn reduce(@builtin(local_invocation_index) lane: u32) {
-    var sum = 0.0;
-    // Sums of sums: rounding errors of a long sum grow with its length.
-    for (var first = lane; first < params.rows; first += 64u * WG) {
-        var part = 0.0;
-        for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
-            part += loss_in[params.loss_in_offset + i * params.loss_in_stride];
+    let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
+    let lse = acc.x + rest;
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse);
+    let elementwise = params.soft_target == 1u || params.smoothing != 0.0;
+    var loss = 0.0;
+    if elementwise || params.has_dx == 1u {
+        for (var j = span.first; j < span.end; j += step_size()) {
+            if !holds() {
+                x = capped16(load_x16(span.i, j, span.end, masked()));
+            }
+            let wanted = wanted16(row, span.i, j, span.end);
+            if elementwise {
+                loss += (loss4(acc, rest, x[0], wanted[0]) + loss4(acc, rest, x[1], wanted[1]))
+                    + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
+            }
+            if params.has_dx == 1u {
+                put_gradient(slope, span.i, j, span.end, x, wanted);
+            }
         }
-        sum += part;
     }
-    sum = row_sum(lane, sum);
-    if lane == 0u {
-        let divisor = select(1.0, max(1.0, f32(count_in[params.count_in_offset])), params.mean == 1u);
-        loss[params.loss_offset] = sum / divisor;
+    if elementwise {
+        loss = row_sum(lane, loss);
     }
+    if !span.lead {
+        return;
+    }
+    if !elementwise && in_segment(span, row) {
+        loss = row.wanted * lse_minus_log_p(acc, own, UNIT);
+    }
+    loss *= row.a;
+    if is_nan(acc.y) || is_nan(row.a) {
+        loss = not_a_number();
+    }
+    if span.segment == 0u {
+        loss += row.z * lse * lse;
+        store_lse(span.i, 0u, acc.x);
+        store_lse(span.i, 1u, acc.y);
+    }
+    if row.a == 0.0 && row.z == 0.0 {
+        loss = 0.0;
+    }
+    store_loss(span.i, span.segment, loss);
 }
 
 @compute @workgroup_size(WG)
@@ -101,28 +227,177 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
+    let span = span_of(group, groups, lane);
+    var soft = 0.0;
+    if params.soft_target == 1u {
+        if STAGE == FROM_PARTS {
+            for (var s = lane % LANES; s < params.segments; s += LANES) {
+                soft += load_part(span.i, 3u * s);
+            }
+        } else {
+            for (var j = span.first; j < span.end; j += step_size()) {
+                soft += soft_sum(span.i, j, span.end);
+            }
+        }
+        soft = row_sum(lane, soft);
+    }
+    if STAGE == ONLY_PART {
+        if span.lead {
+            store_part(span.i, 3u * span.segment, soft);
+        }
+        return;
+    }
+    let row = row_at(span.i);
+    let at = min(span.i, params.rows - 1u);
+    let acc = vec2(load_lse_in(at, 0u), load_lse_in(at, 1u));
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))));
+    for (var j = span.first; j < span.end; j += step_size()) {
+        let x = capped16(load_x16(span.i, j, span.end, masked()));
+        put_gradient(slope, span.i, j, span.end, x, wanted16(row, span.i, j, span.end));
+    }
+}
+
+// sums = (sum_i r_i w[t_i], sum_i r_i, sum_c w_c), i over the rows that are not ignored; one workgroup. Soft targets: w[t_i] = 1.
+@compute @workgroup_size(WG)
+fn divisors(@builtin(local_invocation_index) lane: u32) {
+    var sum = vec2(0.0);
+    for (var first = lane; first < params.rows; first += 64u * WG) {
+        var part = vec2(0.0);
+        for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
+            let r = row_weight_of(i);
+            if params.soft_target == 1u {
+                part += vec2(r);
+            } else {
+                let id = load_id(i, 0u);
+                let w = class_weight_of(id);
+                part += select(vec2(r * w, r), vec2(0.0), id == params.ignore);
+            }
+        }
+        sum += part;
+    }
+    sum = row_sum2(lane, sum);
+    var classes = 0.0;
+    if params.has_class_weight == 1u {
+        for (var c = lane; c < params.cols; c += WG) {
+            classes += load_class_weight(0u, c);
+        }
+    }
+    classes = select(f32(params.cols), row_sum(lane, classes), params.has_class_weight == 1u);
+    if lane == 0u {
+        var total = vec3(sum, classes);
+        if params.fresh == 0u {
+            total += vec3(load_sums(0u, 0u), load_sums(1u, 0u), 0.0);
+        }
+        store_sums(0u, 0u, total.x);
+        store_sums(1u, 0u, total.y);
+        store_sums(2u, 0u, total.z);
+    }
+}
+
+fn row_weight_of(i: u32) -> f32 {
+    if params.has_row_weight == 0u {
+        return 1.0;
+    }
+    return load_row_weight(i, 0u);
+}
+
+fn class_weight_of(id: u32) -> f32 {
+    if params.has_class_weight == 0u || id >= params.cols {
+        return 1.0;
+    }
+    return load_class_weight(0u, id);
+}
+
+// row = (a, z, id, wanted) of each row, see `Row`.
+@compute @workgroup_size(WG)
+fn weigh(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
     if i >= params.rows {
         return;
     }
-    let x_row = params.x_offset + i * params.x_stride;
-    let dx_row = params.dx_offset + i * params.dx_stride;
-    let lse_at = params.lse_in_offset + i * params.lse_in_stride;
-    let acc = vec2(lse_in[lse_at], lse_in[lse_at + 1u]);
-    let target_id = id[params.id_offset + i * params.id_stride];
-    var weight = dy[params.dy_offset + select(0u, i * params.dy_stride, params.dy_by_row == 1u)];
+    var factor = row_weight_of(i);
+    factor *= load_dy(select(0u, i, params.dy_by_row == 1u), 0u);
+    var a = params.factor * factor;
+    var z = params.z_loss * params.factor * factor;
     if params.mean == 1u {
-        weight /= max(1.0, f32(count_in[params.count_in_offset]));
+        a = over(a, load_sums_in(0u, 0u));
+        z = over(z, load_sums_in(1u, 0u));
     }
-    if target_id >= params.cols {
-        weight = not_a_number();
-    }
-    for (var j = lane % LANES; j < params.cols; j += LANES) {
-        let v = x[x_row + j];
-        var g = 0.0;
-        if target_id != params.ignore {
-            g = weight * select(lse_p(acc, v, 1.0), lse_p_minus_1(acc, v, 1.0), j == target_id && !is_masked(v));
+    var wanted = params.smoothing / f32(params.cols) * load_sums_in(2u, 0u);
+    var id = 0xffffffffu;
+    if params.soft_target == 0u {
+        id = load_id(i, 0u);
+        wanted += (1.0 - params.smoothing) * class_weight_of(id);
+        if id == params.ignore {
+            a = 0.0;
+            z = 0.0;
+        } else if id >= params.cols {
+            a = not_a_number();
         }
-        dx[dx_row + j] = g;
+    }
+    store_row_out(i, 0u, bitcast<u32>(a));
+    store_row_out(i, 1u, bitcast<u32>(z));
+    store_row_out(i, 2u, id);
+    store_row_out(i, 3u, bitcast<u32>(wanted));
+}
+
+// 0 where there is nothing to average over.
+fn over(a: f32, divisor: f32) -> f32 {
+    return select(a / divisor, 0.0, divisor == 0.0);
+}
+
+// z_i lse_i^2 of each row.
+@compute @workgroup_size(WG)
+fn z_part(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    let row = row_at(i);
+    let lse = load_lse_in(i, 0u) + precise_log1p(load_lse_in(i, 1u));
+    store_loss(i, 0u, select(row.z * lse * lse, 0.0, row.z == 0.0));
+}
+
+// The first class of the largest logit; 2^32 - 1 in a row that holds NaN.
+@compute @workgroup_size(WG)
+fn predict(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    var best = masked();
+    var at = 0xffffffffu;
+    var poisoned = 0.0;
+    for (var j = span.first; j < span.end; j += step_size()) {
+        var x = load_x16(span.i, j, span.end, masked());
+        for (var quad = 0u; quad < 4u; quad++) {
+            for (var k = 0u; k < 4u; k++) {
+                let col = j + quad * 4u * LANES + k;
+                let value = x[quad][k];
+                if col < span.end && (value > best || at == 0xffffffffu) {
+                    best = value;
+                    at = col;
+                }
+                poisoned = max(poisoned, f32(is_nan(value)));
+            }
+        }
+    }
+    let most = row_max(lane, best);
+    // The smallest column as a maximum of its complement, in halves that f32 holds exactly.
+    let candidate = select(0u, ~at, best == most || is_masked(most));
+    let high = row_max(lane, f32(candidate >> 16u));
+    let low = row_max(lane, select(-1.0, f32(candidate & 0xffffu), f32(candidate >> 16u) == high));
+    poisoned = row_max(lane, poisoned);
+    if span.lead {
+        store_predicted(span.i, 0u, select(~((u32(high) << 16u) | u32(low)), 0xffffffffu, poisoned > 0.0));
     }
 }

@@ -3,62 +3,13 @@
 // g_ij = dloss/ds_ij * scale = scale (w_i (p_ij - [i = j]) + w_j (c_ij - [i = j])), p over rows, c over columns (symmetric only);
 // dq = g k;  dk = g^T q;  dlog_scale = sum_i <q_i, dq_i>, 0 where the scale is clamped.
 // Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020.
+// rows of q and cols rows of k are a chunk of the batch, from row first_row and column first_col on. Log-sum-exps are pairs (max, rest), see
+// lib/lse.wgsl: row_part [column tiles * rows, 2], col_part [row tiles * cols, 2]. positive [N] holds s_ii.
 // Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g in chunks of bounded size.
-
-struct Params {
-    q_offset: u32, q_stride: u32,
-    k_offset: u32, k_stride: u32,
-    log_scale_offset: u32, log_scale_stride: u32,
-    row_part_offset: u32, row_part_stride: u32,
-    col_part_offset: u32, col_part_stride: u32,
-    positive_offset: u32, positive_stride: u32,
-    part_offset: u32, part_stride: u32,
-    lse_offset: u32, lse_stride: u32,
-    row_lse_offset: u32, row_lse_stride: u32,
-    col_lse_offset: u32, col_lse_stride: u32,
-    positive_in_offset: u32, positive_in_stride: u32,
-    loss_offset: u32, loss_stride: u32,
-    loss_in_offset: u32, loss_in_stride: u32,
-    dy_offset: u32, dy_stride: u32,
-    g_offset: u32, g_stride: u32,
-    dq_in_offset: u32, dq_in_stride: u32,
-    rank_offset: u32, rank_stride: u32,
-    rows: u32,        // of q in this chunk
-    cols: u32,        // rows of k in this chunk
-    dim: u32,
-    first_row: u32,   // of the chunk in the batch
-    first_col: u32,
-    parts: u32,       // that `merge` merges
-    fresh: u32,       // `merge`, `reduce`: overwrite, else add to what is there
-    learnable: u32,   // the scale is e^log_scale, else `scale`
-    scale: f32,
-    max_scale: f32,
-    symmetric: u32,
-    dy_by_row: u32,   // dy holds one factor per row, else one for all
-    factor: f32,      // of the reduction: 1/N or 1
-}
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;                  // [N, D]
-@group(0) @binding(2) var<storage, read> k: array<f32>;                  // [M, D], M >= N
-@group(0) @binding(3) var<storage, read> log_scale: array<f32>;
-@group(0) @binding(4) var<storage, read_write> row_part: array<f32>;     // [column tiles * rows, 2]: (max, rest), see lib/lse.wgsl
-@group(0) @binding(5) var<storage, read_write> col_part: array<f32>;     // [row tiles * cols, 2]
-@group(0) @binding(6) var<storage, read_write> positive: array<f32>;     // [N]: s_ii
-@group(0) @binding(7) var<storage, read> part: array<f32>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;          // [rows or cols, 2]
-@group(0) @binding(9) var<storage, read> row_lse: array<f32>;            // [rows, 2]
-@group(0) @binding(10) var<storage, read> col_lse: array<f32>;           // [cols, 2]
-@group(0) @binding(11) var<storage, read> positive_in: array<f32>;
-@group(0) @binding(12) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(13) var<storage, read> loss_in: array<f32>;           // per row
-@group(0) @binding(14) var<storage, read> dy: array<f32>;
-@group(0) @binding(15) var<storage, read_write> g: array<f32>;           // [rows, cols]
-@group(0) @binding(16) var<storage, read> dq_in: array<f32>;
-@group(0) @binding(17) var<storage, read_write> rank: array<atomic<u32>>; // [N]
 
 // NaN for NaN, as the bounded scale is: a min may lose it.
 fn learned_scale() -> f32 {
-    let exponent = log_scale[params.log_scale_offset];
+    let exponent = load_log_scale(0u, 0u);
     return select(precise_exp(min(exponent, 88.0)), exponent, is_nan(exponent));
 }
 
@@ -72,14 +23,14 @@ fn tile_a(i: u32, d: u32) -> f32 {
     if i >= params.rows || d >= params.dim {
         return 0.0;
     }
-    return q[params.q_offset + i * params.q_stride + d];
+    return load_q(i, d);
 }
 
 fn tile_b(j: u32, d: u32) -> f32 {
     if j >= params.cols || d >= params.dim {
         return 0.0;
     }
-    return k[params.k_offset + j * params.k_stride + d];
+    return load_k(j, d);
 }
 
 fn product(row0: u32, col0: u32, lane: u32) -> Tile {
@@ -89,7 +40,8 @@ fn product(row0: u32, col0: u32, lane: u32) -> Tile {
 // The log-sum-exp of a lane's eight scores in one row (or column); those at `end` and past it are outside the matrix.
 fn lse8(at: u32, far: u32, end: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
     let four = vec4(0u, 1u, 2u, 3u);
-    return lse_of8(near_scores, far_scores, at + four < vec4(end), far + four < vec4(end));
+    let none = vec4(masked());
+    return lse_of8(select(none, near_scores, at + four < vec4(end)), select(none, far_scores, far + four < vec4(end)), UNIT);
 }
 
 fn lse_lines(t: Tile, at: u32, far: u32, end: u32) -> Lines {
@@ -104,7 +56,7 @@ fn lse_lines(t: Tile, at: u32, far: u32, end: u32) -> Lines {
 fn lse_line(line: u32, across: u32) -> vec2<f32> {
     var acc = tile_line(line, 0u, across);
     for (var x = 1u; x < across; x++) {
-        acc = lse_merge(acc, tile_line(line, x, across), 1.0);
+        acc = lse_merge(acc, tile_line(line, x, across), UNIT);
     }
     return acc;
 }
@@ -113,7 +65,7 @@ fn keep4(i: u32, j: u32, scores: vec4<f32>) {
     let row = params.first_row + i;
     let col = params.first_col + j;
     if i < params.rows && row >= col && row < col + 4u && row < params.first_col + params.cols {
-        positive[params.positive_offset + row * params.positive_stride] = scores[row - col];
+        store_positive(row, 0u, scores[row - col]);
     }
 }
 
@@ -145,9 +97,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     for (var line = lane; line < 8u * TY; line += TX * TY) {
         if row0 + line < params.rows {
             let acc = lse_line(line, TX);
-            let at = params.row_part_offset + (group.x * params.rows + row0 + line) * params.row_part_stride;
-            row_part[at] = acc.x;
-            row_part[at + 1u] = acc.y;
+            store_row_part(group.x * params.rows + row0 + line, 0u, acc.x);
+            store_row_part(group.x * params.rows + row0 + line, 1u, acc.y);
         }
     }
     if params.symmetric == 0u {
@@ -158,9 +109,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     for (var line = lane; line < 8u * TX; line += TX * TY) {
         if col0 + line < params.cols {
             let acc = lse_line(line, TY);
-            let at = params.col_part_offset + (group.y * params.cols + col0 + line) * params.col_part_stride;
-            col_part[at] = acc.x;
-            col_part[at + 1u] = acc.y;
+            store_col_part(group.y * params.cols + col0 + line, 0u, acc.x);
+            store_col_part(group.y * params.cols + col0 + line, 1u, acc.y);
         }
     }
 }
@@ -176,27 +126,24 @@ fn merge(
     if i >= params.rows {
         return;
     }
-    let lse_at = params.lse_offset + i * params.lse_stride;
     var acc = LSE_EMPTY;
     if params.fresh == 0u {
-        acc = vec2(lse[lse_at], lse[lse_at + 1u]);
+        acc = vec2(load_lse(i, 0u), load_lse(i, 1u));
     }
     for (var p = 0u; p < params.parts; p++) {
-        let at = params.part_offset + (p * params.rows + i) * params.part_stride;
-        acc = lse_merge(acc, vec2(part[at], part[at + 1u]), 1.0);
+        let row = p * params.rows + i;
+        acc = lse_merge(acc, vec2(load_part(row, 0u), load_part(row, 1u)), UNIT);
     }
-    lse[lse_at] = acc.x;
-    lse[lse_at + 1u] = acc.y;
+    store_lse(i, 0u, acc.x);
+    store_lse(i, 1u, acc.y);
 }
 
 fn row_lse_of(i: u32) -> vec2<f32> {
-    let at = params.row_lse_offset + i * params.row_lse_stride;
-    return vec2(row_lse[at], row_lse[at + 1u]);
+    return vec2(load_row_lse(i, 0u), load_row_lse(i, 1u));
 }
 
 fn col_lse_of(j: u32) -> vec2<f32> {
-    let at = params.col_lse_offset + j * params.col_lse_stride;
-    return vec2(col_lse[at], col_lse[at + 1u]);
+    return vec2(load_col_lse(j, 0u), load_col_lse(j, 1u));
 }
 
 // The loss of each row.
@@ -206,38 +153,20 @@ fn row_loss(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
+    let i = item_of(group, groups, lane);
     if i >= params.rows {
         return;
     }
-    let own = positive_in[params.positive_in_offset + i * params.positive_in_stride];
-    var value = lse_minus_log_p(row_lse_of(i), own, 1.0);
+    let own = load_positive_in(i, 0u);
+    var value = lse_minus_log_p(row_lse_of(i), own, UNIT);
     if params.symmetric == 1u {
-        value = 0.5 * (value + lse_minus_log_p(col_lse_of(i), own, 1.0));
+        value = 0.5 * (value + lse_minus_log_p(col_lse_of(i), own, UNIT));
     }
-    loss[params.loss_offset + i * params.loss_stride] = value;
-}
-
-// loss[0] = factor * the sum of loss_in; one workgroup.
-@compute @workgroup_size(WG)
-fn reduce(@builtin(local_invocation_index) lane: u32) {
-    var sum = 0.0;
-    // Sums of sums: rounding errors of a long sum grow with its length.
-    for (var first = lane; first < params.rows; first += 64u * WG) {
-        var part = 0.0;
-        for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
-            part += loss_in[params.loss_in_offset + i * params.loss_in_stride];
-        }
-        sum += part;
-    }
-    sum = row_sum(lane, sum);
-    if lane == 0u {
-        loss[params.loss_offset] = params.factor * sum;
-    }
+    store_loss(i, 0u, value);
 }
 
 fn weight(row: u32) -> f32 {
-    return params.factor * dy[params.dy_offset + select(0u, row * params.dy_stride, params.dy_by_row == 1u)];
+    return params.factor * load_dy(select(0u, row, params.dy_by_row == 1u), 0u);
 }
 
 // What the gradients of one row (or column) of s have in common.
@@ -248,7 +177,7 @@ struct Line {
 
 // dloss/ds of one pair as far as it comes from one direction.
 fn pair_gradient(line: Line, score: f32, own: bool) -> f32 {
-    return line.weight * select(lse_p(line.lse, score, 1.0), lse_p_minus_1(line.lse, score, 1.0), own);
+    return line.weight * select(lse_p(line.lse, score, UNIT), lse_p_minus_1(line.lse, score, UNIT), own);
 }
 
 fn put_gradient(i: u32, j: u32, score: f32, row: Line, column: Line) {
@@ -260,7 +189,7 @@ fn put_gradient(i: u32, j: u32, score: f32, row: Line, column: Line) {
     if params.symmetric == 1u {
         value = 0.5 * (value + pair_gradient(column, score, own));
     }
-    g[params.g_offset + i * params.g_stride + j] = score_scale() * value;
+    store_g(i, j, score_scale() * value);
 }
 
 // A lane's eight columns.
@@ -313,23 +242,24 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
     put_gradients(row0 + tile_row(lane, 7u), j, k, t.r7, t.s7, columns);
 }
 
-// loss[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.
+// dot[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.
 @compute @workgroup_size(WG)
 fn scale_gradient(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let dim = select(0u, params.dim, i < params.rows);
+    let span = span_of(group, groups, lane);
     var sum = 0.0;
-    for (var d = lane % LANES; d < dim; d += LANES) {
-        sum += q[params.q_offset + i * params.q_stride + d] * dq_in[params.dq_in_offset + i * params.dq_in_stride + d];
+    for (var d = span.first; d < span.end; d += step_size()) {
+        let a = load_q16(span.i, d, span.end, 0.0);
+        let b = load_dq_in16(span.i, d, span.end, 0.0);
+        sum += sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
     }
     sum = row_sum(lane, sum);
-    if i < params.rows && lane % LANES == 0u {
+    if span.lead {
         let clamped = params.learnable == 1u && learned_scale() > params.max_scale;
-        loss[params.loss_offset + i * params.loss_stride] = select(sum, 0.0, clamped);
+        store_dot(span.i, 0u, select(sum, 0.0, clamped));
     }
 }
 
@@ -345,7 +275,7 @@ fn positives(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     }
     for (var line = lane; line < 8u * TY; line += TX * TY) {
         if row0 + line < params.rows {
-            atomicStore(&rank[params.rank_offset + (first + line) * params.rank_stride], 0u);
+            store_rank(first + line, 0u, 0u);
         }
     }
 }
@@ -363,14 +293,14 @@ fn count_above(row0: u32, col0: u32, lane: u32, r: u32, near_scores: vec4<f32>, 
         return;
     }
     let row = params.first_row + i;
-    let own = positive_in[params.positive_in_offset + row * params.positive_in_stride];
+    let own = load_positive_in(row, 0u);
     let j = col0 + tile_col(lane, 0u);
     let k = col0 + tile_col(lane, 4u);
     let count = above(row, j, near_scores.x, own) + above(row, j + 1u, near_scores.y, own)
         + above(row, j + 2u, near_scores.z, own) + above(row, j + 3u, near_scores.w, own)
         + above(row, k, far_scores.x, own) + above(row, k + 1u, far_scores.y, own)
         + above(row, k + 2u, far_scores.z, own) + above(row, k + 3u, far_scores.w, own);
-    atomicAdd(&rank[params.rank_offset + row * params.rank_stride], count); // whole numbers: the order does not matter
+    add_rank(row, 0u, count); // whole numbers: the order does not matter
 }
 
 // rank[i] = how many keys come before the row's own.

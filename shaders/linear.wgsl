@@ -1,60 +1,41 @@
 // y[i, o] = sum_k x[i, k] w[o, k] + b[o];   dx = dy w;   dw = dy^T x;   db[o] = sum_i dy[i, o].
 // Source: Rumelhart, Hinton and Williams, Nature 323 (1986), doi:10.1038/323533a0.
+// c is rows x cols, `depth` long is the summed dimension, of which slice z of the grid takes `per_split` and writes rows z*rows.. of c; `splits`
+// such slices `merge` adds up. a lies as [rows, depth] (`a_by_k`) or [depth, rows], b as [cols, depth] (`b_by_k`) or [depth, cols].
 // Cost of an N x O result over K: 2NOK FLOP; reads NK * ceil(O / tile) + OK * ceil(N / tile), writes NO (times the splits, twice).
-
-struct Params {
-    a_offset: u32, a_stride: u32,
-    b_offset: u32, b_stride: u32,
-    bias_offset: u32, bias_stride: u32,
-    c_offset: u32, c_stride: u32,
-    part_offset: u32, part_stride: u32,
-    rows: u32,        // of c
-    cols: u32,        // of c
-    depth: u32,       // the summed dimension
-    per_split: u32,   // how much of it a slice of the grid takes; slice z writes rows z*rows.. of c
-    splits: u32,      // slices that `merge` adds up
-    a_by_k: u32,      // a is stored [rows, depth], else [depth, rows]
-    b_by_k: u32,      // b is stored [cols, depth], else [depth, cols]
-    has_bias: u32,
-    accumulate: u32,  // add to c, else overwrite it
-}
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> c: array<f32>;
-@group(0) @binding(5) var<storage, read> part: array<f32>; // [splits * rows, cols]
 
 fn tile_a(i: u32, k: u32) -> f32 {
     if i >= params.rows || k >= params.depth {
         return 0.0;
     }
-    return a[params.a_offset + select(k * params.a_stride + i, i * params.a_stride + k, params.a_by_k == 1u)];
+    let by_k = params.a_by_k == 1u;
+    return load_a(select(k, i, by_k), select(i, k, by_k));
 }
 
 fn tile_b(j: u32, k: u32) -> f32 {
     if j >= params.cols || k >= params.depth {
         return 0.0;
     }
-    return b[params.b_offset + select(k * params.b_stride + j, j * params.b_stride + k, params.b_by_k == 1u)];
+    let by_k = params.b_by_k == 1u;
+    return load_b(select(k, j, by_k), select(j, k, by_k));
 }
 
 fn bias_of(j: u32) -> f32 {
     if params.has_bias == 0u || j >= params.cols {
         return 0.0;
     }
-    return bias[params.bias_offset + j * params.bias_stride];
+    return load_bias(j, 0u);
 }
 
 fn finish(i: u32, j: u32, slice: u32, value: f32) {
     if j >= params.cols {
         return;
     }
-    let at = params.c_offset + (slice * params.rows + i) * params.c_stride + j;
+    let row = slice * params.rows + i;
     if params.accumulate == 1u {
-        c[at] += value;
+        store_c(row, j, load_c(row, j) + value);
     } else {
-        c[at] = value;
+        store_c(row, j, value);
     }
 }
 
@@ -109,7 +90,7 @@ fn column_sum(
     let end = min(params.depth, first + params.per_split);
     var sum = 0.0;
     for (var k = first; k < end; k++) {
-        sum += a[params.a_offset + k * params.a_stride + i];
+        sum += load_a(k, i);
     }
     finish(i, 0u, group.z, sum);
 }
@@ -129,7 +110,7 @@ fn merge(
     }
     var sum = 0.0;
     for (var slice = 0u; slice < params.splits; slice++) {
-        sum += part[params.part_offset + (slice * params.rows + i) * params.part_stride + j];
+        sum += load_part(slice * params.rows + i, j);
     }
     finish(i, j, 0u, sum + bias_of(j));
 }

@@ -1,42 +1,30 @@
 // n_i = max(|x_i|, eps);   y_i = x_i / n_i;   dx_i = (dy_i - y_i <y_i, dy_i>) / n_i, without the second term where |x_i| < eps.
 // Source: Schroff, Kalenichenko and Philbin, CVPR 2015, arXiv:1503.03832, section 3; eps as torch.nn.functional.normalize.
-// Cost: forward reads 3MN (1MN from memory where a row stays in cache), writes MN; backward reads 6MN (2MN), writes MN.
+// Cost an element: forward reads x once where a row fits the lanes that take it, else three times, and writes y; backward reads x and dy
+// once, else x four and dy two times, and writes dx.
 
-struct Params {
-    x_offset: u32, x_stride: u32,
-    y_offset: u32, y_stride: u32,
-    dy_offset: u32, dy_stride: u32,
-    dx_offset: u32, dx_stride: u32,
-    rows: u32,
-    cols: u32,
-    eps: f32,
-}
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
-
-// |x_i| as (length, unit), |x_i| = length / unit. Squares of a row scaled by a power of two near its largest element can
-// neither overflow nor vanish; where that scale is below 1 it stays in the length, since |x_i| itself may exceed f32.
-fn row_norm(lane: u32, x_row: u32, cols: u32) -> vec2<f32> {
-    var peak = 0.0;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        peak = max(peak, abs(x[x_row + j]));
-    }
-    let exponent = bitcast<u32>(row_max(lane, peak)) >> 23u;
-    let scale = bitcast<f32>((254u - clamp(exponent, 1u, 253u)) << 23u);
-    var sum = 0.0;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        let v = x[x_row + j] * scale;
-        sum += v * v;
-    }
-    return vec2(sqrt(row_sum(lane, sum)) / max(scale, 1.0), min(scale, 1.0));
+fn peak16(x: mat4x4<f32>) -> f32 {
+    return max4(max(max(abs(x[0]), abs(x[1])), max(abs(x[2]), abs(x[3]))));
 }
 
-// v / max(|x_i|, eps)
-fn over_norm(v: f32, norm: vec2<f32>) -> f32 {
-    return v / select(max(norm.x, params.eps * norm.y), norm.x, is_nan(norm.x)) * norm.y;
+fn squares16(x: mat4x4<f32>, scale: f32) -> f32 {
+    let v = x * scale;
+    return sum16(mat4x4(v[0] * v[0], v[1] * v[1], v[2] * v[2], v[3] * v[3]));
+}
+
+// The largest element's power of two, so that squares of the scaled row can neither overflow nor vanish.
+fn scale_of(peak: f32) -> f32 {
+    return bitcast<f32>((254u - clamp(bitcast<u32>(peak) >> 23u, 1u, 253u)) << 23u);
+}
+
+// |x_i| as (length, unit), |x_i| = length / unit: where the scale is below 1 it stays in the length, since |x_i| itself may exceed f32.
+fn norm_of(squares: f32, scale: f32) -> vec2<f32> {
+    return vec2(sqrt(squares) / max(scale, 1.0), min(scale, 1.0));
+}
+
+// What v / max(|x_i|, eps) divides by, after a multiplication with norm.y.
+fn divisor(norm: vec2<f32>) -> f32 {
+    return select(max(norm.x, params.eps * norm.y), norm.x, is_nan(norm.x));
 }
 
 @compute @workgroup_size(WG)
@@ -45,14 +33,34 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let cols = select(0u, params.cols, i < params.rows);
-    let x_row = params.x_offset + i * params.x_stride;
-    let y_row = params.y_offset + i * params.y_stride;
-    let norm = row_norm(lane, x_row, cols);
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        y[y_row + j] = over_norm(x[x_row + j], norm);
+    let span = span_of(group, groups, lane);
+    var peak = 0.0;
+    var x = mat4x4<f32>();
+    for (var j = span.first; j < span.end; j += step_size()) {
+        x = load_x16(span.i, j, span.end, 0.0);
+        peak = max(peak, peak16(x));
     }
+    let scale = scale_of(row_max(lane, peak));
+    var sum = 0.0;
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            x = load_x16(span.i, j, span.end, 0.0);
+        }
+        sum += squares16(x, scale);
+    }
+    let norm = norm_of(row_sum(lane, sum), scale);
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            x = load_x16(span.i, j, span.end, 0.0);
+        }
+        store_y16(span.i, j, span.end, over(x, norm));
+    }
+}
+
+// v / max(|x_i|, eps)
+fn over(v: mat4x4<f32>, norm: vec2<f32>) -> mat4x4<f32> {
+    let by = divisor(norm);
+    return mat4x4(v[0] / by * norm.y, v[1] / by * norm.y, v[2] / by * norm.y, v[3] / by * norm.y);
 }
 
 @compute @workgroup_size(WG)
@@ -61,18 +69,38 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let cols = select(0u, params.cols, i < params.rows);
-    let x_row = params.x_offset + i * params.x_stride;
-    let dy_row = params.dy_offset + i * params.dy_stride;
-    let dx_row = params.dx_offset + i * params.dx_stride;
-    let norm = row_norm(lane, x_row, cols);
+    let span = span_of(group, groups, lane);
+    var peak = 0.0;
+    var x = mat4x4<f32>();
+    var dy = mat4x4<f32>();
+    for (var j = span.first; j < span.end; j += step_size()) {
+        x = load_x16(span.i, j, span.end, 0.0);
+        peak = max(peak, peak16(x));
+    }
+    let scale = scale_of(row_max(lane, peak));
+    var squares = 0.0;
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            x = load_x16(span.i, j, span.end, 0.0);
+        }
+        squares += squares16(x, scale);
+    }
+    let norm = norm_of(row_sum(lane, squares), scale);
     var sum = 0.0;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        sum += over_norm(x[x_row + j], norm) * dy[dy_row + j];
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            x = load_x16(span.i, j, span.end, 0.0);
+        }
+        dy = load_dy16(span.i, j, span.end, 0.0);
+        let y = over(x, norm);
+        sum += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));
     }
     let along = select(row_sum(lane, sum), 0.0, norm.x < params.eps * norm.y);
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        dx[dx_row + j] = over_norm(dy[dy_row + j] - over_norm(x[x_row + j], norm) * along, norm);
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            x = load_x16(span.i, j, span.end, 0.0);
+            dy = load_dy16(span.i, j, span.end, 0.0);
+        }
+        store_dx16(span.i, j, span.end, over(dy - over(x, norm) * along, norm));
     }
 }

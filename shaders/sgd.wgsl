@@ -3,24 +3,26 @@
 // Source: Sutskever, Martens, Dahl and Hinton, ICML 2013, in the form of torch.optim.SGD.
 // Cost: reads 3MN, writes 2MN; without momentum reads 2MN, writes MN.
 
-struct Params {
-    g_offset: u32, g_stride: u32,
-    p_offset: u32, p_stride: u32,
-    v_offset: u32, v_stride: u32,
-    rows: u32,
-    cols: u32,
-    rate: f32,
-    momentum: f32,
-    dampening: f32,
-    weight_decay: f32,
-    has_momentum: u32,
-    nesterov: u32,
-    first: u32,
+fn gradient4(g: vec4<f32>, p: vec4<f32>) -> vec4<f32> {
+    if params.weight_decay == 0.0 {
+        return g; // not g + 0 p, which is NaN where p is infinite
+    }
+    return g + params.weight_decay * p;
 }
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> g: array<f32>;
-@group(0) @binding(2) var<storage, read_write> p: array<f32>;
-@group(0) @binding(3) var<storage, read_write> v: array<f32>;
+
+fn velocity4(v: vec4<f32>, gradient: vec4<f32>) -> vec4<f32> {
+    if params.first == 1u {
+        return gradient;
+    }
+    return params.momentum * v + (1.0 - params.dampening) * gradient;
+}
+
+fn step4(p: vec4<f32>, gradient: vec4<f32>, velocity: vec4<f32>) -> vec4<f32> {
+    if params.nesterov == 1u {
+        return p - params.rate * (gradient + params.momentum * velocity);
+    }
+    return p - params.rate * velocity;
+}
 
 @compute @workgroup_size(WG)
 fn step(
@@ -28,24 +30,18 @@ fn step(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = item_of(group, groups, lane);
-    let i = item / params.cols;
-    let j = item % params.cols;
-    if i >= params.rows {
-        return;
-    }
-    let p_at = params.p_offset + i * params.p_stride + j;
-    let old = p[p_at];
-    let gradient = g[params.g_offset + i * params.g_stride + j] + params.weight_decay * old;
-    var direction = gradient;
-    if params.has_momentum == 1u {
-        let v_at = params.v_offset + i * params.v_stride + j;
-        var velocity = gradient;
-        if params.first == 0u {
-            velocity = params.momentum * v[v_at] + (1.0 - params.dampening) * gradient;
+    let span = span_of(group, groups, lane);
+    for (var j = span.first; j < span.end; j += step_size()) {
+        let p = load_p16(span.i, j, span.end, 0.0);
+        let raw = load_g16(span.i, j, span.end, 0.0);
+        let g = mat4x4(gradient4(raw[0], p[0]), gradient4(raw[1], p[1]), gradient4(raw[2], p[2]), gradient4(raw[3], p[3]));
+        var v = g; // plain descent: the velocity is the gradient, momentum is 0
+        if params.has_momentum == 1u {
+            let old = load_v16(span.i, j, span.end, 0.0);
+            v = mat4x4(velocity4(old[0], g[0]), velocity4(old[1], g[1]), velocity4(old[2], g[2]), velocity4(old[3], g[3]));
+            store_v16(span.i, j, span.end, v);
         }
-        v[v_at] = velocity;
-        direction = select(velocity, gradient + params.momentum * velocity, params.nesterov == 1u);
+        let next = mat4x4(step4(p[0], g[0], v[0]), step4(p[1], g[1], v[1]), step4(p[2], g[2], v[2]), step4(p[3], g[3], v[3]));
+        store_p16(span.i, j, span.end, next);
     }
-    p[p_at] = old - params.rate * direction;
 }

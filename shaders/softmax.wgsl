@@ -1,25 +1,19 @@
 // y[i, j] = e^(x[i, j]/T) / sum_k e^(x[i, k]/T);   dx[i, j] = y[i, j] (dy[i, j] - sum_k y[i, k] dy[i, k]) / T.
 // With `log_form`: y = ln of that;   dx[i, j] = (dy[i, j] - e^y[i, j] sum_k dy[i, k]) / T.
 // Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
-// Cost: forward reads 2MN, writes MN; backward reads 4MN (2MN from memory where a row stays in cache), writes MN.
+// Cost an element: forward reads x once where a row fits the lanes that take it, else twice, and writes y; backward reads y and dy
+// as often and writes dx.
 
-struct Params {
-    x_offset: u32, x_stride: u32,
-    y_offset: u32, y_stride: u32,
-    y_in_offset: u32, y_in_stride: u32,
-    dy_offset: u32, dy_stride: u32,
-    dx_offset: u32, dx_stride: u32,
-    rows: u32,
-    cols: u32,
-    temperature: f32,
-    log_form: u32,
+fn scale() -> Scale {
+    return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> y_in: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
+
+fn output4(acc: vec2<f32>, rest: f32, x: vec4<f32>) -> vec4<f32> {
+    if params.log_form == 1u {
+        return -(lse_gap4(acc, x, scale()) + rest);
+    }
+    return lse_p4(acc, x, scale());
+}
 
 @compute @workgroup_size(WG)
 fn forward(
@@ -27,23 +21,47 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let cols = select(0u, params.cols, i < params.rows);
-    let x_row = params.x_offset + i * params.x_stride;
-    let y_row = params.y_offset + i * params.y_stride;
+    let span = span_of(group, groups, lane);
     var acc = LSE_EMPTY;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        acc = lse_push(acc, x[x_row + j], params.temperature);
-    }
-    acc = row_reduce(lane, acc, LSE, params.temperature);
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        let v = x[x_row + j];
-        if params.log_form == 1u {
-            y[y_row + j] = -lse_minus_log_p(acc, v, params.temperature);
-        } else {
-            y[y_row + j] = lse_p(acc, v, params.temperature);
+    var v = mat4x4<f32>();
+    if STAGE == FROM_PARTS {
+        for (var s = lane % LANES; s < params.segments; s += LANES) {
+            acc = lse_merge(acc, vec2(load_part(span.i, 2u * s), load_part(span.i, 2u * s + 1u)), scale());
+        }
+    } else {
+        for (var j = span.first; j < span.end; j += step_size()) {
+            v = load_x16(span.i, j, span.end, masked());
+            acc = lse_merge(acc, lse_of16(v, scale()), scale());
         }
     }
+    acc = row_lse(lane, acc, scale());
+    if STAGE == ONLY_PART {
+        if span.lead {
+            store_part(span.i, 2u * span.segment, acc.x);
+            store_part(span.i, 2u * span.segment + 1u, acc.y);
+        }
+        return;
+    }
+    let rest = select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            v = load_x16(span.i, j, span.end, masked());
+        }
+        let y = mat4x4(output4(acc, rest, v[0]), output4(acc, rest, v[1]), output4(acc, rest, v[2]), output4(acc, rest, v[3]));
+        store_y16(span.i, j, span.end, y);
+    }
+}
+
+fn gradient4(y: vec4<f32>, dy: vec4<f32>, sum: f32) -> vec4<f32> {
+    if params.log_form == 1u {
+        return (dy - probability4(y) * sum) / params.temperature;
+    }
+    return y * (dy - sum) / params.temperature;
+}
+
+// e^y, NaN for NaN.
+fn probability4(y: vec4<f32>) -> vec4<f32> {
+    return select(precise_exp4(y), y, not_finite(y) & (bitcast<vec4<u32>>(y) != vec4(0xff800000u)));
 }
 
 @compute @workgroup_size(WG)
@@ -52,24 +70,40 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = row_of(group, groups, lane);
-    let cols = select(0u, params.cols, i < params.rows);
-    let y_row = params.y_in_offset + i * params.y_in_stride;
-    let dy_row = params.dy_offset + i * params.dy_stride;
-    let dx_row = params.dx_offset + i * params.dx_stride;
-    let log_form = params.log_form == 1u;
+    let span = span_of(group, groups, lane);
     var sum = 0.0;
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        sum += dy[dy_row + j] * select(y_in[y_row + j], 1.0, log_form);
+    var y = mat4x4<f32>();
+    var dy = mat4x4<f32>();
+    if STAGE == FROM_PARTS {
+        for (var s = lane % LANES; s < params.segments; s += LANES) {
+            sum += load_part(span.i, 2u * s);
+        }
+    } else {
+        for (var j = span.first; j < span.end; j += step_size()) {
+            y = load_y_in16(span.i, j, span.end, 0.0);
+            dy = load_dy16(span.i, j, span.end, 0.0);
+            if params.log_form == 1u {
+                sum += sum16(dy);
+            } else {
+                sum += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));
+            }
+        }
     }
     sum = row_sum(lane, sum);
-    for (var j = lane % LANES; j < cols; j += LANES) {
-        let v = y_in[y_row + j];
-        let g = dy[dy_row + j];
-        if log_form {
-            dx[dx_row + j] = (g - select(precise_exp(v), v, is_nan(v)) * sum) / params.temperature;
-        } else {
-            dx[dx_row + j] = v * (g - sum) / params.temperature;
+    if STAGE == ONLY_PART {
+        if span.lead {
+            store_part(span.i, 2u * span.segment, sum);
         }
+        return;
+    }
+    for (var j = span.first; j < span.end; j += step_size()) {
+        if !holds() {
+            y = load_y_in16(span.i, j, span.end, 0.0);
+            dy = load_dy16(span.i, j, span.end, 0.0);
+        }
+        let dx = mat4x4(
+            gradient4(y[0], dy[0], sum), gradient4(y[1], dy[1], sum), gradient4(y[2], dy[2], sum), gradient4(y[3], dy[3], sum),
+        );
+        store_dx16(span.i, j, span.end, dx);
     }
 }

@@ -2,8 +2,9 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::accessors::{self, Format};
 use crate::kernel::{Access, Kernel};
-use crate::tensor::ELEMENT;
+use crate::tensor::WORD;
 use crate::{Error, Recorder, Result, Tuning};
 
 /// How to open a device.
@@ -42,18 +43,24 @@ struct Shared {
     limits: wgpu::Limits,
     fault: Arc<Mutex<Option<Error>>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
-    modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
-    scratch: Mutex<[Option<wgpu::Buffer>; 4]>,
+    modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
+    scratch: Mutex<[Option<wgpu::Buffer>; 6]>,
     one: wgpu::Buffer,
     sink: wgpu::Buffer,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ModuleKey {
+    op: &'static str,
+    formats: Vec<Format>,
+    all_write: bool,
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct PipelineKey {
-    op: &'static str,
+    module: ModuleKey,
     entry: &'static str,
     constants: Vec<(&'static str, u32)>,
-    all_write: bool,
 }
 
 const BUFFER_USAGES: wgpu::BufferUsages =
@@ -298,7 +305,7 @@ impl Gpu {
     /// A buffer for an op's intermediate results, shared by all ops of this device. That is sound because an op's
     /// dispatches lie next to each other in one encoder and a queue runs encoders one after the other.
     pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
-        let bytes = elements as u64 * ELEMENT;
+        let bytes = elements as u64 * WORD;
         let mut slots = lock(&self.shared.scratch);
         match &slots[slot] {
             Some(buffer) if buffer.size() >= bytes => Ok(buffer.clone()),
@@ -328,10 +335,12 @@ impl Gpu {
         &self,
         kernel: &'static Kernel,
         constants: &[(&'static str, u32)],
+        formats: &[Format],
         all_write: bool,
     ) -> Result<wgpu::ComputePipeline> {
         let shader = kernel.shader;
-        let key = PipelineKey { op: shader.op, entry: kernel.entry, constants: constants.to_vec(), all_write };
+        let module_key = ModuleKey { op: shader.op, formats: formats.to_vec(), all_write };
+        let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants: constants.to_vec() };
         if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
@@ -339,15 +348,11 @@ impl Gpu {
         let device = self.device();
         let pipeline = self.guard(|| {
             let module = lock(&self.shared.modules)
-                .entry((shader.op, all_write))
+                .entry(module_key)
                 .or_insert_with(|| {
-                    let source = match all_write {
-                        true => shader.all_write(),
-                        false => shader.source.to_owned(),
-                    };
                     device.create_shader_module(wgpu::ShaderModuleDescriptor {
                         label: Some(shader.op),
-                        source: wgpu::ShaderSource::Wgsl(source.into()),
+                        source: wgpu::ShaderSource::Wgsl(accessors::source(shader, formats, all_write).into()),
                     })
                 })
                 .clone();
@@ -358,9 +363,10 @@ impl Gpu {
                 count: None,
             };
             let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
-            entries.extend(kernel.uses.iter().map(|(name, access)| {
-                let read_only = *access == Access::Read && !all_write;
-                entry(kernel.binding(name), wgpu::BufferBindingType::Storage { read_only })
+            let bound = kernel.uses.iter().map(|name| (shader.binding(name), kernel.access(name)));
+            entries.extend(bound.filter(|(index, _)| formats[*index].in_place.is_none()).map(|(index, access)| {
+                let read_only = access == Access::Read && !all_write;
+                entry(index as u32 + 1, wgpu::BufferBindingType::Storage { read_only })
             }));
             let group = device
                 .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });

@@ -1,6 +1,6 @@
-//! What the host knows about a shader, as plain data. A test compares it with what naga reads from the source.
+//! What the host knows about a shader, as plain data.
 
-/// The type of a scalar in a shader's `Params`.
+/// The type of a scalar in a shader's `params`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalarType {
     /// `u32`
@@ -9,7 +9,7 @@ pub enum ScalarType {
     F32,
 }
 
-/// Whether an entry point writes a binding.
+/// Whether kernels write a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// `var<storage, read>`
@@ -18,10 +18,47 @@ pub enum Access {
     Write,
 }
 
-/// One shader file joined with the library files that it uses.
-///
-/// `Params`, the uniform at binding 0, holds `<name>_offset` and `<name>_stride` for each of `bindings` and then `scalars`.
-/// The storage binding `bindings[i]` has number `i + 1`.
+/// What a binding holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Numbers, stored as the tensor says and f32 to the shader.
+    Numbers,
+    /// u32.
+    Words,
+    /// u32 that several lanes count in.
+    Counters,
+}
+
+/// What a binding is to its shader.
+pub type Binding = (&'static str, Access, Content);
+
+/// Numbers that are read.
+pub const fn input(name: &'static str) -> Binding {
+    (name, Access::Read, Content::Numbers)
+}
+
+/// Numbers that are written, and may be read.
+pub const fn output(name: &'static str) -> Binding {
+    (name, Access::Write, Content::Numbers)
+}
+
+/// Ids that are read.
+pub const fn ids(name: &'static str) -> Binding {
+    (name, Access::Read, Content::Words)
+}
+
+/// Ids that are written.
+pub const fn new_ids(name: &'static str) -> Binding {
+    (name, Access::Write, Content::Words)
+}
+
+/// Counts that several lanes add to.
+pub const fn counters(name: &'static str) -> Binding {
+    (name, Access::Write, Content::Counters)
+}
+
+/// One shader file joined with the library files that it uses. What it reads and writes, `src/accessors.rs` declares:
+/// `params`, the bindings (`bindings[i]` has number `i + 1`) and the functions that load and store their elements.
 #[derive(Debug)]
 pub struct Shader {
     /// The op's name, which is the file's name too.
@@ -29,8 +66,8 @@ pub struct Shader {
     /// The file, then the library files.
     pub source: &'static str,
     /// Every storage binding of the file.
-    pub bindings: &'static [&'static str],
-    /// What follows the offsets and strides in `Params`.
+    pub bindings: &'static [Binding],
+    /// What follows the shape in `params`.
     pub scalars: &'static [(&'static str, ScalarType)],
     /// The kind of workgroup that it declares.
     pub family: Family,
@@ -53,25 +90,30 @@ pub struct Kernel {
     /// The function's name.
     pub entry: &'static str,
     /// The bindings that it uses, in the order of the arguments.
-    pub uses: &'static [(&'static str, Access)],
+    pub uses: &'static [&'static str],
+    /// An input and the output that may be the same tensor, since each lane reads what it overwrites before it does.
+    pub in_place: Option<(&'static str, &'static str)>,
 }
 
+/// What every shader's `params` hold after the bindings' offsets and strides.
+pub const SHAPE: [&str; 4] = ["rows", "cols", "segments", "per_segment"];
+
 impl Shader {
-    /// The source with every storage binding `read_write`, which wgpu asks for when an input and an output lie in one buffer.
-    pub fn all_write(&self) -> String {
-        self.source.replace("var<storage, read>", "var<storage, read_write>")
+    /// Bytes of `params`, rounded up to the 16 that uniforms come in.
+    pub fn params_size(&self) -> u64 {
+        (4 * (2 * self.bindings.len() + SHAPE.len() + self.scalars.len()) as u64).next_multiple_of(16)
     }
 
-    /// Bytes of `Params`, rounded up to the 16 that uniforms come in.
-    pub fn params_size(&self) -> u64 {
-        (4 * (2 * self.bindings.len() + self.scalars.len()) as u64).next_multiple_of(16)
+    /// The index of a binding in `bindings`; kernels name only bindings of their shader (a test checks it).
+    pub fn binding(&self, name: &str) -> usize {
+        self.bindings.iter().position(|binding| binding.0 == name).unwrap_or(0)
     }
 }
 
 impl Kernel {
-    /// The binding's number in the shader; `uses` names only bindings of its shader (a test checks it).
-    pub fn binding(&self, name: &str) -> u32 {
-        self.shader.bindings.iter().position(|binding| *binding == name).map_or(0, |index| index as u32 + 1)
+    /// Whether it writes the binding.
+    pub fn access(&self, name: &str) -> Access {
+        self.shader.bindings[self.shader.binding(name)].1
     }
 }
 

@@ -42,6 +42,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod accessors;
 mod error;
 mod gpu;
 mod kernel;
@@ -57,17 +58,18 @@ pub mod verify;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};
-pub use ops::{Reduction, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
+pub use ops::{Accum, Reduction, cast, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
 pub use random::Random;
 pub use recorder::Recorder;
-pub use tensor::{Element, Tensor};
+pub use tensor::{Element, Storage, Tensor};
 pub use tuning::Tuning;
 pub use wgpu;
 
 /// What the tests compare with the shaders.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::kernel::{Access, Family, Kernel, ScalarType, Shader};
+    pub use crate::accessors::{Format, source, takes_quads};
+    pub use crate::kernel::{Access, Content, Family, Kernel, SHAPE, ScalarType, Shader};
     pub use crate::ops::kernels;
 }
 

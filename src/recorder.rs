@@ -1,6 +1,7 @@
-use crate::kernel::{Access, Kernel, ScalarType};
-use crate::tensor::{ELEMENT, Element};
-use crate::{Error, Gpu, Result, Tensor};
+use crate::accessors::{self, Format};
+use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
+use crate::tensor::{Element, WORD};
+use crate::{Error, Gpu, Result, Storage, Tensor};
 
 /// Records ops into the caller's command encoder; never submits, never waits.
 ///
@@ -137,105 +138,149 @@ impl From<f32> for Scalar {
     }
 }
 
-/// Rows of fewer columns go to one lane each, of fewer than the second to `LANES_MIDDLE` lanes, others to a whole workgroup.
-const NARROW: usize = 16;
-const MIDDLE: usize = 512;
-const LANES_MIDDLE: u32 = 32;
+/// Elements that a lane takes at a time, `step_size` of lib/row.wgsl.
+const AT_A_TIME: usize = 16;
+/// Columns of the rows that a gapless tensor is cut into where rows do not matter.
+const BLOCK: usize = 4096;
+/// Partial results of a segment: at most this many numbers.
+const PART: usize = 4;
+/// Scratch: the parts of long rows.
+const PARTS: usize = 4;
+
+/// How a row of some number of columns is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    workgroup: u32,
+    lanes: u32,
+    /// Into how many segments a row is cut, each for `lanes` lanes of their own.
+    pub(crate) segments: usize,
+    per_segment: usize,
+}
+
+/// The first numbers of `params`.
+type Shape = [usize; SHAPE.len()];
 
 impl<'g> Plan<'g> {
     pub(crate) fn gpu(&self) -> &'g Gpu {
         self.gpu
     }
 
-    /// A kernel whose workgroups take rows of `cols` columns, split over as many dispatches as bindings and grids need.
-    /// The first scalar of the shader is `rows`, filled here.
+    /// Enough lanes to hold a row; where there are too few rows to fill the device, several groups of lanes for one row.
+    pub(crate) fn cut(&self, rows: usize, cols: usize) -> Cut {
+        let tuning = self.gpu.tuning();
+        let enough = rows >= tuning.groups as usize;
+        let most = if enough { tuning.widest.max(tuning.workgroup) } else { tuning.workgroup } as usize;
+        let lanes = cols.div_ceil(AT_A_TIME).clamp(1, most).next_power_of_two().min(most);
+        let step = AT_A_TIME * lanes;
+        let wanted = (tuning.groups as usize).div_ceil(rows.max(1)).min(cols / step).max(1);
+        let per_segment = cols.div_ceil(wanted).next_multiple_of(step).max(step);
+        let segments = cols.div_ceil(per_segment).max(1);
+        Cut { workgroup: tuning.workgroup.max(lanes as u32), lanes: lanes as u32, segments, per_segment }
+    }
+
+    /// A kernel that reduces rows and then goes over them again, or only goes over them. If it has a binding `part`, which is not among
+    /// the arguments, long rows are cut: see lib/row.wgsl. As many dispatches as bindings and grids need.
     pub(crate) fn rows(
         &mut self,
         kernel: &'static Kernel,
-        rows: usize,
-        cols: usize,
+        [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
     ) -> Result<()> {
-        let workgroup = self.gpu.tuning().workgroup;
-        let lanes = match cols {
-            0..NARROW => 1,
-            NARROW..MIDDLE => LANES_MIDDLE.min(workgroup),
-            _ => workgroup,
-        };
-        self.split(kernel, rows, lanes, args, scalars)
+        let cut = self.cut(rows, cols);
+        let has_parts = kernel.uses.contains(&"part");
+        if !has_parts {
+            let cut = Cut { segments: 1, per_segment: cols.max(1), ..cut };
+            return self.split(kernel, [rows, cols], cut, &[], args, scalars);
+        }
+        let with = |part: Arg<'_>| [args, &[part]].concat();
+        if cut.segments == 1 {
+            return self.split(kernel, [rows, cols], cut, &[], &with(Arg::NONE), scalars);
+        }
+        let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
+        let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
+        for stage in [1, 2] {
+            self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &with(Arg::by_row(part)), scalars)?;
+        }
+        Ok(())
     }
 
-    /// A kernel whose lanes each take one element of tensors that all have the shape of the first argument.
-    /// The first scalar of the shader is `rows`, filled here, the second is `cols`, given in `scalars`.
-    pub(crate) fn elements<'a, const N: usize>(
+    /// A kernel of which each lane takes a row.
+    pub(crate) fn each_row(
         &mut self,
         kernel: &'static Kernel,
-        tensors: [Option<Tensor<'a>>; N],
+        [rows, cols]: [usize; 2],
+        args: &[Arg],
         scalars: &[Scalar],
     ) -> Result<()> {
-        let flat = tensors.map(|tensor| tensor.map(Tensor::flat));
-        let gapless = flat.iter().flatten().all(Option::is_some);
-        let tensors = if gapless { flat.map(Option::flatten) } else { tensors };
-        let (rows, cols) = tensors.iter().flatten().next().map_or((0, 0), |tensor| (tensor.rows, tensor.cols));
-        let args = tensors.map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row));
-        let mut all: Vec<Scalar> = vec![cols.into()];
-        all.extend_from_slice(scalars);
-        self.split(kernel, rows, 0, &args, &all)
+        let cut = Cut { workgroup: self.gpu.tuning().workgroup, lanes: 1, segments: 1, per_segment: cols.max(1) };
+        self.split(kernel, [rows, cols], cut, &[], args, scalars)
     }
 
-    /// `lanes` = 0 stands for one lane per element.
+    /// A kernel that treats each element by itself, or reduces a segment to a value of its own: `cut.segments` columns of such values.
+    pub(crate) fn elements(
+        &mut self,
+        kernel: &'static Kernel,
+        [rows, cols]: [usize; 2],
+        args: &[Arg],
+        scalars: &[Scalar],
+    ) -> Result<()> {
+        self.split(kernel, [rows, cols], self.cut(rows, cols), &[], args, scalars)
+    }
+
+    /// Tensors of one shape as blocks of long rows, where they have no gaps; for kernels to which rows mean nothing.
+    pub(crate) fn blocks<'a, const N: usize>(tensors: [Option<Tensor<'a>>; N]) -> Vec<[Option<Tensor<'a>>; N]> {
+        let gapless = tensors.iter().flatten().all(|tensor| tensor.is_gapless());
+        let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless) else {
+            return vec![tensors];
+        };
+        let whole = len / BLOCK * BLOCK;
+        let block = |rows: usize, cols: usize, first: usize| {
+            tensors.map(|tensor| tensor.map(|tensor| tensor.reshaped(rows, cols, first)))
+        };
+        let blocks = [(len / BLOCK, BLOCK, 0), (1, len - whole, whole)];
+        let blocks = blocks.into_iter().filter(|(rows, cols, _)| rows * cols > 0);
+        blocks.map(|(rows, cols, first)| block(rows, cols, first)).collect()
+    }
+
     fn split(
         &mut self,
         kernel: &'static Kernel,
-        rows: usize,
-        lanes: u32,
+        [rows, cols]: [usize; 2],
+        cut: Cut,
+        constants: &[(&'static str, u32)],
         args: &[Arg],
         scalars: &[Scalar],
     ) -> Result<()> {
-        let workgroup = self.gpu.tuning().workgroup;
         let limits = self.gpu.limits();
         let per_dimension = u64::from(limits.max_compute_workgroups_per_dimension);
         let most_groups = (per_dimension * per_dimension).min(1 << 31);
-        let cols = match scalars.first() {
-            Some(Scalar::U32(cols)) if lanes == 0 => u64::from(*cols),
-            _ => 1,
-        };
-        if rows == 0 || cols == 0 {
+        if rows == 0 {
             return Ok(());
         }
         self.check_overlaps(kernel, args)?; // of the whole: one part's output may lie in another part's input
-        let mut rows_at_once = match lanes {
-            0 => most_groups * u64::from(workgroup) / cols,
-            lanes => most_groups * u64::from(workgroup / lanes),
-        };
+        let at_once = u64::from(cut.workgroup / cut.lanes);
+        let mut rows_at_once = (most_groups * at_once).min(u32::MAX.into()) / cut.segments as u64;
         for arg in args.iter().filter(|arg| arg.by_row) {
             rows_at_once = rows_at_once.min(arg.tensor.map_or(u64::MAX, |tensor| self.rows_per_binding(tensor)));
         }
         if rows_at_once == 0 {
-            let widest = args.iter().filter_map(|arg| arg.tensor).map(|tensor| tensor.cols as u64).max().unwrap_or(0);
+            let sizes = args.iter().filter_map(|arg| arg.tensor).map(|tensor| tensor.cols as u64 * tensor.storage.bytes());
             return Err(Error::Limit {
                 what: format!("{}: one row", kernel.shader.op),
-                needed: widest * ELEMENT,
+                needed: sizes.max().unwrap_or(0),
                 limit: self.binding_limit(),
             });
         }
-        let mut constants = vec![("WG", workgroup)];
-        if lanes > 0 {
-            constants.push(("LANES", lanes));
-        }
+        let constants = [&[("WG", cut.workgroup), ("LANES", cut.lanes)], constants].concat();
         for first in (0..rows).step_by(usize::try_from(rows_at_once).unwrap_or(usize::MAX)) {
             let range = first..rows.min(first.saturating_add(rows_at_once as usize));
             let part: Vec<Arg> = args.iter().map(|arg| arg.part(range.clone())).collect();
-            let mut all: Vec<Scalar> = vec![range.len().into()];
-            all.extend_from_slice(scalars);
-            let groups = match lanes {
-                0 => (range.len() as u64 * cols).div_ceil(workgroup.into()),
-                lanes => (range.len() as u64).div_ceil((workgroup / lanes).into()),
-            };
+            let groups = (range.len() as u64 * cut.segments as u64).div_ceil(at_once);
             let across = groups.min(per_dimension);
             let grid = [across as u32, groups.div_ceil(across) as u32, 1];
-            self.dispatch(kernel, &constants, &part, &all, grid)?;
+            let shape = [range.len(), cols, cut.segments, cut.per_segment];
+            self.dispatch(kernel, &constants, &part, shape, scalars, grid)?;
         }
         Ok(())
     }
@@ -250,7 +295,7 @@ impl<'g> Plan<'g> {
 
     /// How many rows of a tensor one binding can hold.
     pub(crate) fn rows_per_binding<T: Element>(&self, tensor: Tensor<T>) -> u64 {
-        let elements = self.binding_limit() / ELEMENT;
+        let elements = self.binding_limit() / tensor.storage.bytes();
         match elements.checked_sub(tensor.cols as u64) {
             None => 0,
             Some(_) if tensor.rows <= 1 => 1,
@@ -263,6 +308,7 @@ impl<'g> Plan<'g> {
         &mut self,
         kernel: &'static Kernel,
         args: &[Arg],
+        [rows, cols]: [usize; 2],
         scalars: &[Scalar],
         grid: [usize; 3],
     ) -> Result<()> {
@@ -275,30 +321,37 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
-        self.dispatch(kernel, &constants, args, scalars, grid.map(|count| count as u32))
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))
     }
 
-    /// One dispatch of a kernel with one lane per item, `slices` times.
+    /// One dispatch of a kernel with one lane for each of rows × cols items, `slices` times.
     pub(crate) fn lanes(
         &mut self,
         kernel: &'static Kernel,
         args: &[Arg],
+        [rows, cols]: [usize; 2],
         scalars: &[Scalar],
-        items: usize,
         slices: usize,
     ) -> Result<()> {
         let workgroup = self.gpu.tuning().workgroup;
         let most = u64::from(self.gpu.limits().max_compute_workgroups_per_dimension);
-        let groups = (items as u64).div_ceil(workgroup.into());
+        let groups = (rows as u64 * cols as u64).div_ceil(workgroup.into());
         let across = groups.clamp(1, most);
         let grid = [across as u32, groups.div_ceil(across) as u32, slices as u32];
-        self.dispatch(kernel, &[("WG", workgroup)], args, scalars, grid)
+        self.dispatch(kernel, &[("WG", workgroup)], args, [rows, cols, 1, cols], scalars, grid)
     }
 
     /// One workgroup for everything.
-    pub(crate) fn single(&mut self, kernel: &'static Kernel, args: &[Arg], scalars: &[Scalar]) -> Result<()> {
+    pub(crate) fn single(
+        &mut self,
+        kernel: &'static Kernel,
+        args: &[Arg],
+        [rows, cols]: [usize; 2],
+        scalars: &[Scalar],
+    ) -> Result<()> {
         let workgroup = self.gpu.tuning().workgroup;
-        self.dispatch(kernel, &[("WG", workgroup), ("LANES", workgroup)], args, scalars, [1, 1, 1])
+        let constants = [("WG", workgroup), ("LANES", workgroup)];
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, [1, 1, 1])
     }
 
     fn dispatch(
@@ -306,6 +359,7 @@ impl<'g> Plan<'g> {
         kernel: &'static Kernel,
         constants: &[(&'static str, u32)],
         args: &[Arg],
+        shape: Shape,
         scalars: &[Scalar],
         groups: [u32; 3],
     ) -> Result<()> {
@@ -321,64 +375,99 @@ impl<'g> Plan<'g> {
             return Err(Error::Limit { what, needed: most.into(), limit: limit.into() });
         }
         let shares_buffer = self.check_overlaps(kernel, args)?;
-        let alignment = u64::from(self.gpu.limits().min_storage_buffer_offset_alignment);
         let mut params = vec![0u32; shader.params_size() as usize / 4];
+        let mut formats = vec![Format::default(); shader.bindings.len()];
         let mut bindings = Vec::with_capacity(args.len());
-        for (&(name, access), arg) in kernel.uses.iter().zip(args) {
-            let number = kernel.binding(name);
+        for (&name, arg) in kernel.uses.iter().zip(args) {
+            let index = shader.binding(name);
+            let number = index as u32 + 1;
+            if let Some(output) = in_place(kernel, args).filter(|(input, _)| *input == name).map(|(_, output)| output) {
+                formats[index].in_place = Some(shader.binding(output));
+                continue;
+            }
             let Some(tensor) = arg.tensor.filter(|tensor| tensor.rows * tensor.cols > 0) else {
-                let buffer = if access == Access::Read { self.gpu.one() } else { self.gpu.sink() };
+                let absent = kernel.access(name) == Access::Read;
+                let buffer = if absent { self.gpu.one() } else { self.gpu.sink() };
                 bindings.push(Binding { number, buffer: buffer.clone(), start: 0, size: buffer.size() });
                 continue;
             };
-            let first = tensor.offset as u64 * ELEMENT;
-            let start = first - first % alignment;
-            let end = first + ((tensor.rows as u64 - 1) * tensor.stride as u64 + tensor.cols as u64) * ELEMENT;
+            let (format, start, size) = self.placed(kernel, index, tensor, args);
             let most = self.gpu.limits().max_storage_buffer_binding_size;
-            if end - start > most {
+            if size > most {
                 let what = format!("{}.{}: {name}", shader.op, kernel.entry);
-                return Err(Error::Limit { what, needed: end - start, limit: most });
+                return Err(Error::Limit { what, needed: size, limit: most });
             }
-            let slot = 2 * (number as usize - 1);
-            params[slot] = ((first - start) / ELEMENT) as u32;
-            params[slot + 1] = tensor.stride as u32;
-            bindings.push(Binding { number, buffer: tensor.buffer.clone(), start, size: end - start });
+            formats[index] = format;
+            params[2 * index] = ((tensor.start_bytes() - start) / tensor.storage.bytes()) as u32;
+            params[2 * index + 1] = tensor.stride as u32;
+            bindings.push(Binding { number, buffer: tensor.buffer.clone(), start, size });
         }
         let at = 2 * shader.bindings.len();
+        for (index, size) in shape.into_iter().enumerate() {
+            params[at + index] = size as u32;
+        }
         for (index, (scalar, &(_name, ty))) in scalars.iter().zip(shader.scalars).enumerate() {
             debug_assert_eq!(matches!(scalar, Scalar::F32(_)), ty == ScalarType::F32, "{}: {_name}", shader.op);
-            params[at + index] = match *scalar {
+            params[at + SHAPE.len() + index] = match *scalar {
                 Scalar::U32(value) => value,
                 Scalar::F32(value) => value.to_bits(),
             };
         }
-        let pipeline = self.gpu.pipeline(kernel, constants, shares_buffer)?;
+        let pipeline = self.gpu.pipeline(kernel, constants, &formats, shares_buffer)?;
         self.steps.push(Step { kernel, pipeline, bindings, params, groups });
         Ok(())
+    }
+
+    /// How a tensor's elements are accessed, and the part of its buffer that is bound: start and size in bytes.
+    fn placed(&self, kernel: &Kernel, index: usize, tensor: Tensor<u32>, args: &[Arg]) -> (Format, u64, u64) {
+        let shader = kernel.shader;
+        let (_, access, content) = shader.bindings[index];
+        let alignment = u64::from(self.gpu.limits().min_storage_buffer_offset_alignment).max(16);
+        let first = tensor.start_bytes();
+        let start = first - first % alignment;
+        let size = first + tensor.span_bytes() - start;
+        let four = 4 * tensor.storage.bytes();
+        let aligned = (first - start).is_multiple_of(four)
+            && (tensor.rows == 1 || (tensor.stride as u64 * tensor.storage.bytes()).is_multiple_of(four))
+            && start + size.next_multiple_of(four) <= tensor.buffer.size();
+        // A word that holds the end of one output's row and the start of another's.
+        let beside = |other: Tensor<u32>| other.buffer == tensor.buffer && !other.same(tensor);
+        let outputs = kernel.uses.iter().zip(args).filter(|(name, _)| kernel.access(name) == Access::Write);
+        let shares_words = tensor.storage != Storage::F32
+            && access == Access::Write
+            && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
+        let quads = content == Content::Numbers && aligned && !shares_words && accessors::takes_quads(shader, index);
+        let unit = if quads { four } else { WORD };
+        (Format { storage: tensor.storage, quads, in_place: None }, start, size.next_multiple_of(unit))
     }
 
     /// Refuses an output that overlaps another argument; tells whether some buffer is both read and written.
     fn check_overlaps(&self, kernel: &'static Kernel, args: &[Arg]) -> Result<bool> {
         let mut shares_buffer = false;
-        let used: Vec<_> = kernel
-            .uses
-            .iter()
-            .zip(args)
-            .filter_map(|(&(name, access), arg)| Some((name, access, arg.tensor?)))
-            .collect();
-        for (index, (output, _, written)) in used.iter().enumerate().filter(|(_, used)| used.1 == Access::Write) {
-            for (other, access, tensor) in used.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, used)| used)
-            {
-                if written.overlaps(*tensor) {
+        let pair = in_place(kernel, args);
+        let used: Vec<_> = kernel.uses.iter().zip(args).filter_map(|(&name, arg)| Some((name, arg.tensor?))).collect();
+        for &(output, written) in used.iter().filter(|(name, _)| kernel.access(name) == Access::Write) {
+            for &(other, tensor) in used.iter().filter(|(name, _)| *name != output && pair != Some((*name, output))) {
+                if pair.is_some_and(|(input, _)| input == other) {
+                    continue; // compared as the output that it is
+                }
+                if written.overlaps(tensor) {
                     // What forward writes and backward reads is bound twice, the second time as `<name>_in`.
                     let other = other.trim_end_matches("_in");
                     return Err(Error::SameBuffer { op: kernel.shader.op, output, other });
                 }
-                shares_buffer |= *access == Access::Read && written.buffer == tensor.buffer;
+                shares_buffer |= kernel.access(other) == Access::Read && written.buffer == tensor.buffer;
             }
         }
         Ok(shares_buffer)
     }
+}
+
+/// The input and the output that are one tensor, where the kernel allows it.
+fn in_place(kernel: &Kernel, args: &[Arg]) -> Option<(&'static str, &'static str)> {
+    let (input, output) = kernel.in_place?;
+    let tensor = |name| kernel.uses.iter().zip(args).find(|(used, _)| **used == name).and_then(|(_, arg)| arg.tensor);
+    tensor(input).zip(tensor(output)).is_some_and(|(input, output)| input.same(output)).then_some((input, output))
 }
 
 impl Step {

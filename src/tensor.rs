@@ -3,19 +3,73 @@ use core::ops::Range;
 
 use crate::{Error, Result};
 
-/// An element type that kernels read and write.
+/// Bytes of a word, the unit of bindings and copies.
+pub(crate) const WORD: u64 = 4;
+
+/// What the elements of a tensor are to the kernels: numbers (f32, however they are stored) or ids (u32).
 pub trait Element: bytemuck::Pod + sealed::Sealed {}
 impl Element for f32 {}
 impl Element for u32 {}
 
 mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for u32 {}
+    /// What [`Element`](super::Element) needs inside the crate.
+    pub trait Sealed: Sized {
+        /// From the bytes that hold one element.
+        fn decode(storage: super::Storage, bytes: &[u8]) -> Vec<Self>;
+    }
+    impl Sealed for f32 {
+        fn decode(storage: super::Storage, bytes: &[u8]) -> Vec<f32> {
+            storage.decode(bytes)
+        }
+    }
+    impl Sealed for u32 {
+        fn decode(_: super::Storage, bytes: &[u8]) -> Vec<u32> {
+            bytemuck::pod_collect_to_vec(bytes)
+        }
+    }
 }
 
-/// Bytes of one element; every [`Element`] has four.
-pub(crate) const ELEMENT: u64 = 4;
+/// How the numbers of a tensor lie in memory. Kernels compute and sum in f32 whatever the storage, and round to nearest,
+/// ties to even, where they write. No device feature is needed for any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Storage {
+    /// IEEE 754 binary32.
+    #[default]
+    F32,
+    /// IEEE 754 binary16: 11 significant bits, up to 65,504; larger numbers become infinite.
+    F16,
+    /// The upper half of an f32: 8 significant bits, the range of f32.
+    Bf16,
+}
+
+impl Storage {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Storage::F32 => 4,
+            Storage::F16 | Storage::Bf16 => 2,
+        }
+    }
+
+    /// The numbers as this storage holds them.
+    pub fn encode(self, data: &[f32]) -> Vec<u8> {
+        match self {
+            Storage::F32 => bytemuck::cast_slice(data).to_vec(),
+            Storage::F16 => data.iter().flat_map(|&value| half::f16::from_f32(value).to_ne_bytes()).collect(),
+            Storage::Bf16 => data.iter().flat_map(|&value| half::bf16::from_f32(value).to_ne_bytes()).collect(),
+        }
+    }
+
+    /// The numbers that `bytes` hold; bytes after the last whole element are left out.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let halves = || bytes.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
+        match self {
+            Storage::F32 => bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]),
+            Storage::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
+            Storage::Bf16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
+        }
+    }
+}
 
 /// A view of a row-major matrix in a buffer that belongs to the caller: nothing is copied or owned.
 ///
@@ -39,6 +93,7 @@ pub struct Tensor<'a, T = f32> {
     pub(crate) cols: usize,
     pub(crate) offset: usize,
     pub(crate) stride: usize,
+    pub(crate) storage: Storage,
     element: PhantomData<T>,
 }
 
@@ -79,6 +134,17 @@ impl<'a, T: Element> Tensor<'a, T> {
     /// # Errors
     /// As [`Tensor::matrix`]; [`Error::Shape`] if `stride < cols`, so that rows would overlap, or if a size exceeds 2³² − 1.
     pub fn strided(buffer: &'a wgpu::Buffer, rows: usize, cols: usize, offset: usize, stride: usize) -> Result<Self> {
+        Self::view(Storage::F32, buffer, rows, cols, offset, stride)
+    }
+
+    fn view(
+        storage: Storage,
+        buffer: &'a wgpu::Buffer,
+        rows: usize,
+        cols: usize,
+        offset: usize,
+        stride: usize,
+    ) -> Result<Self> {
         if stride < cols && rows > 1 {
             return Err(Error::Shape {
                 op: "tensor",
@@ -100,12 +166,17 @@ impl<'a, T: Element> Tensor<'a, T> {
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(Error::Usage { usage: "STORAGE", label: String::new() });
         }
-        let view = Tensor { buffer, rows, cols, offset, stride, element: PhantomData };
-        let end = view.end().and_then(|end| end.checked_mul(ELEMENT)).unwrap_or(u64::MAX);
+        let view = Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData };
+        let end = view.end().and_then(|end| end.checked_mul(storage.bytes())).unwrap_or(u64::MAX);
         if end > buffer.size() {
             return Err(Error::OutOfBounds { rows, cols, stride, offset, needed: end, size: buffer.size() });
         }
         Ok(view)
+    }
+
+    /// How the elements are stored.
+    pub fn storage(&self) -> Storage {
+        self.storage
     }
 
     /// The element after the last, counted from the buffer's start; `None` on overflow.
@@ -148,17 +219,45 @@ impl<'a, T: Element> Tensor<'a, T> {
         Tensor { cols: end - start, offset: self.offset + start, ..self }
     }
 
-    /// Every element as its own row, where the rows lie without gaps.
-    pub(crate) fn flat(self) -> Option<Self> {
-        let len = self.rows * self.cols;
-        (self.stride == self.cols || self.rows <= 1)
-            .then_some(Tensor { rows: len, cols: 1, stride: 1, ..self })
-            .filter(|flat| u32::try_from(flat.rows).is_ok())
+    /// Whether its elements lie next to each other and can be counted in 32 bits.
+    pub(crate) fn is_gapless(&self) -> bool {
+        (self.stride == self.cols || self.rows <= 1) && u32::try_from(self.rows * self.cols).is_ok()
+    }
+
+    /// `rows` × `cols` elements of a gapless tensor, from its element `first` on.
+    pub(crate) fn reshaped(self, rows: usize, cols: usize, first: usize) -> Self {
+        Tensor { rows, cols, offset: self.offset + first, stride: cols, ..self }
     }
 
     pub(crate) fn untyped(self) -> Tensor<'a, u32> {
-        let Tensor { buffer, rows, cols, offset, stride, .. } = self;
-        Tensor { buffer, rows, cols, offset, stride, element: PhantomData }
+        let Tensor { buffer, rows, cols, offset, stride, storage, .. } = self;
+        Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData }
+    }
+
+    /// The same elements as numbers.
+    pub(crate) fn numbers(self) -> Tensor<'a> {
+        let Tensor { buffer, rows, cols, offset, stride, storage, .. } = self;
+        Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData }
+    }
+
+    /// Bytes from the buffer's start to the first element.
+    pub(crate) fn start_bytes(&self) -> u64 {
+        self.offset as u64 * self.storage.bytes()
+    }
+
+    /// Bytes from the first element to after the last.
+    pub(crate) fn span_bytes(&self) -> u64 {
+        match self.rows * self.cols {
+            0 => 0,
+            _ => ((self.rows as u64 - 1) * self.stride as u64 + self.cols as u64) * self.storage.bytes(),
+        }
+    }
+
+    /// Whether both are the same elements in the same order.
+    pub(crate) fn same<U>(self, other: Tensor<U>) -> bool {
+        self.buffer == other.buffer
+            && (self.rows, self.cols, self.offset, self.storage) == (other.rows, other.cols, other.offset, other.storage)
+            && (self.stride == other.stride || self.rows <= 1)
     }
 
     /// Whether two views share an element. Views with one stride that keep to different columns do not; other views of one
@@ -167,19 +266,45 @@ impl<'a, T: Element> Tensor<'a, T> {
         if self.buffer != other.buffer || self.rows * self.cols == 0 || other.rows * other.cols == 0 {
             return false;
         }
-        let span = |offset: usize, rows: usize, stride: usize, cols: usize| offset..offset + (rows - 1) * stride + cols;
-        let (a, b) = (
-            span(self.offset, self.rows, self.stride, self.cols),
-            span(other.offset, other.rows, other.stride, other.cols),
-        );
-        if a.end <= b.start || b.end <= a.start {
+        let bytes = |at: usize, storage: Storage| at as u64 * storage.bytes();
+        let (a, b) = (self.start_bytes(), other.start_bytes());
+        if a + self.span_bytes() <= b || b + other.span_bytes() <= a {
             return false;
         }
-        if self.stride != other.stride || self.stride == 0 {
+        let (stride, other_stride) = (bytes(self.stride, self.storage), bytes(other.stride, other.storage));
+        if stride != other_stride || stride == 0 {
             return true;
         }
         // How far the columns of the other lie to the right of this one's, around the end of a row.
-        let apart = (other.offset + self.stride - self.offset % self.stride) % self.stride;
-        apart < self.cols || apart + other.cols > self.stride
+        let apart = (b + stride - a % stride) % stride;
+        apart < bytes(self.cols, self.storage) || apart + bytes(other.cols, other.storage) > stride
+    }
+}
+
+impl<'a> Tensor<'a> {
+    /// The general view of numbers that are stored as `storage`: `offset` elements before the first, `stride` elements from one row to the
+    /// next. Rows that start at multiples of four elements are read and written four at a time, others one by one.
+    ///
+    /// ```
+    /// # fn main() -> wgloss::Result<()> {
+    /// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+    /// use wgloss::{Storage, Tensor};
+    /// let buffer = gpu.upload_as(Storage::Bf16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// let right = Tensor::stored(Storage::Bf16, &buffer, 2, 2, 1, 3)?;
+    /// assert_eq!(gpu.read(right)?, [2.0, 3.0, 5.0, 6.0]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Tensor::strided`].
+    pub fn stored(
+        storage: Storage,
+        buffer: &'a wgpu::Buffer,
+        rows: usize,
+        cols: usize,
+        offset: usize,
+        stride: usize,
+    ) -> Result<Self> {
+        Self::view(storage, buffer, rows, cols, offset, stride)
     }
 }

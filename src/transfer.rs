@@ -1,7 +1,8 @@
 //! Copies between slices and the device.
 
-use crate::tensor::{ELEMENT, Element};
-use crate::{Error, Gpu, Result, Tensor};
+use crate::ops::cast;
+use crate::tensor::{Element, WORD};
+use crate::{Error, Gpu, Result, Storage, Tensor};
 
 /// Bytes that one copy to or from the device moves; bounds the staging memory.
 const STAGING: u64 = 32 << 20;
@@ -12,21 +13,43 @@ impl Gpu {
     /// # Errors
     /// [`Error::Limit`] if it exceeds the device's largest buffer, [`Error::OutOfMemory`].
     pub fn upload<T: Element>(&self, data: &[T]) -> Result<wgpu::Buffer> {
-        let buffer = self.zeros::<T>(data.len())?;
+        self.upload_bytes(bytemuck::cast_slice(data))
+    }
+
+    /// A new buffer that holds `data` as `storage`.
+    ///
+    /// # Errors
+    /// As [`Gpu::upload`].
+    pub fn upload_as(&self, storage: Storage, data: &[f32]) -> Result<wgpu::Buffer> {
+        let mut bytes = storage.encode(data);
+        bytes.resize(bytes.len().next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT as usize), 0);
+        self.upload_bytes(&bytes)
+    }
+
+    fn upload_bytes(&self, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let buffer = self.buffer("wgloss.data", bytes.len() as u64)?;
         self.guard(|| {
-            for (index, part) in data.chunks((STAGING / ELEMENT) as usize).enumerate() {
-                self.queue().write_buffer(&buffer, index as u64 * STAGING, bytemuck::cast_slice(part));
+            for (index, part) in bytes.chunks(STAGING as usize).enumerate() {
+                self.queue().write_buffer(&buffer, index as u64 * STAGING, part);
             }
         })?;
         Ok(buffer)
     }
 
-    /// A new buffer of `len` zeros.
+    /// A new buffer of `len` zeros, four bytes each.
     ///
     /// # Errors
     /// As [`Gpu::upload`].
     pub fn zeros<T: Element>(&self, len: usize) -> Result<wgpu::Buffer> {
-        self.buffer("wgloss.data", len as u64 * ELEMENT)
+        self.buffer("wgloss.data", len as u64 * WORD)
+    }
+
+    /// A new buffer of `len` zeros as `storage`.
+    ///
+    /// # Errors
+    /// As [`Gpu::upload`].
+    pub fn zeros_as(&self, storage: Storage, len: usize) -> Result<wgpu::Buffer> {
+        self.buffer("wgloss.data", len as u64 * storage.bytes())
     }
 
     /// Overwrites the view's elements; takes effect before whatever is submitted next.
@@ -46,10 +69,20 @@ impl Gpu {
             return Err(Error::Usage { usage: "COPY_DST", label: String::new() });
         }
         let rows_at_once = if tensor.stride == tensor.cols { tensor.rows } else { 1 };
+        let words = |elements: usize| (elements as u64 * tensor.storage.bytes()).is_multiple_of(WORD);
+        if !(words(tensor.offset) && words(tensor.stride) && words(rows_at_once * tensor.cols)) {
+            // Half a word cannot be copied; a kernel leaves the other half as it is.
+            let numbers = self.upload(data)?;
+            let numbers = Tensor::matrix(&numbers, tensor.rows, tensor.cols)?;
+            return self.run(|recorder| cast::forward(recorder, numbers, tensor.numbers()));
+        }
         self.guard(|| {
             for (index, part) in data.chunks((rows_at_once * tensor.cols).max(1)).enumerate() {
-                let start = (tensor.offset + index * rows_at_once * tensor.stride) as u64 * ELEMENT;
-                self.queue().write_buffer(tensor.buffer, start, bytemuck::cast_slice(part));
+                let start = (tensor.offset + index * rows_at_once * tensor.stride) as u64 * tensor.storage.bytes();
+                match tensor.storage {
+                    Storage::F32 => self.queue().write_buffer(tensor.buffer, start, bytemuck::cast_slice(part)),
+                    storage => self.queue().write_buffer(tensor.buffer, start, &storage.encode(bytemuck::cast_slice(part))),
+                }
             }
         })
     }
@@ -78,26 +111,28 @@ impl Gpu {
         if tensor.cols == 0 {
             return Ok(data);
         }
-        let largest = STAGING.min(self.limits().max_buffer_size) / ELEMENT;
+        let largest = STAGING.min(self.limits().max_buffer_size) / tensor.storage.bytes();
         let rows_at_once = (largest as usize / tensor.stride.max(1)).max(1);
         for first in (0..tensor.rows).step_by(rows_at_once) {
             let rows = tensor.row_range(first..first + rows_at_once);
             if rows.rows > 1 {
-                let span = (rows.rows - 1) * rows.stride + rows.cols;
-                let part = self.read_span::<T>(rows.buffer, rows.offset, span).await?;
+                let part = self.read_span(rows).await?;
                 part.chunks(rows.stride).for_each(|row| data.extend_from_slice(&row[..rows.cols]));
             } else {
                 for start in (0..rows.cols).step_by(largest as usize) {
-                    let len = (rows.cols - start).min(largest as usize);
-                    data.extend(self.read_span::<T>(rows.buffer, rows.offset + start, len).await?);
+                    data.extend(self.read_span(rows.col_range(start..start + largest as usize)).await?);
                 }
             }
         }
         Ok(data)
     }
 
-    async fn read_span<T: Element>(&self, source: &wgpu::Buffer, offset: usize, len: usize) -> Result<Vec<T>> {
-        let size = len as u64 * ELEMENT;
+    /// The elements from the view's first to its last, gaps between rows included.
+    async fn read_span<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
+        // Copies are in whole words.
+        let first = tensor.start_bytes();
+        let start = first - first % WORD;
+        let size = (first + tensor.span_bytes() - start).next_multiple_of(WORD);
         let (done, outcome) = futures_channel::oneshot::channel();
         let staging = self.guard(|| {
             let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
@@ -107,7 +142,7 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             let mut encoder = self.device().create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(source, offset as u64 * ELEMENT, &staging, 0, size);
+            encoder.copy_buffer_to_buffer(tensor.buffer, start, &staging, 0, size);
             self.queue().submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| {
                 let _ = done.send(result); // the receiver is gone only if this future was dropped
@@ -127,6 +162,7 @@ impl Gpu {
         let mapped = staging
             .get_mapped_range(..)
             .map_err(|error| Error::Device { message: format!("reading back failed: {error}") })?;
-        Ok(bytemuck::pod_collect_to_vec(&mapped))
+        let bytes = &mapped[(first - start) as usize..][..tensor.span_bytes() as usize];
+        Ok(T::decode(tensor.storage, bytes))
     }
 }

@@ -6,50 +6,70 @@
 
 const LSE_EMPTY = vec2<f32>(LOWEST, -1.0);
 
-// e^((low - high)/T) for low <= high. Halves first: the difference of two finite numbers may overflow, theirs cannot.
-fn exp_gap(low: f32, high: f32, temperature: f32) -> f32 {
-    let half_gap = max(0.5 * low - 0.5 * high, -52.0 * temperature);
-    return precise_exp(2.0 * half_gap / temperature);
+// 1/T for differences that are formed in halves, since the difference of two finite numbers may overflow and theirs cannot:
+// x/T = x/2 * high + x/2 * low, high + low being 2/T to twice the precision of f32; `least` is where e^(x/T) ends, in halves.
+struct Scale {
+    high: f32,
+    low: f32,
+    least: f32,
 }
 
-fn lse_merge(a: vec2<f32>, b: vec2<f32>, temperature: f32) -> vec2<f32> {
+const UNIT = Scale(2.0, 0.0, 0.5 * EXP_LOWEST);
+
+// e^((x - top)/T) for x <= top.
+fn exp_gap4(x: vec4<f32>, top: f32, scale: Scale) -> vec4<f32> {
+    let gap = max(fma(x, vec4(0.5), vec4(-0.5 * top)), vec4(scale.least));
+    return exp_in_range(fma(gap, vec4(scale.high), gap * scale.low));
+}
+
+fn exp_gap(x: f32, top: f32, scale: Scale) -> f32 {
+    return exp_gap4(vec4(x), top, scale).x;
+}
+
+fn lse_merge(a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
     let b_above = b.x > a.x;
-    let e = exp_gap(min(a.x, b.x), max(a.x, b.x), temperature);
+    let e = exp_gap(min(a.x, b.x), max(a.x, b.x), scale);
     return vec2(max(a.x, b.x), select(a.y + (b.y + 1.0) * e, b.y + (a.y + 1.0) * e, b_above));
 }
 
-// Adds one element. -inf is a mask and adds nothing; +inf and NaN poison the set.
-fn lse_push(acc: vec2<f32>, x: f32, temperature: f32) -> vec2<f32> {
-    if is_masked(x) {
-        return acc;
-    }
-    if is_nan(x) || is_infinite(x) {
-        return vec2(acc.x, not_a_number());
-    }
-    return lse_merge(acc, vec2(x, 0.0), temperature);
+// -inf is a mask and adds nothing to a set, +inf and NaN poison it. As integers +inf and NaN are the largest, negative NaNs the
+// largest without sign.
+fn poisons(v: mat4x4<f32>) -> bool {
+    let a = max(max(bitcast<vec4<i32>>(v[0]), bitcast<vec4<i32>>(v[1])), max(bitcast<vec4<i32>>(v[2]), bitcast<vec4<i32>>(v[3])));
+    let b = max(max(bitcast<vec4<u32>>(v[0]), bitcast<vec4<u32>>(v[1])), max(bitcast<vec4<u32>>(v[2]), bitcast<vec4<u32>>(v[3])));
+    return max(max(a.x, a.y), max(a.z, a.w)) >= 0x7f800000 || max(max(b.x, b.y), max(b.z, b.w)) > 0xff800000u;
 }
 
-// The set of eight elements (T = 1), of which those outside `keep` are none; as eight calls of lse_push, without their branches.
-fn lse_of8(x: vec4<f32>, y: vec4<f32>, keep_x: vec4<bool>, keep_y: vec4<bool>) -> vec2<f32> {
-    let in_x = keep_x & (bitcast<vec4<u32>>(x) != vec4(0xff800000u));
-    let in_y = keep_y & (bitcast<vec4<u32>>(y) != vec4(0xff800000u));
-    let a = select(vec4(LOWEST), x, in_x);
-    let b = select(vec4(LOWEST), y, in_y);
-    let most = max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w)));
-    let e = precise_exp4(2.0 * max(0.5 * a - 0.5 * most, vec4(-52.0)));
-    let f = precise_exp4(2.0 * max(0.5 * b - 0.5 * most, vec4(-52.0)));
-    // Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
-    let top_x = in_x & (a == vec4(most));
-    let top_y = in_y & (b == vec4(most));
-    let tops = select(vec4(0.0), vec4(1.0), top_x) + select(vec4(0.0), vec4(1.0), top_y);
-    let others = select(vec4(0.0), e, in_x & !top_x) + select(vec4(0.0), f, in_y & !top_y);
+// Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
+fn lse_of(v: mat4x4<f32>, top: f32, scale: Scale) -> f32 {
+    let e = exp_gap4(v[0], top, scale);
+    let f = exp_gap4(v[1], top, scale);
+    let g = exp_gap4(v[2], top, scale);
+    let h = exp_gap4(v[3], top, scale);
+    let zero = vec4(0.0);
+    let one = vec4(1.0);
+    let is_top = vec4(top);
+    let others = (select(e, zero, v[0] == is_top) + select(f, zero, v[1] == is_top))
+        + (select(g, zero, v[2] == is_top) + select(h, zero, v[3] == is_top));
+    let tops = (select(zero, one, v[0] == is_top) + select(zero, one, v[1] == is_top))
+        + (select(zero, one, v[2] == is_top) + select(zero, one, v[3] == is_top));
+    return dot(others, one) + (dot(tops, one) - 1.0);
+}
+
+// The set of sixteen elements; -inf for none.
+fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
+    let top = max(LOWEST, max4(max(max(v[0], v[1]), max(v[2], v[3]))));
+    return vec2(top, select(lse_of(v, top, scale), not_a_number(), poisons(v)));
+}
+
+// The same of eight elements.
+fn lse_of8(x: vec4<f32>, y: vec4<f32>, scale: Scale) -> vec2<f32> {
+    let top = max(LOWEST, max4(max(x, y)));
+    let is_top = vec4(top);
+    let others = select(exp_gap4(x, top, scale), vec4(0.0), x == is_top) + select(exp_gap4(y, top, scale), vec4(0.0), y == is_top);
+    let tops = select(vec4(0.0), vec4(1.0), x == is_top) + select(vec4(0.0), vec4(1.0), y == is_top);
     let rest = dot(others, vec4(1.0)) + (dot(tops, vec4(1.0)) - 1.0);
-    let poisoned = any(in_x & not_finite(x)) || any(in_y & not_finite(y));
-    return vec2(most, select(rest, not_a_number(), poisoned));
-}
-
-fn not_finite(x: vec4<f32>) -> vec4<bool> {
-    return (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) >= vec4(0x7f800000u);
+    return vec2(top, select(rest, not_a_number(), poisons(mat4x4(x, y, x, y))));
 }
 
 fn is_masked(x: f32) -> bool {
@@ -57,19 +77,37 @@ fn is_masked(x: f32) -> bool {
 }
 
 // p of one element of the set.
-fn lse_p(acc: vec2<f32>, x: f32, temperature: f32) -> f32 {
-    let p = exp_gap(min(x, acc.x), acc.x, temperature) / (1.0 + acc.y);
+fn lse_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
+    let p = exp_gap(min(x, acc.x), acc.x, scale) / (1.0 + acc.y);
     return select(p, 0.0, is_masked(x) && !is_nan(acc.y));
 }
 
 // p - 1 of one element of the set, formed without cancellation where p -> 1.
-fn lse_p_minus_1(acc: vec2<f32>, x: f32, temperature: f32) -> f32 {
-    let e = exp_gap(min(x, acc.x), acc.x, temperature);
+fn lse_p_minus_1(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
+    let e = exp_gap(min(x, acc.x), acc.x, scale);
     return select(e - (1.0 + acc.y), -acc.y, x >= acc.x) / (1.0 + acc.y);
 }
 
-// -ln p of one element of the set; +inf for a masked one. Halves as in exp_gap.
-fn lse_minus_log_p(acc: vec2<f32>, x: f32, temperature: f32) -> f32 {
-    let loss = 2.0 * ((0.5 * acc.x - 0.5 * x) / temperature) + precise_log1p(acc.y);
+// -ln p of one element of the set; +inf for a masked one.
+fn lse_minus_log_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
+    let half_gap = 0.5 * acc.x - 0.5 * x;
+    let loss = fma(half_gap, scale.high, half_gap * scale.low) + precise_log1p(acc.y);
     return select(loss, infinity(), is_masked(x) && !is_nan(acc.y));
+}
+
+// 1/(1 + rest); 0 for the empty set, of which every p is 0.
+fn lse_inverse(acc: vec2<f32>) -> f32 {
+    return select(1.0 / (1.0 + acc.y), 0.0, acc.y < 0.0);
+}
+
+// p of four elements of the set.
+fn lse_p4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
+    return exp_gap4(x, acc.x, scale) * lse_inverse(acc);
+}
+
+// (max - x)/T of four elements of the set: -ln p without the set's ln(1 + rest). +inf for masked ones.
+fn lse_gap4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
+    let half_gap = 0.5 * acc.x - 0.5 * x;
+    let gap = fma(half_gap, vec4(scale.high), half_gap * scale.low);
+    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }

@@ -7,8 +7,16 @@ fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
 
+fn nans(x: vec4<f32>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) > vec4(0x7f800000u);
+}
+
 fn is_infinite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u;
+}
+
+fn not_finite(x: vec4<f32>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) >= vec4(0x7f800000u);
 }
 
 // A `var`, since WGSL forbids a constant expression that is infinite or NaN.
@@ -21,30 +29,49 @@ fn infinity() -> f32 {
     return from_bits(0x7f800000u);
 }
 
+// What a mask is in logits, and what columns past a row's end load as where they must add nothing to a log-sum-exp.
+fn masked() -> f32 {
+    return from_bits(0xff800000u);
+}
+
 fn not_a_number() -> f32 {
     return from_bits(0x7fc00000u);
 }
 
-// e^x within 1 ulp; 0 below -104, for x <= 88. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that n * LN2_HIGH is exact.
+fn max4(v: vec4<f32>) -> f32 {
+    return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+fn sum16(v: mat4x4<f32>) -> f32 {
+    let four = (v[0] + v[1]) + (v[2] + v[3]);
+    return (four.x + four.y) + (four.z + four.w);
+}
+
+// e^x for x <= 88, within 1 ulp; 0 below -88, where the result would be subnormal. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that
+// n * LN2_HIGH is exact. 2^n enters through the exponent's bits: n + 1.5 * 2^23 holds n in its lowest, and what falls below the smallest
+// normal number turns negative. A conversion to i32 would be clamped first, which took half of the time.
 // Coefficients: Cephes expf (Moshier 1989).
 const LOG2_E: f32 = 1.442695041;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.12194440e-4;
+const EXP_LOWEST: f32 = -88.5;
+
+// For x between EXP_LOWEST and 88 only.
+fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
+    let n = round(x * LOG2_E);
+    let r = fma(n, vec4(-LN2_LOW), fma(n, vec4(-LN2_HIGH), x));
+    var p = vec4(1.9875691500e-4);
+    p = fma(p, r, vec4(1.3981999507e-3));
+    p = fma(p, r, vec4(8.3334519073e-3));
+    p = fma(p, r, vec4(4.1665795894e-2));
+    p = fma(p, r, vec4(1.6666665459e-1));
+    p = fma(p, r, vec4(5.0000001201e-1));
+    let y = fma(p, r * r, r) + 1.0;
+    return bitcast<vec4<f32>>(max(bitcast<vec4<i32>>(y) + (bitcast<vec4<i32>>(n + 12582912.0) << vec4(23u)), vec4(0)));
+}
 
 fn precise_exp4(x: vec4<f32>) -> vec4<f32> {
-    let n = round(max(x, vec4(-104.0)) * LOG2_E);
-    let r = (max(x, vec4(-104.0)) - n * LN2_HIGH) - n * LN2_LOW;
-    var p = vec4(1.9875691500e-4);
-    p = p * r + 1.3981999507e-3;
-    p = p * r + 8.3334519073e-3;
-    p = p * r + 4.1665795894e-2;
-    p = p * r + 1.6666665459e-1;
-    p = p * r + 5.0000001201e-1;
-    let y = (p * r * r + r) + 1.0;
-    // Two factors, so that each is a normal number where the result is subnormal.
-    let half = vec4<i32>(n) / 2;
-    let rest = vec4<i32>(n) - half;
-    return y * bitcast<vec4<f32>>(vec4<u32>(half + 127) << vec4(23u)) * bitcast<vec4<f32>>(vec4<u32>(rest + 127) << vec4(23u));
+    return exp_in_range(max(x, vec4(EXP_LOWEST)));
 }
 
 // Compilers drop the components that nothing reads.
@@ -68,18 +95,15 @@ fn precise_log1p(r: f32) -> f32 {
 }
 
 // tanh x within 2 ulp, NaN for NaN. Coefficients below 5/8: Cephes tanhf.
-fn precise_tanh(x: f32) -> f32 {
-    if is_nan(x) {
-        return x;
-    }
-    let a = min(abs(x), 20.0);
+fn precise_tanh4(x: vec4<f32>) -> vec4<f32> {
+    let a = min(abs(x), vec4(20.0));
     let z = a * a;
-    var p = -5.70498872745e-3;
+    var p = vec4(-5.70498872745e-3);
     p = p * z + 2.06390887954e-2;
     p = p * z - 5.37397155531e-2;
     p = p * z + 1.33314422036e-1;
     p = p * z - 3.33332819422e-1;
-    let large = 1.0 - 2.0 / (precise_exp(2.0 * a) + 1.0);
-    let y = select(large, p * z * a + a, a < 0.625);
-    return select(y, -y, x < 0.0);
+    let large = 1.0 - 2.0 / (exp_in_range(2.0 * a) + 1.0);
+    let y = select(large, p * z * a + a, a < vec4(0.625));
+    return select(select(y, -y, x < vec4(0.0)), x, nans(x));
 }

@@ -10,37 +10,36 @@
 use core::ops::Range;
 
 use super::linear::{self, Operand, chunks};
+use super::total::{self, row_loss_shape};
 use super::{Reduction, disjoint, named, required, rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("info_nce", "tile", "math", "lse", "reduce"),
+    source: wgsl!("info_nce", "tile", "math", "lse", "row"),
     bindings: &[
-        "q",
-        "k",
-        "log_scale",
-        "row_part",
-        "col_part",
-        "positive",
-        "part",
-        "lse",
-        "row_lse",
-        "col_lse",
-        "positive_in",
-        "loss",
-        "loss_in",
-        "dy",
-        "g",
-        "dq_in",
-        "rank",
+        input("q"),
+        input("k"),
+        input("log_scale"),
+        output("row_part"),
+        output("col_part"),
+        output("positive"),
+        input("part"),
+        output("lse"),
+        input("row_lse"),
+        input("col_lse"),
+        input("positive_in"),
+        output("loss"),
+        input("dy"),
+        output("g"),
+        input("dq_in"),
+        output("dot"),
+        counters("rank"),
     ],
     scalars: &[
-        ("rows", U32),
-        ("cols", U32),
         ("dim", U32),
         ("first_row", U32),
         ("first_col", U32),
@@ -58,52 +57,42 @@ static SHADER: Shader = Shader {
 static FORWARD: Kernel = Kernel {
     shader: &SHADER,
     entry: "forward",
-    uses: &[
-        ("q", Read),
-        ("k", Read),
-        ("log_scale", Read),
-        ("row_part", Write),
-        ("col_part", Write),
-        ("positive", Write),
-    ],
+    uses: &["q", "k", "log_scale", "row_part", "col_part", "positive"],
+    in_place: None,
 };
-static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &[("part", Read), ("lse", Write)] };
+static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &["part", "lse"], in_place: None };
 static ROW_LOSS: Kernel = Kernel {
     shader: &SHADER,
     entry: "row_loss",
-    uses: &[("row_lse", Read), ("col_lse", Read), ("positive_in", Read), ("loss", Write)],
+    uses: &["row_lse", "col_lse", "positive_in", "loss"],
+    in_place: None,
 };
-static REDUCE: Kernel = Kernel { shader: &SHADER, entry: "reduce", uses: &[("loss_in", Read), ("loss", Write)] };
 static BACKWARD: Kernel = Kernel {
     shader: &SHADER,
     entry: "backward",
-    uses: &[
-        ("q", Read),
-        ("k", Read),
-        ("log_scale", Read),
-        ("row_lse", Read),
-        ("col_lse", Read),
-        ("dy", Read),
-        ("g", Write),
-    ],
+    uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g"],
+    in_place: None,
 };
 static SCALE_GRADIENT: Kernel = Kernel {
     shader: &SHADER,
     entry: "scale_gradient",
-    uses: &[("q", Read), ("dq_in", Read), ("log_scale", Read), ("loss", Write)],
+    uses: &["q", "dq_in", "log_scale", "dot"],
+    in_place: None,
 };
 static POSITIVES: Kernel = Kernel {
     shader: &SHADER,
     entry: "positives",
-    uses: &[("q", Read), ("k", Read), ("log_scale", Read), ("positive", Write), ("rank", Write)],
+    uses: &["q", "k", "log_scale", "positive", "rank"],
+    in_place: None,
 };
 static COUNT_RANKS: Kernel = Kernel {
     shader: &SHADER,
     entry: "count_ranks",
-    uses: &[("q", Read), ("k", Read), ("log_scale", Read), ("positive_in", Read), ("rank", Write)],
+    uses: &["q", "k", "log_scale", "positive_in", "rank"],
+    in_place: None,
 };
 pub(super) const KERNELS: &[&Kernel] =
-    &[&FORWARD, &MERGE, &ROW_LOSS, &REDUCE, &BACKWARD, &SCALE_GRADIENT, &POSITIVES, &COUNT_RANKS];
+    &[&FORWARD, &MERGE, &ROW_LOSS, &BACKWARD, &SCALE_GRADIENT, &POSITIVES, &COUNT_RANKS];
 
 /// Scratch: partial log-sum-exps of rows, or a chunk of g; partial log-sum-exps of columns (slot 1 holds the products' partial
 /// sums too, never at the same time); s_ii; the rows' losses.
@@ -137,7 +126,7 @@ impl Default for Options {
 impl Options {
     /// Shape of the loss, and of its gradient `dy`, for N queries.
     fn loss_shape(&self, queries: usize) -> [usize; 2] {
-        if self.reduction == Reduction::None { [queries, 1] } else { [1, 1] }
+        row_loss_shape(self.reduction, queries)
     }
 
     /// Rows of the `lse` tensor for N queries and M keys: N, and M more if symmetric.
@@ -157,7 +146,7 @@ struct Batch<'a> {
 }
 
 /// The part of a batch that one dispatch takes.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Part {
     rows: usize,
     cols: usize,
@@ -172,6 +161,10 @@ impl Part {
     fn of(rows: &Range<usize>, cols: &Range<usize>) -> Part {
         let (first_row, first_col) = (rows.start, cols.start);
         Part { rows: rows.len(), cols: cols.len(), first_row, first_col, ..Default::default() }
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
     }
 }
 
@@ -194,14 +187,16 @@ impl<'a> Batch<'a> {
         Ok(Batch { q, k, log_scale: log_scale.map_or(Arg::NONE, Arg::whole), learnable, options, dy_by_row: false })
     }
 
-    fn scalars(&self, part: Part) -> [Scalar; 13] {
-        let factor = match self.options.reduction {
-            Reduction::Mean => (1.0 / self.q.rows.max(1) as f64) as f32,
-            _ => 1.0,
-        };
+    /// By which the sum of the rows' losses is multiplied.
+    fn factor(&self) -> f32 {
+        match self.options.reduction {
+            Reduction::Mean | Reduction::BatchMean => (1.0 / self.q.rows.max(1) as f64) as f32,
+            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
+        }
+    }
+
+    fn scalars(&self, part: Part) -> [Scalar; 11] {
         [
-            part.rows.into(),
-            part.cols.into(),
             self.q.cols.into(),
             part.first_row.into(),
             part.first_col.into(),
@@ -212,7 +207,7 @@ impl<'a> Batch<'a> {
             self.options.max_scale.into(),
             self.options.symmetric.into(),
             self.dy_by_row.into(),
-            factor.into(),
+            self.factor().into(),
         ]
     }
 
@@ -293,11 +288,11 @@ pub fn forward(
                     Arg::whole(positive),
                 ];
                 let part = Part::of(&rows, &cols);
-                plan.tiles(&FORWARD, &args, &batch.scalars(part), grid)?;
+                plan.tiles(&FORWARD, &args, part.shape(), &batch.scalars(part), grid)?;
                 let mut merge = |source: Tensor, target: Tensor, parts: usize, fresh: bool| {
                     let part = Part { rows: target.rows, parts, fresh, ..Default::default() };
                     let args = [Arg::whole(source), Arg::whole(target)];
-                    plan.lanes(&MERGE, &args, &batch.scalars(part), target.rows, 1)
+                    plan.lanes(&MERGE, &args, [part.rows, 1], &batch.scalars(part), 1)
                 };
                 merge(row_parts, row_lse.row_range(rows.clone()), grid[0], cols.start == 0)?;
                 if options.symmetric {
@@ -305,15 +300,14 @@ pub fn forward(
                 }
             }
         }
-        let single = options.reduction != Reduction::None;
+        let single = options.loss_shape(n) != [n, 1];
         let scratch = gpu.scratch(ROW_VALUES, n)?;
         let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
         let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
         let args = [Arg::by_row(row_lse), by_column, Arg::by_row(positive), Arg::by_row(row_loss)];
-        plan.rows(&ROW_LOSS, n, 1, &args, &batch.scalars(Part::default())[1..])?;
+        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars(Part::default()))?;
         if single {
-            let part = Part { rows: n, ..Default::default() };
-            plan.single(&REDUCE, &[Arg::whole(row_loss), Arg::whole(loss)], &batch.scalars(part))?;
+            total::total(plan, row_loss, loss, batch.factor())?;
         }
         Ok(())
     })
@@ -351,7 +345,7 @@ pub fn backward(
     let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
     let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
     disjoint(OP, &outputs, &inputs)?;
-    batch.dy_by_row = dy.is_some() && options.reduction == Reduction::None;
+    batch.dy_by_row = dy.is_some() && options.loss_shape(n) == [n, 1];
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
         let gpu = plan.gpu();
@@ -374,7 +368,7 @@ pub fn backward(
                 ];
                 let part = Part::of(&rows, &cols);
                 let grid = tile_grid(plan, rows.len(), cols.len());
-                plan.tiles(&BACKWARD, &args, &batch.scalars(part), grid)?;
+                plan.tiles(&BACKWARD, &args, part.shape(), &batch.scalars(part), grid)?;
                 let (dq_part, dk_part) = (dq.row_range(rows.clone()), dk.row_range(cols.clone()));
                 let (again_row, again_col) = (cols.start > 0, rows.start > 0);
                 linear::product(plan, Operand::by_k(g), Operand::by_row(k_part), None, dq_part, again_row)?;
@@ -385,10 +379,8 @@ pub fn backward(
             let scratch = gpu.scratch(ROW_VALUES, n)?;
             let dots: Tensor = Tensor::vector(&scratch, n)?;
             let args = [Arg::by_row(q), Arg::by_row(dq), batch.log_scale, Arg::by_row(dots)];
-            plan.rows(&SCALE_GRADIENT, n, q.cols, &args, &batch.scalars(Part::default())[1..])?;
-            let sum = Batch { options: Options { reduction: Reduction::Sum, ..options }, ..batch };
-            let part = Part { rows: n, ..Default::default() };
-            plan.single(&REDUCE, &[Arg::whole(dots), Arg::whole(d_log_scale)], &sum.scalars(part))?;
+            plan.rows(&SCALE_GRADIENT, q.shape(), &args, &batch.scalars(Part::default()))?;
+            total::total(plan, dots, d_log_scale, 1.0)?;
         }
         Ok(())
     })
@@ -421,7 +413,7 @@ pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) ->
                     let part = Part::of(&rows, &cols);
                     let [across, down, _] = tile_grid(plan, rows.len(), cols.len());
                     let grid = [if own { 1 } else { across }, down, 1];
-                    plan.tiles(kernel, &args, &batch.scalars(part), grid)?;
+                    plan.tiles(kernel, &args, part.shape(), &batch.scalars(part), grid)?;
                 }
             }
         }

@@ -6,18 +6,16 @@
 use core::ops::Range;
 
 use super::{disjoint, named, rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "linear";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("linear", "tile", "math", "lse", "reduce"),
-    bindings: &["a", "b", "bias", "c", "part"],
+    source: wgsl!("linear", "tile", "math", "lse", "row"),
+    bindings: &[input("a"), input("b"), input("bias"), output("c"), input("part")],
     scalars: &[
-        ("rows", U32),
-        ("cols", U32),
         ("depth", U32),
         ("per_split", U32),
         ("splits", U32),
@@ -29,10 +27,9 @@ static SHADER: Shader = Shader {
     family: Family::Tile,
 };
 static PRODUCT: Kernel =
-    Kernel { shader: &SHADER, entry: "product", uses: &[("a", Read), ("b", Read), ("bias", Read), ("c", Write)] };
-static COLUMN_SUM: Kernel = Kernel { shader: &SHADER, entry: "column_sum", uses: &[("a", Read), ("c", Write)] };
-static MERGE: Kernel =
-    Kernel { shader: &SHADER, entry: "merge", uses: &[("part", Read), ("bias", Read), ("c", Write)] };
+    Kernel { shader: &SHADER, entry: "product", uses: &["a", "b", "bias", "c"], in_place: None };
+static COLUMN_SUM: Kernel = Kernel { shader: &SHADER, entry: "column_sum", uses: &["a", "c"], in_place: None };
+static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &["part", "bias", "c"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
 
 /// Scratch: partial sums.
@@ -164,19 +161,19 @@ pub(super) fn product<'a>(
                 let bias = bias.filter(|_| index == 0).map(|bias| bias.row_range(cols.clone()));
                 let grid = [target.cols.div_ceil(tile_cols), target.rows.div_ceil(tile_rows)];
                 let (splits, per_split) = slices(plan, k.len(), grid[0] * grid[1], target.rows * target.cols);
-                let shape = Sum { rows: target.rows, cols: target.cols, depth: k.len(), splits, per_split };
+                let shape = Sum { depth: k.len(), splits, per_split };
                 let form = |bias: bool, accumulate: bool| shape.scalars([a.by_k, b.by_k, bias, accumulate]);
                 let accumulate = accumulate || index > 0;
                 let bias_arg = bias.map_or(Arg::NONE, Arg::whole);
                 let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
                 if splits == 1 {
                     let args = [a_arg, b_arg, bias_arg, Arg::whole(target)];
-                    plan.tiles(&PRODUCT, &args, &form(bias.is_some(), accumulate), [grid[0], grid[1], 1])?;
+                    plan.tiles(&PRODUCT, &args, target.shape(), &form(bias.is_some(), accumulate), [grid[0], grid[1], 1])?;
                 } else {
                     let scratch = plan.gpu().scratch(PART, splits * target.rows * target.cols)?;
                     let part = Tensor::matrix(&scratch, splits * target.rows, target.cols)?;
                     let args = [a_arg, b_arg, Arg::NONE, Arg::whole(part)];
-                    plan.tiles(&PRODUCT, &args, &form(false, false), [grid[0], grid[1], splits])?;
+                    plan.tiles(&PRODUCT, &args, target.shape(), &form(false, false), [grid[0], grid[1], splits])?;
                     merge(plan, part, bias_arg, target, &form(bias.is_some(), accumulate))?;
                 }
             }
@@ -195,15 +192,15 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
     for (index, k) in chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).enumerate() {
         let groups = db.rows.div_ceil(plan.gpu().tuning().workgroup as usize);
         let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
-        let shape = Sum { rows: db.rows, cols: 1, depth: k.len(), splits, per_split };
+        let shape = Sum { depth: k.len(), splits, per_split };
         let source = Arg::whole(dy.row_range(k));
         let [first, last] = [false, index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
         if splits == 1 {
-            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], &last, db.rows, 1)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], [db.rows, 1], &last, 1)?;
         } else {
             let scratch = plan.gpu().scratch(PART, splits * db.rows)?;
             let part = Tensor::vector(&scratch, splits * db.rows)?;
-            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], &first, db.rows, splits)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], [db.rows, 1], &first, splits)?;
             merge(plan, part, Arg::NONE, db, &last)?;
         }
     }
@@ -211,12 +208,10 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
 }
 
 fn merge<'a>(plan: &mut Plan<'a>, part: Tensor, bias: Arg, c: Tensor, scalars: &[Scalar]) -> Result<()> {
-    plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], scalars, c.rows * c.cols, 1)
+    plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], c.shape(), scalars, 1)
 }
 
 struct Sum {
-    rows: usize,
-    cols: usize,
     depth: usize,
     splits: usize,
     per_split: usize,
@@ -224,11 +219,10 @@ struct Sum {
 
 impl Sum {
     /// `flags`: a_by_k, b_by_k, has_bias, accumulate.
-    fn scalars(&self, flags: [bool; 4]) -> [Scalar; 9] {
+    fn scalars(&self, flags: [bool; 4]) -> [Scalar; 7] {
         let [a_by_k, b_by_k, has_bias, accumulate] = flags.map(Scalar::from);
-        let [rows, cols, depth] = [self.rows, self.cols, self.depth].map(Scalar::from);
-        let [per_split, splits] = [self.per_split, self.splits].map(Scalar::from);
-        [rows, cols, depth, per_split, splits, a_by_k, b_by_k, has_bias, accumulate]
+        let [depth, per_split, splits] = [self.depth, self.per_split, self.splits].map(Scalar::from);
+        [depth, per_split, splits, a_by_k, b_by_k, has_bias, accumulate]
     }
 }
 

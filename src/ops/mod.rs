@@ -1,5 +1,6 @@
 //! The ops: each function checks shapes, fills parameters and plans dispatches. The maths is in `shaders/` and `reference/`.
 
+pub mod cast;
 pub mod cross_entropy;
 pub mod info_nce;
 pub mod linear;
@@ -7,26 +8,43 @@ pub mod normalize;
 pub mod sgd;
 pub mod softmax;
 pub mod tanh;
+mod total;
 
 use crate::kernel::Kernel;
 use crate::tensor::Element;
+use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Result, Tensor};
 
 /// How the losses of the rows become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
-    /// One loss per row.
+    /// Not at all: one loss per element, or per row where the op has none for elements.
     None,
-    /// Their mean over the rows that count.
+    /// One loss per row: the sum over its elements.
+    Rows,
+    /// The sum of all.
+    Sum,
+    /// The mean over all elements, or over the rows that count where the op's losses belong to rows.
     #[default]
     Mean,
-    /// Their sum.
-    Sum,
+    /// The sum divided by the number of rows.
+    BatchMean,
+}
+
+/// What becomes of what a gradient's tensor holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accum {
+    /// It is overwritten.
+    #[default]
+    Write,
+    /// The gradient is added to it.
+    Add,
 }
 
 /// Every kernel, for the tests that compare them with their shaders.
 pub fn kernels() -> Vec<&'static Kernel> {
     [
+        cast::KERNELS,
         cross_entropy::KERNELS,
         info_nce::KERNELS,
         linear::KERNELS,
@@ -34,6 +52,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         sgd::KERNELS,
         softmax::KERNELS,
         tanh::KERNELS,
+        total::KERNELS,
     ]
     .concat()
 }
@@ -67,6 +86,28 @@ fn disjoint(
         }
     }
     Ok(())
+}
+
+/// A kernel that treats each element of tensors of one shape by itself.
+fn each<'a, const N: usize>(
+    plan: &mut Plan,
+    kernel: &'static Kernel,
+    tensors: [Option<Tensor<'a>>; N],
+    scalars: &[Scalar],
+) -> Result<()> {
+    for block in Plan::blocks(tensors) {
+        let shape = block.iter().flatten().next().map_or([0, 0], Tensor::shape);
+        let args = block.map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row));
+        plan.elements(kernel, shape, &args, scalars)?;
+    }
+    Ok(())
+}
+
+/// 2/T as a sum of two numbers and where e^(x/T) ends, in halves: `Scale` of shaders/lib/lse.wgsl.
+fn scale_of(temperature: f32) -> [Scalar; 3] {
+    let double = 2.0 / f64::from(temperature);
+    let high = double as f32;
+    [high.into(), ((double - f64::from(high)) as f32).into(), (-44.25 * temperature).into()]
 }
 
 /// An argument for [`disjoint`].

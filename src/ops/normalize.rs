@@ -5,21 +5,21 @@
 //! Source: Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832, section 3.
 
 use super::{required, rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::Arg;
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "normalize";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("normalize", "math", "lse", "reduce"),
-    bindings: &["x", "y", "dy", "dx"],
-    scalars: &[("rows", U32), ("cols", U32), ("eps", F32)],
+    source: wgsl!("normalize", "math", "lse", "row"),
+    bindings: &[input("x"), output("y"), input("dy"), output("dx")],
+    scalars: &[("eps", F32)],
     family: Family::Rows,
 };
-static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &[("x", Read), ("y", Write)] };
+static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &["x", "y"], in_place: Some(("x", "y")) };
 static BACKWARD: Kernel =
-    Kernel { shader: &SHADER, entry: "backward", uses: &[("x", Read), ("dy", Read), ("dx", Write)] };
+    Kernel { shader: &SHADER, entry: "backward", uses: &["x", "dy", "dx"], in_place: Some(("dy", "dx")) };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
 /// Options of [`forward`] and [`backward`].
@@ -49,7 +49,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.rows, x.cols, &args, &[x.cols.into(), options.eps.into()]))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &[options.eps.into()]))
 }
 
 /// `dx` = (`dy` − y⟨y, `dy`⟩) / n with n = max(length, eps), or `dy` / eps where the length is below eps; from the forward's input.
@@ -61,7 +61,7 @@ pub fn backward(recorder: &mut Recorder, x: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, x.shape())?;
     shaped(OP, "dx", dx, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, x.rows, x.cols, &args, &[x.cols.into(), options.eps.into()]))
+    recorder.plan(|plan| plan.rows(&BACKWARD, x.shape(), &args, &[options.eps.into()]))
 }
 
 /// The rows of a slice, `cols` elements each, divided by their lengths.

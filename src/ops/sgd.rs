@@ -3,18 +3,16 @@
 //! g' = g + λp;  v = μv + (1 − dampening) g' (v = g' at the first step);  p ← p − rate · (nesterov ? g' + μv : v).
 //! A NaN or an infinity in one gradient reaches its own parameter only. Source: Sutskever, Martens, Dahl and Hinton, ICML 2013.
 
-use super::{required, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use super::{each, required, shaped};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "sgd";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("sgd", "math", "lse", "reduce"),
-    bindings: &["g", "p", "v"],
+    source: wgsl!("sgd", "math", "lse", "row"),
+    bindings: &[input("g"), output("p"), output("v")],
     scalars: &[
-        ("rows", U32),
-        ("cols", U32),
         ("rate", F32),
         ("momentum", F32),
         ("dampening", F32),
@@ -25,7 +23,7 @@ static SHADER: Shader = Shader {
     ],
     family: Family::Rows,
 };
-static STEP: Kernel = Kernel { shader: &SHADER, entry: "step", uses: &[("g", Read), ("p", Write), ("v", Write)] };
+static STEP: Kernel = Kernel { shader: &SHADER, entry: "step", uses: &["g", "p", "v"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&STEP];
 
 /// Options of [`step`].
@@ -100,7 +98,7 @@ pub fn step(recorder: &mut Recorder, g: Tensor, p: Tensor, v: Option<Tensor>, op
         nesterov.into(),
         first.into(),
     ];
-    recorder.plan(|plan| plan.elements(&STEP, [Some(g), Some(p), v], &scalars))
+    recorder.plan(|plan| each(plan, &STEP, [Some(g), Some(p), v], &scalars))
 }
 
 /// One step on slices: `p` and, with momentum, `v` are changed in place.

@@ -4,22 +4,29 @@
 //! probability 0, gradient `dy`/T. A row that holds NaN or +inf gives NaN in all its elements, other rows are not touched.
 //! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
-use super::{required, rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use super::{required, rows_of, scale_of, shaped};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Scalar};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "softmax";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("softmax", "math", "lse", "reduce"),
-    bindings: &["x", "y", "y_in", "dy", "dx"],
-    scalars: &[("rows", U32), ("cols", U32), ("temperature", F32), ("log_form", U32)],
+    source: wgsl!("softmax", "math", "lse", "row"),
+    bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx"), output("part")],
+    scalars: &[
+        ("temperature", F32),
+        ("scale_high", F32),
+        ("scale_low", F32),
+        ("scale_least", F32),
+        ("log_form", U32),
+    ],
     family: Family::Rows,
 };
-static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &[("x", Read), ("y", Write)] };
+static FORWARD: Kernel =
+    Kernel { shader: &SHADER, entry: "forward", uses: &["x", "y", "part"], in_place: Some(("x", "y")) };
 static BACKWARD: Kernel =
-    Kernel { shader: &SHADER, entry: "backward", uses: &[("y_in", Read), ("dy", Read), ("dx", Write)] };
+    Kernel { shader: &SHADER, entry: "backward", uses: &["y_in", "dy", "dx", "part"], in_place: Some(("dy", "dx")) };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
 /// Options of [`forward`] and [`backward`].
@@ -43,8 +50,9 @@ impl Options {
         required(OP, "temperature", self.temperature, holds, "between 1e-30 and 1e30")
     }
 
-    fn scalars(&self, cols: usize) -> [Scalar; 3] {
-        [cols.into(), self.temperature.into(), self.log.into()]
+    fn scalars(&self) -> [Scalar; 5] {
+        let [high, low, least] = scale_of(self.temperature);
+        [self.temperature.into(), high, low, least, self.log.into()]
     }
 }
 
@@ -56,7 +64,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.rows, x.cols, &args, &options.scalars(x.cols)))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars()))
 }
 
 /// `dx` from the forward's output `y` and `dy`.
@@ -68,7 +76,7 @@ pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
     let args = [Arg::by_row(y), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, y.rows, y.cols, &args, &options.scalars(y.cols)))
+    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars()))
 }
 
 /// The softmax of the rows of a slice, `cols` elements each.

@@ -2,21 +2,21 @@
 //!
 //! ±inf gives ±1, NaN gives NaN. Source: LeCun, Bottou, Orr and Müller, *Efficient BackProp* (1998), section 4.4.
 
-use super::{rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use super::{each, rows_of, shaped};
+use crate::kernel::{Family, Kernel, Shader, input, output, wgsl};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "tanh";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("tanh", "math", "lse", "reduce"),
-    bindings: &["x", "y", "y_in", "dy", "dx"],
-    scalars: &[("rows", U32), ("cols", U32)],
+    source: wgsl!("tanh", "math", "lse", "row"),
+    bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx")],
+    scalars: &[],
     family: Family::Rows,
 };
-static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &[("x", Read), ("y", Write)] };
+static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &["x", "y"], in_place: Some(("x", "y")) };
 static BACKWARD: Kernel =
-    Kernel { shader: &SHADER, entry: "backward", uses: &[("y_in", Read), ("dy", Read), ("dx", Write)] };
+    Kernel { shader: &SHADER, entry: "backward", uses: &["y_in", "dy", "dx"], in_place: Some(("dy", "dx")) };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
 /// `y` = tanh `x`, all shapes equal.
@@ -25,7 +25,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     shaped(OP, "y", y, x.shape())?;
-    recorder.plan(|plan| plan.elements(&FORWARD, [Some(x), Some(y)], &[]))
+    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[]))
 }
 
 /// `dx` = `dy` (1 − `y`²), from the forward's output, all shapes equal.
@@ -35,7 +35,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
 pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor) -> Result<()> {
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
-    recorder.plan(|plan| plan.elements(&BACKWARD, [Some(y), Some(dy), Some(dx)], &[]))
+    recorder.plan(|plan| each(plan, &BACKWARD, [Some(y), Some(dy), Some(dx)], &[]))
 }
 
 /// tanh of a slice.

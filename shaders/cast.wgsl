@@ -1,0 +1,14 @@
+// y = x, in the storage of y: f32, f16 or bf16, to nearest, ties to even.
+// Cost an element: reads x once, writes y once.
+
+@compute @workgroup_size(WG)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    for (var j = span.first; j < span.end; j += step_size()) {
+        store_y16(span.i, j, span.end, load_x16(span.i, j, span.end, 0.0));
+    }
+}

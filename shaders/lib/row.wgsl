@@ -1,0 +1,92 @@
+// Rows, or segments of rows, each taken by LANES lanes of a workgroup, sixteen elements a lane at a time. Every barrier of the row
+// kernels is here; call in uniform control flow. The order of each tree is fixed: the same input gives the same bits.
+
+override WG: u32 = 256u;
+override LANES: u32 = 256u; // a power of two that divides WG
+
+// A long row may be cut into segments, each for a workgroup of its own: a first dispatch writes what each segment reduces to
+// (ONLY_PART), a second merges a row's parts, in order, and goes on from there (FROM_PARTS).
+const WHOLE: u32 = 0u;
+const ONLY_PART: u32 = 1u;
+const FROM_PARTS: u32 = 2u;
+override STAGE: u32 = 0u;
+
+// How many columns the lanes of a row take at a time.
+fn step_size() -> u32 {
+    return 16u * LANES;
+}
+
+// Columns first, first + step_size(), ... below end of row i are a lane's; `lead`: it is the first lane of its row.
+struct Span {
+    i: u32,
+    segment: u32,
+    first: u32,
+    end: u32,
+    lead: bool,
+}
+
+// Past the last row a lane has no columns but still takes part in reductions.
+fn span_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Span {
+    let item = (group.y * groups.x + group.x) * (WG / LANES) + lane / LANES;
+    let i = item / params.segments;
+    let segment = item - i * params.segments;
+    let start = segment * params.per_segment;
+    let end = select(0u, min(params.cols, start + params.per_segment), i < params.rows);
+    return Span(i, segment, start + 4u * (lane % LANES), end, i < params.rows && lane % LANES == 0u);
+}
+
+// Whether a lane still holds all its columns of the row after it reduced them.
+fn holds() -> bool {
+    return STAGE == WHOLE && params.per_segment <= step_size();
+}
+
+// The number of a lane, for kernels with one lane per item.
+fn item_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
+    return (group.y * groups.x + group.x) * WG + lane;
+}
+
+const SUM: u32 = 0u;
+const MAX: u32 = 1u;
+const LSE: u32 = 2u;
+
+var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
+
+fn combine(how: u32, a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
+    if how == LSE {
+        return lse_merge(a, b, scale);
+    }
+    return select(a + b, max(a, b), how == MAX);
+}
+
+// Every lane of the row gets the combined value.
+fn row_reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
+    if LANES == 1u {
+        return value;
+    }
+    workgroupBarrier(); // the call before this one may still be reading
+    reduce_scratch[lane] = value;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane % LANES < half {
+            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half], scale);
+        }
+    }
+    workgroupBarrier();
+    return reduce_scratch[lane - lane % LANES];
+}
+
+fn row_sum(lane: u32, value: f32) -> f32 {
+    return row_reduce(lane, vec2(value, 0.0), SUM, UNIT).x;
+}
+
+fn row_sum2(lane: u32, values: vec2<f32>) -> vec2<f32> {
+    return row_reduce(lane, values, SUM, UNIT);
+}
+
+fn row_max(lane: u32, value: f32) -> f32 {
+    return row_reduce(lane, vec2(value, 0.0), MAX, UNIT).x;
+}
+
+fn row_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
+    return row_reduce(lane, value, LSE, scale);
+}

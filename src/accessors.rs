@@ -1,0 +1,287 @@
+//! The WGSL that declares a shader's parameters and bindings, and loads and stores elements as their tensors store them.
+//!
+//! For a binding `x` of numbers a shader calls, where it needs them,
+//! - `load_x(i, j) -> f32`, `store_x(i, j, value)`: one element;
+//! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j,
+//!   j + HOP, j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses. Columns from `end` on
+//!   load as `none` and are not stored.
+//!
+//! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
+//! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
+
+use crate::kernel::{Access, Content, SHAPE, ScalarType, Shader};
+use crate::tensor::Storage;
+
+/// How the elements of one binding lie in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Format {
+    /// Of numbers.
+    pub storage: Storage,
+    /// Rows start at multiples of four elements and the binding ends at one: four are read and written at once.
+    pub quads: bool,
+    /// The index of the output that is the same tensor; this binding is not declared.
+    pub in_place: Option<usize>,
+}
+
+impl Format {
+    fn half(self) -> bool {
+        self.storage != Storage::F32
+    }
+
+    fn element(self) -> &'static str {
+        match (self.half(), self.quads) {
+            (false, false) => "f32",
+            (false, true) => "vec4<f32>",
+            (true, false) => "u32",
+            (true, true) => "vec2<u32>",
+        }
+    }
+}
+
+/// Whether the shader takes sixteen elements of the binding at a time, so that four at once would help.
+pub fn takes_quads(shader: &Shader, index: usize) -> bool {
+    let name = shader.bindings[index].0;
+    calls(shader, "load", name, "16") || calls(shader, "store", name, "16")
+}
+
+/// Whether lanes store single elements, so that two of them may share a word.
+fn stores_single(shader: &Shader, name: &str) -> bool {
+    calls(shader, "store", name, "")
+}
+
+fn calls(shader: &Shader, verb: &str, name: &str, suffix: &str) -> bool {
+    shader.source.contains(&format!("{verb}_{name}{suffix}("))
+}
+
+/// The whole source of a shader for bindings of these formats. `all_write` declares every binding `read_write`, which wgpu asks
+/// for when an input and an output lie in one buffer.
+pub fn source(shader: &Shader, formats: &[Format], all_write: bool) -> String {
+    let mut source = shader.source.to_owned();
+    source += "\n// src/accessors.rs\n\n";
+    source += &params(shader);
+    for (index, &(name, access, content)) in shader.bindings.iter().enumerate() {
+        let format = formats[index];
+        if format.in_place.is_none() {
+            let mode = if access == Access::Read && !all_write { "read" } else { "read_write" };
+            let element = match content {
+                Content::Numbers if shares_words(shader, index, format) => "atomic<u32>",
+                Content::Numbers => format.element(),
+                Content::Words => "u32",
+                Content::Counters => "atomic<u32>",
+            };
+            let number = index + 1;
+            source += &format!("@group(0) @binding({number}) var<storage, {mode}> {name}: array<{element}>;\n\n");
+        }
+        let partner = format.in_place.unwrap_or(index);
+        let text = match content {
+            Content::Numbers => numbers(shader, index, partner, formats[partner]),
+            Content::Words | Content::Counters => words(shader, name, content),
+        };
+        source += &text.replace("HOP", "(4u * LANES)");
+    }
+    for (storage, library) in [(Storage::F16, F16), (Storage::Bf16, BF16)] {
+        if formats.iter().any(|format| format.storage == storage) {
+            source += library;
+        }
+    }
+    source
+}
+
+/// Elements of 16 bits that lanes store one by one: each lane changes its half of the word by atomic and, or.
+fn shares_words(shader: &Shader, index: usize, format: Format) -> bool {
+    let (name, access, _) = shader.bindings[index];
+    format.half() && access == Access::Write && (stores_single(shader, name) || !format.quads)
+}
+
+fn params(shader: &Shader) -> String {
+    let mut members: Vec<(String, &str)> = Vec::new();
+    for (name, ..) in shader.bindings {
+        members.extend([(format!("{name}_offset"), "u32"), (format!("{name}_stride"), "u32")]);
+    }
+    members.extend(SHAPE.map(|name| (name.to_owned(), "u32")));
+    for &(name, ty) in shader.scalars {
+        members.push((name.to_owned(), if ty == ScalarType::U32 { "u32" } else { "f32" }));
+    }
+    let lines: String = members.iter().map(|(name, ty)| format!("    {name}: {ty},\n")).collect();
+    format!("struct Params {{\n{lines}}}\n@group(0) @binding(0) var<uniform> params: Params;\n\n")
+}
+
+fn words(shader: &Shader, name: &str, content: Content) -> String {
+    let counts = content == Content::Counters;
+    let mut text = AT.to_owned();
+    let mut function = |verb: &str, plain: &str, atomic: &str| {
+        if calls(shader, verb, name, "") {
+            text += if counts { atomic } else { plain };
+        }
+    };
+    function(
+        "load",
+        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return NAME[at_NAME(i, j)];\n}\n\n",
+        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return atomicLoad(&NAME[at_NAME(i, j)]);\n}\n\n",
+    );
+    function(
+        "store",
+        "fn store_NAME(i: u32, j: u32, value: u32) {\n    NAME[at_NAME(i, j)] = value;\n}\n\n",
+        "fn store_NAME(i: u32, j: u32, value: u32) {\n    atomicStore(&NAME[at_NAME(i, j)], value);\n}\n\n",
+    );
+    function("add", "", "fn add_NAME(i: u32, j: u32, value: u32) {\n    atomicAdd(&NAME[at_NAME(i, j)], value);\n}\n\n");
+    text.replace("NAME", name)
+}
+
+/// The functions of one binding, which access `partner` (itself, unless in place) in that binding's format.
+fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> String {
+    let name = shader.bindings[index].0;
+    let shared = shares_words(shader, partner, format);
+    let (wide_load, wide_store) = (calls(shader, "load", name, "16"), calls(shader, "store", name, "16"));
+    let mut text = AT.to_owned();
+    if wide_load || calls(shader, "load", name, "") {
+        text += match (format.half(), format.quads && !shared) {
+            (false, false) => "fn load_NAME(i: u32, j: u32) -> f32 {\n    return ARRAY[at_NAME(i, j)];\n}\n\n",
+            (false, true) => {
+                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return ARRAY[at / 4u][at % 4u];\n}\n\n"
+            }
+            (true, false) => {
+                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return from_STORAGE(WORD >> (16u * (at % 2u)));\n}\n\n"
+            }
+            (true, true) => {
+                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return from_STORAGE(ARRAY[at / 4u][at / 2u % 2u] >> (16u * (at % 2u)));\n}\n\n"
+            }
+        };
+    }
+    if wide_load {
+        text += match (format.half(), format.quads && !shared) {
+            (false, true) => "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return ARRAY[at_NAME(i, j) / 4u];\n}\n\n",
+            (true, true) => {
+                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    let words = ARRAY[at_NAME(i, j) / 4u];\n    return vec4(from_STORAGE(words.x), from_STORAGE(words.x >> 16u), from_STORAGE(words.y), from_STORAGE(words.y >> 16u));\n}\n\n"
+            }
+            (_, false) => {
+                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return vec4(load_NAME(i, j), load_NAME(i, j + 1u), load_NAME(i, j + 2u), load_NAME(i, j + 3u));\n}\n\n"
+            }
+        };
+        text += LOAD16;
+    }
+    if wide_store || calls(shader, "store", name, "") {
+        text += match (format.half(), format.quads, shared) {
+            (false, false, _) => "fn store_NAME(i: u32, j: u32, value: f32) {\n    ARRAY[at_NAME(i, j)] = value;\n}\n\n",
+            (false, true, _) => {
+                "fn store_NAME(i: u32, j: u32, value: f32) {\n    let at = at_NAME(i, j);\n    ARRAY[at / 4u][at % 4u] = value;\n}\n\n"
+            }
+            (true, _, true) => STORE_SHARED,
+            // Only for what is left of a row after its last four: one lane stores these, one after the other.
+            (true, _, false) => STORE_HALF,
+        };
+    }
+    if wide_store {
+        text += match (format.half(), format.quads && !shared) {
+            (false, true) => "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = values;\n}\n\n",
+            (true, true) => {
+                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));\n}\n\n"
+            }
+            (_, false) => {
+                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    store_NAME(i, j, values.x);\n    store_NAME(i, j + 1u, values.y);\n    store_NAME(i, j + 2u, values.z);\n    store_NAME(i, j + 3u, values.w);\n}\n\n"
+            }
+        };
+        text += STORE16;
+    }
+    let storage = if format.storage == Storage::F16 { "f16" } else { "bf16" };
+    let word = if shared { "atomicLoad(&ARRAY[at / 2u])" } else { "ARRAY[at / 2u]" };
+    let text = text.replace("WORD", word).replace("STORAGE", storage).replace("ARRAY", shader.bindings[partner].0);
+    text.replace("params.NAME", &format!("params.{}", shader.bindings[partner].0)).replace("NAME", name)
+}
+
+const AT: &str = "\
+fn at_NAME(i: u32, j: u32) -> u32 {
+    return params.NAME_offset + i * params.NAME_stride + j;
+}
+
+";
+
+const LOAD16: &str = "\
+fn part_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+    var values = vec4(none);
+    if j + 4u <= end {
+        values = quad_NAME(i, j);
+    } else {
+        if j < end {
+            values.x = load_NAME(i, j);
+        }
+        if j + 1u < end {
+            values.y = load_NAME(i, j + 1u);
+        }
+        if j + 2u < end {
+            values.z = load_NAME(i, j + 2u);
+        }
+    }
+    return values;
+}
+
+fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
+    if j + 3u * HOP + 4u <= end {
+        return mat4x4(quad_NAME(i, j), quad_NAME(i, j + HOP), quad_NAME(i, j + 2u * HOP), quad_NAME(i, j + 3u * HOP));
+    }
+    return mat4x4(
+        part_NAME(i, j, end, none),
+        part_NAME(i, j + HOP, end, none),
+        part_NAME(i, j + 2u * HOP, end, none),
+        part_NAME(i, j + 3u * HOP, end, none),
+    );
+}
+
+";
+
+const STORE16: &str = "\
+fn put_part_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    if j + 4u <= end {
+        put_NAME(i, j, values);
+    } else {
+        if j < end {
+            store_NAME(i, j, values.x);
+        }
+        if j + 1u < end {
+            store_NAME(i, j + 1u, values.y);
+        }
+        if j + 2u < end {
+            store_NAME(i, j + 2u, values.z);
+        }
+    }
+}
+
+fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
+    if j + 3u * HOP + 4u <= end {
+        put_NAME(i, j, values[0]);
+        put_NAME(i, j + HOP, values[1]);
+        put_NAME(i, j + 2u * HOP, values[2]);
+        put_NAME(i, j + 3u * HOP, values[3]);
+    } else {
+        put_part_NAME(i, j, end, values[0]);
+        put_part_NAME(i, j + HOP, end, values[1]);
+        put_part_NAME(i, j + 2u * HOP, end, values[2]);
+        put_part_NAME(i, j + 3u * HOP, end, values[3]);
+    }
+}
+
+";
+
+/// Both orders of the and, or of two lanes that share a word give the same: each touches its own half only.
+const STORE_SHARED: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    let at = at_NAME(i, j);
+    let shift = 16u * (at % 2u);
+    atomicAnd(&ARRAY[at / 2u], 0xffff0000u >> shift);
+    atomicOr(&ARRAY[at / 2u], to_STORAGE(value) << shift);
+}
+
+";
+
+const STORE_HALF: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    let at = at_NAME(i, j);
+    let shift = 16u * (at % 2u);
+    let other = ARRAY[at / 4u][at / 2u % 2u] & (0xffff0000u >> shift);
+    ARRAY[at / 4u][at / 2u % 2u] = other | (to_STORAGE(value) << shift);
+}
+
+";
+
+const F16: &str = include_str!("../shaders/lib/f16.wgsl");
+const BF16: &str = include_str!("../shaders/lib/bf16.wgsl");

@@ -1,0 +1,52 @@
+//! How the values that a loss leaves become one number, or one per row. No op of its own: every loss ends with it.
+
+use super::Reduction;
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
+use crate::recorder::{Arg, Plan};
+use crate::{Result, Tensor};
+
+static SHADER: Shader = Shader {
+    op: "total",
+    source: wgsl!("lib/total", "math", "lse", "row"),
+    bindings: &[input("value"), output("loss")],
+    scalars: &[("factor", F32), ("fresh", U32)],
+    family: Family::Rows,
+};
+static TOTAL: Kernel = Kernel { shader: &SHADER, entry: "total", uses: &["value", "loss"], in_place: None };
+static ROW_TOTALS: Kernel = Kernel { shader: &SHADER, entry: "row_totals", uses: &["value", "loss"], in_place: None };
+pub(super) const KERNELS: &[&Kernel] = &[&TOTAL, &ROW_TOTALS];
+
+/// Scratch: the values.
+const VALUES: usize = 5;
+
+/// The first `rows * cols` numbers of the scratch for values.
+pub(super) fn values(plan: &Plan, rows: usize, cols: usize) -> Result<wgpu::Buffer> {
+    plan.gpu().scratch(VALUES, rows * cols)
+}
+
+/// `loss` [1, 1] = `factor` · Σ `value`.
+pub(super) fn total(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -> Result<()> {
+    // Counted in 32 bits by the kernel, in one binding at a time.
+    let at_once = plan.rows_per_binding(value).min(u64::from(u32::MAX) / (value.cols as u64).max(1)) as usize;
+    let parts = (0..value.rows.max(1)).step_by(at_once.max(1));
+    for first in parts {
+        let part = value.row_range(first..first.saturating_add(at_once));
+        let args = [Arg::whole(part), Arg::whole(loss)];
+        plan.single(&TOTAL, &args, part.shape(), &[factor.into(), (first == 0).into()])?;
+    }
+    Ok(())
+}
+
+/// `loss` [rows, 1] = `factor` · the sums of `value`'s rows.
+pub(super) fn row_totals(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -> Result<()> {
+    let args = [Arg::by_row(value), Arg::by_row(loss)];
+    plan.each_row(&ROW_TOTALS, value.shape(), &args, &[factor.into(), true.into()])
+}
+
+/// The shape of the loss of `rows` rows that each have one.
+pub(super) fn row_loss_shape(reduction: Reduction, rows: usize) -> [usize; 2] {
+    match reduction {
+        Reduction::None | Reduction::Rows => [rows, 1],
+        Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
+    }
+}
