@@ -1,11 +1,21 @@
-//! loss_i = −ln p_i(t_i), p_i the softmax of row i of the logits `x`, t the class ids.
+//! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c exp(x_ic)), p_i the softmax of row i of the logits `x`.
+//!
+//! q is the target: with class ids t, q_ic = (1 − e) [c = t_i] + e/C, with soft targets s, q_ic = (1 − e) s_ic + e/C; e is the label
+//! smoothing, C the number of classes, w the weights of the classes, r of the rows, z the weight of the z-loss. Without any of them
+//! loss_i = −ln p_i(t_i). With a softcap, cap · tanh(x/cap) stands for x everywhere. The mean divides by Σ r_i w_(t_i) over the rows
+//! that are not ignored, for soft targets by Σ r_i; the mean of the z part always by Σ r_i over the rows that are not ignored.
 //!
 //! Special values: a row with id [`Options::ignore`] has loss 0, gradient 0 (even if it holds NaN) and does not count in the mean;
-//! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks: gradient 0, and loss +inf if
-//! the target itself is masked. A row that holds NaN or +inf has loss NaN. If every row is ignored the mean is 0.
-//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; reductions as torch.nn.functional.cross_entropy.
+//! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks, with a softcap too: gradient
+//! 0, and loss +inf if a class with w q > 0 is masked, as every class is under label smoothing; a class with w q = 0 adds nothing. A row
+//! that holds NaN or (without a softcap) +inf has loss NaN. If every row is ignored, or the weights sum to 0, the mean is 0, and so
+//! is its gradient.
+//!
+//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7; z-loss:
+//! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
+//! torch.nn.functional.cross_entropy.
 
-use super::{Reduction, disjoint, named, rows_of, shaped};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -34,29 +44,69 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &COUNT_ROWS, &REDUCE, &BACKWA
 const ROW_LOSS: usize = 0;
 const COUNT: usize = 1;
 
+/// What the rows should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
+    /// Class ids [rows, 1].
+    Ids(Tensor<'a, u32>),
+    /// A share of every class [rows, classes]; rows need not sum to 1.
+    Soft(Tensor<'a>),
+}
+
+/// How much classes and rows count; absent: 1 each.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weights<'a> {
+    /// w, [1, classes].
+    pub class: Option<Tensor<'a>>,
+    /// r, [rows, 1].
+    pub row: Option<Tensor<'a>>,
+}
+
 /// Options of [`forward`] and [`backward`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// Default mean.
     pub reduction: Reduction,
     /// The class id of rows that do not count. Default −100 as u32, the bits of PyTorch's default.
     pub ignore: u32,
+    /// e, between 0 and 1: that share of every target goes to all classes alike. Default 0.
+    pub label_smoothing: f32,
+    /// z, the weight of the squared log-sum-exp. Default 0.
+    pub z_loss: f32,
+    /// Logits become cap · tanh(x/cap), so that none exceeds it. Default 0: they stay as they are.
+    pub softcap: f32,
+    /// Whether gradients are added to what their outputs hold. Default no.
+    pub accum: Accum,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { reduction: Reduction::Mean, ignore: -100i32 as u32 }
+        Options {
+            reduction: Reduction::Mean,
+            ignore: -100i32 as u32,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            softcap: 0.0,
+            accum: Accum::Write,
+        }
     }
 }
 
 impl Options {
+    fn check(&self) -> Result<()> {
+        let [smoothing, z, cap] = [self.label_smoothing, self.z_loss, self.softcap];
+        required(OP, "label_smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "between 0 and 1")?;
+        required(OP, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
+        required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a number above 0")
+    }
+
     fn scalars(&self, cols: usize, dy_by_row: bool) -> [Scalar; 4] {
         [cols.into(), self.ignore.into(), (self.reduction == Reduction::Mean).into(), dy_by_row.into()]
     }
 
     /// Shape of the loss, and of its gradient `dy`.
     fn loss_shape(&self, rows: usize) -> [usize; 2] {
-        if self.reduction == Reduction::None { [rows, 1] } else { [1, 1] }
+        if self.reduction.by_row() { [rows, 1] } else { [1, 1] }
     }
 }
 
@@ -82,7 +132,7 @@ fn count_rows<'a>(plan: &mut Plan<'a>, id: Tensor<u32>, count: Tensor<u32>, opti
 /// `lse` [rows, 2] receives the rows' log-sum-exp as (max, rest), ln Σ e^x = max + ln(1 + rest), which [`backward`] needs.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::SameBuffer`].
+/// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
 pub fn forward(
     recorder: &mut Recorder,
     x: Tensor,
@@ -91,13 +141,14 @@ pub fn forward(
     lse: Tensor,
     options: Options,
 ) -> Result<()> {
+    options.check()?;
     check(x, id, lse)?;
     shaped(OP, "loss", loss, options.loss_shape(x.rows))?;
     disjoint(OP, &[named("loss", loss), named("lse", lse)], &[named("x", x), named("id", id)])?;
     recorder.plan(|plan| {
         let gpu = plan.gpu();
         let scratch = gpu.scratch(ROW_LOSS, x.rows)?;
-        let single = options.reduction != Reduction::None;
+        let single = !options.reduction.by_row();
         let row_loss = if single { Tensor::vector(&scratch, x.rows)? } else { loss };
         let scalars = options.scalars(x.cols, false);
         let args = [Arg::by_row(x), Arg::by_row(id), Arg::by_row(row_loss), Arg::by_row(lse)];
@@ -127,6 +178,7 @@ pub fn backward(
     dx: Tensor,
     options: Options,
 ) -> Result<()> {
+    options.check()?;
     check(x, id, lse)?;
     shaped(OP, "dx", dx, x.shape())?;
     if let Some(dy) = dy {
@@ -138,7 +190,7 @@ pub fn backward(
         if options.reduction == Reduction::Mean {
             count_rows(plan, id, count, options)?;
         }
-        let dy_by_row = dy.is_some() && options.reduction == Reduction::None;
+        let dy_by_row = dy.is_some() && options.reduction.by_row();
         let dy = dy.map_or(Arg::NONE, if dy_by_row { Arg::by_row } else { Arg::whole });
         let args = [Arg::by_row(x), Arg::by_row(id), Arg::by_row(lse), dy, Arg::whole(count), Arg::by_row(dx)];
         plan.rows(&BACKWARD, x.rows, x.cols, &args, &options.scalars(x.cols, dy_by_row))

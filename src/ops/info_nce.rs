@@ -137,7 +137,7 @@ impl Default for Options {
 impl Options {
     /// Shape of the loss, and of its gradient `dy`, for N queries.
     fn loss_shape(&self, queries: usize) -> [usize; 2] {
-        if self.reduction == Reduction::None { [queries, 1] } else { [1, 1] }
+        if self.reduction.by_row() { [queries, 1] } else { [1, 1] }
     }
 
     /// Rows of the `lse` tensor for N queries and M keys: N, and M more if symmetric.
@@ -196,7 +196,7 @@ impl<'a> Batch<'a> {
 
     fn scalars(&self, part: Part) -> [Scalar; 13] {
         let factor = match self.options.reduction {
-            Reduction::Mean => (1.0 / self.q.rows.max(1) as f64) as f32,
+            Reduction::Mean | Reduction::BatchMean => (1.0 / self.q.rows.max(1) as f64) as f32,
             _ => 1.0,
         };
         [
@@ -305,7 +305,7 @@ pub fn forward(
                 }
             }
         }
-        let single = options.reduction != Reduction::None;
+        let single = !options.reduction.by_row();
         let scratch = gpu.scratch(ROW_VALUES, n)?;
         let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
         let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
@@ -351,7 +351,7 @@ pub fn backward(
     let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
     let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
     disjoint(OP, &outputs, &inputs)?;
-    batch.dy_by_row = dy.is_some() && options.reduction == Reduction::None;
+    batch.dy_by_row = dy.is_some() && options.reduction.by_row();
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
         let gpu = plan.gpu();
