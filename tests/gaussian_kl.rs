@@ -36,8 +36,13 @@ fn outputs(case: &Case, compute: impl Fn(Inputs<f32>, usize, &[f32], Options) ->
 
 #[test]
 fn golden_reference() {
-    // The bank forms e^a − 1 − a as expm1(a) − a: at a = 10⁻⁶ its value is off by 6e-11.
-    golden::grade_reference("gaussian_kl", 1e-5, |case| outputs(case, by_reference));
+    // Where a is nearly 0 the bank is the worse one: it forms e^a − 1 − a as expm1(a) − a, off by 6e-11 at 10⁻⁶, and e^a − 1 as 0.
+    let rough = |id: &str| ["near_zero_1e-6", "denormal"].iter().any(|name| id.ends_with(name));
+    golden::grade_reference("gaussian_kl", 1e-4, |case| outputs(case, by_reference));
+    golden::grade_reference("gaussian_kl", 1e-6, |case| match rough(&case.id) {
+        true => Err("less accurate than f64"),
+        false => outputs(case, by_reference),
+    });
 }
 
 #[test]
