@@ -68,3 +68,18 @@ fn reference_special_values() {
     assert_eq!([loss, dx], [vec![0.0; 6], vec![0.0; 6]]);
     assert_nan(&by_reference(Inputs { x: &[f32::NAN], t: &[1.0], ..inputs }, 1, &[], options).concat());
 }
+
+/// In f32, where products leave the range.
+#[test]
+fn reference_of_finite_inputs_is_no_nan() {
+    let values = [0.0, 1e-40, 1.0, 90.0, -90.0, f32::MAX, -f32::MAX];
+    for [x, weight] in values.map(|x| values.map(|weight| [x, weight])).concat() {
+        for [t, pos_weight] in [0.0, 1e-30, 0.5, 1.0].map(|t| values.map(|weight| [t, weight])).concat() {
+            let inputs = Inputs { x: &[x], t: &[t], weight: &[weight.abs()], pos_weight: &[pos_weight.abs()] };
+            let loss = reference::bce::forward(inputs, 1, Options::default());
+            let gradients = [[0.0], [1.0]].map(|dy| reference::bce::backward(inputs, 1, &dy, Options::default()));
+            let found = [loss, gradients.concat()].concat();
+            assert!(found.iter().all(|value| !value.is_nan()), "{inputs:?}: {found:?}");
+        }
+    }
+}

@@ -210,6 +210,27 @@ fn reference_special_values() {
     assert_eq!(predict(&x, 3), [1, 2, u32::MAX, u32::MAX]);
 }
 
+/// In f32, where differences of large numbers leave the range.
+#[test]
+fn reference_of_finite_inputs_is_no_nan() {
+    let values = [0.0, 1e-40, 1.0, -90.0, 1e4, -1e30, f32::MAX, -f32::MAX];
+    for options in variants() {
+        for (index, first) in values.into_iter().enumerate() {
+            for second in values {
+                let x = [first, second, values[(index + 3) % values.len()]];
+                for target in [Target::Ids(&[1]), Target::Soft(&[0.0, 0.2, 0.8])] {
+                    for class in [[1.0; 3], [0.0, 0.0, 2.0]] {
+                        let weights = Weights { class: &class, row: &[] };
+                        let loss = reference::cross_entropy::forward(&x, 3, target, weights, options);
+                        let dx = reference::cross_entropy::backward(&x, 3, target, weights, &[], options);
+                        assert!([loss, dx].concat().iter().all(|value| !value.is_nan()), "{options:?} {x:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn special_values() {
     let Some(gpu) = gpu() else { return };
