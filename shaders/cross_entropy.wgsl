@@ -366,7 +366,7 @@ fn z_part(
     store_loss(i, 0u, select(row.z * lse * lse, 0.0, row.z == 0.0));
 }
 
-// The first class of the largest logit; 2^32 - 1 in a row that holds NaN.
+// The first class of the largest logit; 2^32 - 1 in a row that holds NaN or nothing but masks.
 @compute @workgroup_size(WG)
 fn predict(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -393,11 +393,11 @@ fn predict(
     }
     let most = row_max(lane, best);
     // The smallest column as a maximum of its complement, in halves that f32 holds exactly.
-    let candidate = select(0u, ~at, best == most || is_masked(most));
+    let candidate = select(0u, ~at, best == most);
     let high = row_max(lane, f32(candidate >> 16u));
     let low = row_max(lane, select(-1.0, f32(candidate & 0xffffu), f32(candidate >> 16u) == high));
-    poisoned = row_max(lane, poisoned);
+    let none = row_max(lane, poisoned) > 0.0 || is_masked(most);
     if span.lead {
-        store_predicted(span.i, 0u, select(~((u32(high) << 16u) | u32(low)), 0xffffffffu, poisoned > 0.0));
+        store_predicted(span.i, 0u, select(~((u32(high) << 16u) | u32(low)), 0xffffffffu, none));
     }
 }

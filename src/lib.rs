@@ -58,7 +58,10 @@ pub mod verify;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};
-pub use ops::{Accum, Reduction, cast, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
+pub use ops::{
+    Accum, Reduction, bce, cast, cross_entropy, gaussian_kl, info_nce, kl, l2, linear, normalize, sgd, siglip, sigmoid,
+    softmax, tanh,
+};
 pub use random::Random;
 pub use recorder::Recorder;
 pub use tensor::{Element, Storage, Tensor};

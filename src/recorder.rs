@@ -193,14 +193,14 @@ impl<'g> Plan<'g> {
             let cut = Cut { segments: 1, per_segment: cols.max(1), ..cut };
             return self.split(kernel, [rows, cols], cut, &[], args, scalars);
         }
-        let with = |part: Arg<'_>| [args, &[part]].concat();
         if cut.segments == 1 {
-            return self.split(kernel, [rows, cols], cut, &[], &with(Arg::NONE), scalars);
+            return self.split(kernel, [rows, cols], cut, &[], &[args, &[Arg::NONE]].concat(), scalars);
         }
         let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
+        let args = [args, &[Arg::by_row(part)]].concat();
         for stage in [1, 2] {
-            self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &with(Arg::by_row(part)), scalars)?;
+            self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &args, scalars)?;
         }
         Ok(())
     }

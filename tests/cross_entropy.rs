@@ -1,11 +1,19 @@
 use wgloss::cross_entropy::{self, Options};
+use wgloss::reference::cross_entropy::{Target, Weights, predict};
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, Random, Reduction, reference};
+use wgloss::{Accum, Gpu, Random, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, back, rows_of};
 use crate::harness::*;
 
-const NONE: Options = Options { reduction: Reduction::None, ignore: u32::MAX };
+const NONE: Options = Options {
+    reduction: Reduction::None,
+    ignore: u32::MAX,
+    label_smoothing: 0.0,
+    z_loss: 0.0,
+    softcap: 0.0,
+    accum: Accum::Write,
+};
 const MEAN: Options = Options { reduction: Reduction::Mean, ..NONE };
 const SUM: Options = Options { reduction: Reduction::Sum, ..NONE };
 
@@ -30,10 +38,43 @@ pub fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], opt
 }
 
 pub fn by_reference(x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
-    let (x, dy) = (wide(x), wide(dy));
-    let loss = reference::cross_entropy::forward(&x, cols, ids, options);
-    let dx = reference::cross_entropy::backward(&x, cols, ids, &dy, options);
+    let [loss, _, dx] = batch_by_reference(&Batch { dy, ..plain(x, cols, Target::Ids(ids)) }, options);
     [loss, dx]
+}
+
+/// All that the loss can depend on; empty: absent.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub target: Target<'a, f32>,
+    pub weights: Weights<'a, f32>,
+    pub dy: &'a [f32],
+}
+
+/// Without weights and without a gradient of the loss.
+pub fn plain<'a>(x: &'a [f32], cols: usize, target: Target<'a, f32>) -> Batch<'a> {
+    Batch { x, cols, target, weights: Weights::default(), dy: &[] }
+}
+
+/// The loss, its z part and dx.
+pub fn batch_by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 3] {
+    let (x, dy, cols) = (wide(batch.x), wide(batch.dy), batch.cols);
+    let soft = match batch.target {
+        Target::Ids(_) => Vec::new(),
+        Target::Soft(shares) => wide(shares),
+    };
+    let target = match batch.target {
+        Target::Ids(ids) => Target::Ids(ids),
+        Target::Soft(_) => Target::Soft(&soft),
+    };
+    let (class, row) = (wide(batch.weights.class), wide(batch.weights.row));
+    let weights = Weights { class: &class, row: &row };
+    [
+        reference::cross_entropy::forward(&x, cols, target, weights, options),
+        reference::cross_entropy::z_loss(&x, cols, target, weights, options),
+        reference::cross_entropy::backward(&x, cols, target, weights, &dy, options),
+    ]
 }
 
 #[test]
@@ -41,52 +82,152 @@ fn verified() {
     verifies("cross_entropy");
 }
 
-fn outputs(case: &Case, compute: impl Fn(&[f32], usize, &[u32], &[f32], Options) -> [Vec<f64>; 2]) -> Found {
-    let beyond = [
-        (!case.has_ids("target"), "soft targets"),
-        (case.has("weight"), "class weights"),
-        (case.f64("label_smoothing") != Some(0.0), "label smoothing"),
-        (case.f64("z_loss").is_some(), "z-loss"),
-    ];
-    if let Some((_, option)) = beyond.into_iter().find(|(holds, _)| *holds) {
-        return Err(option);
-    }
-    let reduction = match case.text("reduction") {
-        "none" => Reduction::None,
-        "mean" => Reduction::Mean,
-        _ => Reduction::Sum,
+fn outputs(case: &Case, compute: impl Fn(&Batch, Options) -> Result<[Vec<f64>; 3], &'static str>) -> Found {
+    let options = Options {
+        reduction: case.reduction(),
+        ignore: case.int("ignore_index").unwrap() as u32,
+        label_smoothing: case.f64("label_smoothing").unwrap() as f32,
+        z_loss: case.f64("z_loss").unwrap_or(0.0) as f32,
+        ..NONE
     };
-    let options = Options { reduction, ignore: case.int("ignore_index").unwrap() as u32 };
-    let (x, (_, ids)) = (case.input("x"), case.ids("target"));
-    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-    let dy = if case.has("gy") { case.input("gy").data } else { Vec::new() };
+    let x = case.input("x");
     let dim = if x.shape.len() == 1 { 0 } else { 1 };
     let (_, cols, rows) = rows_of(&x.shape, dim, &x.data);
-    let [loss, dx] = compute(&rows, cols, &ids, &dy, options);
-    Ok(vec![("loss", Kind::Value, loss), ("x", Kind::Grad, back(&x.shape, dim, &dx))])
+    let (mut ids, mut shares) = (Vec::new(), Vec::new());
+    let target = if case.has_ids("target") {
+        ids.extend(case.ids("target").1.into_iter().map(|id| id as u32));
+        Target::Ids(&ids)
+    } else {
+        shares.extend(rows_of(&x.shape, dim, &case.input("target").data).2);
+        Target::Soft(&shares)
+    };
+    let class = if case.has("weight") { case.input("weight").data } else { Vec::new() };
+    let (weights, dy) = (Weights { class: &class, row: &[] }, case.gy());
+    let [loss, z_loss, dx] = compute(&Batch { x: &rows, cols, target, weights, dy: &dy }, options)?;
+    Ok(vec![("loss", Kind::Value, loss), ("z_loss", Kind::Value, z_loss), ("x", Kind::Grad, back(&x.shape, dim, &dx))])
 }
 
 #[test]
 fn golden() {
     let Some(gpu) = gpu() else { return };
     golden::grade("cross_entropy", |case| {
-        outputs(case, |x, cols, ids, dy, options| on_device(gpu, x, cols, ids, dy, options))
+        outputs(case, |batch, options| {
+            let beyond = [
+                (!batch.weights.class.is_empty(), "class weights"),
+                (options.label_smoothing != 0.0, "label smoothing"),
+                (options.z_loss != 0.0, "z-loss"),
+            ];
+            if let Some((_, option)) = beyond.into_iter().find(|(holds, _)| *holds) {
+                return Err(option);
+            }
+            let Target::Ids(ids) = batch.target else { return Err("soft targets") };
+            let [loss, dx] = on_device(gpu, batch.x, batch.cols, ids, batch.dy, options);
+            Ok([loss, Vec::new(), dx])
+        })
     });
 }
 
 #[test]
 fn golden_reference() {
-    golden::grade_reference("cross_entropy", 1e-6, |case| outputs(case, by_reference));
+    golden::grade_reference("cross_entropy", 1e-6, |case| {
+        outputs(case, |batch, options| Ok(batch_by_reference(batch, options)))
+    });
+}
+
+const REDUCTIONS: [Reduction; 5] =
+    [Reduction::None, Reduction::Rows, Reduction::Sum, Reduction::Mean, Reduction::BatchMean];
+
+/// Every option that changes the formula, one at a time and all at once.
+fn variants() -> impl Iterator<Item = Options> {
+    let each = [
+        NONE,
+        Options { label_smoothing: 0.3, ..NONE },
+        Options { label_smoothing: 1.0, ..NONE },
+        Options { z_loss: 0.2, ..NONE },
+        Options { softcap: 0.7, ..NONE },
+        Options { label_smoothing: 0.3, z_loss: 0.2, softcap: 0.7, ..NONE },
+    ];
+    each.into_iter().flat_map(|options| REDUCTIONS.map(|reduction| Options { reduction, ..options }))
 }
 
 #[test]
 fn reference_gradient() {
-    let x = wide(&Fill::Small.matrix(4, 3, 1));
+    let (x, shares) = (wide(&Fill::Small.matrix(4, 3, 1)), wide(&Fill::Sorted.matrix(4, 3, 3)));
+    let (class, row) = ([0.5, 2.0, 1.5], [1.0, 0.25, 3.0, 2.0]);
     let ids = [2, 0, u32::MAX, 1];
-    for options in [NONE, MEAN, SUM] {
-        let dy = wide(&Fill::Small.matrix(if options == NONE { 4 } else { 1 }, 1, 2));
-        let dx = reference::cross_entropy::backward(&x, 3, &ids, &dy, options);
-        assert_gradient(&x, &dx, |x| dot(&reference::cross_entropy::forward(x, 3, &ids, options), &dy));
+    let weights = [(&class[..0], &row[..0]), (&class, &row[..0]), (&class[..0], &row), (&class, &row)];
+    for options in variants() {
+        for (class, row) in weights {
+            for target in [Target::Ids(&ids), Target::Soft(&shares)] {
+                let (weights, one) =
+                    (Weights { class, row }, !matches!(options.reduction, Reduction::None | Reduction::Rows));
+                let dy = wide(&Fill::Small.matrix(if one { 1 } else { 4 }, 1, 2));
+                let dx = reference::cross_entropy::backward(&x, 3, target, weights, &dy, options);
+                let loss = |x: &[f64]| reference::cross_entropy::forward(x, 3, target, weights, options);
+                assert_gradient(&x, &dx, |x| dot(&loss(x), &dy));
+            }
+        }
+    }
+}
+
+/// A soft target of one class is its id, but for the class weight in the mean's divisor; smoothed ids are soft targets.
+#[test]
+fn reference_targets_agree() {
+    let (x, ids, class) = (Fill::Small.matrix(3, 4, 1), [2, 0, 3], [0.5, 2.0, 1.5, 1.0]);
+    let mut shares = vec![0.0; 12];
+    ids.iter().enumerate().for_each(|(row, &id)| shares[4 * row + id as usize] = 1.0);
+    for options in variants().filter(|options| options.reduction != Reduction::Mean) {
+        let weights = Weights { class: &class, row: &[0.5, 1.0, 2.0] };
+        let of = |target| batch_by_reference(&Batch { weights, ..plain(&x, 4, target) }, options).concat();
+        assert_close(&of(Target::Ids(&ids.map(|id| id as u32))), &of(Target::Soft(&shares)), 1e-12);
+    }
+}
+
+#[test]
+fn reference_special_values() {
+    let (masked, inf) = (f32::NEG_INFINITY, f64::INFINITY);
+    let of = |x: &[f32], target, options| batch_by_reference(&plain(x, 3, target), options);
+    let half = Target::Soft(&[0.5f32, 0.5, 0.0]);
+    for softcap in [0.0, 30.0] {
+        let options = Options { softcap, ..NONE };
+        // A mask that no target wants; one that a target wants; one that smoothing wants.
+        let [loss, _, dx] = of(&[0.0, 0.0, masked], half, options);
+        assert_close(&[loss, dx].concat(), &[2f64.ln(), 0.0, 0.0, 0.0], 1e-12);
+        let [loss, _, dx] = of(&[0.0, masked, 0.0], half, options);
+        assert_eq!((loss[0], dx[1]), (inf, 0.0));
+        let [loss, _, dx] = of(&[0.0, masked, 0.0], Target::Ids(&[0]), Options { label_smoothing: 0.1, ..options });
+        assert_eq!((loss[0], dx[1]), (inf, 0.0));
+        let [_, z, dx] = of(&[masked; 3], half, Options { z_loss: 0.1, ..options });
+        assert_eq!((z[0], dx), (inf, vec![0.0; 3]));
+        // No weight at all.
+        let weights = Weights { class: &[0.0f32; 3], row: &[] };
+        let x = [0.0, 1.0, masked];
+        let batch = Batch { weights, ..plain(&x, 3, Target::Ids(&[2])) };
+        let [loss, _, dx] = batch_by_reference(&batch, Options { reduction: Reduction::Mean, ..options });
+        assert_eq!((loss, dx), (vec![0.0], vec![0.0; 3]));
+    }
+    let x = [1.0, 3.0, 3.0, masked, masked, -5.0, masked, masked, masked, 0.0, f32::NAN, 1.0];
+    assert_eq!(predict(&x, 3), [1, 2, u32::MAX, u32::MAX]);
+}
+
+/// In f32, where differences of large numbers leave the range.
+#[test]
+fn reference_of_finite_inputs_is_no_nan() {
+    let values = [0.0, 1e-40, 1.0, -90.0, 1e4, -1e30, f32::MAX, -f32::MAX];
+    for options in variants() {
+        for (index, first) in values.into_iter().enumerate() {
+            for second in values {
+                let x = [first, second, values[(index + 3) % values.len()]];
+                for target in [Target::Ids(&[1]), Target::Soft(&[0.0, 0.2, 0.8])] {
+                    for class in [[1.0; 3], [0.0, 0.0, 2.0]] {
+                        let weights = Weights { class: &class, row: &[] };
+                        let loss = reference::cross_entropy::forward(&x, 3, target, weights, options);
+                        let dx = reference::cross_entropy::backward(&x, 3, target, weights, &[], options);
+                        assert!([loss, dx].concat().iter().all(|value| !value.is_nan()), "{options:?} {x:?}");
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -135,7 +276,7 @@ fn ignored_rows_do_not_count() {
     let ids = [3, 7, 7, 0, 7];
     let kept: Vec<f32> = [&x[..6], &x[18..24]].concat();
     for reduction in [Reduction::Mean, Reduction::Sum] {
-        let options = Options { reduction, ignore: 7 };
+        let options = Options { reduction, ignore: 7, ..NONE };
         let [loss, dx] = on_device(gpu, &x, 6, &ids, &[], options);
         let [want, d_kept] = on_device(gpu, &kept, 6, &[3, 0], &[], options);
         assert_eq!(loss, want);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use wgloss::verify::{self, Check, Held};
-use wgloss::{Error, Gpu, Options, Recorder, Result, Tuning, tanh, wgpu};
+use wgloss::{Error, Gpu, Options, Recorder, Reduction, Result, Tuning, tanh, wgpu};
 
 #[allow(
     clippy::explicit_write,
@@ -152,6 +152,17 @@ pub fn assert_gradient(x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
         let close = (difference - gradient).abs() <= 1e-6 * scale; // false for NaN
         assert!(close, "[{index}]: gradient {gradient:e}, differences give {difference:e}");
     }
+}
+
+/// Every reduction, and how many numbers the loss of rows x cols elements then is.
+pub fn losses_of(rows: usize, cols: usize) -> [(Reduction, usize); 5] {
+    [
+        (Reduction::None, rows * cols),
+        (Reduction::Rows, rows),
+        (Reduction::Sum, 1),
+        (Reduction::Mean, 1),
+        (Reduction::BatchMean, 1),
+    ]
 }
 
 /// Rows of `cols` elements in `data`; two where they have none.

@@ -8,11 +8,17 @@ mod kernels;
 mod scale;
 mod tensors;
 
+mod bce;
 mod cross_entropy;
+mod gaussian_kl;
 mod info_nce;
+mod kl;
+mod l2;
 mod linear;
 mod normalize;
 mod sgd;
+mod siglip;
+mod sigmoid;
 mod softmax;
 mod tanh;
 mod train;

@@ -1,148 +1,399 @@
-//! loss_i = −ln p_i(t_i), p_i the softmax of row i of the logits `x`, t the class ids.
+//! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c exp(x_ic)), p_i the softmax of row i of the logits `x`.
+//!
+//! q is the target: with class ids t, q_ic = (1 − e) [c = t_i] + e/C, with soft targets s, q_ic = (1 − e) s_ic + e/C; e is the label
+//! smoothing, C the number of classes, w the weights of the classes, r of the rows, z the weight of the z-loss. Without any of them
+//! loss_i = −ln p_i(t_i). With a softcap, cap · tanh(x/cap) stands for x everywhere. The mean divides by Σ r_i w_(t_i) over the rows
+//! that are not ignored, for soft targets by Σ r_i; the mean of the z part always by Σ r_i over the rows that are not ignored.
 //!
 //! Special values: a row with id [`Options::ignore`] has loss 0, gradient 0 (even if it holds NaN) and does not count in the mean;
-//! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks: gradient 0, and loss +inf if
-//! the target itself is masked. A row that holds NaN or +inf has loss NaN. If every row is ignored the mean is 0.
-//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; reductions as torch.nn.functional.cross_entropy.
+//! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks, with a softcap too: gradient
+//! 0, and loss +inf if a class with w q > 0 is masked, as every class is under label smoothing; a class with w q = 0 adds nothing. A row
+//! that holds NaN or (without a softcap) +inf has loss NaN. If every row is ignored, or the weights sum to 0, the mean is 0, and so
+//! is its gradient.
+//!
+//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7; z-loss:
+//! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
+//! torch.nn.functional.cross_entropy.
 
-use super::{Reduction, disjoint, named, rows_of, shaped};
-use crate::kernel::{Access::*, Family, Kernel, ScalarType::*, Shader, wgsl};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped, total};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "cross_entropy";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("cross_entropy", "math", "lse", "reduce"),
-    bindings: &["x", "id", "loss", "lse", "lse_in", "dy", "dx", "count", "count_in", "loss_in"],
-    scalars: &[("rows", U32), ("cols", U32), ("ignore", U32), ("mean", U32), ("dy_by_row", U32)],
+    source: wgsl!("cross_entropy", "math", "lse", "row"),
+    bindings: &[
+        input("x"),
+        ids("id"),
+        input("soft"),
+        input("class_weight"),
+        input("row_weight"),
+        input("dy"),
+        output("sums"),
+        input("sums_in"),
+        new_ids("row_out"),
+        ids("row"),
+        output("loss"),
+        output("lse"),
+        input("lse_in"),
+        output("dx"),
+        output("part"),
+        new_ids("predicted"),
+    ],
+    scalars: &[
+        ("soft_target", U32),
+        ("has_class_weight", U32),
+        ("has_row_weight", U32),
+        ("ignore", U32),
+        ("smoothing", F32),
+        ("z_loss", F32),
+        ("softcap", F32),
+        ("mean", U32),
+        ("factor", F32),
+        ("dy_by_row", U32),
+        ("has_dx", U32),
+        ("add", U32),
+        ("fresh", U32),
+    ],
     family: Family::Rows,
 };
-static FORWARD: Kernel =
-    Kernel { shader: &SHADER, entry: "forward", uses: &[("x", Read), ("id", Read), ("loss", Write), ("lse", Write)] };
-static COUNT_ROWS: Kernel = Kernel { shader: &SHADER, entry: "count_rows", uses: &[("id", Read), ("count", Write)] };
-static REDUCE: Kernel =
-    Kernel { shader: &SHADER, entry: "reduce", uses: &[("count_in", Read), ("loss_in", Read), ("loss", Write)] };
+static FORWARD: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "forward",
+    uses: &["x", "soft", "class_weight", "row", "loss", "lse", "dx", "part"],
+    in_place: Some(("x", "dx")),
+};
 static BACKWARD: Kernel = Kernel {
     shader: &SHADER,
     entry: "backward",
-    uses: &[("x", Read), ("id", Read), ("lse_in", Read), ("dy", Read), ("count_in", Read), ("dx", Write)],
+    uses: &["x", "soft", "class_weight", "row", "lse_in", "dx", "part"],
+    in_place: Some(("x", "dx")),
 };
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &COUNT_ROWS, &REDUCE, &BACKWARD];
+static DIVISORS: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "divisors",
+    uses: &["id", "class_weight", "row_weight", "sums"],
+    in_place: None,
+};
+static WEIGH: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "weigh",
+    uses: &["id", "class_weight", "row_weight", "dy", "sums_in", "row_out"],
+    in_place: None,
+};
+static Z_PART: Kernel = Kernel { shader: &SHADER, entry: "z_part", uses: &["row", "lse_in", "loss"], in_place: None };
+static PREDICT: Kernel = Kernel { shader: &SHADER, entry: "predict", uses: &["x", "predicted"], in_place: None };
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &DIVISORS, &WEIGH, &Z_PART, &PREDICT];
 
-/// Scratch: the rows' losses, and how many rows count.
-const ROW_LOSS: usize = 0;
-const COUNT: usize = 1;
+/// Scratch: what `weigh` knows of each row, and the three sums that it needs.
+const ROW: usize = 0;
+const SUMS: usize = 1;
+
+/// What the rows should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
+    /// Class ids [rows, 1].
+    Ids(Tensor<'a, u32>),
+    /// A share of every class [rows, classes]; rows need not sum to 1.
+    Soft(Tensor<'a>),
+}
+
+/// How much classes and rows count; absent: 1 each.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weights<'a> {
+    /// w, [1, classes].
+    pub class: Option<Tensor<'a>>,
+    /// r, [rows, 1].
+    pub row: Option<Tensor<'a>>,
+}
 
 /// Options of [`forward`] and [`backward`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// Default mean.
     pub reduction: Reduction,
     /// The class id of rows that do not count. Default −100 as u32, the bits of PyTorch's default.
     pub ignore: u32,
+    /// e, between 0 and 1: that share of every target goes to all classes alike. Default 0.
+    pub label_smoothing: f32,
+    /// z, the weight of the squared log-sum-exp. Default 0.
+    pub z_loss: f32,
+    /// Logits become cap · tanh(x/cap), so that none exceeds it. Default 0: they stay as they are.
+    pub softcap: f32,
+    /// Whether gradients are added to what their outputs hold. Default no.
+    pub accum: Accum,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { reduction: Reduction::Mean, ignore: -100i32 as u32 }
+        Options {
+            reduction: Reduction::Mean,
+            ignore: -100i32 as u32,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            softcap: 0.0,
+            accum: Accum::Write,
+        }
     }
 }
 
 impl Options {
-    fn scalars(&self, cols: usize, dy_by_row: bool) -> [Scalar; 4] {
-        [cols.into(), self.ignore.into(), (self.reduction == Reduction::Mean).into(), dy_by_row.into()]
+    fn check(&self) -> Result<()> {
+        let [smoothing, z, cap] = [self.label_smoothing, self.z_loss, self.softcap];
+        required(OP, "label_smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "between 0 and 1")?;
+        required(OP, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
+        required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a number above 0")
     }
 
     /// Shape of the loss, and of its gradient `dy`.
     fn loss_shape(&self, rows: usize) -> [usize; 2] {
-        if self.reduction == Reduction::None { [rows, 1] } else { [1, 1] }
+        if self.reduction.by_row() { [rows, 1] } else { [1, 1] }
     }
 }
 
-fn check(x: Tensor, id: Tensor<u32>, lse: Tensor) -> Result<()> {
-    if x.cols == 0 {
-        return Err(Error::Shape {
-            op: OP,
-            what: "x",
-            expected: "at least one class".into(),
-            found: "0 columns".into(),
-        });
+/// What all dispatches of a call share.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    rows: usize,
+    classes: usize,
+    target: Target<'a>,
+    weights: Weights<'a>,
+    options: Options,
+    dy_by_row: bool,
+    has_dx: bool,
+}
+
+impl<'a> Batch<'a> {
+    fn new(rows: usize, classes: usize, target: Target<'a>, weights: Weights<'a>, options: Options) -> Result<Self> {
+        options.check()?;
+        match target {
+            Target::Ids(id) => shaped(OP, "id", id, [rows, 1])?,
+            Target::Soft(soft) => shaped(OP, "soft", soft, [rows, classes])?,
+        }
+        if let Some(class) = weights.class {
+            shaped(OP, "class", class, [1, classes])?;
+        }
+        if let Some(row) = weights.row {
+            shaped(OP, "row", row, [rows, 1])?;
+        }
+        Ok(Batch { rows, classes, target, weights, options, dy_by_row: false, has_dx: false })
     }
-    shaped(OP, "id", id, [x.rows, 1])?;
-    shaped(OP, "lse", lse, [x.rows, 2])
+
+    /// The same for logits `x`, which may have any number of rows but no row without classes.
+    fn of(x: Tensor, target: Target<'a>, weights: Weights<'a>, options: Options) -> Result<Self> {
+        if x.cols == 0 {
+            let (expected, found) = ("at least one class".into(), "0 columns".into());
+            return Err(Error::Shape { op: OP, what: "x", expected, found });
+        }
+        Batch::new(x.rows, x.cols, target, weights, options)
+    }
+
+    fn id(&self) -> Option<Tensor<'a, u32>> {
+        if let Target::Ids(id) = self.target { Some(id) } else { None }
+    }
+
+    fn soft(&self) -> Option<Tensor<'a>> {
+        if let Target::Soft(soft) = self.target { Some(soft) } else { None }
+    }
+
+    fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 4] {
+        let Weights { class, row } = self.weights;
+        [named("id", self.id()), named("soft", self.soft()), named("class", class), named("row", row)]
+    }
+
+    fn scalars(&self, fresh: bool) -> [Scalar; 13] {
+        let Options { reduction, ignore, label_smoothing, z_loss, softcap, accum } = self.options;
+        let factor = if reduction == Reduction::BatchMean { (1.0 / self.rows.max(1) as f64) as f32 } else { 1.0 };
+        [
+            self.soft().is_some().into(),
+            self.weights.class.is_some().into(),
+            self.weights.row.is_some().into(),
+            ignore.into(),
+            label_smoothing.into(),
+            z_loss.into(),
+            softcap.into(),
+            (reduction == Reduction::Mean).into(),
+            factor.into(),
+            self.dy_by_row.into(),
+            self.has_dx.into(),
+            (accum == Accum::Add).into(),
+            fresh.into(),
+        ]
+    }
+
+    /// What each row counts, in scratch.
+    fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
+        let gpu = plan.gpu();
+        let sums = gpu.scratch(SUMS, 3)?;
+        let sums: Tensor = Tensor::vector(&sums, 3)?;
+        let scratch = gpu.scratch(ROW, 4 * self.rows)?;
+        let row = Tensor::<u32>::matrix(&scratch, self.rows, 4)?;
+        let class = self.weights.class.map_or(Arg::NONE, Arg::whole);
+        let at_once = self.id().map_or(usize::MAX, |id| plan.rows_per_binding(id) as usize);
+        let at_once = self.weights.row.map_or(at_once, |row| at_once.min(plan.rows_per_binding(row) as usize)).max(1);
+        for first in (0..self.rows.max(1)).step_by(at_once) {
+            let range = first..self.rows.min(first.saturating_add(at_once));
+            let shape = [range.len(), self.classes];
+            let id = self.id().map_or(Arg::NONE, |id| Arg::whole(id.row_range(range.clone())));
+            let weight = self.weights.row.map_or(Arg::NONE, |row| Arg::whole(row.row_range(range)));
+            plan.single(&DIVISORS, &[id, class, weight, Arg::whole(sums)], shape, &self.scalars(first == 0))?;
+        }
+        let dy = dy.map_or(Arg::NONE, if self.dy_by_row { Arg::by_row } else { Arg::whole });
+        let id = self.id().map_or(Arg::NONE, Arg::by_row);
+        let weight = self.weights.row.map_or(Arg::NONE, Arg::by_row);
+        let args = [id, class, weight, dy, Arg::whole(sums), Arg::by_row(row)];
+        plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true))?;
+        Ok(scratch)
+    }
 }
 
-fn count_rows<'a>(plan: &mut Plan<'a>, id: Tensor<u32>, count: Tensor<u32>, options: Options) -> Result<()> {
-    let [cols, ignore, mean, dy_by_row] = options.scalars(0, false);
-    plan.single(&COUNT_ROWS, &[Arg::whole(id), Arg::whole(count)], &[id.rows.into(), cols, ignore, mean, dy_by_row])
-}
-
-/// `loss` from logits `x` [rows, classes] and class ids `id` [rows, 1]: [rows, 1] for [`Reduction::None`], else [1, 1].
+/// `loss` of logits `x` [rows, classes]: [rows, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
 /// `lse` [rows, 2] receives the rows' log-sum-exp as (max, rest), ln Σ e^x = max + ln(1 + rest), which [`backward`] needs.
+/// `dx`, if given, receives the gradient for a loss whose own gradient is 1, in the same pass; it may be `x` itself.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::SameBuffer`].
+/// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
+#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn forward(
     recorder: &mut Recorder,
     x: Tensor,
-    id: Tensor<u32>,
+    target: Target,
+    weights: Weights,
     loss: Tensor,
     lse: Tensor,
+    dx: Option<Tensor>,
     options: Options,
 ) -> Result<()> {
-    check(x, id, lse)?;
+    let batch = Batch { has_dx: dx.is_some(), ..Batch::of(x, target, weights, options)? };
+    shaped(OP, "lse", lse, [x.rows, 2])?;
     shaped(OP, "loss", loss, options.loss_shape(x.rows))?;
-    disjoint(OP, &[named("loss", loss), named("lse", lse)], &[named("x", x), named("id", id)])?;
+    let [id, soft, class, row] = batch.named();
+    let mut inputs = vec![id, soft, class, row];
+    if let Some(dx) = dx {
+        shaped(OP, "dx", dx, x.shape())?;
+    }
+    let in_place = dx.is_some_and(|dx| dx.same(x));
+    inputs.extend((!in_place).then(|| named("x", x)));
+    disjoint(OP, &[named("loss", loss), named("lse", lse), named("dx", dx)], &inputs)?;
     recorder.plan(|plan| {
-        let gpu = plan.gpu();
-        let scratch = gpu.scratch(ROW_LOSS, x.rows)?;
-        let single = options.reduction != Reduction::None;
-        let row_loss = if single { Tensor::vector(&scratch, x.rows)? } else { loss };
-        let scalars = options.scalars(x.cols, false);
-        let args = [Arg::by_row(x), Arg::by_row(id), Arg::by_row(row_loss), Arg::by_row(lse)];
-        plan.rows(&FORWARD, x.rows, x.cols, &args, &scalars)?;
-        if single {
-            let counter = gpu.scratch(COUNT, 1)?;
-            let count = Tensor::<u32>::scalar(&counter, 0)?;
-            count_rows(plan, id, count, options)?;
-            let [cols, ignore, mean, dy_by_row] = scalars;
-            let args = [Arg::whole(count), Arg::whole(row_loss), Arg::whole(loss)];
-            plan.single(&REDUCE, &args, &[x.rows.into(), cols, ignore, mean, dy_by_row])?;
+        let row = batch.weigh(plan, None)?;
+        let row = Tensor::<u32>::matrix(&row, x.rows, 4)?;
+        let segments = plan.cut(x.rows, x.cols).segments;
+        let direct = options.reduction.by_row() && segments == 1;
+        let values = total::values(plan, x.rows, segments)?;
+        let value = if direct { loss } else { Tensor::matrix(&values, x.rows, segments)? };
+        let args = [
+            Arg::by_row(x),
+            batch.soft().map_or(Arg::NONE, Arg::by_row),
+            weights.class.map_or(Arg::NONE, Arg::whole),
+            Arg::by_row(row),
+            Arg::by_row(value),
+            Arg::by_row(lse),
+            dx.map_or(Arg::NONE, Arg::by_row),
+        ];
+        plan.rows(&FORWARD, x.shape(), &args, &batch.scalars(true))?;
+        match (direct, options.reduction.by_row()) {
+            (true, _) => Ok(()),
+            (_, true) => total::row_totals(plan, value, loss, 1.0),
+            (_, false) => total::total(plan, value, loss, 1.0),
         }
-        Ok(())
     })
 }
 
 /// `dx` [rows, classes] from the forward's inputs and its `lse`; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// `dx` may be `x` itself.
 ///
 /// # Errors
 /// As [`forward`].
+#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn backward(
     recorder: &mut Recorder,
     x: Tensor,
-    id: Tensor<u32>,
+    target: Target,
+    weights: Weights,
     lse: Tensor,
     dy: Option<Tensor>,
     dx: Tensor,
     options: Options,
 ) -> Result<()> {
-    check(x, id, lse)?;
+    let dy_by_row = dy.is_some() && options.reduction.by_row();
+    let batch = Batch { has_dx: true, dy_by_row, ..Batch::of(x, target, weights, options)? };
+    shaped(OP, "lse", lse, [x.rows, 2])?;
     shaped(OP, "dx", dx, x.shape())?;
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, options.loss_shape(x.rows))?;
     }
+    let [id, soft, class, row] = batch.named();
+    let mut inputs = vec![id, soft, class, row, named("lse", lse), named("dy", dy)];
+    inputs.extend((!dx.same(x)).then(|| named("x", x)));
+    disjoint(OP, &[named("dx", dx)], &inputs)?;
     recorder.plan(|plan| {
-        let counter = plan.gpu().scratch(COUNT, 1)?;
-        let count = Tensor::<u32>::scalar(&counter, 0)?;
-        if options.reduction == Reduction::Mean {
-            count_rows(plan, id, count, options)?;
-        }
-        let dy_by_row = dy.is_some() && options.reduction == Reduction::None;
-        let dy = dy.map_or(Arg::NONE, if dy_by_row { Arg::by_row } else { Arg::whole });
-        let args = [Arg::by_row(x), Arg::by_row(id), Arg::by_row(lse), dy, Arg::whole(count), Arg::by_row(dx)];
-        plan.rows(&BACKWARD, x.rows, x.cols, &args, &options.scalars(x.cols, dy_by_row))
+        let row = batch.weigh(plan, dy)?;
+        let row = Tensor::<u32>::matrix(&row, x.rows, 4)?;
+        let args = [
+            Arg::by_row(x),
+            batch.soft().map_or(Arg::NONE, Arg::by_row),
+            weights.class.map_or(Arg::NONE, Arg::whole),
+            Arg::by_row(row),
+            Arg::by_row(lse),
+            Arg::by_row(dx),
+        ];
+        plan.rows(&BACKWARD, x.shape(), &args, &batch.scalars(true))
     })
+}
+
+/// The part of the loss that [`Options::z_loss`] adds, from the forward's `lse`, reduced as the loss: `z` has the loss's shape.
+/// `classes` is the number of columns of the logits.
+///
+/// # Errors
+/// As [`forward`].
+pub fn z_loss(
+    recorder: &mut Recorder,
+    lse: Tensor,
+    classes: usize,
+    target: Target,
+    weights: Weights,
+    z: Tensor,
+    options: Options,
+) -> Result<()> {
+    let rows = lse.rows;
+    let batch = Batch::new(rows, classes, target, weights, options)?;
+    shaped(OP, "lse", lse, [rows, 2])?;
+    shaped(OP, "z", z, options.loss_shape(rows))?;
+    let [id, soft, class, row] = batch.named();
+    disjoint(OP, &[named("z", z)], &[id, soft, class, row, named("lse", lse)])?;
+    recorder.plan(|plan| {
+        let row = batch.weigh(plan, None)?;
+        let row = Tensor::<u32>::matrix(&row, rows, 4)?;
+        let values = total::values(plan, rows, 1)?;
+        let value = if options.reduction.by_row() { z } else { Tensor::vector(&values, rows)? };
+        let args = [Arg::by_row(row), Arg::by_row(lse), Arg::by_row(value)];
+        plan.each_row(&Z_PART, [rows, classes], &args, &batch.scalars(true))?;
+        if options.reduction.by_row() { Ok(()) } else { total::total(plan, value, z, 1.0) }
+    })
+}
+
+/// `predicted` [rows, 1]: the first class of the largest logit in each row of `x`; u32::MAX for a row that holds NaN or nothing but
+/// masks.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::SameBuffer`].
+pub fn predict(recorder: &mut Recorder, x: Tensor, predicted: Tensor<u32>) -> Result<()> {
+    shaped(OP, "predicted", predicted, [x.rows, 1])?;
+    let scalars = Batch {
+        rows: x.rows,
+        classes: x.cols,
+        target: Target::Soft(x),
+        weights: Weights::default(),
+        options: Options::default(),
+        dy_by_row: false,
+        has_dx: false,
+    }
+    .scalars(true);
+    let args = [Arg::by_row(x), Arg::by_row(predicted)];
+    recorder.plan(|plan| plan.rows(&PREDICT, x.shape(), &args, &scalars))
 }
 
 /// The loss of the rows of a slice of logits, `classes` elements each, and its gradient.
@@ -166,13 +417,11 @@ pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Optio
     }
     let [loss_rows, _] = options.loss_shape(rows);
     let (logits, id) = (gpu.upload(x)?, gpu.upload(ids)?);
-    let (loss, lse, gradient) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?, gpu.zeros::<f32>(x.len())?);
+    let (loss, lse) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?);
     let (x, id) = (Tensor::matrix(&logits, rows, classes)?, Tensor::vector(&id, ids.len())?);
     let (loss, lse) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&lse, rows, 2)?);
-    let dx = Tensor::matrix(&gradient, rows, classes)?;
     gpu.run(|recorder| {
-        forward(recorder, x, id, loss, lse, options)?;
-        backward(recorder, x, id, lse, None, dx, options)
+        forward(recorder, x, Target::Ids(id), Weights::default(), loss, lse, Some(x), options)
     })?;
-    Ok((gpu.read(loss)?, gpu.read(dx)?))
+    Ok((gpu.read(loss)?, gpu.read(x)?))
 }

@@ -10,8 +10,7 @@
 use core::ops::Range;
 
 use super::linear::{self, Operand, chunks};
-use super::total::{self, row_loss_shape};
-use super::{Reduction, disjoint, named, required, rows_of, shaped};
+use super::{Reduction, disjoint, named, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -126,7 +125,7 @@ impl Default for Options {
 impl Options {
     /// Shape of the loss, and of its gradient `dy`, for N queries.
     fn loss_shape(&self, queries: usize) -> [usize; 2] {
-        row_loss_shape(self.reduction, queries)
+        if self.reduction.by_row() { [queries, 1] } else { [1, 1] }
     }
 
     /// Rows of the `lse` tensor for N queries and M keys: N, and M more if symmetric.
@@ -300,7 +299,7 @@ pub fn forward(
                 }
             }
         }
-        let single = options.loss_shape(n) != [n, 1];
+        let single = !options.reduction.by_row();
         let scratch = gpu.scratch(ROW_VALUES, n)?;
         let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
         let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
@@ -345,7 +344,7 @@ pub fn backward(
     let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
     let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
     disjoint(OP, &outputs, &inputs)?;
-    batch.dy_by_row = dy.is_some() && options.loss_shape(n) == [n, 1];
+    batch.dy_by_row = dy.is_some() && options.reduction.by_row();
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
         let gpu = plan.gpu();

@@ -1,37 +1,52 @@
 //! The ops: each function checks shapes, fills parameters and plans dispatches. The maths is in `shaders/` and `reference/`.
 
+pub mod bce;
 pub mod cast;
 pub mod cross_entropy;
+pub mod gaussian_kl;
 pub mod info_nce;
+pub mod kl;
+pub mod l2;
 pub mod linear;
 pub mod normalize;
 pub mod sgd;
+pub mod siglip;
+pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
 mod total;
 
 use crate::kernel::Kernel;
-use crate::tensor::Element;
 use crate::recorder::{Arg, Plan, Scalar};
+use crate::tensor::Element;
 use crate::{Error, Result, Tensor};
 
-/// How the losses of the rows become one number.
+/// How losses become one number. A mean over nothing is 0.
+///
+/// A loss of elements has one for each element of its input [rows, cols], a loss of rows one for each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
-    /// Not at all: one loss per element, or per row where the op has none for elements.
+    /// None: a loss per element, or per row if the loss is one of rows.
     None,
-    /// One loss per row: the sum over its elements.
+    /// The sum of each row, [rows, 1]; for a loss of rows the same as [`Reduction::None`].
     Rows,
     /// The sum of all.
     Sum,
-    /// The mean over all elements, or over the rows that count where the op's losses belong to rows.
+    /// The mean over the elements, or over the rows that count: the sum divided by their number or their weight.
     #[default]
     Mean,
     /// The sum divided by the number of rows.
     BatchMean,
 }
 
-/// What becomes of what a gradient's tensor holds.
+impl Reduction {
+    /// Whether a loss of rows stays one number per row.
+    pub(crate) fn by_row(self) -> bool {
+        matches!(self, Reduction::None | Reduction::Rows)
+    }
+}
+
+/// What becomes of what an output for a gradient holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accum {
     /// It is overwritten.

@@ -1,6 +1,5 @@
 //! How the values that a loss leaves become one number, or one per row. No op of its own: every loss ends with it.
 
-use super::Reduction;
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan};
 use crate::{Result, Tensor};
@@ -41,12 +40,4 @@ pub(super) fn total(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -
 pub(super) fn row_totals(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -> Result<()> {
     let args = [Arg::by_row(value), Arg::by_row(loss)];
     plan.each_row(&ROW_TOTALS, value.shape(), &args, &[factor.into(), true.into()])
-}
-
-/// The shape of the loss of `rows` rows that each have one.
-pub(super) fn row_loss_shape(reduction: Reduction, rows: usize) -> [usize; 2] {
-    match reduction {
-        Reduction::None | Reduction::Rows => [rows, 1],
-        Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
-    }
 }

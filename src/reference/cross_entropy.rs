@@ -1,32 +1,205 @@
-//! loss_i = −ln p_i(t_i).
-use super::{Real, factor, minus_log_p, p_minus_own, reduce};
+//! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c e^(x_ic)).
+use super::{
+    Real, count, divisor, factor, largest, log_softmax, log_sum_exp, minus_log_p, p_minus_own, real, reduce, times,
+};
 use crate::cross_entropy::Options;
 
-fn counted(ids: &[u32], options: Options) -> usize {
-    ids.iter().filter(|&&id| id != options.ignore).count()
+/// What the rows should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a, F> {
+    /// Class ids.
+    Ids(&'a [u32]),
+    /// A share of every class.
+    Soft(&'a [F]),
+}
+
+/// How much classes and rows count; empty: 1 each.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a, F> {
+    /// Of the classes, w.
+    pub class: &'a [F],
+    /// Of the rows, r.
+    pub row: &'a [F],
+}
+
+impl<F> Default for Weights<'_, F> {
+    fn default() -> Self {
+        Weights { class: &[], row: &[] }
+    }
+}
+
+impl<F: Real> Weights<'_, F> {
+    /// 1 for a class that does not exist.
+    fn class(&self, class: usize) -> F {
+        self.class.get(class).copied().unwrap_or_else(F::one)
+    }
+
+    fn row(&self, row: usize) -> F {
+        if self.row.is_empty() { F::one() } else { self.row[row] }
+    }
+}
+
+/// w q of a row: `hot` for its class `own`, and `soft` for all classes (empty: zeros).
+struct Shares<F> {
+    own: usize,
+    hot: F,
+    soft: Vec<F>,
+}
+
+/// The arguments of all functions here but `dy`.
+struct Batch<'a, F> {
+    x: &'a [F],
+    classes: usize,
+    target: Target<'a, F>,
+    weights: Weights<'a, F>,
+    options: Options,
+}
+
+impl<F: Real> Batch<'_, F> {
+    fn rows(&self) -> usize {
+        self.x.len() / self.classes
+    }
+
+    /// The row's logits, after the softcap; −∞ stays −∞.
+    fn logits(&self, row: usize) -> Vec<F> {
+        let (x, cap) = (&self.x[row * self.classes..][..self.classes], real::<F>(self.options.softcap));
+        let keep = |v: F| cap == F::zero() || v == F::neg_infinity();
+        x.iter().map(|&v| if keep(v) { v } else { cap * (v / cap).tanh() }).collect()
+    }
+
+    fn ignored(&self, row: usize) -> bool {
+        matches!(self.target, Target::Ids(ids) if ids[row] == self.options.ignore)
+    }
+
+    fn shares(&self, row: usize) -> Shares<F> {
+        let smoothing = real::<F>(self.options.label_smoothing);
+        let (sharp, even) = (F::one() - smoothing, smoothing / count(self.classes));
+        let weighted = |q: &dyn Fn(usize) -> F| (0..self.classes).map(|c| self.weights.class(c) * q(c)).collect();
+        match self.target {
+            Target::Ids(ids) => {
+                let own = ids[row] as usize;
+                let soft = if smoothing == F::zero() { vec![] } else { weighted(&|_| even) };
+                let exists = own < self.classes;
+                let hot = if exists { sharp * self.weights.class(own) } else { F::nan() };
+                Shares { own: if exists { own } else { 0 }, hot, soft }
+            }
+            Target::Soft(shares) => {
+                let shares = &shares[row * self.classes..][..self.classes];
+                Shares { own: 0, hot: F::zero(), soft: weighted(&|c| sharp * shares[c] + even) }
+            }
+        }
+    }
+
+    /// What each row, not ignored, adds to the divisor of the mean.
+    fn total(&self) -> F {
+        let of = |row: usize| match self.target {
+            Target::Ids(ids) => self.weights.row(row) * self.weights.class(ids[row] as usize),
+            Target::Soft(_) => self.weights.row(row),
+        };
+        (0..self.rows()).filter(|&row| !self.ignored(row)).map(of).sum()
+    }
+
+    fn divisor(&self) -> F {
+        divisor(self.total(), self.rows(), self.options.reduction)
+    }
+
+    /// The divisor of the z part.
+    fn z_divisor(&self) -> F {
+        let counted = (0..self.rows()).filter(|&row| !self.ignored(row));
+        divisor(counted.map(|row| self.weights.row(row)).sum(), self.rows(), self.options.reduction)
+    }
+
+    fn row_loss(&self, row: usize) -> F {
+        let (x, shares) = (self.logits(row), self.shares(row));
+        let hot = times(shares.hot, minus_log_p(&x, shares.own));
+        let soft = shares.soft.iter().zip(log_softmax(&x)).map(|(&share, log)| times(share, -log));
+        times(self.weights.row(row), hot + soft.sum())
+    }
+
+    /// z r ln²Σ e^x.
+    fn row_z(&self, row: usize) -> F {
+        let (max, rest) = log_sum_exp(&self.logits(row));
+        let z = real::<F>(self.options.z_loss) * self.weights.row(row);
+        times(z, (max + rest) * (max + rest))
+    }
+
+    /// `of` of each row, 0 of an ignored one.
+    fn by_row(&self, of: impl Fn(usize) -> F) -> Vec<F> {
+        (0..self.rows()).map(|row| if self.ignored(row) { F::zero() } else { of(row) }).collect()
+    }
+
+    fn z_loss(&self) -> Vec<F> {
+        reduce(self.by_row(|row| self.row_z(row)), self.z_divisor(), self.options.reduction)
+    }
+
+    /// The gradient of a row, `g` and `z` those of its two parts.
+    fn row_gradient(&self, row: usize, g: F, z: F) -> Vec<F> {
+        let (x, shares) = (self.logits(row), self.shares(row));
+        let (max, rest) = log_sum_exp(&x);
+        let of_z = times(z * real(2.0) * real(self.options.z_loss), max + rest);
+        let (p, hot) = (p_minus_own(&x, self.classes), p_minus_own(&x, shares.own));
+        let sum = shares.soft.iter().copied().sum::<F>();
+        let gradient = |c: usize| {
+            let masked = shares.soft.is_empty() || x[c] == F::neg_infinity();
+            let soft = if masked { F::zero() } else { sum * p[c] - shares.soft[c] };
+            let of_loss = if shares.hot == F::zero() { soft } else { shares.hot * hot[c] + soft };
+            self.weights.row(row) * (g * of_loss + times(of_z, p[c])) * self.slope(row, c)
+        };
+        (0..self.classes).map(gradient).collect()
+    }
+
+    /// Of the softcap.
+    fn slope(&self, row: usize, class: usize) -> F {
+        let cap = real::<F>(self.options.softcap);
+        if cap == F::zero() {
+            return F::one();
+        }
+        let y = (self.x[row * self.classes + class] / cap).tanh();
+        F::one() - y * y
+    }
 }
 
 /// The loss of the rows of logits `x`, `classes` elements each: one number, or one per row without reduction.
-pub fn forward<F: Real>(x: &[F], classes: usize, ids: &[u32], options: Options) -> Vec<F> {
-    let losses = x.chunks(classes).zip(ids).map(|(x, &id)| match id {
-        _ if id == options.ignore => F::zero(),
-        _ if id as usize >= classes => F::nan(),
-        _ => minus_log_p(x, id as usize),
-    });
-    reduce(losses.collect(), counted(ids, options), options.reduction)
+pub fn forward<F: Real>(x: &[F], classes: usize, target: Target<F>, weights: Weights<F>, options: Options) -> Vec<F> {
+    let batch = Batch { x, classes, target, weights, options };
+    let losses = reduce(batch.by_row(|row| batch.row_loss(row)), batch.divisor(), options.reduction);
+    if options.z_loss == 0.0 {
+        return losses;
+    }
+    losses.into_iter().zip(batch.z_loss()).map(|(loss, z)| loss + z).collect()
+}
+
+/// The part of the loss that is z ln²Σ e^x, reduced as the loss is.
+pub fn z_loss<F: Real>(x: &[F], classes: usize, target: Target<F>, weights: Weights<F>, options: Options) -> Vec<F> {
+    Batch { x, classes, target, weights, options }.z_loss()
 }
 
 /// dx; `dy` is the gradient of the loss, empty for ones.
-pub fn backward<F: Real>(x: &[F], classes: usize, ids: &[u32], dy: &[F], options: Options) -> Vec<F> {
-    let count = counted(ids, options);
-    let rows = x.chunks(classes).zip(ids).enumerate();
-    rows.flat_map(|(row, (x, &id))| {
-        let weight = match id {
-            _ if id == options.ignore => None,
-            _ if id as usize >= classes => Some(F::nan()),
-            _ => Some(factor(dy, row, count, options.reduction)),
-        };
-        p_minus_own(x, id as usize).into_iter().map(move |g| weight.map_or(F::zero(), |weight| weight * g))
-    })
-    .collect()
+pub fn backward<F: Real>(
+    x: &[F],
+    classes: usize,
+    target: Target<F>,
+    weights: Weights<F>,
+    dy: &[F],
+    options: Options,
+) -> Vec<F> {
+    let batch = Batch { x, classes, target, weights, options };
+    let (divisor, z_divisor) = (batch.divisor(), batch.z_divisor());
+    let gradient = |row: usize| {
+        if batch.ignored(row) {
+            return vec![F::zero(); classes];
+        }
+        let part = |divisor| factor(dy, row, divisor, options.reduction);
+        batch.row_gradient(row, part(divisor), part(z_divisor))
+    };
+    (0..batch.rows()).flat_map(gradient).collect()
+}
+
+/// The class with the largest logit of each row, the first of equals; `u32::MAX` for a row that holds NaN or nothing but masks.
+pub fn predict<F: Real>(x: &[F], classes: usize) -> Vec<u32> {
+    let class = |x: &[F]| match largest(x) {
+        max if max == F::neg_infinity() => None,
+        max => x.iter().position(|&v| v == max),
+    };
+    x.chunks(classes).map(|x| class(x).map_or(u32::MAX, |class| class as u32)).collect()
 }

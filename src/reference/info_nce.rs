@@ -1,5 +1,5 @@
 //! The contrastive loss over all pairs of a batch.
-use super::{Real, dot, factor, minus_log_p, p_minus_own, real, reduce};
+use super::{Real, count, divisor, dot, factor, minus_log_p, p_minus_own, real, reduce};
 use crate::info_nce::Options;
 
 /// The factor of the scores: 1/temperature, or min(e^log_scale, max_scale).
@@ -11,7 +11,7 @@ pub fn scale<F: Real>(log_scale: Option<F>, options: Options) -> F {
     }
 }
 
-fn row<F>(x: &[F], dim: usize, index: usize) -> &[F] {
+pub(super) fn row<F>(x: &[F], dim: usize, index: usize) -> &[F] {
     &x[index * dim..][..dim]
 }
 
@@ -28,7 +28,7 @@ pub fn forward<F: Real>(q: &[F], k: &[F], dim: usize, log_scale: Option<F>, opti
         false => loss(q, k, i),
         true => real::<F>(0.5) * (loss(q, k, i) + loss(k, q, i)),
     });
-    reduce(losses.collect(), n, options.reduction)
+    reduce(losses.collect(), divisor(count(n), n, options.reduction), options.reduction)
 }
 
 /// dq, dk and dlog_scale; `dy` is the gradient of the loss, empty for ones.
@@ -43,8 +43,10 @@ pub fn backward<F: Real>(
     let scale = scale(log_scale, options);
     let mut sums = Sums { dq: vec![F::zero(); q.len()], dk: vec![F::zero(); k.len()], d_log_scale: F::zero() };
     let half = if options.symmetric { real(0.5) } else { F::one() };
-    for i in 0..q.len() / dim {
-        let weight = half * factor(dy, i, q.len() / dim, options.reduction);
+    let n = q.len() / dim;
+    let divisor = divisor(count(n), n, options.reduction);
+    for i in 0..n {
+        let weight = half * factor(dy, i, divisor, options.reduction);
         let s = scores(row(q, dim, i), k, dim, scale);
         for (j, g) in p_minus_own(&s, i).into_iter().enumerate() {
             sums.add(q, k, dim, [i, j], weight * g, scale);

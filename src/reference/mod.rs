@@ -4,11 +4,17 @@
 //! Every function is written once for f64, the truth, and f32, the yardstick: what the plain formula loses in the kernels' own
 //! precision. Matrices are row-major slices; a shape that does not fit panics, as slices do.
 
+pub mod bce;
 pub mod cross_entropy;
+pub mod gaussian_kl;
 pub mod info_nce;
+pub mod kl;
+pub mod l2;
 pub mod linear;
 pub mod normalize;
 pub mod sgd;
+pub mod siglip;
+pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
 
@@ -23,6 +29,22 @@ fn real<F: Real>(value: f32) -> F {
     <F as From<f32>>::from(value)
 }
 
+/// A number of elements, rows or the like; unlike a detour through f32 exact in f64.
+fn count<F: Real>(number: usize) -> F {
+    <F as num_traits::NumCast>::from(number).unwrap_or_else(F::nan)
+}
+
+/// a · b, 0 if one is 0 even where the other has overflowed or is infinite.
+fn times<F: Real>(a: F, b: F) -> F {
+    let zero = (a == F::zero() && !b.is_nan()) || (b == F::zero() && !a.is_nan());
+    if zero { F::zero() } else { a * b }
+}
+
+/// value / divisor, 0 where there is nothing to divide by.
+fn over<F: Real>(value: F, divisor: F) -> F {
+    if divisor == F::zero() { F::zero() } else { value / divisor }
+}
+
 fn dot<F: Real>(a: &[F], b: &[F]) -> F {
     a.iter().zip(b).map(|(&a, &b)| a * b).sum()
 }
@@ -32,14 +54,27 @@ fn largest<F: Real>(x: &[F]) -> F {
     x.iter().fold(F::neg_infinity(), |largest, &v| if v > largest || v.is_nan() { v } else { largest })
 }
 
-/// ln Σ e^x of a row as two summands, the largest element and the rest, which one sum would lose beside a large element.
-/// (−∞, 0) if all are −∞.
+/// ln Σ e^x of a row as two summands, the largest element and the rest, which one sum would lose beside a large element; the
+/// rest is ln(1 + Σ e^(x − max) of the others), which keeps its digits where they are small. (−∞, 0) if all are −∞.
 fn log_sum_exp<F: Real>(x: &[F]) -> (F, F) {
     let max = largest(x);
     if max == F::neg_infinity() {
         return (max, F::zero());
     }
-    (max, x.iter().map(|&v| (v - max).exp()).sum::<F>().ln())
+    let own = x.iter().position(|&v| v == max);
+    let others = x.iter().enumerate().filter(|&(j, _)| Some(j) != own).map(|(_, &v)| (v - max).exp());
+    (max, if max.is_finite() { others.sum::<F>().ln_1p() } else { F::nan() })
+}
+
+/// ln p of a row's softmax: −∞ for a mask, and for all of a row of masks; never so for a finite element.
+fn log_softmax<F: Real>(x: &[F]) -> Vec<F> {
+    let (max, rest) = log_sum_exp(x);
+    let log = |&v: &F| match v - max - rest {
+        _ if max == F::neg_infinity() => max,
+        log if log == F::neg_infinity() && v.is_finite() => F::min_value(),
+        log => log,
+    };
+    x.iter().map(log).collect()
 }
 
 /// −ln p of one element of a row under the row's softmax: ln(1 + Σ over the others of e^(x_j − x_own)) where that sum is
@@ -68,21 +103,54 @@ fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
     p
 }
 
-/// The rows' losses as one number, or as they are; `count` is how many of them a mean divides by.
-fn reduce<F: Real>(losses: Vec<F>, count: usize, reduction: Reduction) -> Vec<F> {
+/// What the sum of the rows' losses is divided by; `total` is the number or weight of those that count.
+fn divisor<F: Real>(total: F, rows: usize, reduction: Reduction) -> F {
     match reduction {
-        Reduction::None => losses,
-        Reduction::Sum => vec![losses.into_iter().sum()],
-        Reduction::Mean => vec![losses.into_iter().sum::<F>() / real(count.max(1) as f32)],
+        Reduction::Mean => total,
+        Reduction::BatchMean => count(rows),
+        Reduction::None | Reduction::Rows | Reduction::Sum => F::one(),
     }
 }
 
+/// The rows' losses as one number, or as they are.
+fn reduce<F: Real>(losses: Vec<F>, divisor: F, reduction: Reduction) -> Vec<F> {
+    if reduction.by_row() { losses } else { vec![over(losses.into_iter().sum(), divisor)] }
+}
+
 /// The factor by which a row's gradient counts, for `dy` of the loss's shape (empty: ones).
-fn factor<F: Real>(dy: &[F], row: usize, count: usize, reduction: Reduction) -> F {
-    let dy = match (dy, reduction) {
-        ([], _) => F::one(),
-        (dy, Reduction::None) => dy[row],
-        (dy, _) => dy[0],
+fn factor<F: Real>(dy: &[F], row: usize, divisor: F, reduction: Reduction) -> F {
+    let dy = match dy {
+        [] => F::one(),
+        dy => dy[if reduction.by_row() { row } else { 0 }],
     };
-    if reduction == Reduction::Mean { dy / real(count.max(1) as f32) } else { dy }
+    over(dy, divisor)
+}
+
+/// The shape of a loss of elements, and what becomes of it.
+#[derive(Clone, Copy)]
+struct Elements {
+    len: usize,
+    cols: usize,
+    reduction: Reduction,
+}
+
+impl Elements {
+    fn divisor<F: Real>(self) -> F {
+        divisor(count(self.len), self.len / self.cols.max(1), self.reduction)
+    }
+
+    /// The losses as they are, one of each row, or one of all.
+    fn reduce<F: Real>(self, losses: Vec<F>) -> Vec<F> {
+        if self.reduction == Reduction::None {
+            return losses;
+        }
+        let rows = losses.chunks(self.cols.max(1)).map(|row| row.iter().copied().sum::<F>());
+        reduce(rows.collect(), self.divisor(), self.reduction)
+    }
+
+    /// The factor by which the gradient of the element at `index` counts, for `dy` of the loss's shape (empty: ones).
+    fn factor<F: Real>(self, dy: &[F], index: usize) -> F {
+        let at = if self.reduction == Reduction::None { index } else { index / self.cols };
+        factor(dy, at, self.divisor(), self.reduction)
+    }
 }

@@ -1,5 +1,6 @@
 use super::{Check, FILLS, Fill, cast};
 use crate::cross_entropy::{self, Options};
+use crate::reference::cross_entropy::{Target, Weights};
 use crate::{Random, Reduction, Result, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
@@ -29,11 +30,14 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Redu
     let (loss, lse, dx) = (check.output(loss_rows, 1)?, check.output(rows, 2)?, check.output(rows, cols)?);
     check.run(|recorder| {
         let (x, ids, lse) = (held_x.view()?, held_ids.view()?, lse.view()?);
-        cross_entropy::forward(recorder, x, ids, loss.view()?, lse, options)?;
-        cross_entropy::backward(recorder, x, ids, lse, Some(held_dy.view()?), dx.view()?, options)
+        let (target, weights) = (Target::Ids(ids), Weights::default());
+        cross_entropy::forward(recorder, x, target, weights, loss.view()?, lse, None, options)?;
+        cross_entropy::backward(recorder, x, target, weights, lse, Some(held_dy.view()?), dx.view()?, options)
     })?;
-    let want = reference::cross_entropy::forward::<f64>(&cast(&x), cols, &ids, options);
-    check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, &ids, options))?;
-    let want = reference::cross_entropy::backward::<f64>(&cast(&x), cols, &ids, &cast(&dy), options);
-    check.compare("dx", &dx, &want, &reference::cross_entropy::backward(&x, cols, &ids, &dy, options))
+    let (target, wide, weights) = (Target::Ids(&ids), Target::Ids(&ids), Weights::default());
+    let want = reference::cross_entropy::forward::<f64>(&cast(&x), cols, wide, Weights::default(), options);
+    check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, target, weights, options))?;
+    let want =
+        reference::cross_entropy::backward::<f64>(&cast(&x), cols, wide, Weights::default(), &cast(&dy), options);
+    check.compare("dx", &dx, &want, &reference::cross_entropy::backward(&x, cols, target, weights, &dy, options))
 }

@@ -84,9 +84,9 @@ fn loss_terms(q: &[f64], k: &[f64], dim: usize, log_scale: Option<f64>, options:
     let score = reference::info_nce::scale(log_scale, options) * largest(q) * largest(k);
     let terms: Vec<f64> = losses.iter().map(|loss| loss + score * loss.min(1.0)).collect();
     match options.reduction {
-        Reduction::None => terms,
+        Reduction::None | Reduction::Rows => terms,
         Reduction::Sum => vec![terms.iter().sum()],
-        Reduction::Mean => vec![terms.iter().sum::<f64>() / terms.len() as f64],
+        Reduction::Mean | Reduction::BatchMean => vec![terms.iter().sum::<f64>() / terms.len() as f64],
     }
 }
 

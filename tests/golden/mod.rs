@@ -9,6 +9,7 @@ mod tests;
 
 use serde_json::Value;
 use std::sync::OnceLock;
+use wgloss::Reduction;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -164,6 +165,21 @@ impl Case {
     /// False if absent.
     pub fn flag(&self, name: &str) -> bool {
         self.option(name).as_bool().unwrap_or(false)
+    }
+
+    pub fn reduction(&self) -> Reduction {
+        match self.text("reduction") {
+            "none" => Reduction::None,
+            "sum" => Reduction::Sum,
+            "mean" => Reduction::Mean,
+            "batchmean" => Reduction::BatchMean,
+            other => panic!("{}: reduction {other}", self.id),
+        }
+    }
+
+    /// The gradient of the main output, empty if absent.
+    pub fn gy(&self) -> Vec<f32> {
+        if self.has("gy") { self.input("gy").data } else { Vec::new() }
     }
 
     pub fn wants(&self, name: &str, kind: Kind) -> bool {

@@ -1,0 +1,85 @@
+use wgloss::bce::Options;
+use wgloss::reference::bce::Inputs;
+use wgloss::verify::Fill;
+use wgloss::{Reduction, reference};
+
+use crate::golden::{self, Case, Found, Kind, rows_of};
+use crate::harness::*;
+
+/// The loss and dx; `dy` is empty for ones.
+pub fn by_reference(inputs: Inputs<f32>, cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+    let [x, t, weight, pos_weight] = [inputs.x, inputs.t, inputs.weight, inputs.pos_weight].map(wide);
+    let inputs = Inputs { x: &x, t: &t, weight: &weight, pos_weight: &pos_weight };
+    let loss = reference::bce::forward(inputs, cols, options);
+    let dx = reference::bce::backward(inputs, cols, &wide(dy), options);
+    [loss, dx]
+}
+
+fn outputs(case: &Case, compute: impl Fn(Inputs<f32>, usize, &[f32], Options) -> [Vec<f64>; 2]) -> Found {
+    let (x, t) = (case.input("x"), case.input("t"));
+    let (_, cols, _) = rows_of(&x.shape, -1, &x.data);
+    // The bank's weights repeat over leading dimensions, a single one over all.
+    let repeated = |name, len| match case.has(name) {
+        true => case.input(name).data.into_iter().cycle().take(len).collect(),
+        false => Vec::new(),
+    };
+    let (weight, pos_weight) = (repeated("weight", x.data.len()), repeated("pos_weight", cols));
+    let inputs = Inputs { x: &x.data, t: &t.data, weight: &weight, pos_weight: &pos_weight };
+    let options = Options { reduction: case.reduction(), ..Default::default() };
+    let [loss, dx] = compute(inputs, cols, &case.gy(), options);
+    Ok(vec![("loss", Kind::Value, loss), ("x", Kind::Grad, dx)])
+}
+
+#[test]
+fn golden_reference() {
+    golden::grade_reference("bce_with_logits", 1e-6, |case| outputs(case, by_reference));
+}
+
+#[test]
+fn reference_gradient() {
+    let (x, t) = (wide(&Fill::Sorted.matrix(3, 4, 1)), wide(&Fill::Small.matrix(3, 4, 2)));
+    let (weight, pos_weight) = (wide(&Fill::Small.matrix(3, 4, 3)), [0.0, 0.5, 2.0, 7.0]);
+    for (weight, pos_weight) in [
+        (&weight[..0], &pos_weight[..0]),
+        (&weight, &pos_weight[..0]),
+        (&weight[..0], &pos_weight),
+        (&weight, &pos_weight),
+    ] {
+        for (reduction, count) in losses_of(3, 4) {
+            let options = Options { reduction, ..Default::default() };
+            let dy = wide(&Fill::Small.matrix(count, 1, 4));
+            let inputs = Inputs { x: &x, t: &t, weight, pos_weight };
+            let dx = reference::bce::backward(inputs, 4, &dy, options);
+            assert_gradient(&x, &dx, |x| dot(&reference::bce::forward(Inputs { x, ..inputs }, 4, options), &dy));
+        }
+    }
+}
+
+#[test]
+fn reference_special_values() {
+    let inf = f32::INFINITY;
+    let (x, t) = ([inf, inf, -inf, -inf, 1e4, f32::MAX], [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    let inputs = Inputs { x: &x, t: &t, weight: &[], pos_weight: &[] };
+    let options = Options { reduction: Reduction::None, ..Default::default() };
+    let [loss, dx] = by_reference(inputs, 6, &[], options);
+    assert_eq!(loss, [0.0, f64::INFINITY, f64::INFINITY, 0.0, 0.0, f32::MAX.into()]);
+    assert_eq!(dx, [0.0, 1.0, -1.0, 0.0, 0.0, 1.0]);
+    let [loss, dx] = by_reference(Inputs { weight: &[0.0; 6], ..inputs }, 6, &[], options);
+    assert_eq!([loss, dx], [vec![0.0; 6], vec![0.0; 6]]);
+    assert_nan(&by_reference(Inputs { x: &[f32::NAN], t: &[1.0], ..inputs }, 1, &[], options).concat());
+}
+
+/// In f32, where products leave the range.
+#[test]
+fn reference_of_finite_inputs_is_no_nan() {
+    let values = [0.0, 1e-40, 1.0, 90.0, -90.0, f32::MAX, -f32::MAX];
+    for [x, weight] in values.map(|x| values.map(|weight| [x, weight])).concat() {
+        for [t, pos_weight] in [0.0, 1e-30, 0.5, 1.0].map(|t| values.map(|weight| [t, weight])).concat() {
+            let inputs = Inputs { x: &[x], t: &[t], weight: &[weight.abs()], pos_weight: &[pos_weight.abs()] };
+            let loss = reference::bce::forward(inputs, 1, Options::default());
+            let gradients = [[0.0], [1.0]].map(|dy| reference::bce::backward(inputs, 1, &dy, Options::default()));
+            let found = [loss, gradients.concat()].concat();
+            assert!(found.iter().all(|value| !value.is_nan()), "{inputs:?}: {found:?}");
+        }
+    }
+}
