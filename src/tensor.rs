@@ -137,7 +137,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         Self::view(Storage::F32, buffer, rows, cols, offset, stride)
     }
 
-    fn view(
+    pub(crate) fn view(
         storage: Storage,
         buffer: &'a wgpu::Buffer,
         rows: usize,

@@ -1,6 +1,6 @@
 use super::{Check, FILLS, Fill, cast};
 use crate::cross_entropy::{self, Options};
-use crate::reference::cross_entropy::{Target, Weights};
+use crate::reference::cross_entropy as textbook;
 use crate::{Random, Reduction, Result, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
@@ -30,10 +30,11 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Redu
     let (loss, lse, dx) = (check.output(loss_rows, 1)?, check.output(rows, 2)?, check.output(rows, cols)?);
     check.run(|recorder| {
         let (x, ids, lse) = (held_x.view()?, held_ids.view()?, lse.view()?);
-        let (target, weights) = (Target::Ids(ids), Weights::default());
+        let (target, weights) = (cross_entropy::Target::Ids(ids), cross_entropy::Weights::default());
         cross_entropy::forward(recorder, x, target, weights, loss.view()?, lse, None, options)?;
         cross_entropy::backward(recorder, x, target, weights, lse, Some(held_dy.view()?), dx.view()?, options)
     })?;
+    use textbook::{Target, Weights};
     let (target, wide, weights) = (Target::Ids(&ids), Target::Ids(&ids), Weights::default());
     let want = reference::cross_entropy::forward::<f64>(&cast(&x), cols, wide, Weights::default(), options);
     check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, target, weights, options))?;

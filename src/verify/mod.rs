@@ -18,7 +18,7 @@ pub use fill::{FILLS, Fill};
 
 use crate::reference::Real;
 use crate::tensor::Element;
-use crate::{Gpu, Recorder, Result, Tensor};
+use crate::{Gpu, Recorder, Result, Storage, Tensor};
 
 /// An op's cases.
 pub type Suite = fn(&mut Check) -> Result<()>;
@@ -62,16 +62,28 @@ pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
 pub struct Layout {
     /// Elements before the first row.
     pub offset: usize,
-    /// Elements between two rows.
+    /// Elements between two rows, at least.
     pub gap: usize,
+    /// Rows start at multiples of this many elements, counted from the first.
+    pub multiple: usize,
 }
 
-/// Layouts that cases rotate through: packed, and shifted off every alignment with gaps between rows.
-pub const LAYOUTS: [Layout; 3] =
-    [Layout { offset: 0, gap: 0 }, Layout { offset: 3, gap: 5 }, Layout { offset: 65, gap: 1 }];
+impl Layout {
+    fn stride(&self, cols: usize) -> usize {
+        (cols + self.gap).next_multiple_of(self.multiple)
+    }
+}
 
-/// All bits set: NaN as f32, no value as u32.
-const POISON: u32 = u32::MAX;
+/// Layouts that cases rotate through: packed, shifted off every alignment with gaps between rows, and aligned with gaps.
+pub const LAYOUTS: [Layout; 4] = [
+    Layout { offset: 0, gap: 0, multiple: 1 },
+    Layout { offset: 3, gap: 5, multiple: 1 },
+    Layout { offset: 68, gap: 0, multiple: 4 },
+    Layout { offset: 65, gap: 1, multiple: 1 },
+];
+
+/// All bits set: NaN as a number of any storage, no value as u32.
+const POISON: u8 = u8::MAX;
 /// Elements after the last row that an output must not touch.
 const GUARD: usize = 67;
 
@@ -88,6 +100,7 @@ pub struct Held<T = f32> {
     rows: usize,
     cols: usize,
     layout: Layout,
+    storage: Storage,
     element: core::marker::PhantomData<T>,
 }
 
@@ -97,7 +110,8 @@ impl<T: Element> Held<T> {
     /// # Errors
     /// None in practice: the buffer was made for it.
     pub fn view(&self) -> Result<Tensor<'_, T>> {
-        Tensor::strided(&self.buffer, self.rows, self.cols, self.layout.offset, self.cols + self.layout.gap)
+        let stride = self.layout.stride(self.cols);
+        Tensor::view(self.storage, &self.buffer, self.rows, self.cols, self.layout.offset, stride)
     }
 }
 
@@ -132,15 +146,16 @@ impl<'g> Check<'g> {
         self.gain = gain.max(1.0);
     }
 
-    fn held<T: Element>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Held<T>> {
+    /// `data` holds the elements as `storage`, or nothing.
+    fn held<T: Element>(&self, storage: Storage, rows: usize, cols: usize, data: &[u8]) -> Result<Held<T>> {
         let layout = LAYOUTS[self.layout];
-        let stride = cols + layout.gap;
-        let mut words = vec![POISON; layout.offset + rows * stride + GUARD];
-        let values: &[u32] = bytemuck::cast_slice(data);
-        for (row, values) in values.chunks(cols.max(1)).enumerate() {
-            words[layout.offset + row * stride..][..cols].copy_from_slice(values);
+        let (stride, size) = (layout.stride(cols), storage.bytes() as usize);
+        let mut bytes = vec![POISON; ((layout.offset + rows * stride + GUARD) * size).next_multiple_of(4)];
+        for (row, values) in data.chunks((cols * size).max(1)).enumerate() {
+            bytes[(layout.offset + row * stride) * size..][..cols * size].copy_from_slice(values);
         }
-        Ok(Held { buffer: self.gpu.upload(&words)?, rows, cols, layout, element: core::marker::PhantomData })
+        let buffer = self.gpu.upload(bytemuck::pod_collect_to_vec::<u8, u32>(&bytes).as_slice())?;
+        Ok(Held { buffer, rows, cols, layout, storage, element: core::marker::PhantomData })
     }
 
     /// A matrix that holds `data`.
@@ -148,7 +163,15 @@ impl<'g> Check<'g> {
     /// # Errors
     /// An error of the device.
     pub fn input<T: Element>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Held<T>> {
-        self.held(rows, cols, data)
+        self.held(Storage::F32, rows, cols, bytemuck::cast_slice(data))
+    }
+
+    /// A matrix that holds `data` as `storage`.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn input_as(&self, storage: Storage, rows: usize, cols: usize, data: &[f32]) -> Result<Held> {
+        self.held(storage, rows, cols, &storage.encode(data))
     }
 
     /// A matrix of poison.
@@ -156,7 +179,15 @@ impl<'g> Check<'g> {
     /// # Errors
     /// An error of the device.
     pub fn output<T: Element>(&self, rows: usize, cols: usize) -> Result<Held<T>> {
-        self.held(rows, cols, &[])
+        self.held(Storage::F32, rows, cols, &[])
+    }
+
+    /// A matrix of poison, stored as `storage`.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn output_as(&self, storage: Storage, rows: usize, cols: usize) -> Result<Held> {
+        self.held(storage, rows, cols, &[])
     }
 
     /// Records and submits.
@@ -169,20 +200,20 @@ impl<'g> Check<'g> {
 
     /// The matrix, if nothing around it was written.
     fn body(&mut self, what: &str, held: &Held) -> Result<Option<Vec<f32>>> {
-        let size = (held.buffer.size() / 4) as usize;
-        let words = self.gpu.read(Tensor::<u32>::vector(&held.buffer, size)?)?;
-        let stride = held.cols + held.layout.gap;
-        let mut body = Vec::with_capacity(held.rows * held.cols);
-        for (index, &word) in words.iter().enumerate() {
+        let words = self.gpu.read(Tensor::<u32>::vector(&held.buffer, (held.buffer.size() / 4) as usize)?)?;
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let (stride, size) = (held.layout.stride(held.cols), held.storage.bytes() as usize);
+        let mut body = Vec::with_capacity(held.rows * held.cols * size);
+        for (index, element) in bytes.chunks(size).enumerate() {
             let inside = index.checked_sub(held.layout.offset).filter(|at| at / stride.max(1) < held.rows);
             if inside.is_some_and(|at| at % stride.max(1) < held.cols) {
-                body.push(f32::from_bits(word));
-            } else if word != POISON && index < held.layout.offset + held.rows * stride + GUARD {
+                body.extend_from_slice(element);
+            } else if element.iter().any(|&byte| byte != POISON) {
                 self.fail(format!("{what}: element {index} of the buffer, outside the view, was overwritten"));
                 return Ok(None);
             }
         }
-        Ok(Some(body))
+        Ok(Some(held.storage.decode(&body)))
     }
 
     fn fail(&mut self, message: String) {
@@ -217,6 +248,12 @@ impl<'g> Check<'g> {
         }
         let cols = held.cols.max(1);
         let flushed = self.gain * TINY;
+        // What the storage rounds to: half a unit relative to the number, and half its smallest number; and its largest.
+        let (unit, smallest, most) = match held.storage {
+            Storage::F32 => (0.0, 0.0, f64::from(f32::MAX)),
+            Storage::F16 => (2f64.powi(-11), 2f64.powi(-25), 65504.0),
+            Storage::Bf16 => (2f64.powi(-9), 2f64.powi(-134), f64::from(f32::MAX)),
+        };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
             let error = want - f64::from(naive);
@@ -224,10 +261,10 @@ impl<'g> Check<'g> {
         }));
         for (at, (&got, &want)) in got.iter().zip(want).enumerate() {
             let special = (want.is_nan() && got.is_nan())
-                || (want.abs() > f64::from(f32::MAX) && got.is_infinite() && got.is_sign_positive() == (want > 0.0));
+                || (want.abs() > most && got.is_infinite() && got.is_sign_positive() == (want > 0.0));
             let scale = scales[at / cols];
             let size = scale.max(terms.get(at).copied().unwrap_or(0.0));
-            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + flushed;
+            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + flushed + unit * want.abs() + smallest;
             let error = (f64::from(got) - want).abs();
             let within = error <= tolerance;
             if !within && !special {
@@ -235,7 +272,7 @@ impl<'g> Check<'g> {
                 self.fail(format!("{place}: got {got:e}, want {want:e}, tolerance {tolerance:e}"));
                 return Ok(());
             }
-            if within && error > flushed {
+            if within && error > flushed && held.storage == Storage::F32 {
                 self.report.worst_relative = self.report.worst_relative.max(error / size);
                 self.report.worst_ulp = self.report.worst_ulp.max(error / ulp(size));
             }
@@ -253,6 +290,11 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
 fn ulp(value: f64) -> f64 {
     let exponent = value.abs().max(TINY).log2().floor();
     (exponent - 23.0).exp2()
+}
+
+/// The numbers that `storage` holds of these.
+fn rounded(storage: Storage, data: &[f32]) -> Vec<f32> {
+    storage.decode(&storage.encode(data))
 }
 
 /// The same numbers in another precision.
