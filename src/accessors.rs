@@ -124,7 +124,11 @@ fn words(shader: &Shader, name: &str, content: Content) -> String {
         "fn store_NAME(i: u32, j: u32, value: u32) {\n    NAME[at_NAME(i, j)] = value;\n}\n\n",
         "fn store_NAME(i: u32, j: u32, value: u32) {\n    atomicStore(&NAME[at_NAME(i, j)], value);\n}\n\n",
     );
-    function("add", "", "fn add_NAME(i: u32, j: u32, value: u32) {\n    atomicAdd(&NAME[at_NAME(i, j)], value);\n}\n\n");
+    function(
+        "add",
+        "",
+        "fn add_NAME(i: u32, j: u32, value: u32) {\n    atomicAdd(&NAME[at_NAME(i, j)], value);\n}\n\n",
+    );
     text.replace("NAME", name)
 }
 
@@ -150,7 +154,9 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     if wide_load {
         text += match (format.half(), format.quads && !shared) {
-            (false, true) => "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return ARRAY[at_NAME(i, j) / 4u];\n}\n\n",
+            (false, true) => {
+                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return ARRAY[at_NAME(i, j) / 4u];\n}\n\n"
+            }
             (true, true) => {
                 "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    let words = ARRAY[at_NAME(i, j) / 4u];\n    return vec4(from_STORAGE(words.x), from_STORAGE(words.x >> 16u), from_STORAGE(words.y), from_STORAGE(words.y >> 16u));\n}\n\n"
             }
@@ -162,7 +168,9 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     if wide_store || calls(shader, "store", name, "") {
         text += match (format.half(), format.quads, shared) {
-            (false, false, _) => "fn store_NAME(i: u32, j: u32, value: f32) {\n    ARRAY[at_NAME(i, j)] = value;\n}\n\n",
+            (false, false, _) => {
+                "fn store_NAME(i: u32, j: u32, value: f32) {\n    ARRAY[at_NAME(i, j)] = value;\n}\n\n"
+            }
             (false, true, _) => {
                 "fn store_NAME(i: u32, j: u32, value: f32) {\n    let at = at_NAME(i, j);\n    ARRAY[at / 4u][at % 4u] = value;\n}\n\n"
             }
@@ -173,7 +181,9 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     if wide_store {
         text += match (format.half(), format.quads && !shared) {
-            (false, true) => "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = values;\n}\n\n",
+            (false, true) => {
+                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = values;\n}\n\n"
+            }
             (true, true) => {
                 "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));\n}\n\n"
             }

@@ -231,7 +231,8 @@ impl<'g> Plan<'g> {
     /// Tensors of one shape as blocks of long rows, where they have no gaps; for kernels to which rows mean nothing.
     pub(crate) fn blocks<'a, const N: usize>(tensors: [Option<Tensor<'a>>; N]) -> Vec<[Option<Tensor<'a>>; N]> {
         let gapless = tensors.iter().flatten().all(|tensor| tensor.is_gapless());
-        let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless) else {
+        let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless)
+        else {
             return vec![tensors];
         };
         let whole = len / BLOCK * BLOCK;
@@ -265,7 +266,8 @@ impl<'g> Plan<'g> {
             rows_at_once = rows_at_once.min(arg.tensor.map_or(u64::MAX, |tensor| self.rows_per_binding(tensor)));
         }
         if rows_at_once == 0 {
-            let sizes = args.iter().filter_map(|arg| arg.tensor).map(|tensor| tensor.cols as u64 * tensor.storage.bytes());
+            let sizes =
+                args.iter().filter_map(|arg| arg.tensor).map(|tensor| tensor.cols as u64 * tensor.storage.bytes());
             return Err(Error::Limit {
                 what: format!("{}: one row", kernel.shader.op),
                 needed: sizes.max().unwrap_or(0),

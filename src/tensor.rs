@@ -256,7 +256,8 @@ impl<'a, T: Element> Tensor<'a, T> {
     /// Whether both are the same elements in the same order.
     pub(crate) fn same<U>(self, other: Tensor<U>) -> bool {
         self.buffer == other.buffer
-            && (self.rows, self.cols, self.offset, self.storage) == (other.rows, other.cols, other.offset, other.storage)
+            && (self.rows, self.cols, self.offset, self.storage)
+                == (other.rows, other.cols, other.offset, other.storage)
             && (self.stride == other.stride || self.rows <= 1)
     }
 

@@ -81,7 +81,9 @@ impl Gpu {
                 let start = (tensor.offset + index * rows_at_once * tensor.stride) as u64 * tensor.storage.bytes();
                 match tensor.storage {
                     Storage::F32 => self.queue().write_buffer(tensor.buffer, start, bytemuck::cast_slice(part)),
-                    storage => self.queue().write_buffer(tensor.buffer, start, &storage.encode(bytemuck::cast_slice(part))),
+                    storage => {
+                        self.queue().write_buffer(tensor.buffer, start, &storage.encode(bytemuck::cast_slice(part)))
+                    }
                 }
             }
         })

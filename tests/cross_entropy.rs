@@ -22,19 +22,56 @@ const WIDTHS: [usize; 3] = [4, 40, 700];
 
 /// The loss and dx.
 pub fn on_device(gpu: &Gpu, x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
-    let rows = ids.len();
-    let loss_rows = if options.reduction == Reduction::None { rows } else { 1 };
-    let (x, ids) = (input(gpu, rows, cols, x), input(gpu, rows, 1, ids));
-    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, 1, dy));
-    let (loss, lse, dx) = (output(gpu, loss_rows, 1), output(gpu, rows, 2), output(gpu, rows, cols));
+    let [loss, _, dx] = batch_on_device(gpu, &Batch { dy, ..plain(x, cols, Target::Ids(ids)) }, options);
+    [loss, dx]
+}
+
+/// The loss, its z part and dx; without a gradient of the loss, the forward's own dx and that in place of x are the same bits.
+pub fn batch_on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 3] {
+    let Batch { x, cols, target, weights, dy } = *batch;
+    let rows = match target {
+        Target::Ids(ids) => ids.len(),
+        Target::Soft(shares) => shares.len() / cols,
+    };
+    let loss_rows = if matches!(options.reduction, Reduction::None | Reduction::Rows) { rows } else { 1 };
+    let some = |data: &[f32], rows, cols| (!data.is_empty()).then(|| input(gpu, rows, cols, data));
+    let (class, row, dy) = (some(weights.class, 1, cols), some(weights.row, rows, 1), some(dy, loss_rows, 1));
+    let (mut ids, mut shares) = (None, None);
+    match target {
+        Target::Ids(data) => ids = Some(input(gpu, rows, 1, data)),
+        Target::Soft(data) => shares = Some(input(gpu, rows, cols, data)),
+    }
+    let (x, same) = (input(gpu, rows, cols, x), input(gpu, rows, cols, x));
+    let (loss, z, lse) = (output(gpu, loss_rows, 1), output(gpu, loss_rows, 1), output(gpu, rows, 2));
+    let (dx, fused) = (output(gpu, rows, cols), output(gpu, rows, cols));
     let record = gpu.run(|recorder| {
-        let (x, ids, lse) = (x.view()?, ids.view()?, lse.view()?);
-        let dy = dy.as_ref().map(Held::view).transpose()?;
-        cross_entropy::forward(recorder, x, ids, loss.view()?, lse, options)?;
-        cross_entropy::backward(recorder, x, ids, lse, dy, dx.view()?, options)
+        let target = match (&ids, &shares) {
+            (Some(ids), _) => cross_entropy::Target::Ids(ids.view()?),
+            (_, Some(shares)) => cross_entropy::Target::Soft(shares.view()?),
+            _ => unreachable!(),
+        };
+        let weights = cross_entropy::Weights {
+            class: class.as_ref().map(Held::view).transpose()?,
+            row: row.as_ref().map(Held::view).transpose()?,
+        };
+        let (view, lse, dy) = (x.view()?, lse.view()?, dy.as_ref().map(Held::view).transpose()?);
+        if dy.is_none() {
+            let same = same.view()?;
+            cross_entropy::forward(recorder, view, target, weights, loss.view()?, lse, Some(fused.view()?), options)?;
+            cross_entropy::forward(recorder, same, target, weights, loss.view()?, lse, Some(same), options)?;
+        }
+        cross_entropy::forward(recorder, view, target, weights, loss.view()?, lse, None, options)?;
+        cross_entropy::z_loss(recorder, lse, cols, target, weights, z.view()?, options)?;
+        cross_entropy::backward(recorder, view, target, weights, lse, dy, dx.view()?, options)
     });
     record.unwrap();
-    [read(gpu, &loss), read(gpu, &dx)]
+    let dx = read(gpu, &dx);
+    if dy.is_none() {
+        let bits = |held: &Held| read(gpu, held).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        assert!(bits(&fused) == bits(&same), "in place");
+        assert_close(&read(gpu, &fused), &dx, 1e-6);
+    }
+    [read(gpu, &loss), read(gpu, &z), dx]
 }
 
 pub fn by_reference(x: &[f32], cols: usize, ids: &[u32], dy: &[f32], options: Options) -> [Vec<f64>; 2] {
@@ -110,21 +147,7 @@ fn outputs(case: &Case, compute: impl Fn(&Batch, Options) -> Result<[Vec<f64>; 3
 #[test]
 fn golden() {
     let Some(gpu) = gpu() else { return };
-    golden::grade("cross_entropy", |case| {
-        outputs(case, |batch, options| {
-            let beyond = [
-                (!batch.weights.class.is_empty(), "class weights"),
-                (options.label_smoothing != 0.0, "label smoothing"),
-                (options.z_loss != 0.0, "z-loss"),
-            ];
-            if let Some((_, option)) = beyond.into_iter().find(|(holds, _)| *holds) {
-                return Err(option);
-            }
-            let Target::Ids(ids) = batch.target else { return Err("soft targets") };
-            let [loss, dx] = on_device(gpu, batch.x, batch.cols, ids, batch.dy, options);
-            Ok([loss, Vec::new(), dx])
-        })
-    });
+    golden::grade("cross_entropy", |case| outputs(case, |batch, options| Ok(batch_on_device(gpu, batch, options))));
 }
 
 #[test]
@@ -383,7 +406,8 @@ fn refusals() {
     let outputs = [&loss, &lse, &dx];
     let forward = |x: &Held, ids: &Held<u32>, loss: &Held, lse: &Held, options| {
         refused(gpu, &outputs, |r| {
-            cross_entropy::forward(r, x.view()?, ids.view()?, loss.view()?, lse.view()?, options)
+            let (target, lse) = (cross_entropy::Target::Ids(ids.view()?), lse.view()?);
+            cross_entropy::forward(r, x.view()?, target, Default::default(), loss.view()?, lse, None, options)
         })
     };
     let no_class = shape("cross_entropy", "x", "at least one class", "0 columns");
@@ -394,8 +418,8 @@ fn refusals() {
     assert_eq!(forward(&x, &ids, &lse, &lse, SUM), shape("cross_entropy", "loss", "1 x 1", "2 x 2"));
     let backward = |x: &Held, ids: &Held<u32>, lse: &Held, dy: &Held, dx: &Held| {
         refused(gpu, &outputs, |r| {
-            let dy = Some(dy.view()?);
-            cross_entropy::backward(r, x.view()?, ids.view()?, lse.view()?, dy, dx.view()?, MEAN)
+            let (target, dy) = (cross_entropy::Target::Ids(ids.view()?), Some(dy.view()?));
+            cross_entropy::backward(r, x.view()?, target, Default::default(), lse.view()?, dy, dx.view()?, MEAN)
         })
     };
     assert_eq!(backward(&narrow, &ids, &lse, &loss, &dx), no_class);
@@ -410,25 +434,36 @@ fn refusals() {
 fn overlaps() {
     let Some(gpu) = gpu() else { return };
     let (x, lse, ids) = (output(gpu, 2, 3), output(gpu, 2, 2), input(gpu, 2, 1, &[0u32; 2]));
-    let loss = output(gpu, 1, 1);
+    let (loss, dx) = (output(gpu, 1, 1), output(gpu, 2, 3));
+    let (target, weights) = (cross_entropy::Target::Ids(ids.view().unwrap()), cross_entropy::Weights::default());
     for (other, held) in [("x", &x), ("lse", &lse)] {
         let error = refused(gpu, &[&x, &lse], |r| {
             let corner = held.view()?.row_range(0..1).col_range(0..1);
-            cross_entropy::forward(r, x.view()?, ids.view()?, corner, lse.view()?, MEAN)
+            cross_entropy::forward(r, x.view()?, target, weights, corner, lse.view()?, None, MEAN)
         });
         assert_eq!(error, overlap("cross_entropy", "loss", other));
     }
     let error = refused(gpu, &[&x, &loss], |r| {
-        cross_entropy::forward(r, x.view()?, ids.view()?, loss.view()?, x.view()?.col_range(1..3), MEAN)
+        let lse = x.view()?.col_range(1..3);
+        cross_entropy::forward(r, x.view()?, target, weights, loss.view()?, lse, None, MEAN)
     });
     assert_eq!(error, overlap("cross_entropy", "lse", "x"));
-    let error =
-        refused(gpu, &[&x], |r| cross_entropy::backward(r, x.view()?, ids.view()?, lse.view()?, None, x.view()?, MEAN));
+    // In place is allowed, a shift is not; nor may dx lie over the lse that it is computed from.
+    let longer = output(gpu, 3, 3);
+    let error = refused(gpu, &[&longer], |r| {
+        let (x, dx) = (longer.view()?.row_range(0..2), longer.view()?.row_range(1..3));
+        cross_entropy::backward(r, x, target, weights, lse.view()?, None, dx, MEAN)
+    });
     assert_eq!(error, overlap("cross_entropy", "dx", "x"));
+    let error = refused(gpu, &[&loss, &dx], |r| {
+        let lse = dx.view()?.col_range(0..2);
+        cross_entropy::forward(r, x.view()?, target, weights, loss.view()?, lse, Some(dx.view()?), MEAN)
+    });
+    assert_eq!(error, overlap("cross_entropy", "lse", "dx"));
     let wide = output(gpu, 2, 5);
     let error = refused(gpu, &[&wide], |r| {
         let (lse, dx) = (wide.view()?.col_range(0..2), wide.view()?.col_range(1..4));
-        cross_entropy::backward(r, x.view()?, ids.view()?, lse, None, dx, MEAN)
+        cross_entropy::backward(r, x.view()?, target, weights, lse, None, dx, MEAN)
     });
     assert_eq!(error, overlap("cross_entropy", "dx", "lse"));
 }

@@ -237,7 +237,9 @@ fn encoders_may_be_interleaved() {
         let options = cross_entropy::Options { reduction: forms[index], ..Default::default() };
         let (x, ids) = (held.view().unwrap(), ids.view().unwrap());
         let (loss, lse) = (losses[index].view().unwrap(), lses[index].view().unwrap());
-        cross_entropy::forward(&mut gpu.record(&mut encoders[index]), x, ids, loss, lse, options).unwrap();
+        let (target, weights) = (cross_entropy::Target::Ids(ids), cross_entropy::Weights::default());
+        let mut recorder = gpu.record(&mut encoders[index]);
+        cross_entropy::forward(&mut recorder, x, target, weights, loss, lse, None, options).unwrap();
     }
     let [first, second] = encoders.map(wgpu::CommandEncoder::finish);
     gpu.queue().submit([second]);

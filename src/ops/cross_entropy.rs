@@ -71,12 +71,8 @@ static BACKWARD: Kernel = Kernel {
     uses: &["x", "soft", "class_weight", "row", "lse_in", "dx", "part"],
     in_place: Some(("x", "dx")),
 };
-static DIVISORS: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "divisors",
-    uses: &["id", "class_weight", "row_weight", "sums"],
-    in_place: None,
-};
+static DIVISORS: Kernel =
+    Kernel { shader: &SHADER, entry: "divisors", uses: &["id", "class_weight", "row_weight", "sums"], in_place: None };
 static WEIGH: Kernel = Kernel {
     shader: &SHADER,
     entry: "weigh",
@@ -420,8 +416,6 @@ pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Optio
     let (loss, lse) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?);
     let (x, id) = (Tensor::matrix(&logits, rows, classes)?, Tensor::vector(&id, ids.len())?);
     let (loss, lse) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&lse, rows, 2)?);
-    gpu.run(|recorder| {
-        forward(recorder, x, Target::Ids(id), Weights::default(), loss, lse, Some(x), options)
-    })?;
+    gpu.run(|recorder| forward(recorder, x, Target::Ids(id), Weights::default(), loss, lse, Some(x), options))?;
     Ok((gpu.read(loss)?, gpu.read(x)?))
 }

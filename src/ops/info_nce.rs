@@ -60,30 +60,18 @@ static FORWARD: Kernel = Kernel {
     in_place: None,
 };
 static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &["part", "lse"], in_place: None };
-static ROW_LOSS: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "row_loss",
-    uses: &["row_lse", "col_lse", "positive_in", "loss"],
-    in_place: None,
-};
+static ROW_LOSS: Kernel =
+    Kernel { shader: &SHADER, entry: "row_loss", uses: &["row_lse", "col_lse", "positive_in", "loss"], in_place: None };
 static BACKWARD: Kernel = Kernel {
     shader: &SHADER,
     entry: "backward",
     uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g"],
     in_place: None,
 };
-static SCALE_GRADIENT: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "scale_gradient",
-    uses: &["q", "dq_in", "log_scale", "dot"],
-    in_place: None,
-};
-static POSITIVES: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "positives",
-    uses: &["q", "k", "log_scale", "positive", "rank"],
-    in_place: None,
-};
+static SCALE_GRADIENT: Kernel =
+    Kernel { shader: &SHADER, entry: "scale_gradient", uses: &["q", "dq_in", "log_scale", "dot"], in_place: None };
+static POSITIVES: Kernel =
+    Kernel { shader: &SHADER, entry: "positives", uses: &["q", "k", "log_scale", "positive", "rank"], in_place: None };
 static COUNT_RANKS: Kernel = Kernel {
     shader: &SHADER,
     entry: "count_ranks",

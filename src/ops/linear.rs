@@ -26,8 +26,7 @@ static SHADER: Shader = Shader {
     ],
     family: Family::Tile,
 };
-static PRODUCT: Kernel =
-    Kernel { shader: &SHADER, entry: "product", uses: &["a", "b", "bias", "c"], in_place: None };
+static PRODUCT: Kernel = Kernel { shader: &SHADER, entry: "product", uses: &["a", "b", "bias", "c"], in_place: None };
 static COLUMN_SUM: Kernel = Kernel { shader: &SHADER, entry: "column_sum", uses: &["a", "c"], in_place: None };
 static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &["part", "bias", "c"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
@@ -168,7 +167,13 @@ pub(super) fn product<'a>(
                 let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
                 if splits == 1 {
                     let args = [a_arg, b_arg, bias_arg, Arg::whole(target)];
-                    plan.tiles(&PRODUCT, &args, target.shape(), &form(bias.is_some(), accumulate), [grid[0], grid[1], 1])?;
+                    plan.tiles(
+                        &PRODUCT,
+                        &args,
+                        target.shape(),
+                        &form(bias.is_some(), accumulate),
+                        [grid[0], grid[1], 1],
+                    )?;
                 } else {
                     let scratch = plan.gpu().scratch(PART, splits * target.rows * target.cols)?;
                     let part = Tensor::matrix(&scratch, splits * target.rows, target.cols)?;

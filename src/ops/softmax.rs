@@ -14,13 +14,7 @@ static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("softmax", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx"), output("part")],
-    scalars: &[
-        ("temperature", F32),
-        ("scale_high", F32),
-        ("scale_low", F32),
-        ("scale_least", F32),
-        ("log_form", U32),
-    ],
+    scalars: &[("temperature", F32), ("scale_high", F32), ("scale_low", F32), ("scale_least", F32), ("log_form", U32)],
     family: Family::Rows,
 };
 static FORWARD: Kernel =
