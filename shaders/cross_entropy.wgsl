@@ -165,9 +165,9 @@ fn forward(
     }
     let row = row_at(span.i);
     let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
-    acc = row_lse(lane, acc, UNIT);
+    acc = reduce_lse(lane, acc, UNIT);
     if params.soft_target == 1u {
-        soft = row_sum(lane, soft);
+        soft = reduce_sum(lane, soft);
     }
     if STAGE == ONLY_PART {
         if span.lead {
@@ -198,7 +198,7 @@ fn forward(
         }
     }
     if elementwise {
-        loss = row_sum(lane, loss);
+        loss = reduce_sum(lane, loss);
     }
     if !span.lead {
         return;
@@ -239,7 +239,7 @@ fn backward(
                 soft += soft_sum(span.i, j, span.end);
             }
         }
-        soft = row_sum(lane, soft);
+        soft = reduce_sum(lane, soft);
     }
     if STAGE == ONLY_PART {
         if span.lead {
@@ -275,14 +275,14 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
         }
         sum += part;
     }
-    sum = row_sum2(lane, sum);
+    sum = reduce_sum2(lane, sum);
     var classes = 0.0;
     if params.has_class_weight == 1u {
         for (var c = lane; c < params.cols; c += WG) {
             classes += load_class_weight(0u, c);
         }
     }
-    classes = select(f32(params.cols), row_sum(lane, classes), params.has_class_weight == 1u);
+    classes = select(f32(params.cols), reduce_sum(lane, classes), params.has_class_weight == 1u);
     if lane == 0u {
         var total = vec3(sum, classes);
         if params.fresh == 0u {
@@ -391,12 +391,12 @@ fn predict(
             }
         }
     }
-    let most = row_max(lane, best);
+    let most = reduce_max(lane, best);
     // The smallest column as a maximum of its complement, in halves that f32 holds exactly.
     let candidate = select(0u, ~at, best == most);
-    let high = row_max(lane, f32(candidate >> 16u));
-    let low = row_max(lane, select(-1.0, f32(candidate & 0xffffu), f32(candidate >> 16u) == high));
-    let none = row_max(lane, poisoned) > 0.0 || is_masked(most);
+    let high = reduce_max(lane, f32(candidate >> 16u));
+    let low = reduce_max(lane, select(-1.0, f32(candidate & 0xffffu), f32(candidate >> 16u) == high));
+    let none = reduce_max(lane, poisoned) > 0.0 || is_masked(most);
     if span.lead {
         store_predicted(span.i, 0u, select(~((u32(high) << 16u) | u32(low)), 0xffffffffu, none));
     }

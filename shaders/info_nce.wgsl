@@ -242,7 +242,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
     put_gradients(row0 + tile_row(lane, 7u), j, k, t.r7, t.s7, columns);
 }
 
-// dot[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.
+// projection[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.
 @compute @workgroup_size(WG)
 fn scale_gradient(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -256,10 +256,10 @@ fn scale_gradient(
         let b = load_dq_in16(span.i, d, span.end, 0.0);
         sum += sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
     }
-    sum = row_sum(lane, sum);
+    sum = reduce_sum(lane, sum);
     if span.lead {
         let clamped = params.learnable == 1u && learned_scale() > params.max_scale;
-        store_dot(span.i, 0u, select(sum, 0.0, clamped));
+        store_projection(span.i, 0u, select(sum, 0.0, clamped));
     }
 }
 

@@ -40,7 +40,7 @@ fn forward(
         x = load_x16(span.i, j, span.end, 0.0);
         peak = max(peak, peak16(x));
     }
-    let scale = scale_of(row_max(lane, peak));
+    let scale = scale_of(reduce_max(lane, peak));
     var sum = 0.0;
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {
@@ -48,7 +48,7 @@ fn forward(
         }
         sum += squares16(x, scale);
     }
-    let norm = norm_of(row_sum(lane, sum), scale);
+    let norm = norm_of(reduce_sum(lane, sum), scale);
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {
             x = load_x16(span.i, j, span.end, 0.0);
@@ -77,7 +77,7 @@ fn backward(
         x = load_x16(span.i, j, span.end, 0.0);
         peak = max(peak, peak16(x));
     }
-    let scale = scale_of(row_max(lane, peak));
+    let scale = scale_of(reduce_max(lane, peak));
     var squares = 0.0;
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {
@@ -85,7 +85,7 @@ fn backward(
         }
         squares += squares16(x, scale);
     }
-    let norm = norm_of(row_sum(lane, squares), scale);
+    let norm = norm_of(reduce_sum(lane, squares), scale);
     var sum = 0.0;
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {
@@ -95,7 +95,7 @@ fn backward(
         let y = over(x, norm);
         sum += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));
     }
-    let along = select(row_sum(lane, sum), 0.0, norm.x < params.eps * norm.y);
+    let along = select(reduce_sum(lane, sum), 0.0, norm.x < params.eps * norm.y);
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {
             x = load_x16(span.i, j, span.end, 0.0);

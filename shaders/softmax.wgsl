@@ -34,7 +34,7 @@ fn forward(
             acc = lse_merge(acc, lse_of16(v, scale()), scale());
         }
     }
-    acc = row_lse(lane, acc, scale());
+    acc = reduce_lse(lane, acc, scale());
     if STAGE == ONLY_PART {
         if span.lead {
             store_part(span.i, 2u * span.segment, acc.x);
@@ -89,7 +89,7 @@ fn backward(
             }
         }
     }
-    sum = row_sum(lane, sum);
+    sum = reduce_sum(lane, sum);
     if STAGE == ONLY_PART {
         if span.lead {
             store_part(span.i, 2u * span.segment, sum);

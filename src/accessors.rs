@@ -136,62 +136,40 @@ fn words(shader: &Shader, name: &str, content: Content) -> String {
 fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> String {
     let name = shader.bindings[index].0;
     let shared = shares_words(shader, partner, format);
+    let quads = format.quads && !shared;
     let (wide_load, wide_store) = (calls(shader, "load", name, "16"), calls(shader, "store", name, "16"));
     let mut text = AT.to_owned();
-    if wide_load || calls(shader, "load", name, "") {
-        text += match (format.half(), format.quads && !shared) {
-            (false, false) => "fn load_NAME(i: u32, j: u32) -> f32 {\n    return ARRAY[at_NAME(i, j)];\n}\n\n",
-            (false, true) => {
-                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return ARRAY[at / 4u][at % 4u];\n}\n\n"
-            }
-            (true, false) => {
-                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return from_STORAGE(WORD >> (16u * (at % 2u)));\n}\n\n"
-            }
-            (true, true) => {
-                "fn load_NAME(i: u32, j: u32) -> f32 {\n    let at = at_NAME(i, j);\n    return from_STORAGE(ARRAY[at / 4u][at / 2u % 2u] >> (16u * (at % 2u)));\n}\n\n"
-            }
+    if calls(shader, "load", name, "") || (wide_load && !quads) {
+        text += match (format.half(), quads) {
+            (false, false) => LOAD,
+            (false, true) => LOAD_OF_QUAD,
+            (true, false) => LOAD_HALF,
+            (true, true) => LOAD_HALF_OF_QUAD,
         };
     }
     if wide_load {
-        text += match (format.half(), format.quads && !shared) {
-            (false, true) => {
-                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return ARRAY[at_NAME(i, j) / 4u];\n}\n\n"
-            }
-            (true, true) => {
-                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    let words = ARRAY[at_NAME(i, j) / 4u];\n    return vec4(from_STORAGE(words.x), from_STORAGE(words.x >> 16u), from_STORAGE(words.y), from_STORAGE(words.y >> 16u));\n}\n\n"
-            }
-            (_, false) => {
-                "fn quad_NAME(i: u32, j: u32) -> vec4<f32> {\n    return vec4(load_NAME(i, j), load_NAME(i, j + 1u), load_NAME(i, j + 2u), load_NAME(i, j + 3u));\n}\n\n"
-            }
+        text += match (format.half(), quads) {
+            (false, true) => QUAD,
+            (true, true) => HALF_QUAD,
+            (_, false) => FOUR,
         };
         text += LOAD16;
     }
     if wide_store || calls(shader, "store", name, "") {
         text += match (format.half(), format.quads, shared) {
-            (false, false, _) => {
-                "fn store_NAME(i: u32, j: u32, value: f32) {\n    ARRAY[at_NAME(i, j)] = value;\n}\n\n"
-            }
-            (false, true, _) => {
-                "fn store_NAME(i: u32, j: u32, value: f32) {\n    let at = at_NAME(i, j);\n    ARRAY[at / 4u][at % 4u] = value;\n}\n\n"
-            }
+            (false, false, _) => STORE,
+            (false, true, _) => STORE_OF_QUAD,
             (true, _, true) => STORE_SHARED,
-            // Only for what is left of a row after its last four: one lane stores these, one after the other.
             (true, _, false) => STORE_HALF,
         };
     }
     if wide_store {
-        text += match (format.half(), format.quads && !shared) {
-            (false, true) => {
-                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = values;\n}\n\n"
-            }
-            (true, true) => {
-                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    ARRAY[at_NAME(i, j) / 4u] = vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));\n}\n\n"
-            }
-            (_, false) => {
-                "fn put_NAME(i: u32, j: u32, values: vec4<f32>) {\n    store_NAME(i, j, values.x);\n    store_NAME(i, j + 1u, values.y);\n    store_NAME(i, j + 2u, values.z);\n    store_NAME(i, j + 3u, values.w);\n}\n\n"
-            }
+        text += match (format.half(), quads) {
+            (false, true) => PUT_QUAD,
+            (true, true) => PUT_HALF_QUAD,
+            (_, false) => PUT_FOUR,
         };
-        text += STORE16;
+        text += if quads { STORE16 } else { STORE16_SINGLE };
     }
     let storage = if format.storage == Storage::F16 { "f16" } else { "bf16" };
     let word = if shared { "atomicLoad(&ARRAY[at / 2u])" } else { "ARRAY[at / 2u]" };
@@ -206,73 +184,176 @@ fn at_NAME(i: u32, j: u32) -> u32 {
 
 ";
 
-const LOAD16: &str = "\
-fn part_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
-    var values = vec4(none);
-    if j + 4u <= end {
-        values = quad_NAME(i, j);
-    } else {
-        if j < end {
-            values.x = load_NAME(i, j);
-        }
-        if j + 1u < end {
-            values.y = load_NAME(i, j + 1u);
-        }
-        if j + 2u < end {
-            values.z = load_NAME(i, j + 2u);
-        }
-    }
-    return values;
+const LOAD: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    return ARRAY[at_NAME(i, j)];
 }
 
-fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
-    if j + 3u * HOP + 4u <= end {
-        return mat4x4(quad_NAME(i, j), quad_NAME(i, j + HOP), quad_NAME(i, j + 2u * HOP), quad_NAME(i, j + 3u * HOP));
+";
+
+const LOAD_OF_QUAD: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    let at = at_NAME(i, j);
+    return ARRAY[at / 4u][at % 4u];
+}
+
+";
+
+const LOAD_HALF: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    let at = at_NAME(i, j);
+    return from_STORAGE(WORD >> (16u * (at % 2u)));
+}
+
+";
+
+const LOAD_HALF_OF_QUAD: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    let at = at_NAME(i, j);
+    return from_STORAGE(ARRAY[at / 4u][at / 2u % 2u] >> (16u * (at % 2u)));
+}
+
+";
+
+/// Four neighbours that lie in the binding even where the row ends between them.
+const QUAD: &str = "\
+fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+    if j >= end {
+        return vec4(none);
     }
-    return mat4x4(
-        part_NAME(i, j, end, none),
-        part_NAME(i, j + HOP, end, none),
-        part_NAME(i, j + 2u * HOP, end, none),
-        part_NAME(i, j + 3u * HOP, end, none),
+    return select(vec4(none), ARRAY[at_NAME(i, j) / 4u], vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
+}
+
+";
+
+const HALF_QUAD: &str = "\
+fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+    if j >= end {
+        return vec4(none);
+    }
+    let words = ARRAY[at_NAME(i, j) / 4u];
+    let four = vec4(
+        from_STORAGE(words.x & 0xffffu), from_STORAGE(words.x >> 16u), from_STORAGE(words.y & 0xffffu), from_STORAGE(words.y >> 16u),
+    );
+    return select(vec4(none), four, vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
+}
+
+";
+
+const FOUR: &str = "\
+fn single_NAME(i: u32, j: u32, end: u32, none: f32) -> f32 {
+    if j >= end {
+        return none;
+    }
+    return load_NAME(i, j);
+}
+
+fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+    return vec4(
+        single_NAME(i, j, end, none), single_NAME(i, j + 1u, end, none), single_NAME(i, j + 2u, end, none), single_NAME(i, j + 3u, end, none),
     );
 }
 
 ";
 
-const STORE16: &str = "\
-fn put_part_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
-    if j + 4u <= end {
-        put_NAME(i, j, values);
-    } else {
-        if j < end {
-            store_NAME(i, j, values.x);
-        }
-        if j + 1u < end {
-            store_NAME(i, j + 1u, values.y);
-        }
-        if j + 2u < end {
-            store_NAME(i, j + 2u, values.z);
-        }
-    }
+const LOAD16: &str = "\
+fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
+    return mat4x4(
+        quad_NAME(i, j, end, none),
+        quad_NAME(i, j + HOP, end, none),
+        quad_NAME(i, j + 2u * HOP, end, none),
+        quad_NAME(i, j + 3u * HOP, end, none),
+    );
 }
 
-fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
-    if j + 3u * HOP + 4u <= end {
-        put_NAME(i, j, values[0]);
-        put_NAME(i, j + HOP, values[1]);
-        put_NAME(i, j + 2u * HOP, values[2]);
-        put_NAME(i, j + 3u * HOP, values[3]);
-    } else {
-        put_part_NAME(i, j, end, values[0]);
-        put_part_NAME(i, j + HOP, end, values[1]);
-        put_part_NAME(i, j + 2u * HOP, end, values[2]);
-        put_part_NAME(i, j + 3u * HOP, end, values[3]);
+";
+
+const STORE: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    ARRAY[at_NAME(i, j)] = value;
+}
+
+";
+
+const STORE_OF_QUAD: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    let at = at_NAME(i, j);
+    ARRAY[at / 4u][at % 4u] = value;
+}
+
+";
+
+const PUT_QUAD: &str = "\
+fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    if j + 4u <= end {
+        ARRAY[at_NAME(i, j) / 4u] = values;
     }
 }
 
 ";
 
-/// Both orders of the and, or of two lanes that share a word give the same: each touches its own half only.
+const PUT_HALF_QUAD: &str = "\
+fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    if j + 4u <= end {
+        ARRAY[at_NAME(i, j) / 4u] =
+            vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));
+    }
+}
+
+";
+
+const PUT_FOUR: &str = "\
+fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    if j < end {
+        store_NAME(i, j, values.x);
+    }
+    if j + 1u < end {
+        store_NAME(i, j + 1u, values.y);
+    }
+    if j + 2u < end {
+        store_NAME(i, j + 2u, values.z);
+    }
+    if j + 3u < end {
+        store_NAME(i, j + 3u, values.w);
+    }
+}
+
+";
+
+/// A row may end between four neighbours; only one of a lane's four quads can be the last one.
+const STORE16: &str = "\
+fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
+    put_NAME(i, j, end, values[0]);
+    put_NAME(i, j + HOP, end, values[1]);
+    put_NAME(i, j + 2u * HOP, end, values[2]);
+    put_NAME(i, j + 3u * HOP, end, values[3]);
+    let last = end - end % 4u;
+    let quad = (last - j) / HOP;
+    if j <= last && last < end && quad * HOP == last - j && quad < 4u {
+        let rest = select(select(values[0], values[1], quad == 1u), select(values[2], values[3], quad == 3u), quad > 1u);
+        store_NAME(i, last, rest.x);
+        if last + 1u < end {
+            store_NAME(i, last + 1u, rest.y);
+        }
+        if last + 2u < end {
+            store_NAME(i, last + 2u, rest.z);
+        }
+    }
+}
+
+";
+
+const STORE16_SINGLE: &str = "\
+fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
+    put_NAME(i, j, end, values[0]);
+    put_NAME(i, j + HOP, end, values[1]);
+    put_NAME(i, j + 2u * HOP, end, values[2]);
+    put_NAME(i, j + 3u * HOP, end, values[3]);
+}
+
+";
+
+/// Both orders of two lanes that share a word give the same: each touches its own half only.
 const STORE_SHARED: &str = "\
 fn store_NAME(i: u32, j: u32, value: f32) {
     let at = at_NAME(i, j);
@@ -283,6 +364,7 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 ";
 
+/// Only for what is left of a row after its last four: one lane stores these, one after the other.
 const STORE_HALF: &str = "\
 fn store_NAME(i: u32, j: u32, value: f32) {
     let at = at_NAME(i, j);

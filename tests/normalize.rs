@@ -145,12 +145,31 @@ fn refusals() {
             |r: &mut wgloss::Recorder| normalize::backward(r, x.view()?, x.view()?, y.view()?, Options { eps });
         assert_eq!(refused(gpu, &[&y], backward), want);
     }
-    let error = refused(gpu, &[&y], |r| normalize::forward(r, y.view()?, y.view()?, default));
+    let longer = output(gpu, 3, 3);
+    let (first, last) = (longer.view().unwrap().row_range(0..2), longer.view().unwrap().row_range(1..3));
+    let error = refused(gpu, &[&longer], |r| normalize::forward(r, first, last, default));
     assert_eq!(error, overlap("normalize", "y", "x"));
-    let error = refused(gpu, &[&y], |r| normalize::backward(r, x.view()?, y.view()?, y.view()?, default));
+    let error = refused(gpu, &[&longer], |r| normalize::backward(r, x.view()?, first, last, default));
     assert_eq!(error, overlap("normalize", "dx", "dy"));
     let error = normalize::compute(gpu, &[0.0; 5], 2, default).unwrap_err();
     assert_eq!(error, shape("normalize", "x", "whole rows of 2", "5 elements"));
+}
+
+#[test]
+fn in_place() {
+    let Some(gpu) = gpu() else { return };
+    for cols in [3, 700] {
+        let (data, slope) = (Fill::Small.matrix(5, cols, 1), Fill::Small.matrix(5, cols, 2));
+        let options = Options::default();
+        let [want, want_dx] = on_device(gpu, &data, &slope, cols, options);
+        let (x, y, dy) = (input(gpu, 5, cols, &data), input(gpu, 5, cols, &data), input(gpu, 5, cols, &slope));
+        let record = gpu.run(|r| {
+            normalize::forward(r, y.view()?, y.view()?, options)?;
+            normalize::backward(r, x.view()?, dy.view()?, dy.view()?, options)
+        });
+        record.unwrap();
+        assert_eq!((read(gpu, &y), read(gpu, &dy)), (want, want_dx));
+    }
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn an_output_over_its_input_is_refused() {
     let data = Fill::Small.matrix(20, 18, 2);
     let place = |offset, stride| View { rows: 6, cols: 18, offset, stride };
     let pairs = [
-        (place(0, 18), place(0, 18)),
+        (place(0, 18), place(18, 18)),
         (place(0, 18), place(107, 18)), // the last element
         (place(107, 18), place(0, 18)),
         (place(0, 40), place(17, 40)),      // one column

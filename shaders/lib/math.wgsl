@@ -59,7 +59,7 @@ const EXP_LOWEST: f32 = -88.5;
 // For x between EXP_LOWEST and 88 only.
 fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
     let n = round(x * LOG2_E);
-    let r = fma(n, vec4(-LN2_LOW), fma(n, vec4(-LN2_HIGH), x));
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW; // as fma, Mesa adds the two constants up: 4e-6
     var p = vec4(1.9875691500e-4);
     p = fma(p, r, vec4(1.3981999507e-3));
     p = fma(p, r, vec4(8.3334519073e-3));

@@ -59,7 +59,7 @@ fn combine(how: u32, a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
 }
 
 // Every lane of the row gets the combined value.
-fn row_reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
+fn reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
     if LANES == 1u {
         return value;
     }
@@ -75,18 +75,18 @@ fn row_reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> 
     return reduce_scratch[lane - lane % LANES];
 }
 
-fn row_sum(lane: u32, value: f32) -> f32 {
-    return row_reduce(lane, vec2(value, 0.0), SUM, UNIT).x;
+fn reduce_sum(lane: u32, value: f32) -> f32 {
+    return reduce(lane, vec2(value, 0.0), SUM, UNIT).x;
 }
 
-fn row_sum2(lane: u32, values: vec2<f32>) -> vec2<f32> {
-    return row_reduce(lane, values, SUM, UNIT);
+fn reduce_sum2(lane: u32, values: vec2<f32>) -> vec2<f32> {
+    return reduce(lane, values, SUM, UNIT);
 }
 
-fn row_max(lane: u32, value: f32) -> f32 {
-    return row_reduce(lane, vec2(value, 0.0), MAX, UNIT).x;
+fn reduce_max(lane: u32, value: f32) -> f32 {
+    return reduce(lane, vec2(value, 0.0), MAX, UNIT).x;
 }
 
-fn row_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
-    return row_reduce(lane, value, LSE, scale);
+fn reduce_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
+    return reduce(lane, value, LSE, scale);
 }

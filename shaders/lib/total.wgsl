@@ -13,7 +13,7 @@ fn total(@builtin(local_invocation_index) lane: u32) {
         }
         sum += part;
     }
-    sum = params.factor * row_sum(lane, sum);
+    sum = params.factor * reduce_sum(lane, sum);
     if lane == 0u {
         if params.fresh == 0u {
             sum += load_loss(0u, 0u);

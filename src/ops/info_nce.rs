@@ -35,7 +35,7 @@ static SHADER: Shader = Shader {
         input("dy"),
         output("g"),
         input("dq_in"),
-        output("dot"),
+        output("projection"),
         counters("rank"),
     ],
     scalars: &[
@@ -69,7 +69,7 @@ static BACKWARD: Kernel = Kernel {
     in_place: None,
 };
 static SCALE_GRADIENT: Kernel =
-    Kernel { shader: &SHADER, entry: "scale_gradient", uses: &["q", "dq_in", "log_scale", "dot"], in_place: None };
+    Kernel { shader: &SHADER, entry: "scale_gradient", uses: &["q", "dq_in", "log_scale", "projection"], in_place: None };
 static POSITIVES: Kernel =
     Kernel { shader: &SHADER, entry: "positives", uses: &["q", "k", "log_scale", "positive", "rank"], in_place: None };
 static COUNT_RANKS: Kernel = Kernel {
