@@ -170,7 +170,9 @@ impl<'g> Plan<'g> {
         let tuning = self.gpu.tuning();
         let enough = rows >= tuning.groups as usize;
         let most = if enough { tuning.widest.max(tuning.workgroup) } else { tuning.workgroup } as usize;
-        let lanes = cols.div_ceil(AT_A_TIME).clamp(1, most).next_power_of_two().min(most);
+        // Few sizes, since each is a pipeline of its own.
+        let sizes = [1, 8, 64, tuning.workgroup as usize, most];
+        let lanes = sizes.into_iter().find(|&lanes| AT_A_TIME * lanes >= cols).unwrap_or(most).min(most);
         let step = AT_A_TIME * lanes;
         let wanted = (tuning.groups as usize).div_ceil(rows.max(1)).min(cols / step).max(1);
         let per_segment = cols.div_ceil(wanted).next_multiple_of(step).max(step);
