@@ -143,7 +143,7 @@ const AT_A_TIME: usize = 16;
 /// Columns of the rows that a gapless tensor is cut into where rows do not matter.
 const BLOCK: usize = 4096;
 /// Partial results of a segment: at most this many numbers.
-const PART: usize = 4;
+const PART: usize = 6;
 /// Scratch: the parts of long rows.
 const PARTS: usize = 4;
 
@@ -189,6 +189,18 @@ impl<'g> Plan<'g> {
         args: &[Arg],
         scalars: &[Scalar],
     ) -> Result<()> {
+        self.staged(kernel, [rows, cols], &[1, 2], args, scalars)
+    }
+
+    /// The same with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
+    pub(crate) fn staged(
+        &mut self,
+        kernel: &'static Kernel,
+        [rows, cols]: [usize; 2],
+        stages: &[u32],
+        args: &[Arg],
+        scalars: &[Scalar],
+    ) -> Result<()> {
         let cut = self.cut(rows, cols);
         let has_parts = kernel.uses.contains(&"part");
         if !has_parts {
@@ -201,7 +213,7 @@ impl<'g> Plan<'g> {
         let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
         let args = [args, &[Arg::by_row(part)]].concat();
-        for stage in [1, 2] {
+        for &stage in stages {
             self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &args, scalars)?;
         }
         Ok(())

@@ -62,6 +62,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         cast::KERNELS,
         cross_entropy::KERNELS,
         info_nce::KERNELS,
+        kl::KERNELS,
         linear::KERNELS,
         normalize::KERNELS,
         sgd::KERNELS,
