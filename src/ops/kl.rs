@@ -42,12 +42,8 @@ static SHADER: Shader = Shader {
     ],
     family: Family::Rows,
 };
-static FORWARD: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "forward",
-    uses: &["x", "t", "dy", "loss", "dx", "dt", "part"],
-    in_place: None,
-};
+static FORWARD: Kernel =
+    Kernel { shader: &SHADER, entry: "forward", uses: &["x", "t", "dy", "loss", "dx", "dt", "part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
 /// What `loss_kind` and `dy_kind` of the shader are besides 0.
@@ -145,7 +141,7 @@ impl Options {
     }
 
     /// Shape of the loss of inputs of this shape, and of its gradient `dy`.
-    fn loss_shape(&self, [rows, cols]: [usize; 2]) -> [usize; 2] {
+    pub(crate) fn loss_shape(&self, [rows, cols]: [usize; 2]) -> [usize; 2] {
         match self.reduction {
             Reduction::None => [rows, cols],
             Reduction::Rows => [rows, 1],
@@ -154,7 +150,7 @@ impl Options {
     }
 
     /// Whether x is logarithms, so that every element stands for itself.
-    fn by_element(&self) -> bool {
+    pub(crate) fn by_element(&self) -> bool {
         matches!(self.form, Form::LogQ | Form::LogQLogP)
     }
 }
