@@ -220,26 +220,28 @@ impl<'g> Plan<'g> {
     }
 
     /// A kernel that treats each element by itself, or reduces a segment to a value of its own: `cut.segments` columns of such values.
+    /// `flags` are its `override` constants.
     pub(crate) fn elements(
         &mut self,
         kernel: &'static Kernel,
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
-        self.split(kernel, [rows, cols], self.cut(rows, cols), &[], args, scalars)
+        self.split(kernel, [rows, cols], self.cut(rows, cols), flags, args, scalars)
     }
 
     /// Tensors of one shape as blocks of long rows, where they have no gaps; for kernels to which rows mean nothing.
-    pub(crate) fn blocks<'a, const N: usize>(tensors: [Option<Tensor<'a>>; N]) -> Vec<[Option<Tensor<'a>>; N]> {
+    pub(crate) fn blocks<'a>(tensors: &[Option<Tensor<'a>>]) -> Vec<Vec<Option<Tensor<'a>>>> {
         let gapless = tensors.iter().flatten().all(|tensor| tensor.is_gapless());
         let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless)
         else {
-            return vec![tensors];
+            return vec![tensors.to_vec()];
         };
         let whole = len / BLOCK * BLOCK;
         let block = |rows: usize, cols: usize, first: usize| {
-            tensors.map(|tensor| tensor.map(|tensor| tensor.reshaped(rows, cols, first)))
+            tensors.iter().map(|tensor| tensor.map(|tensor| tensor.reshaped(rows, cols, first))).collect()
         };
         let blocks = [(len / BLOCK, BLOCK, 0), (1, len - whole, whole)];
         let blocks = blocks.into_iter().filter(|(rows, cols, _)| rows * cols > 0);
