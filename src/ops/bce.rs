@@ -16,15 +16,7 @@ const OP: &str = "bce";
 static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("bce", "loss", "math", "lse", "row"),
-    bindings: &[
-        input("x"),
-        input("t"),
-        input("w"),
-        input("pos_weight"),
-        input("dy"),
-        output("loss"),
-        output("dx"),
-    ],
+    bindings: &[input("x"), input("t"), input("w"), input("pos_weight"), input("dy"), output("loss"), output("dx")],
     scalars: &[("factor", F32)],
     family: Family::Rows,
 };

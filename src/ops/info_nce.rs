@@ -68,8 +68,12 @@ static BACKWARD: Kernel = Kernel {
     uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g"],
     in_place: None,
 };
-static SCALE_GRADIENT: Kernel =
-    Kernel { shader: &SHADER, entry: "scale_gradient", uses: &["q", "dq_in", "log_scale", "projection"], in_place: None };
+static SCALE_GRADIENT: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "scale_gradient",
+    uses: &["q", "dq_in", "log_scale", "projection"],
+    in_place: None,
+};
 static POSITIVES: Kernel =
     Kernel { shader: &SHADER, entry: "positives", uses: &["q", "k", "log_scale", "positive", "rank"], in_place: None };
 static COUNT_RANKS: Kernel = Kernel {

@@ -16,8 +16,12 @@ static SHADER: Shader = Shader {
     scalars: &[("factor", F32), ("scale", F32)],
     family: Family::Rows,
 };
-static FORWARD: Kernel =
-    Kernel { shader: &SHADER, entry: "forward", uses: &["x", "t", "dy", "loss", "dx", "dt"], in_place: Some(("x", "dx")) };
+static FORWARD: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "forward",
+    uses: &["x", "t", "dy", "loss", "dx", "dt"],
+    in_place: Some(("x", "dx")),
+};
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
 /// Options of the op.
@@ -102,7 +106,11 @@ fn pass(
     pass.check()?;
     let in_place = dx.is_some_and(|dx| dx.same(x));
     let x = (!in_place).then_some(x);
-    disjoint(OP, &[named("loss", loss), named("dx", dx), named("dt", dt)], &[named("x", x), named("t", t), named("dy", dy)])?;
+    disjoint(
+        OP,
+        &[named("loss", loss), named("dx", dx), named("dt", dt)],
+        &[named("x", x), named("t", t), named("dy", dy)],
+    )?;
     recorder.plan(|plan| pass.plan(plan, &[factor.into()], &[]))
 }
 
