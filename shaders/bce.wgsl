@@ -18,10 +18,6 @@ fn slope4(x: vec4<f32>, positive: vec4<f32>, negative: vec4<f32>) -> vec4<f32> {
     return negative * select(small, large, x >= vec4(0.0)) - positive * select(large, small, x >= vec4(0.0));
 }
 
-fn nan_for(x: vec4<f32>, value: vec4<f32>) -> vec4<f32> {
-    return select(value, x, nans(x));
-}
-
 @compute @workgroup_size(WG)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -30,41 +26,29 @@ fn forward(
 ) {
     let span = span_of(group, groups, lane);
     var sum = 0.0;
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let x = load_x16(span.i, j, span.end, 0.0);
-        let t = load_t16(span.i, j, span.end, 0.0);
-        let one = vec4(1.0);
-        let negative = mat4x4(one, one, one, one) - t;
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let x = load_x4(span.i, j, span.end, 0.0);
+        let t = load_t4(span.i, j, span.end, 0.0);
+        let negative = 1.0 - t;
         var positive = t;
         if HAS_POS_WEIGHT == 1u {
-            let c = load_pos_weight16(0u, j, span.end, 0.0);
-            positive = mat4x4(c[0] * t[0], c[1] * t[1], c[2] * t[2], c[3] * t[3]);
+            positive *= load_pos_weight4(0u, j, span.end, 0.0);
         }
-        var w = mat4x4(one, one, one, one);
+        var w = vec4(1.0);
         if HAS_WEIGHT == 1u {
-            w = load_w16(span.i, j, span.end, 0.0);
+            w = load_w4(span.i, j, span.end, 0.0);
         }
         if LOSS != 0u {
-            let losses = mat4x4(
-                nan_for(x[0], times4(w[0], loss4(x[0], positive[0], negative[0]))),
-                nan_for(x[1], times4(w[1], loss4(x[1], positive[1], negative[1]))),
-                nan_for(x[2], times4(w[2], loss4(x[2], positive[2], negative[2]))),
-                nan_for(x[3], times4(w[3], loss4(x[3], positive[3], negative[3]))),
-            );
-            sum += keep_losses(span.i, j, span.end, losses);
+            let loss = select(times4(w, loss4(x, positive, negative)), x, nans(x));
+            sum += keep_loss(span.i, j, span.end, loss);
         }
         if GRADIENTS != 0u {
-            let weight = weight16(span.i, j, span.end);
-            var dx = mat4x4(
-                nan_for(x[0], times4(weight[0], times4(w[0], slope4(x[0], positive[0], negative[0])))),
-                nan_for(x[1], times4(weight[1], times4(w[1], slope4(x[1], positive[1], negative[1])))),
-                nan_for(x[2], times4(weight[2], times4(w[2], slope4(x[2], positive[2], negative[2])))),
-                nan_for(x[3], times4(weight[3], times4(w[3], slope4(x[3], positive[3], negative[3])))),
-            );
+            let slope = times4(w, slope4(x, positive, negative));
+            var dx = select(times4(weight4(span.i, j, span.end), slope), x, nans(x));
             if ADD == 1u {
-                dx += load_dx16(span.i, j, span.end, 0.0);
+                dx += load_dx4(span.i, j, span.end, 0.0);
             }
-            store_dx16(span.i, j, span.end, dx);
+            store_dx4(span.i, j, span.end, dx);
         }
     }
     keep_sum(span, lane, sum);

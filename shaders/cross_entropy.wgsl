@@ -89,7 +89,7 @@ struct Slope {
     z: f32,      // 2 z lse
 }
 
-// Where x is the row's maximum, p - 1 = -rest/(1 + rest) is formed without cancellation.
+// Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
 fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let inverse = lse_inverse(slope.acc);
     let p = lse_p4(slope.acc, x, UNIT);
@@ -97,7 +97,8 @@ fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let top = slope.total * (-slope.acc.y * inverse) + (slope.total - wanted);
     let masks = bitcast<vec4<u32>>(x) == vec4(0xff800000u);
     let poisoned = is_nan(slope.acc.y) || is_nan(slope.a);
-    var g = slope.a * select(below, vec4(top), x == vec4(slope.acc.x)) + slope.z * p;
+    let near = (x == vec4(slope.acc.x)) & (2.0 * wanted > vec4(slope.total));
+    var g = slope.a * select(below, top, near) + slope.z * p;
     // A mask cannot move.
     g = select(g, vec4(select(0.0, not_a_number(), poisoned)), masks);
     if params.softcap != 0.0 {

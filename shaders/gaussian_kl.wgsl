@@ -13,14 +13,6 @@ struct Four {
     inverse: vec4<f32>,
 }
 
-fn four_of(mean: vec4<f32>, log_variance: vec4<f32>, prior_mean: vec4<f32>, prior: vec4<f32>) -> Four {
-    if HAS_PRIOR == 0u {
-        return Four(log_variance, mean, vec4(1.0));
-    }
-    let inverse = exp_of_any4(-0.5 * prior);
-    return Four(log_variance - prior, times4(mean - prior_mean, inverse), inverse);
-}
-
 fn loss4(f: Four) -> vec4<f32> {
     return 0.5 * (exp_minus_one_minus4(f.a) + f.distance * f.distance);
 }
@@ -37,26 +29,16 @@ fn d_prior4(f: Four, weight: vec4<f32>) -> vec4<f32> {
     return times4(weight, -0.5 * (precise_expm1_4(f.a) + f.distance * f.distance));
 }
 
-// Sixteen elements' worth of what the formulas need.
-struct Sixteen {
-    a: Four, b: Four, c: Four, d: Four,
-}
-
-fn sixteen_at(i: u32, j: u32, end: u32) -> Sixteen {
-    let m = load_mean16(i, j, end, 0.0);
-    let v = load_log_variance16(i, j, end, 0.0);
-    var pm = mat4x4<f32>();
-    var pv = mat4x4<f32>();
-    if HAS_PRIOR == 1u {
-        pm = load_prior_mean16(i, j, end, 0.0);
-        pv = load_prior_log_variance16(i, j, end, 0.0);
+fn four_at(i: u32, j: u32, end: u32) -> Four {
+    let mean = load_mean4(i, j, end, 0.0);
+    let log_variance = load_log_variance4(i, j, end, 0.0);
+    if HAS_PRIOR == 0u {
+        return Four(log_variance, mean, vec4(1.0));
     }
-    return Sixteen(
-        four_of(m[0], v[0], pm[0], pv[0]),
-        four_of(m[1], v[1], pm[1], pv[1]),
-        four_of(m[2], v[2], pm[2], pv[2]),
-        four_of(m[3], v[3], pm[3], pv[3]),
-    );
+    let prior_log_variance = load_prior_log_variance4(i, j, end, 0.0);
+    let inverse = exp_of_any4(-0.5 * prior_log_variance);
+    let distance = times4(mean - load_prior_mean4(i, j, end, 0.0), inverse);
+    return Four(log_variance - prior_log_variance, distance, inverse);
 }
 
 @compute @workgroup_size(WG)
@@ -67,29 +49,24 @@ fn forward(
 ) {
     let span = span_of(group, groups, lane);
     var sum = 0.0;
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let s = sixteen_at(span.i, j, span.end);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let f = four_at(span.i, j, span.end);
         if LOSS != 0u {
-            sum += keep_losses(span.i, j, span.end, mat4x4(loss4(s.a), loss4(s.b), loss4(s.c), loss4(s.d)));
+            sum += keep_loss(span.i, j, span.end, loss4(f));
         }
-        if GRADIENTS != 0u {
-            let w = weight16(span.i, j, span.end);
-            if (GRADIENTS & 1u) != 0u {
-                var g = mat4x4(d_mean4(s.a, w[0]), d_mean4(s.b, w[1]), d_mean4(s.c, w[2]), d_mean4(s.d, w[3]));
-                if ADD == 1u {
-                    g += load_d_mean16(span.i, j, span.end, 0.0);
-                }
-                store_d_mean16(span.i, j, span.end, g);
+        if (GRADIENTS & 1u) != 0u {
+            var g = d_mean4(f, weight4(span.i, j, span.end));
+            if ADD == 1u {
+                g += load_d_mean4(span.i, j, span.end, 0.0);
             }
-            if (GRADIENTS & 2u) != 0u {
-                var g = mat4x4(
-                    d_log_variance4(s.a, w[0]), d_log_variance4(s.b, w[1]), d_log_variance4(s.c, w[2]), d_log_variance4(s.d, w[3]),
-                );
-                if ADD == 1u {
-                    g += load_d_log_variance16(span.i, j, span.end, 0.0);
-                }
-                store_d_log_variance16(span.i, j, span.end, g);
+            store_d_mean4(span.i, j, span.end, g);
+        }
+        if (GRADIENTS & 2u) != 0u {
+            var g = d_log_variance4(f, weight4(span.i, j, span.end));
+            if ADD == 1u {
+                g += load_d_log_variance4(span.i, j, span.end, 0.0);
             }
+            store_d_log_variance4(span.i, j, span.end, g);
         }
     }
     keep_sum(span, lane, sum);
@@ -102,22 +79,22 @@ fn backward_prior(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let s = sixteen_at(span.i, j, span.end);
-        let w = weight16(span.i, j, span.end);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let f = four_at(span.i, j, span.end);
+        let w = weight4(span.i, j, span.end);
         if (GRADIENTS & 1u) != 0u {
-            var g = -1.0 * mat4x4(d_mean4(s.a, w[0]), d_mean4(s.b, w[1]), d_mean4(s.c, w[2]), d_mean4(s.d, w[3]));
+            var g = -d_mean4(f, w);
             if ADD == 1u {
-                g += load_d_prior_mean16(span.i, j, span.end, 0.0);
+                g += load_d_prior_mean4(span.i, j, span.end, 0.0);
             }
-            store_d_prior_mean16(span.i, j, span.end, g);
+            store_d_prior_mean4(span.i, j, span.end, g);
         }
         if (GRADIENTS & 2u) != 0u {
-            var g = mat4x4(d_prior4(s.a, w[0]), d_prior4(s.b, w[1]), d_prior4(s.c, w[2]), d_prior4(s.d, w[3]));
+            var g = d_prior4(f, w);
             if ADD == 1u {
-                g += load_d_prior_log_variance16(span.i, j, span.end, 0.0);
+                g += load_d_prior_log_variance4(span.i, j, span.end, 0.0);
             }
-            store_d_prior_log_variance16(span.i, j, span.end, g);
+            store_d_prior_log_variance4(span.i, j, span.end, g);
         }
     }
 }

@@ -10,31 +10,24 @@ fn forward(
 ) {
     let span = span_of(group, groups, lane);
     var sum = 0.0;
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let gap = load_x16(span.i, j, span.end, 0.0) - load_t16(span.i, j, span.end, 0.0);
-        let scaled = params.scale * gap;
-        if LOSS != 0u {
-            let losses = mat4x4(scaled[0] * gap[0], scaled[1] * gap[1], scaled[2] * gap[2], scaled[3] * gap[3]);
-            sum += keep_losses(span.i, j, span.end, losses);
-        }
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let gap = load_x4(span.i, j, span.end, 0.0) - load_t4(span.i, j, span.end, 0.0);
+        sum += keep_loss(span.i, j, span.end, params.scale * gap * gap);
         if GRADIENTS != 0u {
-            let weight = 2.0 * weight16(span.i, j, span.end);
-            let slope = mat4x4(
-                times4(weight[0], scaled[0]), times4(weight[1], scaled[1]), times4(weight[2], scaled[2]), times4(weight[3], scaled[3]),
-            );
+            let slope = times4(weight4(span.i, j, span.end), 2.0 * params.scale * gap);
             if (GRADIENTS & 1u) != 0u {
                 var dx = slope;
                 if ADD == 1u {
-                    dx += load_dx16(span.i, j, span.end, 0.0);
+                    dx += load_dx4(span.i, j, span.end, 0.0);
                 }
-                store_dx16(span.i, j, span.end, dx);
+                store_dx4(span.i, j, span.end, dx);
             }
             if (GRADIENTS & 2u) != 0u {
-                var dt = -1.0 * slope;
+                var dt = -slope;
                 if ADD == 1u {
-                    dt += load_dt16(span.i, j, span.end, 0.0);
+                    dt += load_dt4(span.i, j, span.end, 0.0);
                 }
-                store_dt16(span.i, j, span.end, dt);
+                store_dt4(span.i, j, span.end, dt);
             }
         }
     }

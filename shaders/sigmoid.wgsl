@@ -20,9 +20,8 @@ fn forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let x = load_x16(span.i, j, span.end, 0.0);
-        store_y16(span.i, j, span.end, mat4x4(output4(x[0]), output4(x[1]), output4(x[2]), output4(x[3])));
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        store_y4(span.i, j, span.end, output4(load_x4(span.i, j, span.end, 0.0)));
     }
 }
 
@@ -40,10 +39,9 @@ fn backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let y = load_y_in16(span.i, j, span.end, 0.0);
-        let dy = load_dy16(span.i, j, span.end, 0.0);
-        let dx = mat4x4(gradient4(y[0], dy[0]), gradient4(y[1], dy[1]), gradient4(y[2], dy[2]), gradient4(y[3], dy[3]));
-        store_dx16(span.i, j, span.end, dx);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let y = load_y_in4(span.i, j, span.end, 0.0);
+        let dy = load_dy4(span.i, j, span.end, 0.0);
+        store_dx4(span.i, j, span.end, gradient4(y, dy));
     }
 }

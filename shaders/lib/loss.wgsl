@@ -13,31 +13,20 @@ override GRADIENTS: u32 = 0u;
 override ADD: u32 = 0u;
 
 // The gradient of the loss, times the factor of the reduction.
-fn weight16(i: u32, j: u32, end: u32) -> mat4x4<f32> {
+fn weight4(i: u32, j: u32, end: u32) -> vec4<f32> {
     if DY == BY_ELEMENT {
-        return params.factor * load_dy16(i, j, end, 0.0);
+        return params.factor * load_dy4(i, j, end, 0.0);
     }
-    let all = vec4(params.factor * load_dy(select(0u, min(i, params.rows - 1u), DY == BY_ROW), 0u));
-    return mat4x4(all, all, all, all);
+    return vec4(params.factor * load_dy(select(0u, i, DY == BY_ROW), 0u));
 }
 
-// Keeps a lane's sixteen losses as they are wanted; returns their sum.
-fn keep_losses(i: u32, j: u32, end: u32, losses: mat4x4<f32>) -> f32 {
+// Keeps four losses as they are wanted; returns their sum.
+fn keep_loss(i: u32, j: u32, end: u32, loss: vec4<f32>) -> f32 {
     if LOSS == ELEMENTS {
-        store_loss16(i, j, end, losses);
+        store_loss4(i, j, end, loss);
     }
-    let hop = 4u * LANES;
-    return sum16(mat4x4(
-        before(end, j, losses[0]),
-        before(end, j + hop, losses[1]),
-        before(end, j + 2u * hop, losses[2]),
-        before(end, j + 3u * hop, losses[3]),
-    ));
-}
-
-// 0 from column `end` on.
-fn before(end: u32, j: u32, values: vec4<f32>) -> vec4<f32> {
-    return select(vec4(0.0), values, vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
+    let inside = select(vec4(0.0), loss, vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
+    return (inside.x + inside.y) + (inside.z + inside.w);
 }
 
 fn keep_sum(span: Span, lane: u32, sum: f32) {

@@ -81,7 +81,7 @@ fn precise_exp(x: f32) -> f32 {
 
 // e^x for any x, within 3 ulp: +inf where it exceeds f32, NaN for NaN.
 fn exp_of_any4(x: vec4<f32>) -> vec4<f32> {
-    let root = exp_in_range(clamp(0.5 * x, vec4(EXP_LOWEST), vec4(44.3)));
+    let root = exp_in_range(clamp(0.5 * x, vec4(EXP_LOWEST), vec4(44.4)));
     return select(select(root * root, vec4(infinity()), x > vec4(88.722839)), x, nans(x));
 }
 

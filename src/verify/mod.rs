@@ -293,7 +293,7 @@ impl<'g> Check<'g> {
         let (unit, smallest, most) = match held.storage {
             Storage::F32 => (0.0, 0.0, f64::from(f32::MAX)),
             Storage::F16 => (2f64.powi(-11), 2f64.powi(-25), 65504.0),
-            Storage::Bf16 => (2f64.powi(-9), 2f64.powi(-134), f64::from(f32::MAX)),
+            Storage::Bf16 => (2f64.powi(-8), 2f64.powi(-134), f64::from(f32::MAX)),
         };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
