@@ -8,8 +8,16 @@
 // Cost an element: x once where a row fits the lanes that take it, else twice; dx once, if asked for; so 8 bytes of f32 in place, or 12.
 // Soft targets add as many reads of `soft`. `backward` reads x once and writes dx.
 
+// What the target is, and what else there is.
+override SOFT_TARGET: u32 = 0u;
+override SMOOTHS: u32 = 0u;
+override CAPS: u32 = 0u;
+override HAS_CLASS_WEIGHT: u32 = 0u;
+override HAS_DX: u32 = 0u;
+override ADD: u32 = 0u;
+
 fn capped4(x: vec4<f32>) -> vec4<f32> {
-    if params.softcap == 0.0 {
+    if CAPS == 0u {
         return x;
     }
     // A mask stays a mask.
@@ -39,7 +47,7 @@ fn row_at(i: u32) -> Row {
 fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> vec4<f32> {
     let column = vec4(j) + vec4(0u, 1u, 2u, 3u);
     var q = soft;
-    if params.soft_target == 0u {
+    if SOFT_TARGET == 0u {
         q = select(vec4(0.0), vec4(1.0), column == vec4(row.id));
     }
     q = (1.0 - params.smoothing) * q + params.smoothing / f32(params.cols);
@@ -48,11 +56,11 @@ fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> ve
 
 fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
     var soft = mat4x4<f32>();
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         soft = load_soft16(i, j, end, 0.0);
     }
     var weight = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
-    if params.has_class_weight == 1u {
+    if HAS_CLASS_WEIGHT == 1u {
         weight = load_class_weight16(0u, j, end, 0.0);
     }
     let hop = 4u * LANES;
@@ -67,7 +75,7 @@ fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
 // sum_c w_c q_c of a lane's columns of a row of soft targets, smoothing left out.
 fn soft_sum(i: u32, j: u32, end: u32) -> f32 {
     let soft = load_soft16(i, j, end, 0.0);
-    if params.has_class_weight == 0u {
+    if HAS_CLASS_WEIGHT == 0u {
         return (1.0 - params.smoothing) * sum16(soft);
     }
     let weight = load_class_weight16(0u, j, end, 0.0);
@@ -101,7 +109,7 @@ fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     var g = slope.a * select(below, top, near) + slope.z * p;
     // A mask cannot move.
     g = select(g, vec4(select(0.0, not_a_number(), poisoned)), masks);
-    if params.softcap != 0.0 {
+    if CAPS == 1u {
         let share = x / params.softcap;
         g = select(g * ((1.0 - share) * (1.0 + share)), g, masks);
     }
@@ -123,7 +131,7 @@ fn put(slope: Slope, i: u32, j: u32, end: u32, gradient: mat4x4<f32>) {
     if slope.a == 0.0 && slope.z == 0.0 {
         dx = mat4x4<f32>();
     }
-    if params.add == 1u {
+    if ADD == 1u {
         dx += load_dx16(i, j, end, 0.0);
     }
     store_dx16(i, j, end, dx);
@@ -159,7 +167,7 @@ fn forward(
         for (var j = span.first; j < span.end; j += step_size()) {
             x = capped16(load_x16(span.i, j, span.end, masked()));
             acc = lse_merge(acc, lse_of16(x, UNIT), UNIT);
-            if params.soft_target == 1u {
+            if SOFT_TARGET == 1u {
                 soft += soft_sum(span.i, j, span.end);
             }
         }
@@ -167,7 +175,7 @@ fn forward(
     let row = row_at(span.i);
     let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
     acc = reduce_lse(lane, acc, UNIT);
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         soft = reduce_sum(lane, soft);
     }
     if STAGE == ONLY_PART {
@@ -181,9 +189,9 @@ fn forward(
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
     let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse);
-    let elementwise = params.soft_target == 1u || params.smoothing != 0.0;
+    let elementwise = SOFT_TARGET == 1u || SMOOTHS == 1u;
     var loss = 0.0;
-    if elementwise || params.has_dx == 1u {
+    if elementwise || HAS_DX == 1u {
         for (var j = span.first; j < span.end; j += step_size()) {
             if !holds() {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
@@ -193,7 +201,7 @@ fn forward(
                 loss += (loss4(acc, rest, x[0], wanted[0]) + loss4(acc, rest, x[1], wanted[1]))
                     + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
             }
-            if params.has_dx == 1u {
+            if HAS_DX == 1u {
                 put_gradient(slope, span.i, j, span.end, x, wanted);
             }
         }
@@ -212,7 +220,9 @@ fn forward(
         loss = not_a_number();
     }
     if span.segment == 0u {
-        loss += row.z * lse * lse;
+        if row.z != 0.0 {
+            loss += row.z * lse * lse; // 0 times an overflow would be NaN
+        }
         store_lse(span.i, 0u, acc.x);
         store_lse(span.i, 1u, acc.y);
     }
@@ -230,7 +240,7 @@ fn backward(
 ) {
     let span = span_of(group, groups, lane);
     var soft = 0.0;
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         if STAGE == FROM_PARTS {
             for (var s = lane % LANES; s < params.segments; s += LANES) {
                 soft += load_part(span.i, 3u * s);
@@ -266,7 +276,7 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
         var part = vec2(0.0);
         for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
             let r = row_weight_of(i);
-            if params.soft_target == 1u {
+            if SOFT_TARGET == 1u {
                 part += vec2(r);
             } else {
                 let id = load_id(i, 0u);
@@ -278,12 +288,12 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
     }
     sum = reduce_sum2(lane, sum);
     var classes = 0.0;
-    if params.has_class_weight == 1u {
+    if HAS_CLASS_WEIGHT == 1u {
         for (var c = lane; c < params.cols; c += WG) {
             classes += load_class_weight(0u, c);
         }
     }
-    classes = select(f32(params.cols), reduce_sum(lane, classes), params.has_class_weight == 1u);
+    classes = select(f32(params.cols), reduce_sum(lane, classes), HAS_CLASS_WEIGHT == 1u);
     if lane == 0u {
         var total = vec3(sum, classes);
         if params.fresh == 0u {
@@ -303,7 +313,7 @@ fn row_weight_of(i: u32) -> f32 {
 }
 
 fn class_weight_of(id: u32) -> f32 {
-    if params.has_class_weight == 0u || id >= params.cols {
+    if HAS_CLASS_WEIGHT == 0u || id >= params.cols {
         return 1.0;
     }
     return load_class_weight(0u, id);
@@ -330,7 +340,7 @@ fn weigh(
     }
     var wanted = params.smoothing / f32(params.cols) * load_sums_in(2u, 0u);
     var id = 0xffffffffu;
-    if params.soft_target == 0u {
+    if SOFT_TARGET == 0u {
         id = load_id(i, 0u);
         wanted += (1.0 - params.smoothing) * class_weight_of(id);
         if id == params.ignore {

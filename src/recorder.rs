@@ -143,7 +143,7 @@ const AT_A_TIME: usize = 16;
 /// Columns of the rows that a gapless tensor is cut into where rows do not matter.
 const BLOCK: usize = 4096;
 /// Partial results of a segment: at most this many numbers.
-const PART: usize = 4;
+const PART: usize = 6;
 /// Scratch: the parts of long rows.
 const PARTS: usize = 4;
 
@@ -181,28 +181,42 @@ impl<'g> Plan<'g> {
     }
 
     /// A kernel that reduces rows and then goes over them again, or only goes over them. If it has a binding `part`, which is not among
-    /// the arguments, long rows are cut: see lib/row.wgsl. As many dispatches as bindings and grids need.
+    /// the arguments, long rows are cut: see lib/row.wgsl. `flags` are its `override` constants. As many dispatches as bindings and grids need.
     pub(crate) fn rows(
         &mut self,
         kernel: &'static Kernel,
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
+    ) -> Result<()> {
+        self.staged(kernel, [rows, cols], &[1, 2], args, scalars, flags)
+    }
+
+    /// The same with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
+    pub(crate) fn staged(
+        &mut self,
+        kernel: &'static Kernel,
+        [rows, cols]: [usize; 2],
+        stages: &[u32],
+        args: &[Arg],
+        scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let cut = self.cut(rows, cols);
         let has_parts = kernel.uses.contains(&"part");
         if !has_parts {
             let cut = Cut { segments: 1, per_segment: cols.max(1), ..cut };
-            return self.split(kernel, [rows, cols], cut, &[], args, scalars);
+            return self.split(kernel, [rows, cols], cut, flags, args, scalars);
         }
         if cut.segments == 1 {
-            return self.split(kernel, [rows, cols], cut, &[], &[args, &[Arg::NONE]].concat(), scalars);
+            return self.split(kernel, [rows, cols], cut, flags, &[args, &[Arg::NONE]].concat(), scalars);
         }
         let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
         let args = [args, &[Arg::by_row(part)]].concat();
-        for stage in [1, 2] {
-            self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &args, scalars)?;
+        for &stage in stages {
+            self.split(kernel, [rows, cols], cut, &[&[("STAGE", stage)], flags].concat(), &args, scalars)?;
         }
         Ok(())
     }
@@ -214,9 +228,10 @@ impl<'g> Plan<'g> {
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let cut = Cut { workgroup: self.gpu.tuning().workgroup, lanes: 1, segments: 1, per_segment: cols.max(1) };
-        self.split(kernel, [rows, cols], cut, &[], args, scalars)
+        self.split(kernel, [rows, cols], cut, flags, args, scalars)
     }
 
     /// A kernel that treats each element by itself, or reduces a segment to a value of its own: `cut.segments` columns of such values.
@@ -354,9 +369,10 @@ impl<'g> Plan<'g> {
         args: &[Arg],
         [rows, cols]: [usize; 2],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let workgroup = self.gpu.tuning().workgroup;
-        let constants = [("WG", workgroup), ("LANES", workgroup)];
+        let constants = [&[("WG", workgroup), ("LANES", workgroup)], flags].concat();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, [1, 1, 1])
     }
 

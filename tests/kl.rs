@@ -1,6 +1,6 @@
-use wgloss::kl::{Divergence, Form, Options};
-use wgloss::verify::Fill;
-use wgloss::{Reduction, reference};
+use wgloss::kl::{self, Divergence, Form, Gradients, Options};
+use wgloss::verify::{Fill, Held};
+use wgloss::{Accum, Gpu, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -11,6 +11,44 @@ pub fn by_reference(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Opti
     let loss = reference::kl::forward(&x, &t, cols, options);
     let [dx, dt] = reference::kl::backward(&x, &t, cols, &wide(dy), options);
     [loss, dx, dt]
+}
+
+fn loss_shape(rows: usize, cols: usize, reduction: Reduction) -> [usize; 2] {
+    match reduction {
+        Reduction::None => [rows, cols],
+        Reduction::Rows => [rows, 1],
+        _ => [1, 1],
+    }
+}
+
+/// The loss, dx and dt; without a gradient of the loss, those of the forward are the same bits.
+pub fn on_device(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 3] {
+    let rows = rows_in(x, cols);
+    let (x, t) = (input(gpu, rows, cols, x), input(gpu, rows, cols, t));
+    let [loss_rows, loss_cols] = loss_shape(rows, cols, options.reduction);
+    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, loss_cols, dy));
+    let (loss, alone) = (output(gpu, loss_rows, loss_cols), output(gpu, loss_rows, loss_cols));
+    let [dx, dt, fused_dx, fused_dt] = [(); 4].map(|()| output(gpu, rows, cols));
+    let record = gpu.run(|r| {
+        let (x, t) = (x.view()?, t.view()?);
+        kl::forward(r, x, t, alone.view()?, Gradients::default(), options)?;
+        let gradients = Gradients { dx: Some(fused_dx.view()?), dt: Some(fused_dt.view()?) };
+        kl::forward(r, x, t, loss.view()?, gradients, options)?;
+        let gradients = Gradients { dx: Some(dx.view()?), dt: Some(dt.view()?) };
+        kl::backward(r, x, t, dy.as_ref().map(Held::view).transpose()?, gradients, options)
+    });
+    record.unwrap();
+    let bits = |held: &Held| read(gpu, held).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    assert!(bits(&alone) == bits(&loss), "{options:?}: the loss depends on the gradients");
+    if dy.is_none() {
+        assert!(bits(&dx) == bits(&fused_dx) && bits(&dt) == bits(&fused_dt), "{options:?}: backward is not forward");
+    }
+    [read(gpu, &loss), read(gpu, &dx), read(gpu, &dt)]
+}
+
+#[test]
+fn verified() {
+    verifies("kl");
 }
 
 fn outputs(
@@ -34,6 +72,16 @@ fn outputs(
     };
     let [loss, dx, dt] = compute(&x.data, &t.data, cols, &case.gy(), options);
     Ok(vec![("loss", Kind::Value, loss), ("x", Kind::Grad, dx), ("t", Kind::Grad, dt)])
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    for (op, logits) in [("kl_div", false), ("kl_logits", true)] {
+        golden::grade(op, |case| {
+            outputs(case, logits, |x, t, cols, dy, options| on_device(gpu, x, t, cols, dy, options))
+        });
+    }
 }
 
 #[test]
@@ -143,6 +191,204 @@ fn reference_of_finite_inputs_is_no_nan() {
                 let found = [loss, gradients.concat()].concat();
                 assert!(found.iter().all(|value| !value.is_nan()), "{options:?} {x:?} {t:?}: {found:?}");
             }
+        }
+    }
+}
+
+/// Rows of one lane, of some, of a whole workgroup, and cut into segments.
+const WIDTHS: [usize; 4] = [4, 40, 700, 20_000];
+
+/// What `Form::Probabilities` and `Form::LogQ` take for t.
+fn target(form: Form, logs: Vec<f32>) -> Vec<f32> {
+    match form {
+        Form::Logits => logs,
+        Form::Probabilities | Form::LogQ => logs.into_iter().map(|t| (-t.abs()).exp()).collect(),
+        Form::LogQLogP => logs.into_iter().map(|t| -t.abs()).collect(),
+    }
+}
+
+/// The masks of `reference_masks`, and a row of nothing but them.
+#[test]
+fn masks() {
+    let Some(gpu) = gpu() else { return };
+    let masked = f32::NEG_INFINITY;
+    for options in variants() {
+        let options = Options { reduction: Reduction::Rows, ..options };
+        let mask = if matches!(options.form, Form::Probabilities | Form::LogQ) { 0.0 } else { masked };
+        let rows = [
+            ([-1.0, -0.7, masked], [0.1, 0.4, mask]),
+            ([-1.0, -0.7, -0.2], [0.1, 0.4, mask]),
+            ([-1.0, masked, -0.2], [0.1, 0.4, 0.2]),
+            ([masked; 3], [mask; 3]),
+            ([-1.0, -0.7, -0.2], [0.3, 0.4, 0.2]),
+        ];
+        let (x, t) = (rows.map(|row| row.0).concat(), rows.map(|row| row.1).concat());
+        let [loss, dx, dt] = on_device(gpu, &x, &t, 3, &[], options);
+        let [want, want_dx, want_dt] = by_reference(&x, &t, 3, &[], options);
+        for row in 0..5 {
+            let at = 3 * row..3 * row + 3;
+            assert_close(&loss[row..=row], &want[row..=row], 2e-5);
+            if want[row].is_finite() {
+                let found = [&dx[at.clone()], &dt[at.clone()]].concat();
+                let wanted = [&want_dx[at.clone()], &want_dt[at]].concat();
+                for (found, want) in found.iter().zip(&wanted) {
+                    assert!((found - want).abs() <= 4e-6 * want.abs().max(1.0), "{options:?} {row}: {found} {want}");
+                }
+            }
+        }
+    }
+}
+
+/// A row that holds NaN or +inf gives NaN; the rows beside it are what they are without it.
+#[test]
+fn poisoned_rows() {
+    let Some(gpu) = gpu() else { return };
+    for cols in WIDTHS {
+        for divergence in DIVERGENCES {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let options = Options { divergence, reduction: Reduction::Rows, ..Default::default() };
+                let [clean_x, clean_t] = [3, 4].map(|seed| Fill::Small.matrix(4, cols, seed));
+                let (mut x, mut t) = (clean_x.clone(), clean_t.clone());
+                (x[cols + 1], t[3 * cols - 1]) = (bad, bad);
+                let found = on_device(gpu, &x, &t, cols, &[], options);
+                let clean = on_device(gpu, &clean_x, &clean_t, cols, &[], options);
+                for (found, clean) in found.iter().zip(&clean) {
+                    let width = found.len() / 4;
+                    let row = |of: &[f64], row: usize| of[row * width..][..width].to_vec();
+                    assert_nan(&row(found, 1));
+                    assert_nan(&row(found, 2));
+                    assert_eq!([row(found, 0), row(found, 3)], [row(clean, 0), row(clean, 3)]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn finite_inputs_give_no_nan() {
+    let Some(gpu) = gpu() else { return };
+    let values = [0.0, 1e-40, 1.0, -90.0, 1e4, -1e30, f32::MAX, -f32::MAX];
+    for options in variants() {
+        let rows = values.len();
+        let x: Vec<f32> = (0..3 * rows).map(|at| values[(at / 3 * (at % 3) + at % 3) % rows]).collect();
+        let t = (0..3 * rows).map(|at| if at % 3 == 1 { 0.0 } else { values[(at / 3 + at % 3 * 3 / 2) % rows] });
+        let t = target(options.form, t.collect());
+        for temperature in [1e-30, 1.0, 1e30] {
+            let options = Options { temperature, scale_t2: false, ..options };
+            let found = on_device(gpu, &x, &t, 3, &[], options).concat();
+            assert!(found.iter().all(|value| !value.is_nan()), "{options:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn gradients_are_added() {
+    let Some(gpu) = gpu() else { return };
+    for cols in WIDTHS {
+        for options in variants() {
+            let (x, logs) = (Fill::Small.matrix(3, cols, 5), Fill::Small.matrix(3, cols, 6));
+            let t = target(options.form, logs.clone());
+            let [_, dx, dt] = on_device(gpu, &x, &t, cols, &[], options);
+            let held = [input(gpu, 3, cols, &x), input(gpu, 3, cols, &t)];
+            let sums = [input(gpu, 3, cols, &logs), input(gpu, 3, cols, &x)];
+            let record = gpu.run(|r| {
+                let gradients = Gradients { dx: Some(sums[0].view()?), dt: Some(sums[1].view()?) };
+                let options = Options { accum: Accum::Add, ..options };
+                kl::backward(r, held[0].view()?, held[1].view()?, None, gradients, options)
+            });
+            record.unwrap();
+            for (sum, (before, gradient)) in sums.iter().zip([(&logs, &dx), (&x, &dt)]) {
+                let want = before.iter().zip(gradient).map(|(&before, &gradient)| before + gradient as f32);
+                assert_eq!(read(gpu, sum), wide(&want.collect::<Vec<_>>()), "{options:?}");
+            }
+        }
+    }
+}
+
+/// Either gradient alone is the same as both together, but for the rounding of what other sums it needs.
+#[test]
+fn single_gradients() {
+    let Some(gpu) = gpu() else { return };
+    for options in variants() {
+        let (x, t) = (Fill::Small.matrix(3, 700, 5), target(options.form, Fill::Small.matrix(3, 700, 6)));
+        let [_, want_dx, want_dt] = on_device(gpu, &x, &t, 700, &[], options);
+        let held = [input(gpu, 3, 700, &x), input(gpu, 3, 700, &t)];
+        let (dx, dt) = (output(gpu, 3, 700), output(gpu, 3, 700));
+        let record = gpu.run(|r| {
+            let (x, t) = (held[0].view()?, held[1].view()?);
+            kl::backward(r, x, t, None, Gradients { dx: Some(dx.view()?), dt: None }, options)?;
+            kl::backward(r, x, t, None, Gradients { dx: None, dt: Some(dt.view()?) }, options)
+        });
+        record.unwrap();
+        assert_eq!((read(gpu, &dx), read(gpu, &dt)), (want_dx, want_dt), "{options:?}");
+    }
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    for options in variants() {
+        for (reduction, _) in losses_of(0, 0) {
+            if reduction == Reduction::None && options.divergence != Divergence::Kl {
+                continue;
+            }
+            for (cols, rows) in [(0, 2), (3, 0)] {
+                let [loss_rows, loss_cols] = loss_shape(rows, cols, reduction);
+                let [loss, dx, dt] = on_device(gpu, &[], &[], cols, &[], Options { reduction, ..options });
+                assert_eq!((loss, dx, dt), (vec![0.0; loss_rows * loss_cols], vec![], vec![]), "{options:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (x, t, turned) = (input(gpu, 2, 3, &[0.0; 6]), input(gpu, 2, 3, &[0.0; 6]), input(gpu, 3, 2, &[0.0; 6]));
+    let (loss, dx, wrong) = (output(gpu, 1, 1), output(gpu, 2, 3), output(gpu, 3, 2));
+    let default = Options::default();
+    let forward = |options| {
+        refused(gpu, &[&loss], |r| kl::forward(r, x.view()?, t.view()?, loss.view()?, Gradients::default(), options))
+    };
+    for (temperature, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let want = option("kl", "temperature", "between 1e-30 and 1e30", found);
+        assert_eq!(forward(Options { temperature, ..default }), want);
+    }
+    let want = option("kl", "temperature", "between 1e-15 and 1e15 with scale_t2", "0.0000000000000000000001");
+    assert_eq!(forward(Options { temperature: 1e-22, scale_t2: true, ..default }), want);
+    for (beta, found) in [(0.0, "0"), (1.0, "1"), (f32::NAN, "NaN")] {
+        let divergence = Divergence::JensenShannon { beta };
+        assert_eq!(forward(Options { divergence, ..default }), option("kl", "beta", "above 0 and below 1", found));
+    }
+    let reverse = Options { divergence: Divergence::ReverseKl, ..default };
+    let want = option("kl", "form", "Logits for this divergence", "LogQ");
+    assert_eq!(forward(Options { form: Form::LogQ, ..reverse }), want);
+    let want = option("kl", "reduction", "one of rows for this divergence", "None");
+    assert_eq!(forward(Options { reduction: Reduction::None, ..reverse }), want);
+    assert_eq!(forward(Options { reduction: Reduction::Rows, ..default }), shape("kl", "loss", "2 x 1", "1 x 1"));
+    for options in [default, reverse] {
+        let backward = |t: &Held, dy: Option<&Held>, dx: &Held| {
+            refused(gpu, &[&wrong], |r| {
+                let gradients = Gradients { dx: Some(dx.view()?), dt: None };
+                kl::backward(r, x.view()?, t.view()?, dy.map(Held::view).transpose()?, gradients, options)
+            })
+        };
+        assert_eq!(backward(&turned, None, &dx), shape("kl", "t", "2 x 3", "3 x 2"));
+        assert_eq!(backward(&t, Some(&turned), &dx), shape("kl", "dy", "1 x 1", "3 x 2"));
+        assert_eq!(backward(&t, None, &wrong), shape("kl", "dx", "2 x 3", "3 x 2"));
+        assert_eq!(backward(&t, None, &x), overlap("kl", "dx", "x"));
+    }
+    let error = kl::compute(gpu, &[0.0; 6], &[0.0; 4], 2, default).unwrap_err();
+    assert_eq!(error, shape("kl", "t", "3 x 2", "2 x 2"));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    for cols in [700, 20_000] {
+        for options in variants() {
+            let (x, t) = (Fill::Wide.matrix(3, cols, 5), target(options.form, Fill::Small.matrix(3, cols, 6)));
+            assert_repeats(|| on_device(gpu, &x, &t, cols, &[], options).into());
         }
     }
 }

@@ -138,6 +138,21 @@ fn precise_log1p(r: f32) -> f32 {
     return f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW));
 }
 
+// ln x within 2.5 ulp, -inf for 0, NaN for NaN and below 0; subnormal numbers, if the device has them, are lifted by 2^24.
+fn precise_log4(x: vec4<f32>) -> vec4<f32> {
+    let small = x < vec4(0x1p-126f);
+    let bits = bitcast<vec4<i32>>(select(x, x * 16777216.0, small));
+    let n = (bits - vec4(0x3f3504f3)) >> vec4(23u);
+    let f = bitcast<vec4<f32>>(bits - (n << vec4(23u)));
+    let s = (f - 1.0) / (f + 1.0);
+    let z = s * s;
+    let tail = s * z * (0.6666666667 + z * (0.4 + z * (0.2857142857 + z * (0.2222222222 + z * 0.1818181818))));
+    let count = vec4<f32>(n) - select(vec4(0.0), vec4(24.0), small);
+    let log = count * LN2_HIGH + (2.0 * s + (tail + count * LN2_LOW));
+    let of_zero = select(log, vec4(masked()), x == vec4(0.0));
+    return select(select(of_zero, x, not_finite(x)), vec4(not_a_number()), x < vec4(0.0));
+}
+
 // tanh x within 2 ulp, NaN for NaN. Coefficients below 5/8: Cephes tanhf.
 fn precise_tanh4(x: vec4<f32>) -> vec4<f32> {
     let a = min(abs(x), vec4(20.0));

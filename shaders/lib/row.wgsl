@@ -9,6 +9,9 @@ override LANES: u32 = 256u; // a power of two that divides WG
 const WHOLE: u32 = 0u;
 const ONLY_PART: u32 = 1u;
 const FROM_PARTS: u32 = 2u;
+// Where what is left needs sums that need the merged parts, a dispatch between the two adds these sums to the parts (ONLY_SUMS).
+const ONLY_SUMS: u32 = 3u;
+const FROM_SUMS: u32 = 4u;
 override STAGE: u32 = 0u;
 
 // How many columns the lanes of a row take at a time.

@@ -11,10 +11,49 @@
 //! Dean 2015, arXiv:1503.02531; in distillation: Agarwal et al. 2023, arXiv:2306.13649, section 2; reductions as
 //! torch.nn.functional.kl_div.
 
-use super::{Accum, Reduction, required};
-use crate::{Error, Result, Tensor};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, scale_of, shaped, total};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
+use crate::recorder::{Arg, Plan, Scalar};
+use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "kl";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("kl", "math", "lse", "row"),
+    bindings: &[input("x"), input("t"), input("dy"), output("loss"), output("dx"), output("dt"), output("part")],
+    scalars: &[
+        ("form", U32),
+        ("divergence", U32),
+        ("beta", F32),
+        ("rest_beta", F32),
+        ("scale_high", F32),
+        ("scale_low", F32),
+        ("scale_least", F32),
+        ("most_half_gap", F32),
+        ("scale", F32),
+        ("factor_x", F32),
+        ("factor_t", F32),
+        ("loss_kind", U32),
+        ("dy_kind", U32),
+        ("has_dx", U32),
+        ("has_dt", U32),
+        ("add", U32),
+        ("first", U32),
+    ],
+    family: Family::Rows,
+};
+static FORWARD: Kernel =
+    Kernel { shader: &SHADER, entry: "forward", uses: &["x", "t", "dy", "loss", "dx", "dt", "part"], in_place: None };
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
+
+/// What `loss_kind` and `dy_kind` of the shader are besides 0.
+const BY_ROW: u32 = 1;
+const BY_ELEMENT: u32 = 2;
+/// Stages of rows that are cut, see shaders/lib/row.wgsl: with a pass for sums, and without.
+const WITH_SUMS: &[u32] = &[1, 3, 4];
+const WITHOUT_SUMS: &[u32] = &[1, 2];
+/// What no −ln p exceeds but that of a mask: `MOST` of the shader.
+const MOST: f64 = 3.4e38;
 
 /// What the two sides are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,7 +117,6 @@ impl Default for Options {
 }
 
 impl Options {
-    #[expect(dead_code, reason = "for the kernels")]
     fn check(&self) -> Result<()> {
         let temperature = self.temperature;
         let holds = (1e-30..=1e30).contains(&temperature);
@@ -101,6 +139,20 @@ impl Options {
         }
         Ok(())
     }
+
+    /// Shape of the loss of inputs of this shape, and of its gradient `dy`.
+    pub(crate) fn loss_shape(&self, [rows, cols]: [usize; 2]) -> [usize; 2] {
+        match self.reduction {
+            Reduction::None => [rows, cols],
+            Reduction::Rows => [rows, 1],
+            Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
+        }
+    }
+
+    /// Whether x is logarithms, so that every element stands for itself.
+    pub(crate) fn by_element(&self) -> bool {
+        matches!(self.form, Form::LogQ | Form::LogQLogP)
+    }
 }
 
 /// Where gradients go, each of the shape of its input; absent: not computed.
@@ -110,4 +162,220 @@ pub struct Gradients<'a> {
     pub dx: Option<Tensor<'a>>,
     /// Of t.
     pub dt: Option<Tensor<'a>>,
+}
+
+/// One call: the loss, gradients or both.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    x: Tensor<'a>,
+    t: Tensor<'a>,
+    dy: Option<Tensor<'a>>,
+    loss: Option<Tensor<'a>>,
+    gradients: Gradients<'a>,
+    options: Options,
+}
+
+impl<'a> Call<'a> {
+    fn check(&self) -> Result<()> {
+        self.options.check()?;
+        let Call { x, t, dy, loss, gradients: Gradients { dx, dt }, .. } = *self;
+        let whole = self.options.loss_shape(x.shape());
+        for (what, tensor, shape) in [
+            ("t", Some(t), x.shape()),
+            ("dy", dy, whole),
+            ("loss", loss, whole),
+            ("dx", dx, x.shape()),
+            ("dt", dt, x.shape()),
+        ] {
+            tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, shape))?;
+        }
+        let inputs = [named("x", x), named("t", t), named("dy", dy)];
+        disjoint(OP, &[named("loss", loss), named("dx", dx), named("dt", dt)], &inputs)
+    }
+
+    /// The reversed divergence is the first one of the sides exchanged.
+    fn turned(self) -> Self {
+        if self.options.divergence != Divergence::ReverseKl {
+            return self;
+        }
+        let Gradients { dx, dt } = self.gradients;
+        let options = Options { divergence: Divergence::Kl, ..self.options };
+        Call { x: self.t, t: self.x, gradients: Gradients { dx: dt, dt: dx }, options, ..self }
+    }
+
+    fn record(self, recorder: &mut Recorder) -> Result<()> {
+        self.check()?;
+        recorder.plan(|plan| self.turned().plan(plan))
+    }
+
+    fn plan(self, plan: &mut Plan) -> Result<()> {
+        let pieces = self.pieces();
+        let segments = |piece: &Call| plan.cut(piece.x.rows, piece.x.cols).segments;
+        let counts: Vec<[usize; 2]> = pieces.iter().map(|piece| [piece.x.rows, segments(piece)]).collect();
+        let count = counts.iter().map(|[rows, segments]| rows * segments).sum();
+        let values = total::values(plan, count, 1)?;
+        let by_row = self.options.reduction == Reduction::Rows;
+        let direct = self.options.reduction == Reduction::None || (by_row && counts.iter().all(|&[_, n]| n == 1));
+        let mut at = 0;
+        for (piece, [rows, segments]) in pieces.iter().zip(counts) {
+            let value = Tensor::strided(&values, rows, segments, at, segments)?;
+            let loss = piece.loss.map(|loss| if direct { loss } else { value });
+            at += rows * segments;
+            Call { loss, ..*piece }.dispatch(plan, self.factor())?;
+            if let Some(loss) = self.loss.filter(|_| by_row && !direct) {
+                total::row_totals(plan, value, loss, 1.0)?;
+            }
+        }
+        match self.loss.filter(|_| !by_row && !direct) {
+            Some(loss) => total::total(plan, Tensor::vector(&values, count)?, loss, self.factor() as f32),
+            None => Ok(()),
+        }
+    }
+
+    /// The call, or the same for the parts that its elements are taken in where rows mean nothing.
+    fn pieces(&self) -> Vec<Self> {
+        if !self.options.by_element() || self.options.reduction == Reduction::Rows {
+            return vec![*self];
+        }
+        let of_elements = |tensor: Option<Tensor<'a>>| tensor.filter(|_| self.options.reduction == Reduction::None);
+        let Gradients { dx, dt } = self.gradients;
+        let blocks = Plan::blocks(&[Some(self.x), Some(self.t), of_elements(self.dy), of_elements(self.loss), dx, dt]);
+        let piece = |[x, t, dy, loss, dx, dt]: [Option<Tensor<'a>>; 6]| {
+            let (dy, loss, gradients) = (dy.or(self.dy), loss.or(self.loss), Gradients { dx, dt });
+            Call { x: x.unwrap_or(self.x), t: t.unwrap_or(self.t), dy, loss, gradients, ..*self }
+        };
+        blocks.into_iter().filter_map(|block| block.try_into().ok()).map(piece).collect()
+    }
+
+    fn dispatch(self, plan: &mut Plan, factor: f64) -> Result<()> {
+        let Call { x, t, dy, loss, gradients: Gradients { dx, dt }, options } = self;
+        let output = |tensor: Option<Tensor<'a>>| tensor.map_or(Arg::NONE, Arg::by_row);
+        let dy = match options.reduction {
+            Reduction::None | Reduction::Rows => output(dy),
+            Reduction::Sum | Reduction::Mean | Reduction::BatchMean => dy.map_or(Arg::NONE, Arg::whole),
+        };
+        let args = [Arg::by_row(x), Arg::by_row(t), dy, output(loss), output(dx), output(dt)];
+        let scalars = self.scalars(factor);
+        if options.by_element() {
+            return plan.elements(&FORWARD, x.shape(), &[&args[..], &[Arg::NONE]].concat(), &scalars, &[]);
+        }
+        let stages = if self.needs_sums() { WITH_SUMS } else { WITHOUT_SUMS };
+        plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &[])
+    }
+
+    /// What the sum of the rows' divergences is multiplied with.
+    fn factor(&self) -> f64 {
+        let [rows, cols] = self.x.shape().map(|size| size as f64);
+        match self.options.reduction {
+            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
+            Reduction::Mean => 1.0 / (rows * cols).max(1.0),
+            Reduction::BatchMean => 1.0 / rows.max(1.0),
+        }
+    }
+
+    /// Whether the gradients need sums over the row besides the log-sum-exps. Kl's of x: only of p, which is 1 for a softmax.
+    fn needs_sums(&self) -> bool {
+        let Gradients { dx, dt } = self.gradients;
+        let own_weights = self.dy.is_some() && self.options.reduction == Reduction::None;
+        match (self.options.form, self.options.divergence) {
+            (Form::Logits, Divergence::Kl) => dt.is_some() || (dx.is_some() && own_weights),
+            (Form::Logits, _) => dx.is_some() || dt.is_some(),
+            (Form::Probabilities, _) => dx.is_some(),
+            (Form::LogQ | Form::LogQLogP, _) => false,
+        }
+    }
+
+    /// `factor` multiplies the gradients.
+    fn scalars(&self, factor: f64) -> [Scalar; 17] {
+        let Options { form, divergence, temperature, reduction, .. } = self.options;
+        let (divergence, beta) = match divergence {
+            Divergence::Kl | Divergence::ReverseKl => (0u32, 0.0),
+            Divergence::JensenShannon { beta } => (1, beta),
+            Divergence::TotalVariation => (2, 0.0),
+        };
+        let wide = f64::from(temperature);
+        let scale = if self.options.scale_t2 { wide * wide } else { 1.0 };
+        let slope = |logits: bool| (factor * scale / if logits { wide } else { 1.0 }) as f32;
+        let kind = if reduction == Reduction::None { BY_ELEMENT } else { BY_ROW };
+        let dy_kind = if reduction.by_row() { kind } else { 0 };
+        let [high, low, least] = scale_of(temperature);
+        [
+            (form as u32).into(),
+            divergence.into(),
+            beta.into(),
+            ((1.0 - f64::from(beta)) as f32).into(),
+            high,
+            low,
+            least,
+            ((0.5 * MOST * wide).min(MOST) as f32).into(),
+            (scale as f32).into(),
+            slope(!self.options.by_element()).into(),
+            slope(form == Form::Logits).into(),
+            self.loss.map_or(0, |_| kind).into(),
+            self.dy.map_or(0, |_| dy_kind).into(),
+            self.gradients.dx.is_some().into(),
+            self.gradients.dt.is_some().into(),
+            (self.options.accum == Accum::Add).into(),
+            (!self.needs_sums()).into(),
+        ]
+    }
+}
+
+/// `loss` of `x` and `t`, both [rows, cols]: the same shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1].
+/// The gradients that are given receive those for a loss whose own gradient is 1, in the same pass.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
+pub fn forward(
+    recorder: &mut Recorder,
+    x: Tensor,
+    t: Tensor,
+    loss: Tensor,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    Call { x, t, dy: None, loss: Some(loss), gradients, options }.record(recorder)
+}
+
+/// The gradients that are given, from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    recorder: &mut Recorder,
+    x: Tensor,
+    t: Tensor,
+    dy: Option<Tensor>,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    Call { x, t, dy, loss: None, gradients, options }.record(recorder)
+}
+
+/// The loss of the rows of two slices, `cols` elements each, and its gradients dx and dt.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// use wgloss::kl;
+/// // p = (1/2, 1/2), q = (1/4, 3/4)
+/// let (x, t) = ([0.0, 3f32.ln()], [0.0, 0.0]);
+/// let (loss, [dx, _]) = kl::compute(&gpu, &x, &t, 2, kl::Options::default()).unwrap();
+/// assert!((loss[0] - (2.0 / 3f32.sqrt()).ln()).abs() < 1e-6);
+/// assert!((dx[0] + 0.25).abs() < 1e-6 && (dx[1] - 0.25).abs() < 1e-6); // q - p
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -> Result<(Vec<f32>, [Vec<f32>; 2])> {
+    let (rows, t_rows) = (rows_of(OP, "x", x, cols)?, rows_of(OP, "t", t, cols)?);
+    let [loss_rows, loss_cols] = options.loss_shape([rows, cols]);
+    let inputs = [gpu.upload(x)?, gpu.upload(t)?];
+    let outputs = [gpu.zeros::<f32>(x.len())?, gpu.zeros::<f32>(x.len())?];
+    let loss = gpu.zeros::<f32>(loss_rows * loss_cols)?;
+    let (x, t) = (Tensor::matrix(&inputs[0], rows, cols)?, Tensor::matrix(&inputs[1], t_rows, cols)?);
+    let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;
+    let (dx, dt) = (Tensor::matrix(&outputs[0], rows, cols)?, Tensor::matrix(&outputs[1], rows, cols)?);
+    gpu.run(|recorder| forward(recorder, x, t, loss, Gradients { dx: Some(dx), dt: Some(dt) }, options))?;
+    Ok((gpu.read(loss)?, [gpu.read(dx)?, gpu.read(dt)?]))
 }

@@ -65,6 +65,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         cross_entropy::KERNELS,
         gaussian_kl::KERNELS,
         info_nce::KERNELS,
+        kl::KERNELS,
         l2::KERNELS,
         linear::KERNELS,
         normalize::KERNELS,

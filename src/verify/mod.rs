@@ -11,6 +11,7 @@ mod cross_entropy;
 mod fill;
 mod gaussian_kl;
 mod info_nce;
+mod kl;
 mod l2;
 mod linear;
 mod normalize;
@@ -29,7 +30,7 @@ use crate::{Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 12] = [
+pub const SUITES: [(&str, Suite); 13] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -40,6 +41,7 @@ pub const SUITES: [(&str, Suite); 12] = [
     ("l2", l2::cases),
     ("gaussian_kl", gaussian_kl::cases),
     ("info_nce", info_nce::cases),
+    ("kl", kl::cases),
     ("sgd", sgd::cases),
     ("cast", cast::cases),
 ];

@@ -1,0 +1,115 @@
+use super::{Check, FILLS, Fill, cast, rounded};
+use crate::kl::{self, Divergence, Form, Gradients, Options};
+use crate::{Reduction, Result, Storage, reference, softmax};
+
+const DIVERGENCES: [Divergence; 4] =
+    [Divergence::Kl, Divergence::ReverseKl, Divergence::JensenShannon { beta: 0.3 }, Divergence::TotalVariation];
+const FORMS: [Form; 4] = [Form::Logits, Form::Probabilities, Form::LogQ, Form::LogQLogP];
+
+pub(super) fn cases(check: &mut Check) -> Result<()> {
+    for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
+        for fill in FILLS {
+            for divergence in DIVERGENCES {
+                let options = Options { divergence, ..Default::default() };
+                case(check, rows, cols, fill, options, Storage::F32)?;
+                let tempered = Options { temperature: 5.0, scale_t2: true, reduction: Reduction::Rows, ..options };
+                case(check, rows, cols, fill, tempered, Storage::F32)?;
+            }
+            for form in FORMS {
+                for reduction in [Reduction::None, Reduction::Rows, Reduction::Mean, Reduction::Sum] {
+                    let options = Options { form, reduction, ..Default::default() };
+                    case(check, rows, cols, fill, options, Storage::F32)?;
+                }
+            }
+        }
+    }
+    for (index, storage) in [Storage::F16, Storage::Bf16].into_iter().enumerate() {
+        for cols in [7, 256, 257 + index] {
+            for form in FORMS {
+                for reduction in [Reduction::None, Reduction::Rows, Reduction::BatchMean] {
+                    let options = Options { form, reduction, ..Default::default() };
+                    case(check, 3, cols, Fill::Small, options, storage)?;
+                }
+            }
+        }
+    }
+    case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32)?;
+    for divergence in DIVERGENCES {
+        case(check, 3, 40_000, Fill::Outlier, Options { divergence, ..Default::default() }, Storage::F32)?;
+    }
+    let none = Options { reduction: Reduction::None, ..Default::default() };
+    case(check, 3, 40_000, Fill::Outlier, none, Storage::F32)
+}
+
+/// The two sides: of one fill; a target's masks are the model's too, since the loss is infinite where they are not.
+fn sides(fill: Fill, form: Form, rows: usize, cols: usize) -> [Vec<f32>; 2] {
+    let (mut x, mut t) = (fill.matrix(rows, cols, 31), fill.matrix(rows, cols, 32));
+    for (x, t) in x.iter_mut().zip(&mut t) {
+        if !x.is_finite() || !t.is_finite() {
+            (*x, *t) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        }
+        match form {
+            Form::Logits => {}
+            Form::Probabilities | Form::LogQ => *t = (-t.abs()).exp(),
+            Form::LogQLogP => *t = -t.abs(),
+        }
+    }
+    [x, t]
+}
+
+fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options, storage: Storage) -> Result<()> {
+    check.case(format_args!("{rows} x {cols} {fill:?} {options:?} {storage:?}"));
+    let [x, t] = sides(fill, options.form, rows, cols).map(|side| rounded(storage, &side));
+    let [loss_rows, loss_cols] = options.loss_shape([rows, cols]);
+    let dy = rounded(storage, &Fill::Small.matrix(loss_rows, loss_cols, 33));
+    let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
+    let (held_x, held_t, held_dy) = (input(rows, cols, &x)?, input(rows, cols, &t)?, input(loss_rows, loss_cols, &dy)?);
+    let loss = check.output_as(storage, loss_rows, loss_cols)?;
+    let output = || check.output_as(storage, rows, cols);
+    let (fused, back) = ([output()?, output()?], [output()?, output()?]);
+    check.run(|recorder| {
+        let (x, t) = (held_x.view()?, held_t.view()?);
+        let ([dx, dt], [bx, bt]) = ([fused[0].view()?, fused[1].view()?], [back[0].view()?, back[1].view()?]);
+        kl::forward(recorder, x, t, loss.view()?, Gradients { dx: Some(dx), dt: Some(dt) }, options)?;
+        let gradients = Gradients { dx: Some(bx), dt: Some(bt) };
+        kl::backward(recorder, x, t, Some(held_dy.view()?), gradients, options)
+    })?;
+    let want = reference::kl::forward::<f64>(&cast(&x), &cast(&t), cols, options);
+    let sums = loss_terms(&x, &t, cols, options);
+    check.compare_sum("loss", &loss, &want, &reference::kl::forward(&x, &t, cols, options), &sums)?;
+    for (dy, held) in [(&[][..], &fused), (&dy, &back)] {
+        let want = reference::kl::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(dy), options);
+        let yardstick = reference::kl::backward(&x, &t, cols, dy, options);
+        for (index, what) in ["dx", "dt"].into_iter().enumerate() {
+            check.compare(what, &held[index], &want[index], &yardstick[index])?;
+        }
+    }
+    Ok(())
+}
+
+/// (p + q) (|ln p| + |ln q|) of each element, reduced as the loss.
+fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
+    let (x, t): (Vec<f64>, Vec<f64>) = (cast(x), cast(t));
+    let temperature = options.temperature;
+    let logs = |x: &[f64]| reference::softmax::forward(x, cols, softmax::Options { temperature, log: true });
+    let log_q = if options.by_element() { x } else { logs(&x) };
+    let log_p = match options.form {
+        Form::Logits => logs(&t),
+        Form::Probabilities | Form::LogQ => t.iter().map(|p| p.ln()).collect(),
+        Form::LogQLogP => t,
+    };
+    let scale = if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
+    let size = |log: f64| if log.is_finite() { log.abs() } else { 0.0 };
+    let weight = |p: f64, q: f64| if options.by_element() { p.exp() } else { p.exp() + q.exp() };
+    let sides = log_p.iter().zip(&log_q);
+    let terms: Vec<f64> = sides.map(|(&p, &q)| scale * weight(p, q) * (size(p) + size(q))).collect();
+    let rows: Vec<f64> = terms.chunks(cols).map(|row| row.iter().sum()).collect();
+    let all: f64 = rows.iter().sum();
+    match options.reduction {
+        Reduction::None => terms,
+        Reduction::Rows => rows,
+        Reduction::Sum => vec![all],
+        Reduction::Mean => vec![all / terms.len() as f64],
+        Reduction::BatchMean => vec![all / rows.len() as f64],
+    }
+}
