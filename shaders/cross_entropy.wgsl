@@ -36,6 +36,10 @@ struct Row {
     wanted: f32, // sum_c w_c q[i, c] for class ids, the part of smoothing for soft targets
 }
 
+fn counts_nothing(row: Row) -> bool {
+    return row.a == 0.0 && row.z == 0.0;
+}
+
 fn row_at(i: u32) -> Row {
     let at = min(i, params.rows - 1u);
     return Row(
@@ -95,6 +99,7 @@ struct Slope {
     a: f32,
     total: f32,  // sum_c w_c q_c
     z: f32,      // 2 z lse
+    none: bool,  // the row counts nothing
 }
 
 // Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
@@ -128,7 +133,7 @@ fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, wanted: 
 
 fn put(slope: Slope, i: u32, j: u32, end: u32, gradient: mat4x4<f32>) {
     var dx = gradient;
-    if slope.a == 0.0 && slope.z == 0.0 {
+    if slope.none {
         dx = mat4x4<f32>();
     }
     if ADD == 1u {
@@ -188,7 +193,7 @@ fn forward(
     }
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse);
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse, counts_nothing(row));
     let elementwise = SOFT_TARGET == 1u || SMOOTHS == 1u;
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
@@ -226,7 +231,7 @@ fn forward(
         store_lse(span.i, 0u, acc.x);
         store_lse(span.i, 1u, acc.y);
     }
-    if row.a == 0.0 && row.z == 0.0 {
+    if counts_nothing(row) {
         loss = 0.0;
     }
     store_loss(span.i, span.segment, loss);
@@ -261,7 +266,7 @@ fn backward(
     let row = row_at(span.i);
     let at = min(span.i, params.rows - 1u);
     let acc = vec2(load_lse_in(at, 0u), load_lse_in(at, 1u));
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))));
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
         put_gradient(slope, span.i, j, span.end, x, wanted16(row, span.i, j, span.end));
