@@ -8,7 +8,7 @@ fn forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        store_y16(span.i, j, span.end, load_x16(span.i, j, span.end, 0.0));
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        store_y4(span.i, j, span.end, load_x4(span.i, j, span.end, 0.0));
     }
 }

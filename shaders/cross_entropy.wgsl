@@ -8,8 +8,16 @@
 // Cost an element: x once where a row fits the lanes that take it, else twice; dx once, if asked for; so 8 bytes of f32 in place, or 12.
 // Soft targets add as many reads of `soft`. `backward` reads x once and writes dx.
 
+// What the target is, and what else there is.
+override SOFT_TARGET: u32 = 0u;
+override SMOOTHS: u32 = 0u;
+override CAPS: u32 = 0u;
+override HAS_CLASS_WEIGHT: u32 = 0u;
+override HAS_DX: u32 = 0u;
+override ADD: u32 = 0u;
+
 fn capped4(x: vec4<f32>) -> vec4<f32> {
-    if params.softcap == 0.0 {
+    if CAPS == 0u {
         return x;
     }
     // A mask stays a mask.
@@ -28,6 +36,10 @@ struct Row {
     wanted: f32, // sum_c w_c q[i, c] for class ids, the part of smoothing for soft targets
 }
 
+fn counts_nothing(row: Row) -> bool {
+    return row.a == 0.0 && row.z == 0.0;
+}
+
 fn row_at(i: u32) -> Row {
     let at = min(i, params.rows - 1u);
     return Row(
@@ -39,7 +51,7 @@ fn row_at(i: u32) -> Row {
 fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> vec4<f32> {
     let column = vec4(j) + vec4(0u, 1u, 2u, 3u);
     var q = soft;
-    if params.soft_target == 0u {
+    if SOFT_TARGET == 0u {
         q = select(vec4(0.0), vec4(1.0), column == vec4(row.id));
     }
     q = (1.0 - params.smoothing) * q + params.smoothing / f32(params.cols);
@@ -48,11 +60,11 @@ fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> ve
 
 fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
     var soft = mat4x4<f32>();
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         soft = load_soft16(i, j, end, 0.0);
     }
     var weight = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
-    if params.has_class_weight == 1u {
+    if HAS_CLASS_WEIGHT == 1u {
         weight = load_class_weight16(0u, j, end, 0.0);
     }
     let hop = 4u * LANES;
@@ -67,7 +79,7 @@ fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
 // sum_c w_c q_c of a lane's columns of a row of soft targets, smoothing left out.
 fn soft_sum(i: u32, j: u32, end: u32) -> f32 {
     let soft = load_soft16(i, j, end, 0.0);
-    if params.has_class_weight == 0u {
+    if HAS_CLASS_WEIGHT == 0u {
         return (1.0 - params.smoothing) * sum16(soft);
     }
     let weight = load_class_weight16(0u, j, end, 0.0);
@@ -87,9 +99,10 @@ struct Slope {
     a: f32,
     total: f32,  // sum_c w_c q_c
     z: f32,      // 2 z lse
+    none: bool,  // the row counts nothing
 }
 
-// Where x is the row's maximum, p - 1 = -rest/(1 + rest) is formed without cancellation.
+// Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
 fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let inverse = lse_inverse(slope.acc);
     let p = lse_p4(slope.acc, x, UNIT);
@@ -97,10 +110,11 @@ fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let top = slope.total * (-slope.acc.y * inverse) + (slope.total - wanted);
     let masks = bitcast<vec4<u32>>(x) == vec4(0xff800000u);
     let poisoned = is_nan(slope.acc.y) || is_nan(slope.a);
-    var g = slope.a * select(below, vec4(top), x == vec4(slope.acc.x)) + slope.z * p;
+    let near = (x == vec4(slope.acc.x)) & (2.0 * wanted > vec4(slope.total));
+    var g = slope.a * select(below, top, near) + slope.z * p;
     // A mask cannot move.
     g = select(g, vec4(select(0.0, not_a_number(), poisoned)), masks);
-    if params.softcap != 0.0 {
+    if CAPS == 1u {
         let share = x / params.softcap;
         g = select(g * ((1.0 - share) * (1.0 + share)), g, masks);
     }
@@ -119,10 +133,10 @@ fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, wanted: 
 
 fn put(slope: Slope, i: u32, j: u32, end: u32, gradient: mat4x4<f32>) {
     var dx = gradient;
-    if slope.a == 0.0 && slope.z == 0.0 {
+    if slope.none {
         dx = mat4x4<f32>();
     }
-    if params.add == 1u {
+    if ADD == 1u {
         dx += load_dx16(i, j, end, 0.0);
     }
     store_dx16(i, j, end, dx);
@@ -158,7 +172,7 @@ fn forward(
         for (var j = span.first; j < span.end; j += step_size()) {
             x = capped16(load_x16(span.i, j, span.end, masked()));
             acc = lse_merge(acc, lse_of16(x, UNIT), UNIT);
-            if params.soft_target == 1u {
+            if SOFT_TARGET == 1u {
                 soft += soft_sum(span.i, j, span.end);
             }
         }
@@ -166,7 +180,7 @@ fn forward(
     let row = row_at(span.i);
     let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
     acc = reduce_lse(lane, acc, UNIT);
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         soft = reduce_sum(lane, soft);
     }
     if STAGE == ONLY_PART {
@@ -179,10 +193,10 @@ fn forward(
     }
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse);
-    let elementwise = params.soft_target == 1u || params.smoothing != 0.0;
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse, counts_nothing(row));
+    let elementwise = SOFT_TARGET == 1u || SMOOTHS == 1u;
     var loss = 0.0;
-    if elementwise || params.has_dx == 1u {
+    if elementwise || HAS_DX == 1u {
         for (var j = span.first; j < span.end; j += step_size()) {
             if !holds() {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
@@ -192,7 +206,7 @@ fn forward(
                 loss += (loss4(acc, rest, x[0], wanted[0]) + loss4(acc, rest, x[1], wanted[1]))
                     + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
             }
-            if params.has_dx == 1u {
+            if HAS_DX == 1u {
                 put_gradient(slope, span.i, j, span.end, x, wanted);
             }
         }
@@ -211,11 +225,13 @@ fn forward(
         loss = not_a_number();
     }
     if span.segment == 0u {
-        loss += row.z * lse * lse;
+        if row.z != 0.0 {
+            loss += row.z * lse * lse; // 0 times an overflow would be NaN
+        }
         store_lse(span.i, 0u, acc.x);
         store_lse(span.i, 1u, acc.y);
     }
-    if row.a == 0.0 && row.z == 0.0 {
+    if counts_nothing(row) {
         loss = 0.0;
     }
     store_loss(span.i, span.segment, loss);
@@ -229,7 +245,7 @@ fn backward(
 ) {
     let span = span_of(group, groups, lane);
     var soft = 0.0;
-    if params.soft_target == 1u {
+    if SOFT_TARGET == 1u {
         if STAGE == FROM_PARTS {
             for (var s = lane % LANES; s < params.segments; s += LANES) {
                 soft += load_part(span.i, 3u * s);
@@ -250,7 +266,7 @@ fn backward(
     let row = row_at(span.i);
     let at = min(span.i, params.rows - 1u);
     let acc = vec2(load_lse_in(at, 0u), load_lse_in(at, 1u));
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))));
+    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
         put_gradient(slope, span.i, j, span.end, x, wanted16(row, span.i, j, span.end));
@@ -265,7 +281,7 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
         var part = vec2(0.0);
         for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
             let r = row_weight_of(i);
-            if params.soft_target == 1u {
+            if SOFT_TARGET == 1u {
                 part += vec2(r);
             } else {
                 let id = load_id(i, 0u);
@@ -277,12 +293,12 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
     }
     sum = reduce_sum2(lane, sum);
     var classes = 0.0;
-    if params.has_class_weight == 1u {
+    if HAS_CLASS_WEIGHT == 1u {
         for (var c = lane; c < params.cols; c += WG) {
             classes += load_class_weight(0u, c);
         }
     }
-    classes = select(f32(params.cols), reduce_sum(lane, classes), params.has_class_weight == 1u);
+    classes = select(f32(params.cols), reduce_sum(lane, classes), HAS_CLASS_WEIGHT == 1u);
     if lane == 0u {
         var total = vec3(sum, classes);
         if params.fresh == 0u {
@@ -302,7 +318,7 @@ fn row_weight_of(i: u32) -> f32 {
 }
 
 fn class_weight_of(id: u32) -> f32 {
-    if params.has_class_weight == 0u || id >= params.cols {
+    if HAS_CLASS_WEIGHT == 0u || id >= params.cols {
         return 1.0;
     }
     return load_class_weight(0u, id);
@@ -329,7 +345,7 @@ fn weigh(
     }
     var wanted = params.smoothing / f32(params.cols) * load_sums_in(2u, 0u);
     var id = 0xffffffffu;
-    if params.soft_target == 0u {
+    if SOFT_TARGET == 0u {
         id = load_id(i, 0u);
         wanted += (1.0 - params.smoothing) * class_weight_of(id);
         if id == params.ignore {

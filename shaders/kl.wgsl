@@ -7,9 +7,9 @@
 //     dt = r + 1   for probabilities. A loss of elements is p r, each with a gradient of its own, and has p r + p for g_t.
 // Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton, Vinyals and
 // Dean 2015, arXiv:1503.02531.
-// Cost an element, in f32 and where a row fits the lanes that take it: 8 bytes read, and 4 written for each gradient. Where it does not
-// fit, 8 bytes more are read for each further pass over the row: logits take one for the log-sum-exps, one for the sums that gradients
-// need (Kl has none for dx alone), one for the rest; logarithms one in all.
+// Cost an element, in f32: logits take a pass over the row for the log-sum-exps, in which Kl's sum is found too, one for the sums that
+// gradients of other divergences need, and one for the gradients; logarithms one in all. Each reads 8 bytes, the first from memory, the
+// others from a cache if it holds the row; each gradient writes 4.
 
 const LOGITS: u32 = 0u;
 const PROBABILITIES: u32 = 1u; // t; x are logits
@@ -37,7 +37,7 @@ fn scale() -> Scale {
     return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
-// The log-sum-exps of both sides of a row, and ln(1 + rest) of each.
+// The log-sum-exps of both sides of a row, and ln(1 + rest) of each where r is more than a difference to its mean.
 struct Row {
     x: vec2<f32>,
     t: vec2<f32>,
@@ -45,21 +45,75 @@ struct Row {
     rest_t: f32,
 }
 
+// Whether the sum of Kl is found together with the log-sum-exps.
+fn folds() -> bool {
+    return FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u && (ROW_LOSS == 1u || HAS_DT == 1u);
+}
+
 fn rest_of(acc: vec2<f32>) -> f32 {
     return select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
 }
 
-// -ln of the probabilities of four logits; +inf for masked ones, finite for others.
-fn minus_log4(acc: vec2<f32>, rest: f32, x: vec4<f32>) -> vec4<f32> {
-    let half_gap = min(0.5 * acc.x - 0.5 * x, vec4(params.most_half_gap));
+// (max - x)/T of four logits; +inf for masked ones, finite for others.
+fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    let half_gap = min(0.5 * top - 0.5 * x, vec4(params.most_half_gap));
     let gap = fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
-    return select(gap + rest, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
+    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
 
-// e^x of any x.
-fn any_exp4(x: vec4<f32>) -> vec4<f32> {
-    let y = select(precise_exp4(min(x, vec4(88.72))), vec4(infinity()), x > vec4(88.7228));
-    return select(y, x, nans(x));
+// What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
+//     d = sum_k e^((t - max_t)/T) ((max_x - x)/T - (max_t - t)/T),   so that   sum_k p r = d/(1 + rest_t) + ln(1 + rest_x) - ln(1 + rest_t).
+struct Both {
+    x: vec2<f32>,
+    t: vec2<f32>,
+    d: f32,
+}
+
+// d of an element whose e^((t - max_t)/T) is 0 is 0, even where x is masked.
+fn distance4(both: Both, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
+    let e = exp_gap4(t, both.t.x, scale());
+    let gap = min(0.5 * both.t.x - 0.5 * t, vec4(params.most_half_gap));
+    let d = e * (finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low));
+    return select(d, vec4(0.0), e == vec4(0.0));
+}
+
+fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
+    var both = Both(lse_of16(x, scale()), lse_of16(t, scale()), 0.0);
+    if folds() {
+        both.d = sum_of(
+            (distance4(both, x[0], t[0]) + distance4(both, x[1], t[1]))
+                + (distance4(both, x[2], t[2]) + distance4(both, x[3], t[3])),
+        );
+    }
+    return both;
+}
+
+// d of a set as part of a larger one.
+fn shifted(part: Both, x: vec2<f32>, t: vec2<f32>) -> f32 {
+    let e = exp_gap(part.t.x, t.x, scale());
+    let gaps = finite_gap4(x.x, vec4(part.x.x)).x - finite_gap4(t.x, vec4(part.t.x)).x;
+    return select(e * (part.d + (1.0 + part.t.y) * gaps), 0.0, e == 0.0 || part.t.y < 0.0);
+}
+
+fn merged(a: Both, b: Both) -> Both {
+    let x = lse_merge(a.x, b.x, scale());
+    let t = lse_merge(a.t, b.t, scale());
+    if !folds() {
+        return Both(x, t, 0.0);
+    }
+    return Both(x, t, shifted(a, x, t) + shifted(b, x, t));
+}
+
+fn reduce_both(lane: u32, both: Both) -> Both {
+    let x = reduce_lse(lane, both.x, scale());
+    if FORM != LOGITS {
+        return Both(x, both.t, 0.0);
+    }
+    let t = reduce_lse(lane, both.t, scale());
+    if !folds() {
+        return Both(x, t, 0.0);
+    }
+    return Both(x, t, reduce_sum(lane, shifted(both, x, t)));
 }
 
 struct Four {
@@ -76,7 +130,7 @@ fn sides4(row: Row, x: vec4<f32>, t: vec4<f32>, with_q: bool) -> Four {
     if FORM == LOGITS {
         four.p = lse_p4(row.t, t, scale());
     } else if FORM == LOG_Q_LOG_P {
-        four.p = any_exp4(t);
+        four.p = exp_of_any4(t);
     } else {
         four.p = t;
     }
@@ -91,12 +145,12 @@ fn log_ratio4(row: Row, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     var minus_log_p = -t;
     var minus_log_q = -x;
     if FORM == LOGITS {
-        minus_log_p = minus_log4(row.t, row.rest_t, t);
+        minus_log_p = finite_gap4(row.t.x, t) + row.rest_t;
     } else if FORM != LOG_Q_LOG_P {
         minus_log_p = -precise_log4(t);
     }
     if FORM <= PROBABILITIES {
-        minus_log_q = minus_log4(row.x, row.rest_x, x);
+        minus_log_q = finite_gap4(row.x.x, x) + row.rest_x;
     }
     return minus_log_q - select(minus_log_p, vec4(MOST), minus_log_p > vec4(MOST));
 }
@@ -148,44 +202,39 @@ struct Sums {
     g_t: f32,
 }
 
-fn dx4(sums: Sums, factor: f32, four: Four) -> vec4<f32> {
-    return factor * (four.g_x - four.q * sums.g_x);
-}
-
-fn dt4(sums: Sums, factor: f32, four: Four) -> vec4<f32> {
-    if FORM == LOGITS {
-        return factor * (four.g_t - four.p * sums.g_t);
-    }
-    return factor * four.d_t;
-}
-
-fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, a: Four, b: Four, c: Four, d: Four) {
+fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, four: Four) {
     if HAS_DX == 1u {
-        let f = params.factor_x * dy;
-        var dx = mat4x4(dx4(sums, f, a), dx4(sums, f, b), dx4(sums, f, c), dx4(sums, f, d));
+        var dx = (params.factor_x * dy) * (four.g_x - four.q * sums.g_x);
         if ADD == 1u {
-            dx += load_dx16(i, j, end, 0.0);
+            dx += load_dx4(i, j, end, 0.0);
         }
-        store_dx16(i, j, end, dx);
+        store_dx4(i, j, end, dx);
     }
     if HAS_DT == 1u {
-        let f = params.factor_t * dy;
-        var dt = mat4x4(dt4(sums, f, a), dt4(sums, f, b), dt4(sums, f, c), dt4(sums, f, d));
-        if ADD == 1u {
-            dt += load_dt16(i, j, end, 0.0);
+        var dt = four.d_t;
+        if FORM == LOGITS {
+            dt = four.g_t - four.p * sums.g_t;
         }
-        store_dt16(i, j, end, dt);
+        dt *= params.factor_t * dy;
+        if ADD == 1u {
+            dt += load_dt4(i, j, end, 0.0);
+        }
+        store_dt4(i, j, end, dt);
     }
 }
 
-// What gradients need of the sums; those of logits are -1 where p sums to 1, and no infinity meets q = 0.
+// What gradients need of the sums; sum_k g_x of logits is -1 where p sums to 1, and no infinity meets q = 0.
 fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
-    let pair = reduce_sum2(lane, vec2(sums.g_x, sums.g_t));
-    var g_x = select(clamp(pair.x, LOWEST, -LOWEST), pair.x, is_nan(pair.x));
-    if FORM == LOGITS && DIVERGENCE == KL && !EACH_DY {
-        g_x = select(-1.0, 0.0, of_t.y < 0.0);
+    var total = sums;
+    if HAS_SUMS == 1u {
+        let pair = reduce_sum2(lane, vec2(sums.g_x, sums.g_t));
+        total.g_x = select(clamp(pair.x, LOWEST, -LOWEST), pair.x, is_nan(pair.x));
+        total.g_t = pair.y;
     }
-    return Sums(sums.value, g_x, pair.y);
+    if FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u {
+        total.g_x = select(-1.0, 0.0, of_t.y < 0.0);
+    }
+    return total;
 }
 
 // Loss and gradients, each if asked for.
@@ -198,83 +247,86 @@ fn forward(
     let span = span_of(group, groups, lane);
     let logits = FORM <= PROBABILITIES;
     let no_t = select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
-    var of_x = LSE_EMPTY;
-    var of_t = LSE_EMPTY;
+    var both = Both(LSE_EMPTY, LSE_EMPTY, 0.0);
     var sums = Sums(0.0, 0.0, 0.0);
-    var x = mat4x4<f32>();
-    var t = mat4x4<f32>();
     if STAGE >= FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
-            of_x = lse_merge(of_x, vec2(load_part(span.i, 6u * s), load_part(span.i, 6u * s + 1u)), scale());
-            of_t = lse_merge(of_t, vec2(load_part(span.i, 6u * s + 2u), load_part(span.i, 6u * s + 3u)), scale());
+            let pair_x = vec2(load_part(span.i, 6u * s), load_part(span.i, 6u * s + 1u));
+            let pair_t = vec2(load_part(span.i, 6u * s + 2u), load_part(span.i, 6u * s + 3u));
+            let fourth = load_part(span.i, 6u * s + 4u);
+            both = merged(both, Both(pair_x, pair_t, fourth));
             if STAGE == FROM_SUMS {
-                sums.g_x += load_part(span.i, 6u * s + 4u);
+                sums.g_x += fourth;
                 sums.g_t += load_part(span.i, 6u * s + 5u);
             }
         }
     } else if logits {
         for (var j = span.first; j < span.end; j += step_size()) {
-            x = load_x16(span.i, j, span.end, masked());
-            of_x = lse_merge(of_x, lse_of16(x, scale()), scale());
-            if FORM == LOGITS || holds() {
-                t = load_t16(span.i, j, span.end, no_t);
-            }
+            let x = load_x16(span.i, j, span.end, masked());
             if FORM == LOGITS {
-                of_t = lse_merge(of_t, lse_of16(t, scale()), scale());
+                both = merged(both, both_of16(x, load_t16(span.i, j, span.end, no_t)));
+            } else {
+                both.x = lse_merge(both.x, lse_of16(x, scale()), scale());
             }
         }
     }
     if logits {
-        of_x = reduce_lse(lane, of_x, scale());
-        of_t = reduce_lse(lane, of_t, scale());
+        both = reduce_both(lane, both);
     }
     if STAGE == ONLY_PART {
         if span.lead {
-            store_part(span.i, 6u * span.segment, of_x.x);
-            store_part(span.i, 6u * span.segment + 1u, of_x.y);
-            store_part(span.i, 6u * span.segment + 2u, of_t.x);
-            store_part(span.i, 6u * span.segment + 3u, of_t.y);
+            store_part(span.i, 6u * span.segment, both.x.x);
+            store_part(span.i, 6u * span.segment + 1u, both.x.y);
+            store_part(span.i, 6u * span.segment + 2u, both.t.x);
+            store_part(span.i, 6u * span.segment + 3u, both.t.y);
+            store_part(span.i, 6u * span.segment + 4u, both.d);
         }
         return;
     }
-    let row = Row(of_x, of_t, rest_of(of_x), rest_of(of_t));
-    let whole = select(1.0, not_a_number(), is_nan(of_x.y) || is_nan(of_t.y));
+    let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
+    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t));
+    if folds() {
+        let mean = both.d * lse_inverse(both.t);
+        let all = select(mean + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
+        sums.value = select(0.0, all, span.lead && span.segment == 0u);
+        if EACH_LOSS == 1u {
+            sums.g_t = all;
+        } else {
+            sums.g_t = mean;
+            row.rest_x = 0.0;
+            row.rest_t = 0.0;
+        }
+    }
     var dy = whole;
-    if !EACH_DY {
+    if EACH_DY == 0u {
         dy *= load_dy(select(0u, min(span.i, params.rows - 1u), params.dy_by_row == 1u), 0u);
     }
     let first = select(select(1u, 0u, HAS_SUMS == 1u), 1u, STAGE == FROM_SUMS);
-    let last = select(1u, 0u, STAGE == ONLY_SUMS);
+    let nothing = folds() && HAS_DX == 0u && HAS_DT == 0u && EACH_LOSS == 0u;
+    let last = select(1u, 0u, STAGE == ONLY_SUMS || nothing);
     for (var round = first; round <= last; round++) {
         // The sums of Kl need no q.
         let with_q = DIVERGENCE != KL || (round == 1u && HAS_DX == 1u);
         if round == 1u {
-            sums = totals(lane, sums, of_t);
+            sums = totals(lane, sums, both.t);
         }
-        for (var j = span.first; j < span.end; j += step_size()) {
-            if !holds() || !logits {
-                x = load_x16(span.i, j, span.end, masked());
-                t = load_t16(span.i, j, span.end, no_t);
-            }
-            var u = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
+        for (var j = span.first; j < span.end; j += 4u * LANES) {
+            var u = vec4(1.0);
             if EACH_DY == 1u {
-                u = load_dy16(span.i, j, span.end, 0.0);
+                u = load_dy4(span.i, j, span.end, 0.0);
             }
-            let a = four_of(row, x[0], t[0], u[0], with_q);
-            let b = four_of(row, x[1], t[1], u[1], with_q);
-            let c = four_of(row, x[2], t[2], u[2], with_q);
-            let d = four_of(row, x[3], t[3], u[3], with_q);
-            if round == first {
-                sums.value += sum_of((a.value + b.value) + (c.value + d.value));
+            let x = load_x4(span.i, j, span.end, masked());
+            let four = four_of(row, x, load_t4(span.i, j, span.end, no_t), u, with_q);
+            if round == first && !folds() {
+                sums.value += sum_of(four.value);
             }
             if round == 0u {
-                sums.g_x += sum_of((a.g_x + b.g_x) + (c.g_x + d.g_x));
-                sums.g_t += sum_of((a.g_t + b.g_t) + (c.g_t + d.g_t));
+                sums.g_x += sum_of(four.g_x);
+                sums.g_t += sum_of(four.g_t);
             } else {
-                put_gradients(sums, dy, span.i, j, span.end, a, b, c, d);
+                put_gradients(sums, dy, span.i, j, span.end, four);
                 if EACH_LOSS == 1u {
-                    let loss = mat4x4(a.value, b.value, c.value, d.value);
-                    store_loss16(span.i, j, span.end, (whole * params.scale) * loss);
+                    store_loss4(span.i, j, span.end, (whole * params.scale) * four.value);
                 }
             }
         }

@@ -31,17 +31,14 @@ fn step(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let p = load_p16(span.i, j, span.end, 0.0);
-        let raw = load_g16(span.i, j, span.end, 0.0);
-        let g = mat4x4(gradient4(raw[0], p[0]), gradient4(raw[1], p[1]), gradient4(raw[2], p[2]), gradient4(raw[3], p[3]));
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let p = load_p4(span.i, j, span.end, 0.0);
+        let g = gradient4(load_g4(span.i, j, span.end, 0.0), p);
         var v = g; // plain descent: the velocity is the gradient, momentum is 0
         if params.has_momentum == 1u {
-            let old = load_v16(span.i, j, span.end, 0.0);
-            v = mat4x4(velocity4(old[0], g[0]), velocity4(old[1], g[1]), velocity4(old[2], g[2]), velocity4(old[3], g[3]));
-            store_v16(span.i, j, span.end, v);
+            v = velocity4(load_v4(span.i, j, span.end, 0.0), g);
+            store_v4(span.i, j, span.end, v);
         }
-        let next = mat4x4(step4(p[0], g[0], v[0]), step4(p[1], g[1], v[1]), step4(p[2], g[2], v[2]), step4(p[3], g[3], v[3]));
-        store_p16(span.i, j, span.end, next);
+        store_p4(span.i, j, span.end, step4(p, g, v));
     }
 }

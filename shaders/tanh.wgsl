@@ -9,15 +9,9 @@ fn forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let x = load_x16(span.i, j, span.end, 0.0);
-        let y = mat4x4(precise_tanh4(x[0]), precise_tanh4(x[1]), precise_tanh4(x[2]), precise_tanh4(x[3]));
-        store_y16(span.i, j, span.end, y);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        store_y4(span.i, j, span.end, precise_tanh4(load_x4(span.i, j, span.end, 0.0)));
     }
-}
-
-fn gradient4(y: vec4<f32>, dy: vec4<f32>) -> vec4<f32> {
-    return dy * ((1.0 - y) * (1.0 + y));
 }
 
 @compute @workgroup_size(WG)
@@ -27,10 +21,9 @@ fn backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        let y = load_y_in16(span.i, j, span.end, 0.0);
-        let dy = load_dy16(span.i, j, span.end, 0.0);
-        let dx = mat4x4(gradient4(y[0], dy[0]), gradient4(y[1], dy[1]), gradient4(y[2], dy[2]), gradient4(y[3], dy[3]));
-        store_dx16(span.i, j, span.end, dx);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let y = load_y_in4(span.i, j, span.end, 0.0);
+        let dy = load_dy4(span.i, j, span.end, 0.0);
+        store_dx4(span.i, j, span.end, dy * ((1.0 - y) * (1.0 + y)));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! For a binding `x` of numbers a shader calls, where it needs them,
 //! - `load_x(i, j) -> f32`, `store_x(i, j, value)`: one element;
-//! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j,
-//!   j + HOP, j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses. Columns from `end` on
-//!   load as `none` and are not stored.
+//! - `load_x4(i, j, end, none) -> vec4<f32>`, `store_x4(i, j, end, values)`: four neighbours from column j on. Columns from `end` on load
+//!   as `none` and are not stored;
+//! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j, j + HOP,
+//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses.
 //!
 //! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
 //! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
@@ -38,10 +39,10 @@ impl Format {
     }
 }
 
-/// Whether the shader takes sixteen elements of the binding at a time, so that four at once would help.
+/// Whether the shader takes four elements of the binding at a time.
 pub fn takes_quads(shader: &Shader, index: usize) -> bool {
     let name = shader.bindings[index].0;
-    calls(shader, "load", name, "16") || calls(shader, "store", name, "16")
+    ["4", "16"].iter().any(|width| calls(shader, "load", name, width) || calls(shader, "store", name, width))
 }
 
 /// Whether lanes store single elements, so that two of them may share a word.
@@ -137,7 +138,9 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     let name = shader.bindings[index].0;
     let shared = shares_words(shader, partner, format);
     let quads = format.quads && !shared;
-    let (wide_load, wide_store) = (calls(shader, "load", name, "16"), calls(shader, "store", name, "16"));
+    let [load16, store16] = ["load", "store"].map(|verb| calls(shader, verb, name, "16"));
+    let [wide_load, wide_store] =
+        [load16 || calls(shader, "load", name, "4"), store16 || calls(shader, "store", name, "4")];
     let mut text = AT.to_owned();
     if calls(shader, "load", name, "") || (wide_load && !quads) {
         text += match (format.half(), quads) {
@@ -153,7 +156,7 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (true, true) => HALF_QUAD,
             (_, false) => FOUR,
         };
-        text += LOAD16;
+        text += if load16 { LOAD16 } else { "" };
     }
     if wide_store || calls(shader, "store", name, "") {
         text += match (format.half(), format.quads, shared) {
@@ -169,7 +172,12 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (true, true) => PUT_HALF_QUAD,
             (_, false) => PUT_FOUR,
         };
-        text += if quads { STORE16 } else { STORE16_SINGLE };
+        text += match (store16, quads) {
+            (true, true) => STORE16,
+            (true, false) => STORE16_SINGLE,
+            (false, true) => STORE4,
+            (false, false) => STORE4_SINGLE,
+        };
     }
     let storage = if format.storage == Storage::F16 { "f16" } else { "bf16" };
     let word = if shared { "atomicLoad(&ARRAY[at / 2u])" } else { "ARRAY[at / 2u]" };
@@ -217,7 +225,7 @@ fn load_NAME(i: u32, j: u32) -> f32 {
 
 /// Four neighbours that lie in the binding even where the row ends between them.
 const QUAD: &str = "\
-fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
         return vec4(none);
     }
@@ -227,7 +235,7 @@ fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 ";
 
 const HALF_QUAD: &str = "\
-fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
         return vec4(none);
     }
@@ -248,7 +256,7 @@ fn single_NAME(i: u32, j: u32, end: u32, none: f32) -> f32 {
     return load_NAME(i, j);
 }
 
-fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
+fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     return vec4(
         single_NAME(i, j, end, none), single_NAME(i, j + 1u, end, none), single_NAME(i, j + 2u, end, none), single_NAME(i, j + 3u, end, none),
     );
@@ -259,10 +267,10 @@ fn quad_NAME(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 const LOAD16: &str = "\
 fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
     return mat4x4(
-        quad_NAME(i, j, end, none),
-        quad_NAME(i, j + HOP, end, none),
-        quad_NAME(i, j + 2u * HOP, end, none),
-        quad_NAME(i, j + 3u * HOP, end, none),
+        load_NAME4(i, j, end, none),
+        load_NAME4(i, j + HOP, end, none),
+        load_NAME4(i, j + 2u * HOP, end, none),
+        load_NAME4(i, j + 3u * HOP, end, none),
     );
 }
 
@@ -316,6 +324,29 @@ fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
     if j + 3u < end {
         store_NAME(i, j + 3u, values.w);
     }
+}
+
+";
+
+const STORE4: &str = "\
+fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    put_NAME(i, j, end, values);
+    if j < end && j + 4u > end {
+        store_NAME(i, j, values.x);
+        if j + 1u < end {
+            store_NAME(i, j + 1u, values.y);
+        }
+        if j + 2u < end {
+            store_NAME(i, j + 2u, values.z);
+        }
+    }
+}
+
+";
+
+const STORE4_SINGLE: &str = "\
+fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    put_NAME(i, j, end, values);
 }
 
 ";

@@ -181,15 +181,16 @@ impl<'g> Plan<'g> {
     }
 
     /// A kernel that reduces rows and then goes over them again, or only goes over them. If it has a binding `part`, which is not among
-    /// the arguments, long rows are cut: see lib/row.wgsl. As many dispatches as bindings and grids need.
+    /// the arguments, long rows are cut: see lib/row.wgsl. `flags` are its `override` constants. As many dispatches as bindings and grids need.
     pub(crate) fn rows(
         &mut self,
         kernel: &'static Kernel,
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
-        self.staged(kernel, [rows, cols], &[1, 2], args, scalars)
+        self.staged(kernel, [rows, cols], &[1, 2], args, scalars, flags)
     }
 
     /// The same with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
@@ -200,21 +201,22 @@ impl<'g> Plan<'g> {
         stages: &[u32],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let cut = self.cut(rows, cols);
         let has_parts = kernel.uses.contains(&"part");
         if !has_parts {
             let cut = Cut { segments: 1, per_segment: cols.max(1), ..cut };
-            return self.split(kernel, [rows, cols], cut, &[], args, scalars);
+            return self.split(kernel, [rows, cols], cut, flags, args, scalars);
         }
         if cut.segments == 1 {
-            return self.split(kernel, [rows, cols], cut, &[], &[args, &[Arg::NONE]].concat(), scalars);
+            return self.split(kernel, [rows, cols], cut, flags, &[args, &[Arg::NONE]].concat(), scalars);
         }
         let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
         let args = [args, &[Arg::by_row(part)]].concat();
         for &stage in stages {
-            self.split(kernel, [rows, cols], cut, &[("STAGE", stage)], &args, scalars)?;
+            self.split(kernel, [rows, cols], cut, &[&[("STAGE", stage)], flags].concat(), &args, scalars)?;
         }
         Ok(())
     }
@@ -226,32 +228,35 @@ impl<'g> Plan<'g> {
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let cut = Cut { workgroup: self.gpu.tuning().workgroup, lanes: 1, segments: 1, per_segment: cols.max(1) };
-        self.split(kernel, [rows, cols], cut, &[], args, scalars)
+        self.split(kernel, [rows, cols], cut, flags, args, scalars)
     }
 
     /// A kernel that treats each element by itself, or reduces a segment to a value of its own: `cut.segments` columns of such values.
+    /// `flags` are its `override` constants.
     pub(crate) fn elements(
         &mut self,
         kernel: &'static Kernel,
         [rows, cols]: [usize; 2],
         args: &[Arg],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
-        self.split(kernel, [rows, cols], self.cut(rows, cols), &[], args, scalars)
+        self.split(kernel, [rows, cols], self.cut(rows, cols), flags, args, scalars)
     }
 
     /// Tensors of one shape as blocks of long rows, where they have no gaps; for kernels to which rows mean nothing.
-    pub(crate) fn blocks<'a, const N: usize>(tensors: [Option<Tensor<'a>>; N]) -> Vec<[Option<Tensor<'a>>; N]> {
+    pub(crate) fn blocks<'a>(tensors: &[Option<Tensor<'a>>]) -> Vec<Vec<Option<Tensor<'a>>>> {
         let gapless = tensors.iter().flatten().all(|tensor| tensor.is_gapless());
         let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless)
         else {
-            return vec![tensors];
+            return vec![tensors.to_vec()];
         };
         let whole = len / BLOCK * BLOCK;
         let block = |rows: usize, cols: usize, first: usize| {
-            tensors.map(|tensor| tensor.map(|tensor| tensor.reshaped(rows, cols, first)))
+            tensors.iter().map(|tensor| tensor.map(|tensor| tensor.reshaped(rows, cols, first))).collect()
         };
         let blocks = [(len / BLOCK, BLOCK, 0), (1, len - whole, whole)];
         let blocks = blocks.into_iter().filter(|(rows, cols, _)| rows * cols > 0);
@@ -364,9 +369,10 @@ impl<'g> Plan<'g> {
         args: &[Arg],
         [rows, cols]: [usize; 2],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
         let workgroup = self.gpu.tuning().workgroup;
-        let constants = [("WG", workgroup), ("LANES", workgroup)];
+        let constants = [&[("WG", workgroup), ("LANES", workgroup)], flags].concat();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, [1, 1, 1])
     }
 

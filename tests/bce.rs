@@ -1,7 +1,7 @@
-use wgloss::bce::Options;
+use wgloss::bce::{self, Options};
 use wgloss::reference::bce::Inputs;
-use wgloss::verify::Fill;
-use wgloss::{Reduction, reference};
+use wgloss::verify::{Fill, Held};
+use wgloss::{Gpu, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -82,4 +82,84 @@ fn reference_of_finite_inputs_is_no_nan() {
             assert!(found.iter().all(|value| !value.is_nan()), "{inputs:?}: {found:?}");
         }
     }
+}
+
+/// The loss and dx; without dy in one pass, in place of x.
+pub fn on_device(gpu: &Gpu, inputs: Inputs<f32>, cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+    let rows = rows_in(inputs.x, cols);
+    let [loss_rows, loss_cols] = element_losses(options.reduction, [rows, cols]);
+    let some = |data: &[f32], rows| (!data.is_empty()).then(|| input(gpu, rows, cols, data));
+    let (x, t) = (input(gpu, rows, cols, inputs.x), input(gpu, rows, cols, inputs.t));
+    let (weight, pos_weight) = (some(inputs.weight, rows), some(inputs.pos_weight, 1));
+    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, loss_cols, dy));
+    let (loss, dx) = (output(gpu, loss_rows, loss_cols), output(gpu, rows, cols));
+    let record = gpu.run(|recorder| {
+        let (x, t) = (x.view()?, t.view()?);
+        let inputs = bce::Inputs { x, t, weight: weight.as_ref().map(view), pos_weight: pos_weight.as_ref().map(view) };
+        let now = dy.is_none().then_some(x);
+        match dy.as_ref().map(view) {
+            None => bce::forward(recorder, inputs, loss.view()?, now, options),
+            dy => {
+                bce::forward(recorder, inputs, loss.view()?, None, options)?;
+                bce::backward(recorder, inputs, dy, dx.view()?, options)
+            }
+        }
+    });
+    record.unwrap();
+    [read(gpu, &loss), read(gpu, if dy.is_none() { &x } else { &dx })]
+}
+
+#[test]
+fn verified() {
+    verifies("bce");
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    golden::grade("bce_with_logits", |case| {
+        outputs(case, |inputs, cols, dy, options| on_device(gpu, inputs, cols, dy, options))
+    });
+}
+
+#[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    let inf = f32::INFINITY;
+    let (x, t) = ([inf, inf, -inf, -inf, 1e4, f32::MAX, f32::NAN], [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+    let options = Options { reduction: Reduction::None, ..Default::default() };
+    for weight in [&[][..], &[0.0; 7], &[0.5; 7]] {
+        let inputs = Inputs { x: &x[..6], t: &t[..6], weight: &weight[..weight.len().min(6)], pos_weight: &[] };
+        let (got, want) = (on_device(gpu, inputs, 6, &[], options), by_reference(inputs, 6, &[], options));
+        assert_close(&got[0], &want[0], 3e-7);
+        assert_close(&got[1], &want[1], 3e-7);
+    }
+    assert_nan(
+        &on_device(gpu, Inputs { x: &x[6..], t: &t[6..], weight: &[], pos_weight: &[] }, 1, &[], options).concat(),
+    );
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (x, turned, loss) = (input(gpu, 2, 3, &[0.0; 6]), output(gpu, 3, 2), output(gpu, 1, 1));
+    let forward = |t: &Held, weight: Option<&Held>, pos_weight: Option<&Held>, loss: &Held| {
+        refused(gpu, &[&turned], |r| {
+            let inputs =
+                bce::Inputs { x: x.view()?, t: t.view()?, weight: weight.map(view), pos_weight: pos_weight.map(view) };
+            bce::forward(r, inputs, loss.view()?, None, Options::default())
+        })
+    };
+    assert_eq!(forward(&turned, None, None, &loss), shape("bce", "t", "2 x 3", "3 x 2"));
+    assert_eq!(forward(&x, Some(&turned), None, &loss), shape("bce", "weight", "2 x 3", "3 x 2"));
+    assert_eq!(forward(&x, None, Some(&turned), &loss), shape("bce", "pos_weight", "1 x 3", "3 x 2"));
+    assert_eq!(forward(&x, None, None, &turned), shape("bce", "loss", "1 x 1", "3 x 2"));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let (x, t) = (Fill::Wide.matrix(70, 3000, 1), Fill::Small.matrix(70, 3000, 2));
+    let inputs = Inputs { x: &x, t: &t, weight: &[], pos_weight: &[] };
+    assert_repeats(|| on_device(gpu, inputs, 3000, &[], Options::default()).into());
 }

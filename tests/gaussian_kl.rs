@@ -1,7 +1,7 @@
-use wgloss::gaussian_kl::Options;
-use wgloss::reference;
+use wgloss::gaussian_kl::{self, Gradients, Options};
 use wgloss::reference::gaussian_kl::Inputs;
-use wgloss::verify::Fill;
+use wgloss::verify::{Fill, Held};
+use wgloss::{Gpu, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -78,4 +78,78 @@ fn reference_of_finite_inputs_is_no_nan() {
             assert!(found.iter().all(|value| !value.is_nan()), "{m} {v} {prior_m} {prior_v}: {found:?}");
         }
     }
+}
+
+/// The loss and all gradients; without dy in as few passes as there are kernels.
+pub fn on_device(gpu: &Gpu, inputs: Inputs<f32>, cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 5] {
+    let rows = rows_in(inputs.mean, cols);
+    let [loss_rows, loss_cols] = element_losses(options.reduction, [rows, cols]);
+    let hold = |data: &[f32]| input(gpu, rows, cols, data);
+    let (mean, log_variance) = (hold(inputs.mean), hold(inputs.log_variance));
+    let prior = inputs.prior.map(|(mean, log_variance)| (hold(mean), hold(log_variance)));
+    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, loss_cols, dy));
+    let (loss, out) = (output(gpu, loss_rows, loss_cols), [(); 4].map(|()| output(gpu, rows, cols)));
+    let record = gpu.run(|recorder| {
+        let inputs = gaussian_kl::Inputs {
+            mean: view(&mean),
+            log_variance: view(&log_variance),
+            prior: prior.as_ref().map(|(mean, log_variance)| (view(mean), view(log_variance))),
+        };
+        let of_prior = |index: usize| prior.is_some().then(|| view(&out[index]));
+        let all = Gradients {
+            mean: Some(view(&out[0])),
+            log_variance: Some(view(&out[1])),
+            prior_mean: of_prior(2),
+            prior_log_variance: of_prior(3),
+        };
+        let dy = dy.as_ref().map(view);
+        let now = if dy.is_none() { all } else { Gradients::default() };
+        gaussian_kl::forward(recorder, inputs, view(&loss), now, options)?;
+        if dy.is_some() { gaussian_kl::backward(recorder, inputs, dy, all, options) } else { Ok(()) }
+    });
+    record.unwrap();
+    let [m, v, prior_m, prior_v] = out.each_ref().map(|held| read(gpu, held));
+    [read(gpu, &loss), m, v, prior_m, prior_v]
+}
+
+#[test]
+fn verified() {
+    verifies("gaussian_kl");
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    golden::grade("gaussian_kl", |case| {
+        outputs(case, |inputs, cols, dy, options| on_device(gpu, inputs, cols, dy, options))
+    });
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (m, turned, loss) = (input(gpu, 2, 3, &[0.0; 6]), output(gpu, 3, 2), output(gpu, 1, 1));
+    let forward = |v: &Held, prior: Option<(&Held, &Held)>, gradients: Gradients| {
+        refused(gpu, &[&turned], |r| {
+            let prior = prior.map(|(m, v)| (view(m), view(v)));
+            let inputs = gaussian_kl::Inputs { mean: view(&m), log_variance: view(v), prior };
+            gaussian_kl::forward(r, inputs, view(&loss), gradients, Options::default())
+        })
+    };
+    let none = Gradients::default();
+    assert_eq!(forward(&turned, None, none), shape("gaussian_kl", "log_variance", "2 x 3", "3 x 2"));
+    assert_eq!(forward(&m, Some((&turned, &m)), none), shape("gaussian_kl", "prior mean", "2 x 3", "3 x 2"));
+    let turned_view = turned.view().unwrap();
+    let error = forward(&m, None, Gradients { mean: Some(turned_view), ..none });
+    assert_eq!(error, shape("gaussian_kl", "d_mean", "2 x 3", "3 x 2"));
+    let error = forward(&m, None, Gradients { prior_mean: Some(turned_view), ..none });
+    assert_eq!(error, shape("gaussian_kl", "d_prior_mean", "none without a prior", "one"));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let (mean, log_variance) = (Fill::Small.matrix(70, 300, 1), Fill::Small.matrix(70, 300, 2));
+    let inputs = Inputs { mean: &mean, log_variance: &log_variance, prior: None };
+    assert_repeats(|| on_device(gpu, inputs, 300, &[], Options::default()).into());
 }

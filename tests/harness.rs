@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use wgloss::verify::{self, Check, Held};
-use wgloss::{Error, Gpu, Options, Recorder, Reduction, Result, Tuning, tanh, wgpu};
+use wgloss::{Error, Gpu, Options, Recorder, Reduction, Result, Tensor, Tuning, tanh, wgpu};
 
 #[allow(
     clippy::explicit_write,
@@ -37,12 +37,9 @@ pub fn gpu() -> Option<&'static Gpu> {
     shared
 }
 
-/// From one subgroup to many in a workgroup, rows of one lane to 256, tiles square and not.
-const TUNINGS: [Tuning; 3] = [
-    Tuning::SOFTWARE,
-    Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
-    Tuning { tile_x: 16, tile_y: 16, ..Tuning::GPU },
-];
+/// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not.
+const TUNINGS: [Tuning; 2] =
+    [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 16, ..Tuning::GPU }];
 
 /// Runs an op's own cases under every tuning.
 pub fn verifies(op: &str) {
@@ -173,6 +170,20 @@ pub fn rows_in<T>(data: &[T], cols: usize) -> usize {
 /// The same numbers in f64.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| value.into()).collect()
+}
+
+/// The shape of a loss of elements.
+pub fn element_losses(reduction: Reduction, [rows, cols]: [usize; 2]) -> [usize; 2] {
+    match reduction {
+        Reduction::None => [rows, cols],
+        Reduction::Rows => [rows, 1],
+        _ => [1, 1],
+    }
+}
+
+/// The view of a matrix.
+pub fn view<T: wgloss::Element>(held: &Held<T>) -> Tensor<'_, T> {
+    held.view().unwrap()
 }
 
 /// Σ a b.

@@ -227,7 +227,9 @@ fn masks() {
         let [want, want_dx, want_dt] = by_reference(&x, &t, 3, &[], options);
         for row in 0..5 {
             let at = 3 * row..3 * row + 3;
-            assert_close(&loss[row..=row], &want[row..=row], 2e-5);
+            let (found, wanted) = (loss[row], want[row]);
+            let near = (found - wanted).abs() <= 4e-6 * wanted.abs().max(1.0); // divergences of 0 are noise in f64 too
+            assert!(near || found == wanted, "{options:?} {row}: {found} {wanted}");
             if want[row].is_finite() {
                 let found = [&dx[at.clone()], &dt[at.clone()]].concat();
                 let wanted = [&want_dx[at.clone()], &want_dt[at]].concat();

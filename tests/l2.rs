@@ -1,6 +1,6 @@
-use wgloss::l2::Options;
-use wgloss::verify::Fill;
-use wgloss::{Reduction, reference};
+use wgloss::l2::{self, Gradients, Options};
+use wgloss::verify::{Fill, Held};
+use wgloss::{Gpu, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -59,4 +59,84 @@ fn reference_reductions() {
         let empty = by_reference(&[], &[], 3, &[], Options { reduction, ..Default::default() });
         assert_eq!(empty, [if reduction == Reduction::Rows { vec![] } else { vec![0.0] }, vec![], vec![]]);
     }
+}
+
+/// The loss, dx and dt; without dy all in one pass.
+pub fn on_device(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 3] {
+    let rows = rows_in(x, cols);
+    let [loss_rows, loss_cols] = element_losses(options.reduction, [rows, cols]);
+    let (x, t) = (input(gpu, rows, cols, x), input(gpu, rows, cols, t));
+    let dy = (!dy.is_empty()).then(|| input(gpu, loss_rows, loss_cols, dy));
+    let (loss, dx, dt) = (output(gpu, loss_rows, loss_cols), output(gpu, rows, cols), output(gpu, rows, cols));
+    let record = gpu.run(|recorder| {
+        let (x, t, dy) = (x.view()?, t.view()?, dy.as_ref().map(Held::view).transpose()?);
+        let all = Gradients { dx: Some(dx.view()?), dt: Some(dt.view()?) };
+        let now = if dy.is_none() { all } else { Gradients::default() };
+        l2::forward(recorder, x, t, loss.view()?, now, options)?;
+        if dy.is_some() { l2::backward(recorder, x, t, dy, all, options) } else { Ok(()) }
+    });
+    record.unwrap();
+    [read(gpu, &loss), read(gpu, &dx), read(gpu, &dt)]
+}
+
+#[test]
+fn verified() {
+    verifies("l2");
+}
+
+#[test]
+fn golden() {
+    let Some(gpu) = gpu() else { return };
+    golden::grade("mse", |case| outputs(case, |x, t, cols, dy, options| on_device(gpu, x, t, cols, dy, options)));
+}
+
+#[test]
+fn in_place() {
+    let Some(gpu) = gpu() else { return };
+    let (x, t) = (Fill::Small.matrix(5, 700, 1), Fill::Small.matrix(5, 700, 2));
+    let [_, want, _] = on_device(gpu, &x, &t, 700, &[], Options::default());
+    let (_, dx) = l2::compute(gpu, &x, &t, 700, Options::default()).unwrap();
+    assert_eq!(wide(&dx), want);
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let (x, turned, loss) = (input(gpu, 2, 3, &[0.0; 6]), output(gpu, 3, 2), output(gpu, 1, 1));
+    let none = Gradients::default();
+    let forward = |t: &Held, loss: &Held, options| {
+        refused(gpu, &[&turned], |r| l2::forward(r, x.view()?, t.view()?, loss.view()?, none, options))
+    };
+    let default = Options::default();
+    assert_eq!(forward(&turned, &loss, default), shape("l2", "t", "2 x 3", "3 x 2"));
+    assert_eq!(forward(&x, &turned, default), shape("l2", "loss", "1 x 1", "3 x 2"));
+    let rows = Options { reduction: Reduction::Rows, ..default };
+    assert_eq!(forward(&x, &loss, rows), shape("l2", "loss", "2 x 1", "1 x 1"));
+    for (factor, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let want = option("l2", "factor", "a number above 0", found);
+        assert_eq!(forward(&x, &loss, Options { factor, ..default }), want);
+    }
+    let error = refused(gpu, &[&turned], |r| {
+        l2::backward(r, x.view()?, x.view()?, None, Gradients { dt: Some(turned.view()?), ..none }, default)
+    });
+    assert_eq!(error, shape("l2", "dt", "2 x 3", "3 x 2"));
+    let other = input(gpu, 2, 3, &[0.0; 6]);
+    let error = refused(gpu, &[], |r| {
+        l2::backward(r, other.view()?, x.view()?, None, Gradients { dt: Some(x.view()?), ..none }, default)
+    });
+    assert_eq!(error, overlap("l2", "dt", "t"));
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    let [loss, dx, dt] = on_device(gpu, &[], &[], 0, &[], Options::default());
+    assert_eq!((loss.as_slice(), dx.len() + dt.len()), (&[0.0][..], 0));
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let (x, t) = (Fill::Wide.matrix(70, 3000, 1), Fill::Small.matrix(70, 3000, 2));
+    assert_repeats(|| on_device(gpu, &x, &t, 3000, &[], Options::default()).into());
 }

@@ -9,6 +9,7 @@ mod scale;
 mod tensors;
 
 mod bce;
+mod cast;
 mod cross_entropy;
 mod gaussian_kl;
 mod info_nce;

@@ -79,6 +79,50 @@ fn precise_exp(x: f32) -> f32 {
     return precise_exp4(vec4(x)).x;
 }
 
+// e^x for any x, within 3 ulp: +inf where it exceeds f32, NaN for NaN.
+fn exp_of_any4(x: vec4<f32>) -> vec4<f32> {
+    let root = exp_in_range(clamp(0.5 * x, vec4(EXP_LOWEST), vec4(44.4)));
+    return select(select(root * root, vec4(infinity()), x > vec4(88.722839)), x, nans(x));
+}
+
+// e^x - 1 - x where |x| <= 1, by its series.
+fn exp_tail4(x: vec4<f32>) -> vec4<f32> {
+    var p = 1.0 + x * (1.0 / 11.0);
+    p = 1.0 + x * 0.1 * p;
+    p = 1.0 + x * (1.0 / 9.0) * p;
+    p = 1.0 + x * 0.125 * p;
+    p = 1.0 + x * (1.0 / 7.0) * p;
+    p = 1.0 + x * (1.0 / 6.0) * p;
+    p = 1.0 + x * 0.2 * p;
+    p = 1.0 + x * 0.25 * p;
+    p = 1.0 + x * (1.0 / 3.0) * p;
+    return 0.5 * x * x * p;
+}
+
+fn exp_minus_one_minus4(x: vec4<f32>) -> vec4<f32> {
+    let e = exp_of_any4(x);
+    let far = select((e - 1.0) - x, e, e > vec4(3.4e38)); // not inf - inf
+    return select(far, exp_tail4(x), abs(x) < vec4(1.0));
+}
+
+fn precise_expm1_4(x: vec4<f32>) -> vec4<f32> {
+    return select(exp_of_any4(x) - 1.0, x + exp_tail4(x), abs(x) < vec4(1.0));
+}
+
+// ln(1 + r) for r between 0 and 1: 2 artanh(r/(2 + r)), whose argument is at most 1/3.
+fn log1p_of_share4(r: vec4<f32>) -> vec4<f32> {
+    let s = r / (2.0 + r);
+    let z = s * s;
+    var p = vec4(1.0 / 15.0);
+    p = p * z + 1.0 / 13.0;
+    p = p * z + 1.0 / 11.0;
+    p = p * z + 1.0 / 9.0;
+    p = p * z + 1.0 / 7.0;
+    p = p * z + 0.2;
+    p = p * z + 1.0 / 3.0;
+    return 2.0 * (s + s * z * p);
+}
+
 // ln(1 + r) within 2.5 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
 // where r is small, (f - 1)/(f + 1) = r/(2 + r) never forms 1 + r.
 fn precise_log1p(r: f32) -> f32 {

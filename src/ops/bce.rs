@@ -7,8 +7,26 @@
 //! Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights and reductions as
 //! torch.nn.functional.binary_cross_entropy_with_logits.
 
-use super::{Accum, Reduction};
-use crate::Tensor;
+use super::elementwise::Pass;
+use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
+use crate::{Gpu, Recorder, Result, Tensor};
+
+const OP: &str = "bce";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("bce", "loss", "math", "lse", "row"),
+    bindings: &[input("x"), input("t"), input("w"), input("pos_weight"), input("dy"), output("loss"), output("dx")],
+    scalars: &[("factor", F32)],
+    family: Family::Rows,
+};
+static FORWARD: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "forward",
+    uses: &["x", "t", "w", "pos_weight", "dy", "loss", "dx"],
+    in_place: Some(("x", "dx")),
+};
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
 /// What the loss is of.
 #[derive(Debug, Clone, Copy)]
@@ -30,4 +48,89 @@ pub struct Options {
     pub reduction: Reduction,
     /// Whether gradients are added to what their outputs hold. Default no.
     pub accum: Accum,
+}
+
+/// `loss` of `inputs`: x's shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1]. `dx`, if given, receives the
+/// gradient for a loss whose own gradient is 1, in the same pass; it may be x itself.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
+pub fn forward(
+    recorder: &mut Recorder,
+    inputs: Inputs,
+    loss: Tensor,
+    dx: Option<Tensor>,
+    options: Options,
+) -> Result<()> {
+    pass(recorder, inputs, Some(loss), None, dx, options)
+}
+
+/// `dx` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    recorder: &mut Recorder,
+    inputs: Inputs,
+    dy: Option<Tensor>,
+    dx: Tensor,
+    options: Options,
+) -> Result<()> {
+    pass(recorder, inputs, None, dy, Some(dx), options)
+}
+
+fn pass(
+    recorder: &mut Recorder,
+    inputs: Inputs,
+    loss: Option<Tensor>,
+    dy: Option<Tensor>,
+    dx: Option<Tensor>,
+    options: Options,
+) -> Result<()> {
+    let Inputs { x, t, weight, pos_weight } = inputs;
+    let Options { reduction, accum } = options;
+    shaped(OP, "t", t, x.shape())?;
+    weight.map_or(Ok(()), |weight| shaped(OP, "weight", weight, x.shape()))?;
+    pos_weight.map_or(Ok(()), |pos_weight| shaped(OP, "pos_weight", pos_weight, [1, x.cols]))?;
+    let pass = Pass {
+        op: OP,
+        kernel: &FORWARD,
+        inputs: [Some(x), Some(t), weight],
+        column: Some(pos_weight),
+        dy,
+        loss,
+        gradients: [("dx", dx)],
+        reduction,
+        accum,
+    };
+    pass.check()?;
+    let other_x = (!dx.is_some_and(|dx| dx.same(x))).then_some(x);
+    let read =
+        [named("x", other_x), named("t", t), named("weight", weight), named("pos_weight", pos_weight), named("dy", dy)];
+    disjoint(OP, &[named("loss", loss), named("dx", dx)], &read)?;
+    let flags = [("HAS_WEIGHT", weight.is_some().into()), ("HAS_POS_WEIGHT", pos_weight.is_some().into())];
+    recorder.plan(|plan| pass.plan(plan, &[], &flags))
+}
+
+/// The loss of slices of logits and targets, rows of `cols` elements, without weights, and dx.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// let (loss, dx) = wgloss::bce::compute(&gpu, &[0.0, 0.0], &[0.0, 1.0], 2, Default::default()).unwrap();
+/// assert!((loss[0] - 2f32.ln()).abs() < 1e-7);
+/// assert_eq!(dx, [0.25, -0.25]);
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (rows, target_rows) = (rows_of(OP, "x", x, cols)?, rows_of(OP, "t", t, cols)?);
+    let [loss_rows, loss_cols] = super::elementwise::loss_shape(options.reduction, [rows, cols]);
+    let (x, t, loss) = (gpu.upload(x)?, gpu.upload(t)?, gpu.zeros::<f32>(loss_rows * loss_cols)?);
+    let (x, t) = (Tensor::matrix(&x, rows, cols)?, Tensor::matrix(&t, target_rows, cols)?);
+    let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;
+    let inputs = Inputs { x, t, weight: None, pos_weight: None };
+    gpu.run(|recorder| forward(recorder, inputs, loss, Some(x), options))?;
+    Ok((gpu.read(loss)?, gpu.read(x)?))
 }

@@ -35,5 +35,5 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     shaped(OP, "y", y, x.shape())?;
-    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[]))
+    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[], &[]))
 }

@@ -43,8 +43,6 @@ static SHADER: Shader = Shader {
         new_ids("predicted"),
     ],
     scalars: &[
-        ("soft_target", U32),
-        ("has_class_weight", U32),
         ("has_row_weight", U32),
         ("ignore", U32),
         ("smoothing", F32),
@@ -53,8 +51,6 @@ static SHADER: Shader = Shader {
         ("mean", U32),
         ("factor", F32),
         ("dy_by_row", U32),
-        ("has_dx", U32),
-        ("add", U32),
         ("fresh", U32),
     ],
     family: Family::Rows,
@@ -199,12 +195,10 @@ impl<'a> Batch<'a> {
         [named("id", self.id()), named("soft", self.soft()), named("class", class), named("row", row)]
     }
 
-    fn scalars(&self, fresh: bool) -> [Scalar; 13] {
-        let Options { reduction, ignore, label_smoothing, z_loss, softcap, accum } = self.options;
+    fn scalars(&self, fresh: bool) -> [Scalar; 9] {
+        let Options { reduction, ignore, label_smoothing, z_loss, softcap, .. } = self.options;
         let factor = if reduction == Reduction::BatchMean { (1.0 / self.rows.max(1) as f64) as f32 } else { 1.0 };
         [
-            self.soft().is_some().into(),
-            self.weights.class.is_some().into(),
             self.weights.row.is_some().into(),
             ignore.into(),
             label_smoothing.into(),
@@ -213,9 +207,18 @@ impl<'a> Batch<'a> {
             (reduction == Reduction::Mean).into(),
             factor.into(),
             self.dy_by_row.into(),
-            self.has_dx.into(),
-            (accum == Accum::Add).into(),
             fresh.into(),
+        ]
+    }
+
+    fn flags(&self) -> [(&'static str, u32); 6] {
+        [
+            ("SOFT_TARGET", self.soft().is_some().into()),
+            ("SMOOTHS", (self.options.label_smoothing != 0.0).into()),
+            ("CAPS", (self.options.softcap != 0.0).into()),
+            ("HAS_CLASS_WEIGHT", self.weights.class.is_some().into()),
+            ("HAS_DX", self.has_dx.into()),
+            ("ADD", (self.options.accum == Accum::Add).into()),
         ]
     }
 
@@ -234,13 +237,19 @@ impl<'a> Batch<'a> {
             let shape = [range.len(), self.classes];
             let id = self.id().map_or(Arg::NONE, |id| Arg::whole(id.row_range(range.clone())));
             let weight = self.weights.row.map_or(Arg::NONE, |row| Arg::whole(row.row_range(range)));
-            plan.single(&DIVISORS, &[id, class, weight, Arg::whole(sums)], shape, &self.scalars(first == 0))?;
+            plan.single(
+                &DIVISORS,
+                &[id, class, weight, Arg::whole(sums)],
+                shape,
+                &self.scalars(first == 0),
+                &self.flags(),
+            )?;
         }
         let dy = dy.map_or(Arg::NONE, if self.dy_by_row { Arg::by_row } else { Arg::whole });
         let id = self.id().map_or(Arg::NONE, Arg::by_row);
         let weight = self.weights.row.map_or(Arg::NONE, Arg::by_row);
         let args = [id, class, weight, dy, Arg::whole(sums), Arg::by_row(row)];
-        plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true))?;
+        plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true), &self.flags())?;
         Ok(scratch)
     }
 }
@@ -289,7 +298,7 @@ pub fn forward(
             Arg::by_row(lse),
             dx.map_or(Arg::NONE, Arg::by_row),
         ];
-        plan.rows(&FORWARD, x.shape(), &args, &batch.scalars(true))?;
+        plan.rows(&FORWARD, x.shape(), &args, &batch.scalars(true), &batch.flags())?;
         match (direct, options.reduction.by_row()) {
             (true, _) => Ok(()),
             (_, true) => total::row_totals(plan, value, loss, 1.0),
@@ -336,7 +345,7 @@ pub fn backward(
             Arg::by_row(lse),
             Arg::by_row(dx),
         ];
-        plan.rows(&BACKWARD, x.shape(), &args, &batch.scalars(true))
+        plan.rows(&BACKWARD, x.shape(), &args, &batch.scalars(true), &batch.flags())
     })
 }
 
@@ -366,7 +375,7 @@ pub fn z_loss(
         let values = total::values(plan, rows, 1)?;
         let value = if options.reduction.by_row() { z } else { Tensor::vector(&values, rows)? };
         let args = [Arg::by_row(row), Arg::by_row(lse), Arg::by_row(value)];
-        plan.each_row(&Z_PART, [rows, classes], &args, &batch.scalars(true))?;
+        plan.each_row(&Z_PART, [rows, classes], &args, &batch.scalars(true), &batch.flags())?;
         if options.reduction.by_row() { Ok(()) } else { total::total(plan, value, z, 1.0) }
     })
 }
@@ -389,7 +398,7 @@ pub fn predict(recorder: &mut Recorder, x: Tensor, predicted: Tensor<u32>) -> Re
     }
     .scalars(true);
     let args = [Arg::by_row(x), Arg::by_row(predicted)];
-    recorder.plan(|plan| plan.rows(&PREDICT, x.shape(), &args, &scalars))
+    recorder.plan(|plan| plan.rows(&PREDICT, x.shape(), &args, &scalars, &[]))
 }
 
 /// The loss of the rows of a slice of logits, `classes` elements each, and its gradient.

@@ -296,7 +296,7 @@ pub fn forward(
         let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
         let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
         let args = [Arg::by_row(row_lse), by_column, Arg::by_row(positive), Arg::by_row(row_loss)];
-        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars(Part::default()))?;
+        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars(Part::default()), &[])?;
         if single {
             total::total(plan, row_loss, loss, batch.factor())?;
         }
@@ -370,7 +370,7 @@ pub fn backward(
             let scratch = gpu.scratch(ROW_VALUES, n)?;
             let dots: Tensor = Tensor::vector(&scratch, n)?;
             let args = [Arg::by_row(q), Arg::by_row(dq), batch.log_scale, Arg::by_row(dots)];
-            plan.rows(&SCALE_GRADIENT, q.shape(), &args, &batch.scalars(Part::default()))?;
+            plan.rows(&SCALE_GRADIENT, q.shape(), &args, &batch.scalars(Part::default()), &[])?;
             total::total(plan, dots, d_log_scale, 1.0)?;
         }
         Ok(())

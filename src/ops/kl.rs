@@ -229,12 +229,12 @@ impl<'a> Call<'a> {
         }
         let of_elements = |tensor: Option<Tensor<'a>>| tensor.filter(|_| self.options.reduction == Reduction::None);
         let Gradients { dx, dt } = self.gradients;
-        let blocks = Plan::blocks([Some(self.x), Some(self.t), of_elements(self.dy), of_elements(self.loss), dx, dt]);
+        let blocks = Plan::blocks(&[Some(self.x), Some(self.t), of_elements(self.dy), of_elements(self.loss), dx, dt]);
         let piece = |[x, t, dy, loss, dx, dt]: [Option<Tensor<'a>>; 6]| {
             let (dy, loss, gradients) = (dy.or(self.dy), loss.or(self.loss), Gradients { dx, dt });
             Call { x: x.unwrap_or(self.x), t: t.unwrap_or(self.t), dy, loss, gradients, ..*self }
         };
-        blocks.into_iter().map(piece).collect()
+        blocks.into_iter().filter_map(|block| block.try_into().ok()).map(piece).collect()
     }
 
     fn dispatch(self, plan: &mut Plan, factor: f64) -> Result<()> {
@@ -264,12 +264,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Whether the gradients need sums over the row besides the log-sum-exps. Kl's of x: only of p, which is 1 for a softmax.
+    /// Whether the gradients need a pass over the row for their sums. Kl's of logits do not, unless elements have weights of their own.
     fn needs_sums(&self) -> bool {
         let Gradients { dx, dt } = self.gradients;
         let own_weights = self.dy.is_some() && self.options.reduction == Reduction::None;
         match (self.options.form, self.options.divergence) {
-            (Form::Logits, Divergence::Kl) => dt.is_some() || (dx.is_some() && own_weights),
+            (Form::Logits, Divergence::Kl) => own_weights && (dx.is_some() || dt.is_some()),
             (Form::Logits, _) => dx.is_some() || dt.is_some(),
             (Form::Probabilities, _) => dx.is_some(),
             (Form::LogQ | Form::LogQLogP, _) => false,

@@ -3,10 +3,26 @@
 //! f is 1 as in torch.nn.functional.mse_loss; 0.5 gives optax.l2_loss. A NaN gives NaN, as do equal infinities; what exceeds f32
 //! gives +inf. Source: Legendre 1805; Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7, section 2.4.
 
-use super::{Accum, Reduction, required};
-use crate::{Result, Tensor};
+use super::elementwise::Pass;
+use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
+use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "l2";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("l2", "loss", "math", "lse", "row"),
+    bindings: &[input("x"), input("t"), input("dy"), output("loss"), output("dx"), output("dt")],
+    scalars: &[("factor", F32), ("scale", F32)],
+    family: Family::Rows,
+};
+static FORWARD: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "forward",
+    uses: &["x", "t", "dy", "loss", "dx", "dt"],
+    in_place: Some(("x", "dx")),
+};
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,7 +42,6 @@ impl Default for Options {
 }
 
 impl Options {
-    #[expect(dead_code, reason = "for the kernels")]
     fn check(&self) -> Result<()> {
         let holds = self.factor > 0.0 && self.factor.is_normal();
         required(OP, "factor", self.factor, holds, "a number above 0")
@@ -40,4 +55,82 @@ pub struct Gradients<'a> {
     pub dx: Option<Tensor<'a>>,
     /// Of the target.
     pub dt: Option<Tensor<'a>>,
+}
+
+/// `loss` of `x` and targets `t`, one shape: that shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1].
+/// The `gradients` that are given receive those of a loss whose own gradient is 1, in the same pass; `dx` may be `x` itself.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+pub fn forward(
+    recorder: &mut Recorder,
+    x: Tensor,
+    t: Tensor,
+    loss: Tensor,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    pass(recorder, x, t, Some(loss), None, gradients, options)
+}
+
+/// `gradients` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    recorder: &mut Recorder,
+    x: Tensor,
+    t: Tensor,
+    dy: Option<Tensor>,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    pass(recorder, x, t, None, dy, gradients, options)
+}
+
+fn pass(
+    recorder: &mut Recorder,
+    x: Tensor,
+    t: Tensor,
+    loss: Option<Tensor>,
+    dy: Option<Tensor>,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    options.check()?;
+    shaped(OP, "t", t, x.shape())?;
+    let Gradients { dx, dt } = gradients;
+    let Options { reduction, factor, accum } = options;
+    let (inputs, gradients) = ([Some(x), Some(t)], [("dx", dx), ("dt", dt)]);
+    let pass = Pass { op: OP, kernel: &FORWARD, inputs, column: None, dy, loss, gradients, reduction, accum };
+    pass.check()?;
+    let in_place = dx.is_some_and(|dx| dx.same(x));
+    let x = (!in_place).then_some(x);
+    disjoint(
+        OP,
+        &[named("loss", loss), named("dx", dx), named("dt", dt)],
+        &[named("x", x), named("t", t), named("dy", dy)],
+    )?;
+    recorder.plan(|plan| pass.plan(plan, &[factor.into()], &[]))
+}
+
+/// The loss of slices, rows of `cols` elements, and dx.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// let (loss, dx) = wgloss::l2::compute(&gpu, &[1.0, 2.0], &[0.0, 4.0], 2, Default::default()).unwrap();
+/// assert_eq!((loss, dx), (vec![2.5], vec![1.0, -2.0]));
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (rows, target_rows) = (rows_of(OP, "x", x, cols)?, rows_of(OP, "t", t, cols)?);
+    let [loss_rows, loss_cols] = super::elementwise::loss_shape(options.reduction, [rows, cols]);
+    let (x, t, loss) = (gpu.upload(x)?, gpu.upload(t)?, gpu.zeros::<f32>(loss_rows * loss_cols)?);
+    let (x, t) = (Tensor::matrix(&x, rows, cols)?, Tensor::matrix(&t, target_rows, cols)?);
+    let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;
+    gpu.run(|recorder| forward(recorder, x, t, loss, Gradients { dx: Some(x), dt: None }, options))?;
+    Ok((gpu.read(loss)?, gpu.read(x)?))
 }

@@ -3,6 +3,7 @@
 pub mod bce;
 pub mod cast;
 pub mod cross_entropy;
+mod elementwise;
 pub mod gaussian_kl;
 pub mod info_nce;
 pub mod kl;
@@ -59,13 +60,17 @@ pub enum Accum {
 /// Every kernel, for the tests that compare them with their shaders.
 pub fn kernels() -> Vec<&'static Kernel> {
     [
+        bce::KERNELS,
         cast::KERNELS,
         cross_entropy::KERNELS,
+        gaussian_kl::KERNELS,
         info_nce::KERNELS,
         kl::KERNELS,
+        l2::KERNELS,
         linear::KERNELS,
         normalize::KERNELS,
         sgd::KERNELS,
+        sigmoid::KERNELS,
         softmax::KERNELS,
         tanh::KERNELS,
         total::KERNELS,
@@ -110,11 +115,12 @@ fn each<'a, const N: usize>(
     kernel: &'static Kernel,
     tensors: [Option<Tensor<'a>>; N],
     scalars: &[Scalar],
+    flags: &[(&'static str, u32)],
 ) -> Result<()> {
-    for block in Plan::blocks(tensors) {
+    for block in Plan::blocks(&tensors) {
         let shape = block.iter().flatten().next().map_or([0, 0], Tensor::shape);
-        let args = block.map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row));
-        plan.elements(kernel, shape, &args, scalars)?;
+        let args: Vec<Arg> = block.iter().map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row)).collect();
+        plan.elements(kernel, shape, &args, scalars, flags)?;
     }
     Ok(())
 }

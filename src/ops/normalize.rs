@@ -49,7 +49,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &[options.eps.into()]))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &[options.eps.into()], &[]))
 }
 
 /// `dx` = (`dy` − y⟨y, `dy`⟩) / n with n = max(length, eps), or `dy` / eps where the length is below eps; from the forward's input.
@@ -61,7 +61,7 @@ pub fn backward(recorder: &mut Recorder, x: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, x.shape())?;
     shaped(OP, "dx", dx, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, x.shape(), &args, &[options.eps.into()]))
+    recorder.plan(|plan| plan.rows(&BACKWARD, x.shape(), &args, &[options.eps.into()], &[]))
 }
 
 /// The rows of a slice, `cols` elements each, divided by their lengths.

@@ -98,7 +98,7 @@ pub fn step(recorder: &mut Recorder, g: Tensor, p: Tensor, v: Option<Tensor>, op
         nesterov.into(),
         first.into(),
     ];
-    recorder.plan(|plan| each(plan, &STEP, [Some(g), Some(p), v], &scalars))
+    recorder.plan(|plan| each(plan, &STEP, [Some(g), Some(p), v], &scalars, &[]))
 }
 
 /// One step on slices: `p` and, with momentum, `v` are changed in place.

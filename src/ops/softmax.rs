@@ -58,7 +58,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars()))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &[]))
 }
 
 /// `dx` from the forward's output `y` and `dy`.
@@ -70,7 +70,7 @@ pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
     let args = [Arg::by_row(y), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars()))
+    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &[]))
 }
 
 /// The softmax of the rows of a slice, `cols` elements each.

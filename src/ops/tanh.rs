@@ -25,7 +25,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     shaped(OP, "y", y, x.shape())?;
-    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[]))
+    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[], &[]))
 }
 
 /// `dx` = `dy` (1 − `y`²), from the forward's output, all shapes equal.
@@ -35,7 +35,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
 pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor) -> Result<()> {
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
-    recorder.plan(|plan| each(plan, &BACKWARD, [Some(y), Some(dy), Some(dx)], &[]))
+    recorder.plan(|plan| each(plan, &BACKWARD, [Some(y), Some(dy), Some(dx)], &[], &[]))
 }
 
 /// tanh of a slice.

@@ -31,7 +31,7 @@ pub(super) fn total(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -
     for first in parts {
         let part = value.row_range(first..first.saturating_add(at_once));
         let args = [Arg::whole(part), Arg::whole(loss)];
-        plan.single(&TOTAL, &args, part.shape(), &[factor.into(), (first == 0).into()])?;
+        plan.single(&TOTAL, &args, part.shape(), &[factor.into(), (first == 0).into()], &[])?;
     }
     Ok(())
 }
@@ -39,5 +39,5 @@ pub(super) fn total(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -
 /// `loss` [rows, 1] = `factor` · the sums of `value`'s rows.
 pub(super) fn row_totals(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -> Result<()> {
     let args = [Arg::by_row(value), Arg::by_row(loss)];
-    plan.each_row(&ROW_TOTALS, value.shape(), &args, &[factor.into(), true.into()])
+    plan.each_row(&ROW_TOTALS, value.shape(), &args, &[factor.into(), true.into()], &[])
 }

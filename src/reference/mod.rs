@@ -5,6 +5,7 @@
 //! precision. Matrices are row-major slices; a shape that does not fit panics, as slices do.
 
 pub mod bce;
+pub mod cast;
 pub mod cross_entropy;
 pub mod gaussian_kl;
 pub mod info_nce;

@@ -5,13 +5,18 @@
 //! cancellation, of the sum of its terms' magnitudes. Outputs start as poison and lie between guards: everything inside must
 //! be written, nothing outside. Inputs have poison in the gaps between their rows.
 
+mod bce;
+mod cast;
 mod cross_entropy;
 mod fill;
+mod gaussian_kl;
 mod info_nce;
 mod kl;
+mod l2;
 mod linear;
 mod normalize;
 mod sgd;
+mod sigmoid;
 mod softmax;
 mod tanh;
 
@@ -19,21 +24,26 @@ pub use fill::{FILLS, Fill};
 
 use crate::reference::Real;
 use crate::tensor::Element;
-use crate::{Gpu, Recorder, Result, Storage, Tensor};
+use crate::{Gpu, Recorder, Reduction, Result, Storage, Tensor};
 
 /// An op's cases.
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 8] = [
+pub const SUITES: [(&str, Suite); 13] = [
     ("linear", linear::cases),
+    ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
     ("normalize", normalize::cases),
     ("softmax", softmax::cases),
     ("cross_entropy", cross_entropy::cases),
+    ("bce", bce::cases),
+    ("l2", l2::cases),
+    ("gaussian_kl", gaussian_kl::cases),
     ("info_nce", info_nce::cases),
     ("kl", kl::cases),
     ("sgd", sgd::cases),
+    ("cast", cast::cases),
 ];
 
 /// What came of an op's cases.
@@ -83,6 +93,21 @@ pub const LAYOUTS: [Layout; 4] = [
     Layout { offset: 68, gap: 0, multiple: 4 },
     Layout { offset: 65, gap: 1, multiple: 1 },
 ];
+
+/// The storages that round.
+const STORAGES: [Storage; 2] = [Storage::F16, Storage::Bf16];
+
+const REDUCTIONS: [Reduction; 5] =
+    [Reduction::None, Reduction::Rows, Reduction::Sum, Reduction::Mean, Reduction::BatchMean];
+
+/// The shape of a loss of elements.
+fn element_losses(reduction: Reduction, [rows, cols]: [usize; 2]) -> [usize; 2] {
+    match reduction {
+        Reduction::None => [rows, cols],
+        Reduction::Rows => [rows, 1],
+        Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
+    }
+}
 
 /// All bits set: NaN as a number of any storage, no value as u32.
 const POISON: u8 = u8::MAX;
@@ -192,6 +217,11 @@ impl<'g> Check<'g> {
         self.held(storage, rows, cols, &[])
     }
 
+    /// A matrix that holds `data`, or poison if there is none, and will be written.
+    fn holding(&self, storage: Storage, rows: usize, cols: usize, data: &[f32]) -> Result<Held> {
+        self.held(storage, rows, cols, &storage.encode(data))
+    }
+
     /// Records and submits.
     ///
     /// # Errors
@@ -230,6 +260,17 @@ impl<'g> Check<'g> {
         self.compare_sum(what, held, want, yardstick, &[])
     }
 
+    /// [`Check::compare`] for a gradient that was added to `old`, if that is not empty.
+    fn compare_added(&mut self, what: &str, held: &Held, old: &[f32], want: &[f64], yardstick: &[f32]) -> Result<()> {
+        if old.is_empty() {
+            return self.compare(what, held, want, yardstick);
+        }
+        let terms: Vec<f64> = want.iter().zip(old).map(|(want, old)| want.abs() + f64::from(old.abs())).collect();
+        let want: Vec<f64> = want.iter().zip(old).map(|(want, &old)| want + f64::from(old)).collect();
+        let yardstick: Vec<f32> = yardstick.iter().zip(old).map(|(naive, old)| naive + old).collect();
+        self.compare_sum(what, held, &want, &yardstick, &terms)
+    }
+
     /// [`Check::compare`] for elements that are sums: `terms` holds, for each, the sum of its terms' magnitudes.
     ///
     /// # Errors
@@ -254,7 +295,7 @@ impl<'g> Check<'g> {
         let (unit, smallest, most) = match held.storage {
             Storage::F32 => (0.0, 0.0, f64::from(f32::MAX)),
             Storage::F16 => (2f64.powi(-11), 2f64.powi(-25), 65504.0),
-            Storage::Bf16 => (2f64.powi(-9), 2f64.powi(-134), f64::from(f32::MAX)),
+            Storage::Bf16 => (2f64.powi(-8), 2f64.powi(-134), f64::from(f32::MAX)),
         };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
@@ -296,7 +337,7 @@ fn ulp(value: f64) -> f64 {
 
 /// The numbers that `storage` holds of these.
 fn rounded(storage: Storage, data: &[f32]) -> Vec<f32> {
-    storage.decode(&storage.encode(data))
+    crate::reference::cast::forward(data, storage)
 }
 
 /// The same numbers in another precision.
