@@ -37,12 +37,14 @@ fn scale() -> Scale {
     return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
-// The log-sum-exps of both sides of a row, and ln(1 + rest) of each where r is more than a difference to its mean.
+// The log-sum-exps of both sides of a row, ln(1 + rest) of each where r is more than a difference to its mean, and 1/(1 + rest).
 struct Row {
     x: vec2<f32>,
     t: vec2<f32>,
     rest_x: f32,
     rest_t: f32,
+    inverse_x: f32,
+    inverse_t: f32,
 }
 
 // Whether the sum of Kl is found together with the log-sum-exps.
@@ -125,43 +127,46 @@ struct Four {
     d_t: vec4<f32>, // dloss/dt where t are no logits
 }
 
-fn sides4(row: Row, x: vec4<f32>, t: vec4<f32>, with_q: bool) -> Four {
-    var four: Four;
-    if FORM == LOGITS {
-        four.p = lse_p4(row.t, t, scale());
-    } else if FORM == LOG_Q_LOG_P {
-        four.p = exp_of_any4(t);
-    } else {
-        four.p = t;
-    }
-    if with_q && FORM <= PROBABILITIES {
-        four.q = lse_p4(row.x, x, scale());
-    }
-    return four;
+// Probabilities of one side and their logarithms, negated.
+struct Side {
+    p: vec4<f32>,
+    minus_log: vec4<f32>,
 }
 
-// r, finite where p = 0 and not where q = 0 < p.
-fn log_ratio4(row: Row, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
-    var minus_log_p = -t;
-    var minus_log_q = -x;
-    if FORM == LOGITS {
-        minus_log_p = finite_gap4(row.t.x, t) + row.rest_t;
-    } else if FORM != LOG_Q_LOG_P {
-        minus_log_p = -precise_log4(t);
-    }
+fn of_logits4(acc: vec2<f32>, inverse: f32, rest: f32, x: vec4<f32>) -> Side {
+    let gap = finite_gap4(acc.x, x);
+    return Side(precise_exp4(-gap) * inverse, gap + rest);
+}
+
+fn side_of_x4(row: Row, x: vec4<f32>) -> Side {
     if FORM <= PROBABILITIES {
-        minus_log_q = finite_gap4(row.x.x, x) + row.rest_x;
+        return of_logits4(row.x, row.inverse_x, row.rest_x, x);
     }
-    return minus_log_q - select(minus_log_p, vec4(MOST), minus_log_p > vec4(MOST));
+    return Side(vec4(0.0), -x); // no gradient asks for q
+}
+
+fn side_of_t4(row: Row, t: vec4<f32>) -> Side {
+    if FORM == LOGITS {
+        return of_logits4(row.t, row.inverse_t, row.rest_t, t);
+    }
+    if FORM == LOG_Q_LOG_P {
+        return Side(exp_of_any4(t), -t);
+    }
+    return Side(t, -precise_log4(t));
 }
 
 // What the elements add to loss and sums; u is how much each counts.
-fn four_of(row: Row, x: vec4<f32>, t: vec4<f32>, u: vec4<f32>, with_q: bool) -> Four {
-    var four = sides4(row, x, t, with_q);
+fn four_of(row: Row, x: vec4<f32>, t: vec4<f32>, u: vec4<f32>) -> Four {
+    let of_x = side_of_x4(row, x);
+    let of_t = side_of_t4(row, t);
+    var four: Four;
+    four.p = of_t.p;
+    four.q = of_x.p;
     let zero = vec4(0.0);
     let none_p = four.p == zero;
+    // Finite where p = 0, not where q = 0 < p.
+    let r = of_x.minus_log - select(of_t.minus_log, vec4(MOST), of_t.minus_log > vec4(MOST));
     if DIVERGENCE == KL {
-        let r = log_ratio4(row, x, t);
         let own = f32(EACH_DY == 1u);
         four.value = select(four.p * r, zero, none_p);
         four.g_x = -u * four.p;
@@ -172,7 +177,6 @@ fn four_of(row: Row, x: vec4<f32>, t: vec4<f32>, u: vec4<f32>, with_q: bool) -> 
             four.d_t = u * select(r + 1.0, zero, none_p);
         }
     } else if DIVERGENCE == JENSEN_SHANNON {
-        let r = log_ratio4(row, x, t);
         let above = r >= zero;
         // The larger of p and q, weighted with `large`, over m, with the smaller over the larger = e^-|r|.
         let large = select(vec4(params.rest_beta), vec4(params.beta), above);
@@ -284,9 +288,9 @@ fn forward(
         return;
     }
     let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
-    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t));
+    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t));
     if folds() {
-        let mean = both.d * lse_inverse(both.t);
+        let mean = both.d * row.inverse_t;
         let all = select(mean + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
         sums.value = select(0.0, all, span.lead && span.segment == 0u);
         if EACH_LOSS == 1u {
@@ -305,8 +309,6 @@ fn forward(
     let nothing = folds() && HAS_DX == 0u && HAS_DT == 0u && EACH_LOSS == 0u;
     let last = select(1u, 0u, STAGE == ONLY_SUMS || nothing);
     for (var round = first; round <= last; round++) {
-        // The sums of Kl need no q.
-        let with_q = DIVERGENCE != KL || (round == 1u && HAS_DX == 1u);
         if round == 1u {
             sums = totals(lane, sums, both.t);
         }
@@ -316,7 +318,7 @@ fn forward(
                 u = load_dy4(span.i, j, span.end, 0.0);
             }
             let x = load_x4(span.i, j, span.end, masked());
-            let four = four_of(row, x, load_t4(span.i, j, span.end, no_t), u, with_q);
+            let four = four_of(row, x, load_t4(span.i, j, span.end, no_t), u);
             if round == first && !folds() {
                 sums.value += sum_of(four.value);
             }
