@@ -18,7 +18,7 @@ pub use fill::{FILLS, Fill};
 
 use crate::reference::Real;
 use crate::tensor::Element;
-use crate::{Gpu, Recorder, Result, Storage, Tensor};
+use crate::{Accum, Gpu, Recorder, Result, Storage, Tensor};
 
 /// An op's cases.
 pub type Suite = fn(&mut Check) -> Result<()>;
@@ -190,6 +190,14 @@ impl<'g> Check<'g> {
         self.held(storage, rows, cols, &[])
     }
 
+    /// A matrix of what a gradient is added to, stored as `storage`; of poison if that is nothing.
+    ///
+    /// # Errors
+    /// An error of the device.
+    fn target(&self, storage: Storage, rows: usize, cols: usize, old: &[f32]) -> Result<Held> {
+        self.held(storage, rows, cols, &storage.encode(old))
+    }
+
     /// Records and submits.
     ///
     /// # Errors
@@ -252,7 +260,7 @@ impl<'g> Check<'g> {
         let (unit, smallest, most) = match held.storage {
             Storage::F32 => (0.0, 0.0, f64::from(f32::MAX)),
             Storage::F16 => (2f64.powi(-11), 2f64.powi(-25), 65504.0),
-            Storage::Bf16 => (2f64.powi(-9), 2f64.powi(-134), f64::from(f32::MAX)),
+            Storage::Bf16 => (2f64.powi(-8), 2f64.powi(-134), f64::from(f32::MAX)),
         };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
@@ -279,6 +287,21 @@ impl<'g> Check<'g> {
         }
         Ok(())
     }
+
+    /// As [`Check::compare_sum`] for a gradient that was added to `old`, or written if that is empty.
+    fn compare_added(
+        &mut self,
+        what: &str,
+        held: &Held,
+        old: &[f32],
+        want: &[f64],
+        yardstick: &[f32],
+        terms: &[f64],
+    ) -> Result<()> {
+        let magnitudes: Vec<f64> = old.iter().map(|&old| f64::from(old).abs()).collect();
+        let (want, terms) = (added(want, &cast(old)), added(terms, &magnitudes));
+        self.compare_sum(what, held, &want, &added(yardstick, old), &terms)
+    }
 }
 
 /// The largest finite magnitude.
@@ -295,6 +318,19 @@ fn ulp(value: f64) -> f64 {
 /// The numbers that `storage` holds of these.
 fn rounded(storage: Storage, data: &[f32]) -> Vec<f32> {
     storage.decode(&storage.encode(data))
+}
+
+/// a + b; a where there is no b.
+fn added<F: Real>(a: &[F], b: &[F]) -> Vec<F> {
+    a.iter().enumerate().map(|(at, &a)| b.get(at).map_or(a, |&b| a + b)).collect()
+}
+
+/// Numbers for a gradient to be added to, as `storage` holds them; none if it is to be written.
+fn before(accum: Accum, storage: Storage, len: usize, seed: u64) -> Vec<f32> {
+    match accum {
+        Accum::Write => Vec::new(),
+        Accum::Add => rounded(storage, &Fill::Small.matrix(len, 1, seed)),
+    }
 }
 
 /// The same numbers in another precision.
