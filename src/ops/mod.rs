@@ -9,6 +9,7 @@ pub mod kl;
 pub mod l2;
 pub mod linear;
 pub mod normalize;
+mod pairs;
 pub mod sgd;
 pub mod siglip;
 pub mod sigmoid;
