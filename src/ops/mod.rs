@@ -66,6 +66,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         linear::KERNELS,
         normalize::KERNELS,
         sgd::KERNELS,
+        siglip::KERNELS,
         softmax::KERNELS,
         tanh::KERNELS,
         total::KERNELS,

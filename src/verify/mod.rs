@@ -11,6 +11,7 @@ mod info_nce;
 mod linear;
 mod normalize;
 mod sgd;
+mod siglip;
 mod softmax;
 mod tanh;
 
@@ -24,13 +25,14 @@ use crate::{Accum, Gpu, Recorder, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 7] = [
+pub const SUITES: [(&str, Suite); 8] = [
     ("linear", linear::cases),
     ("tanh", tanh::cases),
     ("normalize", normalize::cases),
     ("softmax", softmax::cases),
     ("cross_entropy", cross_entropy::cases),
     ("info_nce", info_nce::cases),
+    ("siglip", siglip::cases),
     ("sgd", sgd::cases),
 ];
 
