@@ -1,41 +1,11 @@
 // s_ij = scale <q_i, k_j>, scale = min(e^log_scale, max_scale) or 1/temperature;  loss_i = ln sum_j e^s_ij - s_ii;
 // symmetric: loss_i = (ln sum_j e^s_ij - s_ii + ln sum_j e^s_ji - s_ii) / 2.
 // g_ij = dloss/ds_ij * scale = scale (w_i (p_ij - [i = j]) + w_j (c_ij - [i = j])), p over rows, c over columns (symmetric only);
-// dq = g k;  dk = g^T q;  dlog_scale = sum_i <q_i, dq_i>, 0 where the scale is clamped.
+// dq = g k;  dk = g^T q;  dlog_scale = sum_ij g_ij/scale s_ij, 0 where the scale is clamped.
 // Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020.
-// rows of q and cols rows of k are a chunk of the batch, from row first_row and column first_col on. Log-sum-exps are pairs (max, rest), see
-// lib/lse.wgsl: row_part [column tiles * rows, 2], col_part [row tiles * cols, 2]. positive [N] holds s_ii.
+// Log-sum-exps are pairs (max, rest), see lib/lse.wgsl: row_part [column tiles * rows, 2], col_part [row tiles * cols, 2]; backward's row_part
+// has the sums that dlog_scale needs. positive [N] holds s_ii.
 // Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g in chunks of bounded size.
-
-// NaN for NaN, as the bounded scale is: a min may lose it.
-fn learned_scale() -> f32 {
-    let exponent = load_log_scale(0u, 0u);
-    return select(precise_exp(min(exponent, 88.0)), exponent, is_nan(exponent));
-}
-
-fn score_scale() -> f32 {
-    let learned = learned_scale();
-    let bounded = select(min(learned, params.max_scale), learned, is_nan(learned));
-    return select(params.scale, bounded, params.learnable == 1u);
-}
-
-fn tile_a(i: u32, d: u32) -> f32 {
-    if i >= params.rows || d >= params.dim {
-        return 0.0;
-    }
-    return load_q(i, d);
-}
-
-fn tile_b(j: u32, d: u32) -> f32 {
-    if j >= params.cols || d >= params.dim {
-        return 0.0;
-    }
-    return load_k(j, d);
-}
-
-fn product(row0: u32, col0: u32, lane: u32) -> Tile {
-    return tile_scale(tile_product(row0, col0, 0u, params.dim, lane, true, true), score_scale());
-}
 
 // The log-sum-exp of a lane's eight scores in one row (or column); those at `end` and past it are outside the matrix.
 fn lse8(at: u32, far: u32, end: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
@@ -165,10 +135,6 @@ fn row_loss(
     store_loss(i, 0u, value);
 }
 
-fn weight(row: u32) -> f32 {
-    return params.factor * load_dy(select(0u, row, params.dy_by_row == 1u), 0u);
-}
-
 // What the gradients of one row (or column) of s have in common.
 struct Line {
     lse: vec2<f32>,
@@ -180,16 +146,18 @@ fn pair_gradient(line: Line, score: f32, own: bool) -> f32 {
     return line.weight * select(lse_p(line.lse, score, UNIT), lse_p_minus_1(line.lse, score, UNIT), own);
 }
 
-fn put_gradient(i: u32, j: u32, score: f32, row: Line, column: Line) {
+// dloss/ds of one pair, of which g is `scale` times.
+fn put_gradient(i: u32, j: u32, scale: f32, score: f32, row: Line, column: Line) -> f32 {
     if j >= params.cols {
-        return;
+        return 0.0;
     }
     let own = params.first_row + i == params.first_col + j;
     var value = pair_gradient(row, score, own);
     if params.symmetric == 1u {
         value = 0.5 * (value + pair_gradient(column, score, own));
     }
-    store_g(i, j, score_scale() * value);
+    store_g(i, j, scale * value);
+    return value;
 }
 
 // A lane's eight columns.
@@ -205,22 +173,28 @@ fn column_line(j: u32) -> Line {
     return Line(col_lse_of(j), weight(params.first_col + j));
 }
 
-fn put_gradients(i: u32, j: u32, k: u32, near_scores: vec4<f32>, far_scores: vec4<f32>, columns: Columns) {
+// Writes g of a lane's eight pairs in one row; what they add to dlog_scale.
+fn put_gradients(i: u32, j: u32, k: u32, scale: f32, near_scores: vec4<f32>, far_scores: vec4<f32>, columns: Columns) -> vec2<f32> {
     if i >= params.rows {
-        return;
+        return vec2(0.0);
     }
     let row = Line(row_lse_of(i), weight(params.first_row + i));
-    put_gradient(i, j, near_scores.x, row, columns.c0);
-    put_gradient(i, j + 1u, near_scores.y, row, columns.c1);
-    put_gradient(i, j + 2u, near_scores.z, row, columns.c2);
-    put_gradient(i, j + 3u, near_scores.w, row, columns.c3);
-    put_gradient(i, k, far_scores.x, row, columns.c4);
-    put_gradient(i, k + 1u, far_scores.y, row, columns.c5);
-    put_gradient(i, k + 2u, far_scores.z, row, columns.c6);
-    put_gradient(i, k + 3u, far_scores.w, row, columns.c7);
+    let near_gradients = vec4(
+        put_gradient(i, j, scale, near_scores.x, row, columns.c0),
+        put_gradient(i, j + 1u, scale, near_scores.y, row, columns.c1),
+        put_gradient(i, j + 2u, scale, near_scores.z, row, columns.c2),
+        put_gradient(i, j + 3u, scale, near_scores.w, row, columns.c3),
+    );
+    let far_gradients = vec4(
+        put_gradient(i, k, scale, far_scores.x, row, columns.c4),
+        put_gradient(i, k + 1u, scale, far_scores.y, row, columns.c5),
+        put_gradient(i, k + 2u, scale, far_scores.z, row, columns.c6),
+        put_gradient(i, k + 3u, scale, far_scores.w, row, columns.c7),
+    );
+    return vec2(scale_terms4(near_gradients, near_scores) + scale_terms4(far_gradients, far_scores), 0.0);
 }
 
-// One tile of g.
+// One tile of g, and the sums over its rows that dlog_scale needs.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row0 = group.y * 8u * TY;
@@ -232,34 +206,19 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
         column_line(j), column_line(j + 1u), column_line(j + 2u), column_line(j + 3u),
         column_line(k), column_line(k + 1u), column_line(k + 2u), column_line(k + 3u),
     );
-    put_gradients(row0 + tile_row(lane, 0u), j, k, t.r0, t.s0, columns);
-    put_gradients(row0 + tile_row(lane, 1u), j, k, t.r1, t.s1, columns);
-    put_gradients(row0 + tile_row(lane, 2u), j, k, t.r2, t.s2, columns);
-    put_gradients(row0 + tile_row(lane, 3u), j, k, t.r3, t.s3, columns);
-    put_gradients(row0 + tile_row(lane, 4u), j, k, t.r4, t.s4, columns);
-    put_gradients(row0 + tile_row(lane, 5u), j, k, t.r5, t.s5, columns);
-    put_gradients(row0 + tile_row(lane, 6u), j, k, t.r6, t.s6, columns);
-    put_gradients(row0 + tile_row(lane, 7u), j, k, t.r7, t.s7, columns);
-}
-
-// projection[i] = <q_i, dq_i>, whose sum is dlog_scale; 0 where the scale is clamped.
-@compute @workgroup_size(WG)
-fn scale_gradient(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    var sum = 0.0;
-    for (var d = span.first; d < span.end; d += step_size()) {
-        let a = load_q16(span.i, d, span.end, 0.0);
-        let b = load_dq_in16(span.i, d, span.end, 0.0);
-        sum += sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
-    }
-    sum = reduce_sum(lane, sum);
-    if span.lead {
-        let clamped = params.learnable == 1u && learned_scale() > params.max_scale;
-        store_projection(span.i, 0u, select(sum, 0.0, clamped));
+    let scale = score_scale();
+    let lines = Lines(
+        put_gradients(row0 + tile_row(lane, 0u), j, k, scale, t.r0, t.s0, columns),
+        put_gradients(row0 + tile_row(lane, 1u), j, k, scale, t.r1, t.s1, columns),
+        put_gradients(row0 + tile_row(lane, 2u), j, k, scale, t.r2, t.s2, columns),
+        put_gradients(row0 + tile_row(lane, 3u), j, k, scale, t.r3, t.s3, columns),
+        put_gradients(row0 + tile_row(lane, 4u), j, k, scale, t.r4, t.s4, columns),
+        put_gradients(row0 + tile_row(lane, 5u), j, k, scale, t.r5, t.s5, columns),
+        put_gradients(row0 + tile_row(lane, 6u), j, k, scale, t.r6, t.s6, columns),
+        put_gradients(row0 + tile_row(lane, 7u), j, k, scale, t.r7, t.s7, columns),
+    );
+    if params.has_sums == 1u {
+        store_row_sums(group, lane, lines, 0u, clamped());
     }
 }
 

@@ -1,11 +1,12 @@
 use wgloss::info_nce::{self, Options};
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, Reduction, Tensor, normalize, reference};
+use wgloss::{Accum, Gpu, Reduction, Tensor, normalize, reference};
 
 use crate::golden::{self, Case, Found, Kind};
 use crate::harness::*;
 
-const UNIT: Options = Options { temperature: 1.0, max_scale: 100.0, symmetric: false, reduction: Reduction::None };
+const UNIT: Options =
+    Options { temperature: 1.0, max_scale: 100.0, symmetric: false, reduction: Reduction::None, accum: Accum::Write };
 const BOTH: Options = Options { symmetric: true, ..UNIT };
 
 pub struct Batch<'a> {

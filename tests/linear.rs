@@ -1,5 +1,5 @@
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, linear, reference};
+use wgloss::{Accum, Gpu, linear, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -24,7 +24,7 @@ pub fn on_device(gpu: &Gpu, data: &Data) -> [Vec<f64>; 4] {
         let b = b.as_ref().map(Held::view).transpose()?;
         linear::forward(recorder, x.view()?, w.view()?, b, y.view()?)?;
         let (dx, dw, db) = (Some(dx.view()?), Some(dw.view()?), Some(db.view()?));
-        linear::backward(recorder, x.view()?, w.view()?, dy.view()?, dx, dw, db)
+        linear::backward(recorder, x.view()?, w.view()?, dy.view()?, dx, dw, db, Accum::Write)
     });
     record.unwrap();
     [&y, &dx, &dw, &db].map(|held| read(gpu, held))
@@ -126,7 +126,8 @@ fn gradients_that_are_not_asked_for() {
     let Some(gpu) = gpu() else { return };
     let (x, w, dy) = (input(gpu, 2, 3, &[1.0; 6]), input(gpu, 1, 3, &[2.0; 3]), input(gpu, 2, 1, &[3.0; 2]));
     let dw = output(gpu, 1, 3);
-    let record = gpu.run(|r| linear::backward(r, x.view()?, w.view()?, dy.view()?, None, Some(dw.view()?), None));
+    let record =
+        gpu.run(|r| linear::backward(r, x.view()?, w.view()?, dy.view()?, None, Some(dw.view()?), None, Accum::Write));
     record.unwrap();
     assert_eq!(read(gpu, &dw), [6.0; 3]);
 }
@@ -146,7 +147,7 @@ fn refusals() {
     let backward = |w: &Held, dy: &Held, [dx, dw, db]: [&Held; 3]| {
         refused(gpu, &[], |r| {
             let (dx, dw, db) = (Some(dx.view()?), Some(dw.view()?), Some(db.view()?));
-            linear::backward(r, x.view()?, w.view()?, dy.view()?, dx, dw, db)
+            linear::backward(r, x.view()?, w.view()?, dy.view()?, dx, dw, db, Accum::Write)
         })
     };
     let right = [&dx, &dw, &db];
@@ -178,7 +179,7 @@ fn overlaps() {
     let backward = |dx: &Held, dw: &Held, db: &Held| {
         refused(gpu, &[dx, dw, db], |r| {
             let (dx, dw, db) = (dx.view()?, dw.view()?, db.view()?.col_range(0..1));
-            linear::backward(r, x.view()?, w.view()?, dy.view()?, Some(dx), Some(dw), Some(db))
+            linear::backward(r, x.view()?, w.view()?, dy.view()?, Some(dx), Some(dw), Some(db), Accum::Write)
         })
     };
     assert_eq!(backward(&x, &other, &column), overlap("linear", "dx", "x"));

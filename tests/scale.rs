@@ -1,10 +1,14 @@
 //! Work that exceeds a limit of the device: a grid, a binding, the workspace.
 
+use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
-use wgloss::{Error, Gpu, Random, Reduction, Tuning, cross_entropy, info_nce, linear, normalize, sgd, softmax, tanh};
+use wgloss::{
+    Accum, Error, Gpu, Random, Reduction, Tuning, cross_entropy, info_nce, linear, normalize, sgd, siglip, softmax,
+    tanh, wgpu,
+};
 
 use crate::harness::*;
-use crate::{info_nce as nce, linear as lin};
+use crate::{info_nce as nce, linear as lin, siglip as sig};
 
 /// Limits so small that everything beyond a few thousand elements is split, and the same device without them.
 fn small() -> Option<(Gpu, Gpu)> {
@@ -109,6 +113,67 @@ fn pairs_in_many_dispatches() {
         let (q, k) = (whole(&q), whole(&k));
         let want = wgloss::reference::info_nce::rank(&wide(&q), &wide(&k), dim);
         assert!(nce::on_device_rank(&small, &q, &k, dim) == want, "rank of {queries} x {keys}");
+    }
+}
+
+#[test]
+fn decisions_in_many_dispatches() {
+    let Some((small, _)) = small() else { return };
+    let small = small.with_tuning(Tuning { workspace: 64 << 10, ..*small.tuning() });
+    let dim = 20;
+    let learned = Learned { log_scale: Some(0.3), bias: Some(-1.5) };
+    for (queries, keys, reduction) in
+        [(700, 900, Reduction::Mean), (500, 500, Reduction::None), (3, 4000, Reduction::Sum)]
+    {
+        let options = siglip::Options { reduction, ..Default::default() };
+        let (q, k) = (Fill::Small.matrix(queries, dim, 7), Fill::Small.matrix(keys, dim, 8));
+        let dy = Fill::Small.matrix(if reduction == Reduction::None { queries } else { 1 }, 1, 9);
+        for dy in [&dy[..], &[]] {
+            let batch = sig::Batch { q: &q, k: &k, dim, learned, dy };
+            let (found, want) = (sig::on_device(&small, &batch, options), sig::by_reference(&batch, options));
+            for (index, what) in ["loss", "dq", "dk", "d_log_scale", "d_bias"].into_iter().enumerate() {
+                // Sums over rows of both signs: the size is that of the rows.
+                let size = match what {
+                    "d_log_scale" => wide(&q).iter().zip(&want[1]).map(|(q, dq)| (q * dq).abs()).sum(),
+                    "d_bias" => want[1].iter().map(|dq| dq.abs()).sum::<f64>().max(want[4][0].abs()),
+                    _ => largest(&want[index]),
+                };
+                assert_near(&format!("{what} of {queries} x {keys}"), &found[index], &want[index], size);
+            }
+        }
+    }
+}
+
+/// Each part of a gradient is added once, whatever the number of chunks.
+#[test]
+fn chunks_are_added_once() {
+    let Some((small, large)) = small() else { return };
+    let small = small.with_tuning(Tuning { workspace: 64 << 10, ..*small.tuning() });
+    let (n, m, dim) = (300, 400, 3);
+    let (q, k) = (Fill::Small.matrix(n, dim, 1), Fill::Small.matrix(m, dim, 2));
+    let gradients = |gpu: &Gpu, accum: Accum| {
+        let (held_q, held_k) = (input(gpu, n, dim, &q), input(gpu, m, dim, &k));
+        let [dq, dk, d_scale, d_bias] =
+            [[n, dim], [m, dim], [1, 1], [1, 1]].map(|[rows, cols]| input(gpu, rows, cols, &vec![0.5f32; rows * cols]));
+        let record = gpu.run(|r| {
+            let gradients = siglip::Gradients {
+                dq: Some(dq.view()?),
+                dk: Some(dk.view()?),
+                d_log_scale: Some(d_scale.view()?),
+                d_bias: Some(d_bias.view()?),
+            };
+            let options = siglip::Options { accum, bias: -1.0, reduction: Reduction::Sum, ..Default::default() };
+            siglip::backward(r, held_q.view()?, held_k.view()?, Default::default(), None, gradients, options)
+        });
+        record.unwrap();
+        [&dq, &dk, &d_scale, &d_bias].map(|held| read(gpu, held))
+    };
+    for gpu in [&small, &large] {
+        let (written, added) = (gradients(gpu, Accum::Write), gradients(gpu, Accum::Add));
+        for (written, added) in written.iter().zip(&added) {
+            let want: Vec<f64> = written.iter().map(|written| written + 0.5).collect();
+            assert_near("added", added, &want, largest(&want));
+        }
     }
 }
 
@@ -238,6 +303,38 @@ fn more_than_65535_keys() {
     for (index, what) in ["loss", "dq", "dk"].into_iter().enumerate() {
         assert_near(what, &found[index], &want[index], largest(&want[index]));
     }
+}
+
+/// Loss and gradients of a batch whose pairs exceed the workspace, in memory that does not grow with them.
+#[test]
+fn decisions_that_are_never_stored() {
+    let Some(gpu) = open(None) else { return };
+    let (n, dim, workspace) = (2051, 4, 1 << 20);
+    let gpu = gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() });
+    let (q, k) = (input(&gpu, n, dim, &vec![0.5f32; n * dim]), input(&gpu, n, dim, &vec![0.25f32; n * dim]));
+    let (loss, dq, dk) = (output(&gpu, 1, 1), output(&gpu, n, dim), output(&gpu, n, dim));
+    let (d_log_scale, d_bias) = (output(&gpu, 1, 1), output(&gpu, 1, 1));
+    let options = siglip::Options { temperature: 1.0, bias: -0.5, ..Default::default() };
+    let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
+    let before = allocated();
+    let record = gpu.run(|r| {
+        let gradients = siglip::Gradients {
+            dq: Some(dq.view()?),
+            dk: Some(dk.view()?),
+            d_log_scale: Some(d_log_scale.view()?),
+            d_bias: Some(d_bias.view()?),
+        };
+        siglip::forward(r, q.view()?, k.view()?, Default::default(), loss.view()?, gradients, options)
+    });
+    record.unwrap();
+    let grown = allocated() - before;
+    assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
+    assert!(grown <= 2 * workspace + (4 << 20), "{grown} bytes beside inputs and outputs"); // one f32 a pair: 17 MB
+    // Every z is 4 · 0.5 · 0.25 − 0.5 = 0: loss N ln 2, slopes 0.5 but −0.5 of the own pair.
+    let [loss, d_bias] = [&loss, &d_bias].map(|held| read(&gpu, held)[0]);
+    assert_near("loss", &[loss], &[n as f64 * 2f64.ln()], loss);
+    assert_near("d_bias", &[d_bias], &[0.5 * (n as f64 - 2.0)], d_bias);
+    assert_near("dq", &read(&gpu, &dq), &vec![0.125 * (n as f64 - 2.0) / n as f64; n * dim], 1.0);
 }
 
 /// Both directions of a batch whose pairs exceed the workspace, against a sample of rows, in memory that does not grow with them.

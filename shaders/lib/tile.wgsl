@@ -8,11 +8,16 @@ override TX: u32 = 8u;
 override TY: u32 = 8u;
 override BK: u32 = 16u;
 
+// Sizes have names: naga 30 panics where a size without one comes before an override, in the order of use.
+override STAGED_A: u32 = BK * (2u * TY + 1u);
+override STAGED_B: u32 = BK * (2u * TX + 1u);
+override LINES: u32 = 8u * TX * TY;
+
 // Staged operands, [BK][rows / 4], one vec4 of padding a row against bank conflicts.
-var<workgroup> staged_a: array<vec4<f32>, BK * (2u * TY + 1u)>;
-var<workgroup> staged_b: array<vec4<f32>, BK * (2u * TX + 1u)>;
+var<workgroup> staged_a: array<vec4<f32>, STAGED_A>;
+var<workgroup> staged_b: array<vec4<f32>, STAGED_B>;
 // [line][lane across it], a pair for each of the 8 rows or columns of a lane.
-var<workgroup> tile_scratch: array<vec2<f32>, 8u * TX * TY>;
+var<workgroup> tile_scratch: array<vec2<f32>, LINES>;
 
 // Row r of a lane's 8 x 8 results: columns 0..3 in `rN`, 4..7 in `sN`.
 struct Tile {

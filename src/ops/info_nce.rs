@@ -7,18 +7,16 @@
 //! A score that is NaN or +inf (overflow) gives NaN for its row and column, one of −inf counts as masked.
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
 
-use core::ops::Range;
-
-use super::linear::{self, Operand, chunks};
-use super::{Reduction, disjoint, named, required, rows_of, shaped, total};
+use super::pairs::{Chunk, Form, Gradients, Pairs, loss_shape};
+use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, input, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::recorder::{Arg, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("info_nce", "tile", "math", "lse", "row"),
+    source: wgsl!("info_nce", "pairs", "tile", "math", "lse", "row"),
     bindings: &[
         input("q"),
         input("k"),
@@ -34,22 +32,21 @@ static SHADER: Shader = Shader {
         output("loss"),
         input("dy"),
         output("g"),
-        input("dq_in"),
-        output("projection"),
         counters("rank"),
     ],
     scalars: &[
         ("dim", U32),
         ("first_row", U32),
         ("first_col", U32),
-        ("parts", U32),
-        ("fresh", U32),
         ("learnable", U32),
         ("scale", F32),
         ("max_scale", F32),
-        ("symmetric", U32),
         ("dy_by_row", U32),
         ("factor", F32),
+        ("has_sums", U32),
+        ("parts", U32),
+        ("fresh", U32),
+        ("symmetric", U32),
     ],
     family: Family::Tile,
 };
@@ -65,13 +62,7 @@ static ROW_LOSS: Kernel =
 static BACKWARD: Kernel = Kernel {
     shader: &SHADER,
     entry: "backward",
-    uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g"],
-    in_place: None,
-};
-static SCALE_GRADIENT: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "scale_gradient",
-    uses: &["q", "dq_in", "log_scale", "projection"],
+    uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g", "row_part"],
     in_place: None,
 };
 static POSITIVES: Kernel =
@@ -82,18 +73,13 @@ static COUNT_RANKS: Kernel = Kernel {
     uses: &["q", "k", "log_scale", "positive_in", "rank"],
     in_place: None,
 };
-pub(super) const KERNELS: &[&Kernel] =
-    &[&FORWARD, &MERGE, &ROW_LOSS, &BACKWARD, &SCALE_GRADIENT, &POSITIVES, &COUNT_RANKS];
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &MERGE, &ROW_LOSS, &BACKWARD, &POSITIVES, &COUNT_RANKS];
 
-/// Scratch: partial log-sum-exps of rows, or a chunk of g; partial log-sum-exps of columns (slot 1 holds the products' partial
-/// sums too, never at the same time); s_ii; the rows' losses.
+/// Scratch of the forward: partial log-sum-exps of rows, of columns; s_ii; the rows' losses.
 const PARTS: usize = 0;
 const COL_PARTS: usize = 1;
 const POSITIVE: usize = 2;
 const ROW_VALUES: usize = 3;
-
-/// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
-const CHUNK_ROWS: usize = 512;
 
 /// Options of [`forward`] and [`backward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,20 +92,18 @@ pub struct Options {
     pub symmetric: bool,
     /// Default mean over the queries.
     pub reduction: Reduction,
+    /// Whether gradients are added to what their outputs hold. Default no.
+    pub accum: Accum,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { temperature: 0.07, max_scale: 100.0, symmetric: false, reduction: Reduction::Mean }
+        let (reduction, accum) = (Reduction::Mean, Accum::Write);
+        Options { temperature: 0.07, max_scale: 100.0, symmetric: false, reduction, accum }
     }
 }
 
 impl Options {
-    /// Shape of the loss, and of its gradient `dy`, for N queries.
-    fn loss_shape(&self, queries: usize) -> [usize; 2] {
-        if self.reduction.by_row() { [queries, 1] } else { [1, 1] }
-    }
-
     /// Rows of the `lse` tensor for N queries and M keys: N, and M more if symmetric.
     pub fn lse_rows(&self, queries: usize, keys: usize) -> usize {
         queries + if self.symmetric { keys } else { 0 }
@@ -128,109 +112,37 @@ impl Options {
 
 /// What all dispatches of a call share.
 struct Batch<'a> {
-    q: Tensor<'a>,
-    k: Tensor<'a>,
-    log_scale: Arg<'a>,
-    learnable: bool,
-    options: Options,
-    dy_by_row: bool,
-}
-
-/// The part of a batch that one dispatch takes.
-#[derive(Clone, Copy, Default)]
-struct Part {
-    rows: usize,
-    cols: usize,
-    first_row: usize,
-    first_col: usize,
-    parts: usize,
-    fresh: bool,
-}
-
-impl Part {
-    /// These rows of q and of k.
-    fn of(rows: &Range<usize>, cols: &Range<usize>) -> Part {
-        let (first_row, first_col) = (rows.start, cols.start);
-        Part { rows: rows.len(), cols: cols.len(), first_row, first_col, ..Default::default() }
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        [self.rows, self.cols]
-    }
+    pairs: Pairs<'a>,
+    symmetric: bool,
 }
 
 impl<'a> Batch<'a> {
     fn new(q: Tensor<'a>, k: Tensor<'a>, log_scale: Option<Tensor<'a>>, options: Options) -> Result<Self> {
-        let (n, m) = (q.rows, k.rows);
-        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
-        let temperature = options.temperature;
-        required(OP, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
-        required(OP, "max_scale", options.max_scale, usable(options.max_scale), "a number above 0")?;
-        shaped(OP, "k", k, [m, q.cols])?;
-        if m < n || (options.symmetric && m != n) {
-            let expected = format!("{}{n} rows", if options.symmetric { "" } else { "at least " });
-            return Err(Error::Shape { op: OP, what: "k", expected, found: format!("{m} rows") });
+        let Options { temperature, max_scale, symmetric, reduction, .. } = options;
+        if symmetric && k.cols == q.cols && k.rows != q.rows {
+            let (expected, found) = (format!("{} rows", q.rows), format!("{} rows", k.rows));
+            return Err(Error::Shape { op: OP, what: "k", expected, found });
         }
-        if let Some(log_scale) = log_scale {
-            shaped(OP, "log_scale", log_scale, [1, 1])?;
-        }
-        let learnable = log_scale.is_some();
-        Ok(Batch { q, k, log_scale: log_scale.map_or(Arg::NONE, Arg::whole), learnable, options, dy_by_row: false })
+        let pairs = Pairs::new(OP, q, k, log_scale, Form { temperature, max_scale, reduction })?;
+        Ok(Batch { pairs, symmetric })
     }
 
-    /// By which the sum of the rows' losses is multiplied.
-    fn factor(&self) -> f32 {
-        match self.options.reduction {
-            Reduction::Mean | Reduction::BatchMean => (1.0 / self.q.rows.max(1) as f64) as f32,
-            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
-        }
+    fn scalars(&self, first: [usize; 2], has_sums: bool, merge: Merge) -> Vec<Scalar> {
+        let common = self.pairs.scalars(first, has_sums);
+        [&common[..], &[merge.parts.into(), merge.fresh.into(), self.symmetric.into()]].concat()
     }
 
-    fn scalars(&self, part: Part) -> [Scalar; 11] {
-        [
-            self.q.cols.into(),
-            part.first_row.into(),
-            part.first_col.into(),
-            part.parts.into(),
-            part.fresh.into(),
-            self.learnable.into(),
-            ((1.0 / f64::from(self.options.temperature)) as f32).into(),
-            self.options.max_scale.into(),
-            self.options.symmetric.into(),
-            self.dy_by_row.into(),
-            self.factor().into(),
-        ]
-    }
-
-    /// Rows and columns to take at once so that the intermediate results, `bytes` for a pair, stay within the workspace.
-    fn chunk(&self, plan: &Plan, bytes: f64) -> Result<(usize, usize)> {
-        let tuning = plan.gpu().tuning();
-        let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
-        let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
-        let pairs = (tuning.workspace as f64 / bytes) as usize;
-        let whole_tiles = |count: usize, tile: usize| (count / tile).clamp(1, most) * tile;
-        let rows_wanted = self.q.rows.clamp(1, CHUNK_ROWS).next_multiple_of(tile_rows);
-        let fit_k = plan.rows_per_binding(self.k) as usize;
-        let cols =
-            whole_tiles((pairs / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
-        let fit_q = plan.rows_per_binding(self.q) as usize;
-        let rows = whole_tiles((pairs / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
-        if pairs < rows * cols {
-            let (needed, limit) = (((rows * cols) as f64 * bytes).ceil() as u64, tuning.workspace);
-            return Err(Error::Limit { what: "info_nce: the workspace of one tile".into(), needed, limit });
-        }
-        if (fit_k < cols && fit_k < self.k.rows) || (fit_q < rows && fit_q < self.q.rows) {
-            let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-            let needed = 4 * (tile_rows.max(tile_cols) * self.q.stride.max(self.k.stride)) as u64;
-            return Err(Error::Limit { what: "info_nce: the rows of one tile".into(), needed, limit });
-        }
-        Ok((rows, cols))
+    /// Of a chunk's tiles.
+    fn of(&self, chunk: &Chunk) -> Vec<Scalar> {
+        self.scalars([chunk.rows.start, chunk.cols.start], false, Merge::default())
     }
 }
 
-fn tile_grid(plan: &Plan, rows: usize, cols: usize) -> [usize; 3] {
-    let tuning = plan.gpu().tuning();
-    [cols.div_ceil(8 * tuning.tile_x as usize), rows.div_ceil(8 * tuning.tile_y as usize), 1]
+/// How many partial log-sum-exps there are, and whether they are the first.
+#[derive(Default)]
+struct Merge {
+    parts: usize,
+    fresh: bool,
 }
 
 /// `loss` of queries `q` [N, D] and keys `k` [M, D], M ≥ N: [N, 1] for [`Reduction::None`], else [1, 1].
@@ -252,7 +164,7 @@ pub fn forward(
 ) -> Result<()> {
     let batch = Batch::new(q, k, log_scale, options)?;
     let (n, m) = (q.rows, k.rows);
-    shaped(OP, "loss", loss, options.loss_shape(n))?;
+    shaped(OP, "loss", loss, batch.pairs.loss_shape())?;
     shaped(OP, "lse", lse, [options.lse_rows(n, m), 2])?;
     let inputs = [named("q", q), named("k", k), named("log_scale", log_scale)];
     disjoint(OP, &[named("loss", loss), named("lse", lse)], &inputs)?;
@@ -262,33 +174,28 @@ pub fn forward(
         let positive = gpu.scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&positive, n)?;
         let tile = 8 * gpu.tuning().tile_x.min(gpu.tuning().tile_y) as usize;
-        let (rows_at_once, cols_at_once) = batch.chunk(plan, 8.0 / tile as f64)?;
-        for rows in chunks(n, rows_at_once) {
-            for cols in chunks(m, cols_at_once) {
-                let grid = tile_grid(plan, rows.len(), cols.len());
-                let row_parts = gpu.scratch(PARTS, 2 * grid[0] * rows.len())?;
-                let row_parts = Tensor::matrix(&row_parts, grid[0] * rows.len(), 2)?;
-                let col_parts = gpu.scratch(COL_PARTS, 2 * grid[1] * cols.len())?;
-                let col_parts = Tensor::matrix(&col_parts, grid[1] * cols.len(), 2)?;
-                let args = [
-                    Arg::whole(q.row_range(rows.clone())),
-                    Arg::whole(k.row_range(cols.clone())),
-                    batch.log_scale,
-                    Arg::whole(row_parts),
-                    Arg::whole(col_parts),
-                    Arg::whole(positive),
-                ];
-                let part = Part::of(&rows, &cols);
-                plan.tiles(&FORWARD, &args, part.shape(), &batch.scalars(part), grid)?;
-                let mut merge = |source: Tensor, target: Tensor, parts: usize, fresh: bool| {
-                    let part = Part { rows: target.rows, parts, fresh, ..Default::default() };
-                    let args = [Arg::whole(source), Arg::whole(target)];
-                    plan.lanes(&MERGE, &args, [part.rows, 1], &batch.scalars(part), 1)
-                };
-                merge(row_parts, row_lse.row_range(rows.clone()), grid[0], cols.start == 0)?;
-                if options.symmetric {
-                    merge(col_parts, col_lse.row_range(cols.clone()), grid[1], rows.start == 0)?;
-                }
+        for chunk in batch.pairs.chunks(plan, 8.0 / tile as f64)? {
+            let ([rows, cols], grid) = (chunk.shape(), chunk.grid);
+            let row_parts = gpu.scratch(PARTS, 2 * grid[0] * rows)?;
+            let row_parts = Tensor::matrix(&row_parts, grid[0] * rows, 2)?;
+            let col_parts = gpu.scratch(COL_PARTS, 2 * grid[1] * cols)?;
+            let col_parts = Tensor::matrix(&col_parts, grid[1] * cols, 2)?;
+            let args = [
+                Arg::whole(chunk.q),
+                Arg::whole(chunk.k),
+                batch.pairs.log_scale,
+                Arg::whole(row_parts),
+                Arg::whole(col_parts),
+                Arg::whole(positive),
+            ];
+            plan.tiles(&FORWARD, &args, chunk.shape(), &batch.of(&chunk), grid)?;
+            let mut merge = |source: Tensor, target: Tensor, parts: usize, fresh: bool| {
+                let scalars = batch.scalars([0, 0], false, Merge { parts, fresh });
+                plan.lanes(&MERGE, &[Arg::whole(source), Arg::whole(target)], [target.rows, 1], &scalars, 1)
+            };
+            merge(row_parts, row_lse.row_range(chunk.rows.clone()), grid[0], chunk.cols.start == 0)?;
+            if options.symmetric {
+                merge(col_parts, col_lse.row_range(chunk.cols.clone()), grid[1], chunk.rows.start == 0)?;
             }
         }
         let single = !options.reduction.by_row();
@@ -296,16 +203,14 @@ pub fn forward(
         let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
         let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
         let args = [Arg::by_row(row_lse), by_column, Arg::by_row(positive), Arg::by_row(row_loss)];
-        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars(Part::default()), &[])?;
-        if single {
-            total::total(plan, row_loss, loss, batch.factor())?;
-        }
-        Ok(())
+        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars([0, 0], false, Merge::default()), &[])?;
+        if single { batch.pairs.reduce(plan, row_loss, loss) } else { Ok(()) }
     })
 }
 
 /// `dq` [N, D], `dk` [M, D] and, if asked for, `d_log_scale` [1, 1] from the forward's inputs and its `lse`;
 /// `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// Where the pairs exceed the workspace dq and dk are sums of several chunks, each rounded as they are stored.
 ///
 /// # Errors
 /// As [`forward`].
@@ -323,57 +228,35 @@ pub fn backward(
     options: Options,
 ) -> Result<()> {
     let mut batch = Batch::new(q, k, log_scale, options)?;
+    batch.pairs = batch.pairs.weighted(dy)?;
     let (n, m) = (q.rows, k.rows);
+    let gradients = Gradients { dq: Some(dq), dk: Some(dk), d_log_scale, d_bias: None };
     shaped(OP, "lse", lse, [options.lse_rows(n, m), 2])?;
-    shaped(OP, "dq", dq, q.shape())?;
-    shaped(OP, "dk", dk, k.shape())?;
-    if let Some(d_log_scale) = d_log_scale {
-        shaped(OP, "d_log_scale", d_log_scale, [1, 1])?;
-    }
-    if let Some(dy) = dy {
-        shaped(OP, "dy", dy, options.loss_shape(n))?;
-    }
+    batch.pairs.check(&gradients)?;
     let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
     let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
     disjoint(OP, &outputs, &inputs)?;
-    batch.dy_by_row = dy.is_some() && options.reduction.by_row();
     let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
     recorder.plan(|plan| {
-        let gpu = plan.gpu();
-        let (rows_at_once, cols_at_once) = batch.chunk(plan, 4.0)?;
-        // Without queries dk is a sum over nothing, and still written.
-        for rows in chunks(n, rows_at_once).chain((n == 0).then_some(0..0)) {
-            for cols in chunks(m, cols_at_once) {
-                let (q_part, k_part) = (q.row_range(rows.clone()), k.row_range(cols.clone()));
-                let g = gpu.scratch(PARTS, rows.len() * cols.len())?;
-                let g = Tensor::matrix(&g, rows.len(), cols.len())?;
-                let by_column = if options.symmetric { Arg::whole(col_lse.row_range(cols.clone())) } else { Arg::NONE };
-                let args = [
-                    Arg::whole(q_part),
-                    Arg::whole(k_part),
-                    batch.log_scale,
-                    Arg::whole(row_lse.row_range(rows.clone())),
-                    by_column,
-                    dy.map_or(Arg::NONE, Arg::whole),
-                    Arg::whole(g),
-                ];
-                let part = Part::of(&rows, &cols);
-                let grid = tile_grid(plan, rows.len(), cols.len());
-                plan.tiles(&BACKWARD, &args, part.shape(), &batch.scalars(part), grid)?;
-                let (dq_part, dk_part) = (dq.row_range(rows.clone()), dk.row_range(cols.clone()));
-                let (again_row, again_col) = (cols.start > 0, rows.start > 0);
-                linear::product(plan, Operand::by_k(g), Operand::by_row(k_part), None, dq_part, again_row)?;
-                linear::product(plan, Operand::by_row(g), Operand::by_row(q_part), None, dk_part, again_col)?;
-            }
-        }
-        if let Some(d_log_scale) = d_log_scale {
-            let scratch = gpu.scratch(ROW_VALUES, n)?;
-            let dots: Tensor = Tensor::vector(&scratch, n)?;
-            let args = [Arg::by_row(q), Arg::by_row(dq), batch.log_scale, Arg::by_row(dots)];
-            plan.rows(&SCALE_GRADIENT, q.shape(), &args, &batch.scalars(Part::default()), &[])?;
-            total::total(plan, dots, d_log_scale, 1.0)?;
-        }
-        Ok(())
+        batch.pairs.walk(plan, None, gradients, options.accum, |plan, chunk, sinks| {
+            let by_column = match options.symmetric {
+                true => Arg::whole(col_lse.row_range(chunk.cols.clone())),
+                false => Arg::NONE,
+            };
+            let args = [
+                Arg::whole(chunk.q),
+                Arg::whole(chunk.k),
+                batch.pairs.log_scale,
+                Arg::whole(row_lse.row_range(chunk.rows.clone())),
+                by_column,
+                batch.pairs.dy,
+                sinks.g,
+                sinks.row_part,
+            ];
+            let first = [chunk.rows.start, chunk.cols.start];
+            let scalars = batch.scalars(first, gradients.has_sums(), Merge::default());
+            plan.tiles(&BACKWARD, &args, chunk.shape(), &scalars, chunk.grid)
+        })
     })
 }
 
@@ -384,28 +267,25 @@ pub fn backward(
 /// As [`forward`].
 pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) -> Result<()> {
     let batch = Batch::new(q, k, None, Options { temperature: 1.0, ..Default::default() })?;
-    let (n, m) = (q.rows, k.rows);
+    let n = q.rows;
     shaped(OP, "rank", rank, [n, 1])?;
     disjoint(OP, &[named("rank", rank)], &[named("q", q), named("k", k)])?;
     recorder.plan(|plan| {
         let positive = plan.gpu().scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&positive, n)?;
-        let (rows_at_once, cols_at_once) = batch.chunk(plan, 1.0)?;
-        for rows in chunks(n, rows_at_once) {
-            for (kernel, own) in [(&POSITIVES, true), (&COUNT_RANKS, false)] {
-                for cols in chunks(m, cols_at_once) {
-                    let args = [
-                        Arg::whole(q.row_range(rows.clone())),
-                        Arg::whole(k.row_range(cols.clone())),
-                        batch.log_scale,
-                        Arg::whole(positive),
-                        Arg::whole(rank),
-                    ];
-                    let part = Part::of(&rows, &cols);
-                    let [across, down, _] = tile_grid(plan, rows.len(), cols.len());
-                    let grid = [if own { 1 } else { across }, down, 1];
-                    plan.tiles(kernel, &args, part.shape(), &batch.scalars(part), grid)?;
-                }
+        let chunks = batch.pairs.chunks(plan, 1.0)?;
+        for (kernel, own) in [(&POSITIVES, true), (&COUNT_RANKS, false)] {
+            for chunk in &chunks {
+                let args = [
+                    Arg::whole(chunk.q),
+                    Arg::whole(chunk.k),
+                    batch.pairs.log_scale,
+                    Arg::whole(positive),
+                    Arg::whole(rank),
+                ];
+                let [across, down, _] = chunk.grid;
+                let grid = [if own { 1 } else { across }, down, 1];
+                plan.tiles(kernel, &args, chunk.shape(), &batch.of(chunk), grid)?;
             }
         }
         Ok(())
@@ -441,7 +321,7 @@ pub struct Output {
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
     let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
-    let [loss_rows, _] = options.loss_shape(n);
+    let [loss_rows, _] = loss_shape(options.reduction, n);
     let lse_rows = options.lse_rows(n, m);
     let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
     let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use super::{disjoint, named, rows_of, shaped};
+use super::{Accum, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -51,10 +51,12 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, w: Tensor, b: Option<Tensor>,
     recorder.plan(|plan| product(plan, Operand::by_k(x), Operand::by_k(w), b, y, false))
 }
 
-/// The gradients that are asked for: `dx` [rows, in] = `dy` · `w`, `dw` [out, in] = `dy`ᵀ · `x`, `db` [out, 1] = the column sums of `dy`.
+/// The gradients that are asked for: `dx` [rows, in] = `dy` · `w`, `dw` [out, in] = `dy`ᵀ · `x`, `db` [out, 1] = the column sums of `dy`;
+/// written, or added to what is there.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
+#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn backward(
     recorder: &mut Recorder,
     x: Tensor,
@@ -63,6 +65,7 @@ pub fn backward(
     dx: Option<Tensor>,
     dw: Option<Tensor>,
     db: Option<Tensor>,
+    accum: Accum,
 ) -> Result<()> {
     shaped(OP, "w", w, [w.rows, x.cols])?;
     shaped(OP, "dy", dy, [x.rows, w.rows])?;
@@ -73,15 +76,16 @@ pub fn backward(
     }
     let outputs = [named("dx", dx), named("dw", dw), named("db", db)];
     disjoint(OP, &outputs, &[named("x", x), named("w", w), named("dy", dy)])?;
+    let add = accum == Accum::Add;
     recorder.plan(|plan| {
         if let Some(dx) = dx {
-            product(plan, Operand::by_k(dy), Operand::by_row(w), None, dx, false)?;
+            product(plan, Operand::by_k(dy), Operand::by_row(w), None, dx, add)?;
         }
         if let Some(dw) = dw {
-            product(plan, Operand::by_row(dy), Operand::by_row(x), None, dw, false)?;
+            product(plan, Operand::by_row(dy), Operand::by_row(x), None, dw, add)?;
         }
         if let Some(db) = db {
-            column_sum(plan, dy, db)?;
+            column_sum(plan, dy, db, add)?;
         }
         Ok(())
     })
@@ -187,8 +191,8 @@ pub(super) fn product<'a>(
     Ok(())
 }
 
-/// `db` = the column sums of `dy`.
-fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
+/// `db` = the column sums of `dy` (+ `db` if `add`).
+fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Result<()> {
     let at_once = plan.rows_per_binding(dy) as usize;
     if at_once == 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
@@ -199,7 +203,8 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
         let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
         let shape = Sum { depth: k.len(), splits, per_split };
         let source = Arg::whole(dy.row_range(k));
-        let [first, last] = [false, index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
+        let [first, last] =
+            [false, add || index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
         if splits == 1 {
             plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], [db.rows, 1], &last, 1)?;
         } else {
@@ -214,6 +219,18 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor) -> Result<()> {
 
 fn merge<'a>(plan: &mut Plan<'a>, part: Tensor, bias: Arg, c: Tensor, scalars: &[Scalar]) -> Result<()> {
     plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], c.shape(), scalars, 1)
+}
+
+/// `c` = the sum of the `count` slices of `part`, each of c's shape, in order (+ `c` if `accumulate`).
+pub(super) fn add_slices<'a>(
+    plan: &mut Plan<'a>,
+    part: Tensor,
+    count: usize,
+    c: Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let scalars = Sum { depth: 0, splits: count, per_split: 0 }.scalars([false, false, false, accumulate]);
+    merge(plan, part, Arg::NONE, c, &scalars)
 }
 
 struct Sum {

@@ -10,6 +10,7 @@ pub mod kl;
 pub mod l2;
 pub mod linear;
 pub mod normalize;
+mod pairs;
 pub mod sgd;
 pub mod siglip;
 pub mod sigmoid;
@@ -70,6 +71,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         linear::KERNELS,
         normalize::KERNELS,
         sgd::KERNELS,
+        siglip::KERNELS,
         sigmoid::KERNELS,
         softmax::KERNELS,
         tanh::KERNELS,

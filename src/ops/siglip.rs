@@ -3,12 +3,56 @@
 //! Every pair of queries q [N, D] and keys k [M, D], M ≥ N, is a decision of its own, unlike in [`info_nce`](crate::info_nce):
 //! query i belongs to key i, all others are negatives. The mean is over the N queries. The scale is 1/temperature, or learned:
 //! min(e^log_scale, [`Options::max_scale`]). A score that is NaN gives NaN; one of +inf or −inf the limit.
+//! Memory beyond inputs and outputs is at most twice [`Tuning::workspace`](crate::Tuning::workspace) and four numbers a query, whatever M.
+//! Work, with U = 2·N·M·D: forward U, backward 3U, both in one call 3U.
 //! Source: Zhai et al. 2023, arXiv:2303.15343, section 3.2 and its initial values.
 
-use super::{Accum, Reduction, required};
-use crate::{Result, Tensor};
+pub use super::pairs::Gradients;
+use super::pairs::{Chunk, Form, Pairs, loss_shape};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
+use crate::recorder::{Arg, Plan, Scalar};
+use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "siglip";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!("siglip", "pairs", "tile", "math", "lse", "row"),
+    bindings: &[
+        input("q"),
+        input("k"),
+        input("log_scale"),
+        input("bias"),
+        input("dy"),
+        output("g"),
+        output("row_part"),
+    ],
+    scalars: &[
+        ("dim", U32),
+        ("first_row", U32),
+        ("first_col", U32),
+        ("learnable", U32),
+        ("scale", F32),
+        ("max_scale", F32),
+        ("dy_by_row", U32),
+        ("factor", F32),
+        ("has_sums", U32),
+        ("has_bias", U32),
+        ("constant_bias", F32),
+        ("has_g", U32),
+        ("has_loss", U32),
+    ],
+    family: Family::Tile,
+};
+static FORWARD: Kernel =
+    Kernel { shader: &SHADER, entry: "forward", uses: &["q", "k", "log_scale", "bias", "row_part"], in_place: None };
+static BACKWARD: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "backward",
+    uses: &["q", "k", "log_scale", "bias", "dy", "g", "row_part"],
+    in_place: None,
+};
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,13 +76,8 @@ impl Default for Options {
 }
 
 impl Options {
-    #[expect(dead_code, reason = "for the kernels")]
-    fn check(&self) -> Result<()> {
-        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
-        let temperature = self.temperature;
-        required(OP, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
-        required(OP, "max_scale", self.max_scale, usable(self.max_scale), "a number above 0")?;
-        required(OP, "bias", self.bias, self.bias.is_finite(), "a finite number")
+    fn form(&self) -> Form {
+        Form { temperature: self.temperature, max_scale: self.max_scale, reduction: self.reduction }
     }
 }
 
@@ -51,15 +90,173 @@ pub struct Learned<'a> {
     pub bias: Option<Tensor<'a>>,
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Gradients<'a> {
-    /// Of the queries.
-    pub dq: Option<Tensor<'a>>,
-    /// Of the keys.
-    pub dk: Option<Tensor<'a>>,
-    /// Of ln(1/temperature).
-    pub d_log_scale: Option<Tensor<'a>>,
-    /// Of the bias.
-    pub d_bias: Option<Tensor<'a>>,
+/// What all dispatches of a call share.
+struct Batch<'a> {
+    pairs: Pairs<'a>,
+    learned: Learned<'a>,
+    gradients: Gradients<'a>,
+    options: Options,
+}
+
+impl<'a> Batch<'a> {
+    fn new(
+        q: Tensor<'a>,
+        k: Tensor<'a>,
+        learned: Learned<'a>,
+        gradients: Gradients<'a>,
+        options: Options,
+    ) -> Result<Self> {
+        let pairs = Pairs::new(OP, q, k, learned.log_scale, options.form())?;
+        required(OP, "bias", options.bias, options.bias.is_finite(), "a finite number")?;
+        if let Some(bias) = learned.bias {
+            shaped(OP, "bias", bias, [1, 1])?;
+        }
+        pairs.check(&gradients)?;
+        Ok(Batch { pairs, learned, gradients, options })
+    }
+
+    /// Refuses outputs that overlap another argument.
+    fn disjoint(&self, loss: Option<Tensor>, dy: Option<Tensor>) -> Result<()> {
+        let Gradients { dq, dk, d_log_scale, d_bias } = self.gradients;
+        let outputs = [
+            named("loss", loss),
+            named("dq", dq),
+            named("dk", dk),
+            named("d_log_scale", d_log_scale),
+            named("d_bias", d_bias),
+        ];
+        let inputs = [
+            named("q", self.pairs.q),
+            named("k", self.pairs.k),
+            named("log_scale", self.learned.log_scale),
+            named("bias", self.learned.bias),
+            named("dy", dy),
+        ];
+        disjoint(OP, &outputs, &inputs)
+    }
+
+    fn scalars(&self, chunk: &Chunk, has_loss: bool) -> Vec<Scalar> {
+        let common = self.pairs.scalars([chunk.rows.start, chunk.cols.start], self.gradients.has_sums());
+        let own = [
+            self.learned.bias.is_some().into(),
+            self.options.bias.into(),
+            self.gradients.has_g().into(),
+            has_loss.into(),
+        ];
+        [&common[..], &own].concat()
+    }
+
+    fn record(&self, plan: &mut Plan, loss: Option<Tensor>) -> Result<()> {
+        self.pairs.walk(plan, loss, self.gradients, self.options.accum, |plan, chunk, sinks| {
+            let inputs = [
+                Arg::whole(chunk.q),
+                Arg::whole(chunk.k),
+                self.pairs.log_scale,
+                self.learned.bias.map_or(Arg::NONE, Arg::whole),
+            ];
+            let scalars = self.scalars(chunk, loss.is_some());
+            let (kernel, others) = match self.gradients.is_empty() {
+                true => (&FORWARD, &[sinks.row_part][..]),
+                false => (&BACKWARD, &[self.pairs.dy, sinks.g, sinks.row_part][..]),
+            };
+            plan.tiles(kernel, &[&inputs, others].concat(), chunk.shape(), &scalars, chunk.grid)
+        })
+    }
+}
+
+/// `loss` of queries `q` [N, D] and keys `k` [M, D], M ≥ N: [N, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
+/// In the same pass those of `gradients` that are given, for a loss whose own gradient is 1.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
+/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile.
+pub fn forward(
+    recorder: &mut Recorder,
+    q: Tensor,
+    k: Tensor,
+    learned: Learned,
+    loss: Tensor,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    let batch = Batch::new(q, k, learned, gradients, options)?;
+    shaped(OP, "loss", loss, batch.pairs.loss_shape())?;
+    batch.disjoint(Some(loss), None)?;
+    recorder.plan(|plan| batch.record(plan, Some(loss)))
+}
+
+/// Those of `gradients` that are given; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// Where the pairs exceed the workspace dq and dk are sums of several chunks, each rounded as they are stored.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    recorder: &mut Recorder,
+    q: Tensor,
+    k: Tensor,
+    learned: Learned,
+    dy: Option<Tensor>,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    let mut batch = Batch::new(q, k, learned, gradients, options)?;
+    batch.pairs = batch.pairs.weighted(dy)?;
+    batch.disjoint(None, dy)?;
+    if gradients.is_empty() {
+        return Ok(());
+    }
+    recorder.plan(|plan| batch.record(plan, None))
+}
+
+/// What [`compute`] returns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// One number, or one per query for [`Reduction::None`] and [`Reduction::Rows`].
+    pub loss: Vec<f32>,
+    /// Gradient of the queries.
+    pub d_queries: Vec<f32>,
+    /// Gradient of the keys.
+    pub d_keys: Vec<f32>,
+    /// Gradient of ln(1/temperature).
+    pub d_log_scale: f32,
+    /// Gradient of the bias.
+    pub d_bias: f32,
+}
+
+/// The loss of slices of queries and keys, rows of `dim` elements, and all gradients.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// use wgloss::siglip;
+/// let (queries, keys) = ([1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]);
+/// let options = siglip::Options { temperature: 0.5, bias: -1.0, ..Default::default() };
+/// let found = siglip::compute(&gpu, &queries, &keys, 2, options).unwrap();
+/// // Both pairs of a query score 1 on their side: 2 - 1 with its own key, 0 - 1 with the other.
+/// assert!((found.loss[0] - 2.0 * (-1f32).exp().ln_1p()).abs() < 1e-6);
+/// assert!(found.d_bias.abs() < 1e-6);
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
+    let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
+    let [loss_rows, _] = loss_shape(options.reduction, n);
+    let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
+    let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);
+    let (loss, sums) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2)?);
+    let (q, k) = (Tensor::matrix(&q, n, dim)?, Tensor::matrix(&k, m, dim)?);
+    let (dq, dk) = (Tensor::matrix(&dq, n, dim)?, Tensor::matrix(&dk, m, dim)?);
+    let (loss, sums) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&sums, 1, 2)?);
+    let (d_log_scale, d_bias) = (sums.col_range(0..1), sums.col_range(1..2));
+    let gradients = Gradients { dq: Some(dq), dk: Some(dk), d_log_scale: Some(d_log_scale), d_bias: Some(d_bias) };
+    gpu.run(|recorder| forward(recorder, q, k, Learned::default(), loss, gradients, options))?;
+    let sums = gpu.read(sums)?;
+    Ok(Output {
+        loss: gpu.read(loss)?,
+        d_queries: gpu.read(dq)?,
+        d_keys: gpu.read(dk)?,
+        d_log_scale: sums[0],
+        d_bias: sums[1],
+    })
 }

@@ -1,5 +1,6 @@
 //! How the values that a loss leaves become one number, or one per row. No op of its own: every loss ends with it.
 
+use super::Accum;
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan};
 use crate::{Result, Tensor};
@@ -25,13 +26,19 @@ pub(super) fn values(plan: &Plan, rows: usize, cols: usize) -> Result<wgpu::Buff
 
 /// `loss` [1, 1] = `factor` · Σ `value`.
 pub(super) fn total(plan: &mut Plan, value: Tensor, loss: Tensor, factor: f32) -> Result<()> {
+    accumulated(plan, value, loss, factor, Accum::Write)
+}
+
+/// `sum` [1, 1] = `factor` · Σ `value`, or that much more than it was.
+pub(super) fn accumulated(plan: &mut Plan, value: Tensor, sum: Tensor, factor: f32, accum: Accum) -> Result<()> {
     // Counted in 32 bits by the kernel, in one binding at a time.
     let at_once = plan.rows_per_binding(value).min(u64::from(u32::MAX) / (value.cols as u64).max(1)) as usize;
     let parts = (0..value.rows.max(1)).step_by(at_once.max(1));
     for first in parts {
         let part = value.row_range(first..first.saturating_add(at_once));
-        let args = [Arg::whole(part), Arg::whole(loss)];
-        plan.single(&TOTAL, &args, part.shape(), &[factor.into(), (first == 0).into()], &[])?;
+        let args = [Arg::whole(part), Arg::whole(sum)];
+        let fresh = first == 0 && accum == Accum::Write;
+        plan.single(&TOTAL, &args, part.shape(), &[factor.into(), fresh.into()], &[])?;
     }
     Ok(())
 }

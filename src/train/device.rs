@@ -1,7 +1,7 @@
 //! Training on a device: a step is one submit, its loss stays on the device until asked for.
 
 use super::{Config, Engine, Layer, Model, Pairs, SCALE_RATE, STEPS_PER_READ, Tower};
-use crate::{Gpu, Recorder, Result, Tensor, info_nce, linear, normalize, sgd, tanh};
+use crate::{Accum, Gpu, Recorder, Result, Tensor, info_nce, linear, normalize, sgd, tanh};
 
 pub(super) struct Device<'a> {
     gpu: &'a Gpu,
@@ -119,7 +119,7 @@ impl Side {
             let (x, weight, dy) = (map.x.view()?, map.weight.value.view()?, map.dy.view()?);
             let dx = if index > 0 { Some(map.dx.view()?) } else { None };
             let (dw, db) = (map.weight.gradient.view()?, map.bias.gradient.view()?);
-            linear::backward(recorder, x, weight, dy, dx, Some(dw), Some(db))?;
+            linear::backward(recorder, x, weight, dy, dx, Some(dw), Some(db), Accum::Write)?;
         }
         Ok(())
     }

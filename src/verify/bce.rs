@@ -65,5 +65,5 @@ fn case(
     let wide = Inputs::<f64> { x: &x64, t: &t64, weight: &weight64, pos_weight: &pos64 };
     check.compare("loss", &loss, &textbook::forward(wide, cols, options), &textbook::forward(inputs, cols, options))?;
     let want = textbook::backward(wide, cols, &cast(&dy), options);
-    check.compare_added("dx", &dx, &old, &want, &textbook::backward(inputs, cols, &dy, options))
+    check.compare_gradient("dx", &dx, &old, &want, &textbook::backward(inputs, cols, &dy, options))
 }

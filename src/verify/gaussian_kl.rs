@@ -64,7 +64,7 @@ fn case(
     let naive = textbook::backward(inputs, cols, &dy, options);
     for (index, what) in ["d_mean", "d_log_variance", "d_prior_mean", "d_prior_log_variance"].into_iter().enumerate() {
         if prior || index < 2 {
-            check.compare_added(what, &gradients[index], &old, &want[index], &naive[index])?;
+            check.compare_gradient(what, &gradients[index], &old, &want[index], &naive[index])?;
         }
     }
     Ok(())

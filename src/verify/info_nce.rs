@@ -1,6 +1,6 @@
-use super::{Check, Fill, cast};
+use super::{Check, Fill, before, cast, rounded};
 use crate::info_nce::{self, Options};
-use crate::{Reduction, Result, reference, softmax};
+use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
@@ -20,41 +20,56 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
                 for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
                     if queries == keys || !symmetric {
                         let options = Options { symmetric, reduction, ..Default::default() };
-                        case(check, [queries, keys, dim], fill, None, options)?;
+                        case(check, [queries, keys, dim], fill, None, Storage::F32, options)?;
                     }
                 }
             }
         }
         let learnable = Options { symmetric: queries == keys, ..Default::default() };
-        case(check, [queries, keys, dim], Fill::Small, Some(2.0), learnable)?;
-        case(check, [queries, keys, dim], Fill::Small, Some(5.0), learnable)?;
+        for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
+            for (log_scale, accum) in [(2.0, Accum::Write), (2.0, Accum::Add), (5.0, Accum::Write), (5.0, Accum::Add)] {
+                let options = Options { accum, ..learnable };
+                case(check, [queries, keys, dim], Fill::Small, Some(log_scale), storage, options)?;
+            }
+        }
     }
     Ok(())
 }
 
+/// `storage` is that of the matrices; the scale, its gradient and the log-sum-exps are f32.
 fn case(
     check: &mut Check,
     [queries, keys, dim]: [usize; 3],
     fill: Fill,
     log_scale: Option<f32>,
+    storage: Storage,
     options: Options,
 ) -> Result<()> {
-    check.case(format_args!("{queries} x {keys} x {dim} {fill:?} log_scale {log_scale:?} {options:?}"));
+    check.case(format_args!("{queries} x {keys} x {dim} {fill:?} {storage:?} log_scale {log_scale:?} {options:?}"));
     // Wide scores without overflow: the product of two wide rows.
     let shrink = if fill == Fill::Wide { 1.0 / 80f32.sqrt() } else { 1.0 };
-    let q: Vec<f32> = fill.matrix(queries, dim, 17).iter().map(|v| v * shrink).collect();
-    let k: Vec<f32> = fill.matrix(keys, dim, 18).iter().map(|v| v * shrink).collect();
+    let matrix = |rows, seed| -> Vec<f32> {
+        rounded(storage, &fill.matrix(rows, dim, seed).iter().map(|v| v * shrink).collect::<Vec<_>>())
+    };
+    let (q, k) = (matrix(queries, 17), matrix(keys, 18));
     let scale = reference::info_nce::scale(log_scale.map(f64::from), options);
     let largest = q.iter().chain(&k).fold(0.0f32, |largest, value| largest.max(value.abs()));
     check.magnifies_flushed(scale * f64::from(largest) * keys as f64);
     let loss_rows = if options.reduction == Reduction::None { queries } else { 1 };
-    let dy = Fill::Small.matrix(loss_rows, 1, 19);
+    let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 19));
     let lse_rows = options.lse_rows(queries, keys);
 
-    let (held_q, held_k) = (check.input(queries, dim, &q)?, check.input(keys, dim, &k)?);
-    let (held_dy, held_scale) = (check.input(loss_rows, 1, &dy)?, check.input(1, 1, &[log_scale.unwrap_or(0.0)])?);
-    let (loss, lse) = (check.output(loss_rows, 1)?, check.output(lse_rows, 2)?);
-    let (dq, dk, d_scale) = (check.output(queries, dim)?, check.output(keys, dim)?, check.output(1, 1)?);
+    let held_q = check.input_as(storage, queries, dim, &q)?;
+    let held_k = check.input_as(storage, keys, dim, &k)?;
+    let held_dy = check.input_as(storage, loss_rows, 1, &dy)?;
+    let held_scale = check.input(1, 1, &[log_scale.unwrap_or(0.0)])?;
+    let (loss, lse) = (check.output_as(storage, loss_rows, 1)?, check.output(lse_rows, 2)?);
+    let accum = options.accum;
+    let (old_q, old_k) = (before(accum, storage, queries * dim, 20), before(accum, storage, keys * dim, 21));
+    let old_scale = before(accum, Storage::F32, 1, 22);
+    let dq = check.holding(storage, queries, dim, &old_q)?;
+    let dk = check.holding(storage, keys, dim, &old_k)?;
+    let d_scale = check.holding(Storage::F32, 1, 1, &old_scale)?;
     check.run(|recorder| {
         let (q, k, lse) = (held_q.view()?, held_k.view()?, lse.view()?);
         let scale = log_scale.is_some().then(|| held_scale.view()).transpose()?;
@@ -71,9 +86,9 @@ fn case(
     let want = reference::info_nce::backward(&wide_q, &wide_k, dim, wide_scale, &wide_dy, options);
     let yardstick = reference::info_nce::backward(&q, &k, dim, log_scale, &dy, options);
     let terms = backward_terms(&wide_q, &wide_k, dim, scale, &wide_dy, options);
-    check.compare_sum("dq", &dq, &want.0, &yardstick.0, &terms.0)?;
-    check.compare_sum("dk", &dk, &want.1, &yardstick.1, &terms.1)?;
-    check.compare_sum("d_log_scale", &d_scale, &[want.2], &[yardstick.2], &[terms.2])
+    check.compare_added("dq", &dq, &old_q, &want.0, &yardstick.0, &terms.0)?;
+    check.compare_added("dk", &dk, &old_k, &want.1, &yardstick.1, &terms.1)?;
+    check.compare_added("d_log_scale", &d_scale, &old_scale, &[want.2], &[yardstick.2], &[terms.2])
 }
 
 /// A row's loss carries the absolute error of the scores, as far as it depends on them: -ln p changes by 1 - p <= min(1, loss).

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
 use crate::kl::{self, Divergence, Form, Gradients, Options};
 use crate::{Reduction, Result, Storage, reference, softmax};
 
@@ -7,30 +7,26 @@ const DIVERGENCES: [Divergence; 4] =
 const FORMS: [Form; 4] = [Form::Logits, Form::Probabilities, Form::LogQ, Form::LogQLogP];
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
-    for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
+    for (rows, cols) in [(1, 1), (1, 7), (3, 257), (5, 1000)] {
         for fill in FILLS {
-            for divergence in DIVERGENCES {
-                let options = Options { divergence, ..Default::default() };
-                case(check, rows, cols, fill, options, Storage::F32)?;
-                let tempered = Options { temperature: 5.0, scale_t2: true, reduction: Reduction::Rows, ..options };
-                case(check, rows, cols, fill, tempered, Storage::F32)?;
-            }
-            for form in FORMS {
-                for reduction in [Reduction::None, Reduction::Rows, Reduction::Mean, Reduction::Sum] {
-                    let options = Options { form, reduction, ..Default::default() };
-                    case(check, rows, cols, fill, options, Storage::F32)?;
-                }
-            }
+            case(check, rows, cols, fill, Options::default(), Storage::F32)?;
         }
     }
-    for (index, storage) in [Storage::F16, Storage::Bf16].into_iter().enumerate() {
-        for cols in [7, 256, 257 + index] {
-            for form in FORMS {
-                for reduction in [Reduction::None, Reduction::Rows, Reduction::BatchMean] {
-                    let options = Options { form, reduction, ..Default::default() };
-                    case(check, 3, cols, Fill::Small, options, storage)?;
-                }
-            }
+    for divergence in DIVERGENCES {
+        for fill in FILLS {
+            let options = Options { divergence, temperature: 5.0, scale_t2: true, ..Default::default() };
+            case(check, 3, 257, fill, Options { reduction: Reduction::Rows, ..options }, Storage::F32)?;
+        }
+    }
+    for form in FORMS {
+        for reduction in REDUCTIONS {
+            let options = Options { form, reduction, ..Default::default() };
+            case(check, 3, 257, Fill::Small, options, Storage::F32)?;
+        }
+        for storage in STORAGES {
+            let options = Options { form, ..Default::default() };
+            case(check, 3, 257, Fill::Small, options, storage)?;
+            case(check, 3, 256, Fill::Small, options, storage)?;
         }
     }
     case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32)?;

@@ -44,7 +44,7 @@ fn case(check: &mut Check, shape: [usize; 2], fill: Fill, storage: Storage, opti
     let want = reference::l2::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(&dy), options);
     let naive = reference::l2::backward(&x, &t, cols, &dy, options);
     for (index, (what, held)) in [("dx", &dx), ("dt", &dt)].into_iter().enumerate() {
-        check.compare_added(what, held, &old, &want[index], &naive[index])?;
+        check.compare_gradient(what, held, &old, &want[index], &naive[index])?;
     }
     Ok(())
 }

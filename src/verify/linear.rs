@@ -1,5 +1,5 @@
-use super::{Check, Fill, cast};
-use crate::{Result, linear, reference};
+use super::{Check, Fill, before, cast, rounded};
+use crate::{Accum, Result, Storage, linear, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
@@ -17,7 +17,14 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier] {
             for bias in [true, false] {
                 if rows < 10_000 || (fill == Fill::Small && bias) {
-                    case(check, rows, inputs, outputs, fill, bias)?;
+                    case(check, [rows, inputs, outputs], fill, bias, Storage::F32, Accum::Write)?;
+                }
+            }
+        }
+        for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
+            for accum in [Accum::Write, Accum::Add] {
+                if rows < 10_000 && (storage != Storage::F32 || accum == Accum::Add) {
+                    case(check, [rows, inputs, outputs], Fill::Small, true, storage, accum)?;
                 }
             }
         }
@@ -25,19 +32,31 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-fn case(check: &mut Check, rows: usize, inputs: usize, outputs: usize, fill: Fill, bias: bool) -> Result<()> {
-    check.case(format_args!("{rows} x {inputs} -> {outputs} {fill:?}{}", if bias { " bias" } else { "" }));
-    let (x, w) = (fill.matrix(rows, inputs, 10), Fill::Small.matrix(outputs, inputs, 11));
-    let (b, dy) = (Fill::Small.matrix(outputs, 1, 12), fill.matrix(rows, outputs, 13));
-    let (held_x, held_w) = (check.input(rows, inputs, &x)?, check.input(outputs, inputs, &w)?);
-    let (held_b, held_dy) = (check.input(outputs, 1, &b)?, check.input(rows, outputs, &dy)?);
-    let (y, dx) = (check.output(rows, outputs)?, check.output(rows, inputs)?);
-    let (dw, db) = (check.output(outputs, inputs)?, check.output(outputs, 1)?);
+fn case(
+    check: &mut Check,
+    [rows, inputs, outputs]: [usize; 3],
+    fill: Fill,
+    bias: bool,
+    storage: Storage,
+    accum: Accum,
+) -> Result<()> {
+    let with_bias = if bias { " bias" } else { "" };
+    check.case(format_args!("{rows} x {inputs} -> {outputs} {fill:?}{with_bias} {storage:?} {accum:?}"));
+    let matrix = |fill: Fill, rows, cols, seed| rounded(storage, &fill.matrix(rows, cols, seed));
+    let (x, w) = (matrix(fill, rows, inputs, 10), matrix(Fill::Small, outputs, inputs, 11));
+    let (b, dy) = (matrix(Fill::Small, outputs, 1, 12), matrix(fill, rows, outputs, 13));
+    let (held_x, held_w) = (check.input_as(storage, rows, inputs, &x)?, check.input_as(storage, outputs, inputs, &w)?);
+    let (held_b, held_dy) = (check.input_as(storage, outputs, 1, &b)?, check.input_as(storage, rows, outputs, &dy)?);
+    let old = [(rows * inputs, 14), (outputs * inputs, 15), (outputs, 16)];
+    let old = old.map(|(len, seed)| before(accum, storage, len, seed));
+    let (y, dx) = (check.output_as(storage, rows, outputs)?, check.holding(storage, rows, inputs, &old[0])?);
+    let dw = check.holding(storage, outputs, inputs, &old[1])?;
+    let db = check.holding(storage, outputs, 1, &old[2])?;
     check.run(|recorder| {
         let (x, w, dy) = (held_x.view()?, held_w.view()?, held_dy.view()?);
         let b = bias.then(|| held_b.view()).transpose()?;
         linear::forward(recorder, x, w, b, y.view()?)?;
-        linear::backward(recorder, x, w, dy, Some(dx.view()?), Some(dw.view()?), Some(db.view()?))
+        linear::backward(recorder, x, w, dy, Some(dx.view()?), Some(dw.view()?), Some(db.view()?), accum)
     })?;
     let b = bias.then_some(b.as_slice());
     let wide: [Vec<f64>; 3] = [cast(&x), cast(&w), cast(&dy)];
@@ -53,7 +72,7 @@ fn case(check: &mut Check, rows: usize, inputs: usize, outputs: usize, fill: Fil
     let backward = |[x, w, dy]: &[Vec<f64>; 3]| reference::linear::backward(x, w, dy, size[0], size[1], size[2]);
     let (want, terms) = (backward(&wide), backward(&magnitude));
     let yardstick = reference::linear::backward(&x, &w, &dy, inputs, outputs, rows);
-    check.compare_sum("dx", &dx, &want.0, &yardstick.0, &terms.0)?;
-    check.compare_sum("dw", &dw, &want.1, &yardstick.1, &terms.1)?;
-    check.compare_sum("db", &db, &want.2, &yardstick.2, &terms.2)
+    check.compare_added("dx", &dx, &old[0], &want.0, &yardstick.0, &terms.0)?;
+    check.compare_added("dw", &dw, &old[1], &want.1, &yardstick.1, &terms.1)?;
+    check.compare_added("db", &db, &old[2], &want.2, &yardstick.2, &terms.2)
 }

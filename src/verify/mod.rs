@@ -16,6 +16,7 @@ mod l2;
 mod linear;
 mod normalize;
 mod sgd;
+mod siglip;
 mod sigmoid;
 mod softmax;
 mod tanh;
@@ -24,13 +25,13 @@ pub use fill::{FILLS, Fill};
 
 use crate::reference::Real;
 use crate::tensor::Element;
-use crate::{Gpu, Recorder, Reduction, Result, Storage, Tensor};
+use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 
 /// An op's cases.
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 13] = [
+pub const SUITES: [(&str, Suite); 14] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -42,6 +43,7 @@ pub const SUITES: [(&str, Suite); 13] = [
     ("gaussian_kl", gaussian_kl::cases),
     ("info_nce", info_nce::cases),
     ("kl", kl::cases),
+    ("siglip", siglip::cases),
     ("sgd", sgd::cases),
     ("cast", cast::cases),
 ];
@@ -217,9 +219,12 @@ impl<'g> Check<'g> {
         self.held(storage, rows, cols, &[])
     }
 
-    /// A matrix that holds `data`, or poison if there is none, and will be written.
-    fn holding(&self, storage: Storage, rows: usize, cols: usize, data: &[f32]) -> Result<Held> {
-        self.held(storage, rows, cols, &storage.encode(data))
+    /// A matrix of what a gradient is added to, stored as `storage`; of poison if that is nothing.
+    ///
+    /// # Errors
+    /// An error of the device.
+    fn holding(&self, storage: Storage, rows: usize, cols: usize, old: &[f32]) -> Result<Held> {
+        self.held(storage, rows, cols, &storage.encode(old))
     }
 
     /// Records and submits.
@@ -260,15 +265,17 @@ impl<'g> Check<'g> {
         self.compare_sum(what, held, want, yardstick, &[])
     }
 
-    /// [`Check::compare`] for a gradient that was added to `old`, if that is not empty.
-    fn compare_added(&mut self, what: &str, held: &Held, old: &[f32], want: &[f64], yardstick: &[f32]) -> Result<()> {
-        if old.is_empty() {
-            return self.compare(what, held, want, yardstick);
-        }
-        let terms: Vec<f64> = want.iter().zip(old).map(|(want, old)| want.abs() + f64::from(old.abs())).collect();
-        let want: Vec<f64> = want.iter().zip(old).map(|(want, &old)| want + f64::from(old)).collect();
-        let yardstick: Vec<f32> = yardstick.iter().zip(old).map(|(naive, old)| naive + old).collect();
-        self.compare_sum(what, held, &want, &yardstick, &terms)
+    /// [`Check::compare_added`] for gradients that are no sums themselves.
+    fn compare_gradient(
+        &mut self,
+        what: &str,
+        held: &Held,
+        old: &[f32],
+        want: &[f64],
+        yardstick: &[f32],
+    ) -> Result<()> {
+        let terms: Vec<f64> = want.iter().map(|want| want.abs()).filter(|_| !old.is_empty()).collect();
+        self.compare_added(what, held, old, want, yardstick, &terms)
     }
 
     /// [`Check::compare`] for elements that are sums: `terms` holds, for each, the sum of its terms' magnitudes.
@@ -322,6 +329,21 @@ impl<'g> Check<'g> {
         }
         Ok(())
     }
+
+    /// As [`Check::compare_sum`] for a gradient that was added to `old`, or written if that is empty.
+    fn compare_added(
+        &mut self,
+        what: &str,
+        held: &Held,
+        old: &[f32],
+        want: &[f64],
+        yardstick: &[f32],
+        terms: &[f64],
+    ) -> Result<()> {
+        let magnitudes: Vec<f64> = old.iter().map(|&old| f64::from(old).abs()).collect();
+        let (want, terms) = (added(want, &cast(old)), added(terms, &magnitudes));
+        self.compare_sum(what, held, &want, &added(yardstick, old), &terms)
+    }
 }
 
 /// The largest finite magnitude.
@@ -338,6 +360,19 @@ fn ulp(value: f64) -> f64 {
 /// The numbers that `storage` holds of these.
 fn rounded(storage: Storage, data: &[f32]) -> Vec<f32> {
     crate::reference::cast::forward(data, storage)
+}
+
+/// a + b; a where there is no b.
+fn added<F: Real>(a: &[F], b: &[F]) -> Vec<F> {
+    a.iter().enumerate().map(|(at, &a)| b.get(at).map_or(a, |&b| a + b)).collect()
+}
+
+/// Numbers for a gradient to be added to, as `storage` holds them; none if it is to be written.
+fn before(accum: Accum, storage: Storage, len: usize, seed: u64) -> Vec<f32> {
+    match accum {
+        Accum::Write => Vec::new(),
+        Accum::Add => rounded(storage, &Fill::Small.matrix(len, 1, seed)),
+    }
 }
 
 /// The same numbers in another precision.

@@ -1,0 +1,269 @@
+//! What the losses over all pairs of queries and keys share: their checks, the chunks in which they take the pairs, and the way from the
+//! scores' gradient to all others. No op of its own.
+
+use core::ops::Range;
+
+use super::linear::{self, Operand, chunks};
+use super::{Accum, Reduction, required, shaped, total};
+use crate::recorder::{Arg, Plan, Scalar};
+use crate::{Error, Result, Tensor};
+
+/// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles; sums of whole rows.
+const G: usize = 0;
+const ROW_PARTS: usize = 2;
+const ROW_SUMS: usize = 3;
+
+/// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
+const CHUNK_ROWS: usize = 512;
+
+/// Where gradients go, each of the shape of its input; absent: not computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gradients<'a> {
+    /// Of the queries.
+    pub dq: Option<Tensor<'a>>,
+    /// Of the keys.
+    pub dk: Option<Tensor<'a>>,
+    /// Of ln(1/temperature).
+    pub d_log_scale: Option<Tensor<'a>>,
+    /// Of the bias.
+    pub d_bias: Option<Tensor<'a>>,
+}
+
+impl Gradients<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.has_g() && !self.has_sums()
+    }
+
+    /// Whether one needs the gradient of every score.
+    pub(super) fn has_g(&self) -> bool {
+        self.dq.is_some() || self.dk.is_some()
+    }
+
+    /// Whether one is a sum over all scores.
+    pub(super) fn has_sums(&self) -> bool {
+        self.d_log_scale.is_some() || self.d_bias.is_some()
+    }
+}
+
+/// What all dispatches of a call share.
+pub(super) struct Pairs<'a> {
+    op: &'static str,
+    pub(super) q: Tensor<'a>,
+    pub(super) k: Tensor<'a>,
+    pub(super) log_scale: Arg<'a>,
+    temperature: f32,
+    max_scale: f32,
+    learnable: bool,
+    reduction: Reduction,
+    pub(super) dy: Arg<'a>,
+    dy_by_row: bool,
+}
+
+/// How scores are formed and losses reduced.
+pub(super) struct Form {
+    pub(super) temperature: f32,
+    pub(super) max_scale: f32,
+    pub(super) reduction: Reduction,
+}
+
+/// The pairs that one dispatch takes.
+pub(super) struct Chunk<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) cols: Range<usize>,
+    pub(super) q: Tensor<'a>,
+    pub(super) k: Tensor<'a>,
+    pub(super) grid: [usize; 3],
+}
+
+impl Chunk<'_> {
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.rows.len(), self.cols.len()]
+    }
+}
+
+/// What a chunk's tiles write: g, and sums of the tiles' rows.
+pub(super) struct Sinks<'a> {
+    pub(super) g: Arg<'a>,
+    pub(super) row_part: Arg<'a>,
+}
+
+/// The scalars that the op's shader starts with.
+pub(super) type Scalars = [Scalar; 9];
+
+impl<'a> Pairs<'a> {
+    pub(super) fn new(
+        op: &'static str,
+        q: Tensor<'a>,
+        k: Tensor<'a>,
+        log_scale: Option<Tensor<'a>>,
+        form: Form,
+    ) -> Result<Self> {
+        let Form { temperature, max_scale, reduction } = form;
+        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
+        required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
+        required(op, "max_scale", max_scale, usable(max_scale), "a number above 0")?;
+        shaped(op, "k", k, [k.rows, q.cols])?;
+        if k.rows < q.rows {
+            let (expected, found) = (format!("at least {} rows", q.rows), format!("{} rows", k.rows));
+            return Err(Error::Shape { op, what: "k", expected, found });
+        }
+        if let Some(log_scale) = log_scale {
+            shaped(op, "log_scale", log_scale, [1, 1])?;
+        }
+        let learnable = log_scale.is_some();
+        let log_scale = log_scale.map_or(Arg::NONE, Arg::whole);
+        let (dy, dy_by_row) = (Arg::NONE, false);
+        Ok(Pairs { op, q, k, log_scale, temperature, max_scale, learnable, reduction, dy, dy_by_row })
+    }
+
+    /// With the gradient of the loss.
+    pub(super) fn weighted(self, dy: Option<Tensor<'a>>) -> Result<Self> {
+        let Some(dy) = dy else { return Ok(self) };
+        shaped(self.op, "dy", dy, self.loss_shape())?;
+        Ok(Pairs { dy: Arg::whole(dy), dy_by_row: self.reduction.by_row(), ..self })
+    }
+
+    /// Refuses gradients that have not the shapes of their inputs.
+    pub(super) fn check(&self, gradients: &Gradients) -> Result<()> {
+        let Gradients { dq, dk, d_log_scale, d_bias } = *gradients;
+        let (q, k) = (self.q.shape(), self.k.shape());
+        for (what, gradient, shape) in
+            [("dq", dq, q), ("dk", dk, k), ("d_log_scale", d_log_scale, [1, 1]), ("d_bias", d_bias, [1, 1])]
+        {
+            if let Some(gradient) = gradient {
+                shaped(self.op, what, gradient, shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn loss_shape(&self) -> [usize; 2] {
+        loss_shape(self.reduction, self.q.rows)
+    }
+
+    /// By which the sum of the rows' losses is multiplied.
+    pub(super) fn factor(&self) -> f32 {
+        match self.reduction {
+            Reduction::Mean | Reduction::BatchMean => (1.0 / self.q.rows.max(1) as f64) as f32,
+            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
+        }
+    }
+
+    pub(super) fn scalars(&self, first: [usize; 2], has_sums: bool) -> Scalars {
+        [
+            self.q.cols.into(),
+            first[0].into(),
+            first[1].into(),
+            self.learnable.into(),
+            ((1.0 / f64::from(self.temperature)) as f32).into(),
+            self.max_scale.into(),
+            self.dy_by_row.into(),
+            self.factor().into(),
+            has_sums.into(),
+        ]
+    }
+
+    /// `loss` from the losses of the rows.
+    pub(super) fn reduce(&self, plan: &mut Plan, row_losses: Tensor, loss: Tensor) -> Result<()> {
+        match self.reduction.by_row() {
+            true => total::row_totals(plan, row_losses, loss, 1.0),
+            false => total::total(plan, row_losses, loss, self.factor()),
+        }
+    }
+
+    /// Rows and columns to take at once so that the intermediate results, `bytes` for a pair, stay within the workspace.
+    fn at_once(&self, plan: &Plan, bytes: f64) -> Result<(usize, usize)> {
+        let tuning = plan.gpu().tuning();
+        let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+        let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
+        let pairs = (tuning.workspace as f64 / bytes) as usize;
+        let whole_tiles = |count: usize, tile: usize| (count / tile).clamp(1, most) * tile;
+        let rows_wanted = self.q.rows.clamp(1, CHUNK_ROWS).next_multiple_of(tile_rows);
+        let fit_k = plan.rows_per_binding(self.k) as usize;
+        let cols =
+            whole_tiles((pairs / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
+        let fit_q = plan.rows_per_binding(self.q) as usize;
+        let rows = whole_tiles((pairs / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
+        if pairs < rows * cols {
+            let (needed, limit) = (((rows * cols) as f64 * bytes).ceil() as u64, tuning.workspace);
+            return Err(Error::Limit { what: format!("{}: the workspace of one tile", self.op), needed, limit });
+        }
+        if (fit_k < cols && fit_k < self.k.rows) || (fit_q < rows && fit_q < self.q.rows) {
+            let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+            let needed = 4 * (tile_rows.max(tile_cols) * self.q.stride.max(self.k.stride)) as u64;
+            return Err(Error::Limit { what: format!("{}: the rows of one tile", self.op), needed, limit });
+        }
+        Ok((rows, cols))
+    }
+
+    /// All pairs, row after row of chunks; one chunk of no rows where there are no queries.
+    pub(super) fn chunks(&self, plan: &Plan, bytes: f64) -> Result<Vec<Chunk<'a>>> {
+        let (rows_at_once, cols_at_once) = self.at_once(plan, bytes)?;
+        let tuning = plan.gpu().tuning();
+        let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+        let chunk = |rows: Range<usize>, cols: Range<usize>| Chunk {
+            q: self.q.row_range(rows.clone()),
+            k: self.k.row_range(cols.clone()),
+            grid: [cols.len().div_ceil(tile_cols), rows.len().div_ceil(tile_rows), 1],
+            rows,
+            cols,
+        };
+        let rows = chunks(self.q.rows, rows_at_once).chain((self.q.rows == 0).then_some(0..0));
+        Ok(rows.flat_map(|rows| chunks(self.k.rows, cols_at_once).map(move |cols| chunk(rows.clone(), cols))).collect())
+    }
+
+    /// Lets `tiles` record each chunk's dispatch, adds what it writes up and multiplies g with both sides. `row_part` has `width` columns:
+    /// two with what the rows of tiles add to d_log_scale and d_bias if these are asked for, then two of which the first is the rows' losses
+    /// if there is a `loss`.
+    pub(super) fn walk<'g>(
+        &self,
+        plan: &mut Plan<'g>,
+        loss: Option<Tensor>,
+        gradients: Gradients,
+        accum: Accum,
+        tiles: impl Fn(&mut Plan<'g>, &Chunk, Sinks) -> Result<()>,
+    ) -> Result<()> {
+        let gpu = plan.gpu();
+        let Gradients { dq, dk, d_log_scale, d_bias } = gradients;
+        let add = accum == Accum::Add;
+        let loss_column = if gradients.is_empty() { 0 } else { 2 };
+        let width = if loss.is_some() { loss_column + 2 } else { 2 };
+        let scratch = gpu.scratch(ROW_SUMS, self.q.rows * width)?;
+        let sums: Tensor = Tensor::matrix(&scratch, self.q.rows, width)?;
+        let bytes_of_sums = 4.0 * width as f64 / f64::from(8 * gpu.tuning().tile_x);
+        for chunk in self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })? {
+            let [rows, cols] = chunk.shape();
+            let g = gpu.scratch(G, if gradients.has_g() { rows * cols } else { 0 })?;
+            let g = gradients.has_g().then(|| Tensor::matrix(&g, rows, cols)).transpose()?;
+            let sums_wanted = gradients.has_sums() || loss.is_some();
+            let parts = gpu.scratch(ROW_PARTS, if sums_wanted { chunk.grid[0] * rows * width } else { 0 })?;
+            let parts = sums_wanted.then(|| Tensor::matrix(&parts, chunk.grid[0] * rows, width)).transpose()?;
+            let sinks = Sinks { g: g.map_or(Arg::NONE, Arg::whole), row_part: parts.map_or(Arg::NONE, Arg::whole) };
+            tiles(plan, &chunk, sinks)?;
+            let (first_row, first_col) = (chunk.rows.start == 0, chunk.cols.start == 0);
+            if let Some(parts) = parts {
+                linear::add_slices(plan, parts, chunk.grid[0], sums.row_range(chunk.rows.clone()), !first_col)?;
+            }
+            if let Some((g, dq)) = g.zip(dq) {
+                let dq = dq.row_range(chunk.rows);
+                linear::product(plan, Operand::by_k(g), Operand::by_row(chunk.k), None, dq, add || !first_col)?;
+            }
+            if let Some((g, dk)) = g.zip(dk) {
+                let dk = dk.row_range(chunk.cols);
+                linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add || !first_row)?;
+            }
+        }
+        let column = |index: usize| sums.col_range(index..index + 1);
+        for (index, sum) in [d_log_scale, d_bias].into_iter().enumerate() {
+            if let Some(sum) = sum {
+                total::accumulated(plan, column(index), sum, 1.0, accum)?;
+            }
+        }
+        loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))
+    }
+}
+
+/// Shape of the loss of N queries, and of its gradient `dy`.
+pub(super) fn loss_shape(reduction: Reduction, queries: usize) -> [usize; 2] {
+    if reduction.by_row() { [queries, 1] } else { [1, 1] }
+}
