@@ -65,6 +65,9 @@ fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
 
 // What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
 //     d = sum_k e^((t - max_t)/T) ((max_x - x)/T - (max_t - t)/T),   so that   sum_k p r = d/(1 + rest_t) + ln(1 + rest_x) - ln(1 + rest_t).
+// Its weights sum to as much as the number of elements, so that d is kept in units in which it cannot overflow.
+const UNIT_OF_D: f32 = 4294967296.0;
+
 struct Both {
     x: vec2<f32>,
     t: vec2<f32>,
@@ -75,7 +78,8 @@ struct Both {
 fn distance4(both: Both, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     let e = exp_gap4(t, both.t.x, scale());
     let gap = min(0.5 * both.t.x - 0.5 * t, vec4(params.most_half_gap));
-    let d = e * (finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low));
+    let gaps = finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low);
+    let d = e * (gaps * (1.0 / UNIT_OF_D));
     return select(d, vec4(0.0), e == vec4(0.0));
 }
 
@@ -94,7 +98,7 @@ fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
 fn shifted(part: Both, x: vec2<f32>, t: vec2<f32>) -> f32 {
     let e = exp_gap(part.t.x, t.x, scale());
     let gaps = finite_gap4(x.x, vec4(part.x.x)).x - finite_gap4(t.x, vec4(part.t.x)).x;
-    return select(e * (part.d + (1.0 + part.t.y) * gaps), 0.0, e == 0.0 || part.t.y < 0.0);
+    return select(e * (part.d + (1.0 + part.t.y) * (gaps * (1.0 / UNIT_OF_D))), 0.0, e == 0.0 || part.t.y < 0.0);
 }
 
 fn merged(a: Both, b: Both) -> Both {
@@ -290,7 +294,7 @@ fn forward(
     let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
     var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t));
     if folds() {
-        let mean = both.d * row.inverse_t;
+        let mean = both.d * row.inverse_t * UNIT_OF_D;
         let all = select(mean + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
         sums.value = select(0.0, all, span.lead && span.segment == 0u);
         if EACH_LOSS == 1u {

@@ -21,7 +21,20 @@ fn loss_shape(rows: usize, cols: usize, reduction: Reduction) -> [usize; 2] {
     }
 }
 
-/// The loss, dx and dt; without a gradient of the loss, those of the forward are the same bits.
+/// Panics unless two pipelines found the same, up to how each of them was compiled.
+#[track_caller]
+fn same(found: &[f64], others: &[f64]) {
+    let most = found.iter().filter(|value| value.is_finite()).fold(0.0f64, |most, value| most.max(value.abs()));
+    for (found, other) in found.iter().zip(others) {
+        let near = (found - other).abs() <= 1e-6 * most;
+        assert!(
+            near || found == other || (found.is_nan() && other.is_nan()),
+            "{found:e} and {other:e} beside {most:e}"
+        );
+    }
+}
+
+/// The loss, dx and dt; the forward must give the same with and without gradients, and the backward the same gradients.
 pub fn on_device(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 3] {
     let rows = rows_in(x, cols);
     let (x, t) = (input(gpu, rows, cols, x), input(gpu, rows, cols, t));
@@ -38,10 +51,10 @@ pub fn on_device(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, dy: &[f32], optio
         kl::backward(r, x, t, dy.as_ref().map(Held::view).transpose()?, gradients, options)
     });
     record.unwrap();
-    let bits = |held: &Held| read(gpu, held).into_iter().map(f64::to_bits).collect::<Vec<_>>();
-    assert!(bits(&alone) == bits(&loss), "{options:?}: the loss depends on the gradients");
+    same(&read(gpu, &alone), &read(gpu, &loss));
     if dy.is_none() {
-        assert!(bits(&dx) == bits(&fused_dx) && bits(&dt) == bits(&fused_dt), "{options:?}: backward is not forward");
+        same(&read(gpu, &dx), &read(gpu, &fused_dx));
+        same(&read(gpu, &dt), &read(gpu, &fused_dt));
     }
     [read(gpu, &loss), read(gpu, &dx), read(gpu, &dt)]
 }
@@ -300,14 +313,14 @@ fn gradients_are_added() {
             });
             record.unwrap();
             for (sum, (before, gradient)) in sums.iter().zip([(&logs, &dx), (&x, &dt)]) {
-                let want = before.iter().zip(gradient).map(|(&before, &gradient)| before + gradient as f32);
-                assert_eq!(read(gpu, sum), wide(&want.collect::<Vec<_>>()), "{options:?}");
+                let want: Vec<f64> = before.iter().zip(gradient).map(|(&before, dx)| f64::from(before) + dx).collect();
+                same(&read(gpu, sum), &want);
             }
         }
     }
 }
 
-/// Either gradient alone is the same as both together, but for the rounding of what other sums it needs.
+/// Either gradient alone is the same as both together.
 #[test]
 fn single_gradients() {
     let Some(gpu) = gpu() else { return };
@@ -322,7 +335,8 @@ fn single_gradients() {
             kl::backward(r, x, t, None, Gradients { dx: None, dt: Some(dt.view()?) }, options)
         });
         record.unwrap();
-        assert_eq!((read(gpu, &dx), read(gpu, &dt)), (want_dx, want_dt), "{options:?}");
+        same(&read(gpu, &dx), &want_dx);
+        same(&read(gpu, &dt), &want_dt);
     }
 }
 
