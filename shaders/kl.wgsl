@@ -23,6 +23,15 @@ const JENSEN_SHANNON: u32 = 1u;
 const BY_ROW: u32 = 1u;
 const BY_ELEMENT: u32 = 2u;
 
+override FORM: u32 = 0u;
+override DIVERGENCE: u32 = 0u;
+override LOSS_KIND: u32 = 0u;
+override DY_KIND: u32 = 0u;
+override HAS_DX: u32 = 0u;
+override HAS_DT: u32 = 0u;
+override ADD: u32 = 0u;
+override FIRST: u32 = 0u; // the round that it starts with: 1 where no sums are needed
+
 // Below the largest f32, so that sums of such numbers weighted with probabilities stay finite.
 const MOST: f32 = 3.4e38;
 
@@ -66,14 +75,14 @@ struct Four {
 
 fn sides4(row: Row, x: vec4<f32>, t: vec4<f32>, with_q: bool) -> Four {
     var four: Four;
-    if params.form == LOGITS {
+    if FORM == LOGITS {
         four.p = lse_p4(row.t, t, scale());
-    } else if params.form == LOG_Q_LOG_P {
+    } else if FORM == LOG_Q_LOG_P {
         four.p = any_exp4(t);
     } else {
         four.p = t;
     }
-    if with_q && params.form <= PROBABILITIES {
+    if with_q && FORM <= PROBABILITIES {
         four.q = lse_p4(row.x, x, scale());
     }
     return four;
@@ -83,12 +92,12 @@ fn sides4(row: Row, x: vec4<f32>, t: vec4<f32>, with_q: bool) -> Four {
 fn log_ratio4(row: Row, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     var minus_log_p = -t;
     var minus_log_q = -x;
-    if params.form == LOGITS {
+    if FORM == LOGITS {
         minus_log_p = minus_log4(row.t, row.rest_t, t);
-    } else if params.form != LOG_Q_LOG_P {
+    } else if FORM != LOG_Q_LOG_P {
         minus_log_p = -precise_log4(t);
     }
-    if params.form <= PROBABILITIES {
+    if FORM <= PROBABILITIES {
         minus_log_q = minus_log4(row.x, row.rest_x, x);
     }
     return minus_log_q - select(minus_log_p, vec4(MOST), minus_log_p > vec4(MOST));
@@ -99,18 +108,18 @@ fn four_of(row: Row, x: vec4<f32>, t: vec4<f32>, u: vec4<f32>, with_q: bool) -> 
     var four = sides4(row, x, t, with_q);
     let zero = vec4(0.0);
     let none_p = four.p == zero;
-    if params.divergence == KL {
+    if DIVERGENCE == KL {
         let r = log_ratio4(row, x, t);
-        let own = f32(params.dy_kind == BY_ELEMENT);
+        let own = f32(DY_KIND == BY_ELEMENT);
         four.value = select(four.p * r, zero, none_p);
         four.g_x = -u * four.p;
         four.g_t = u * select(four.p * (r + own), zero, none_p);
-        if params.form == LOG_Q_LOG_P {
+        if FORM == LOG_Q_LOG_P {
             four.d_t = u * select(four.p * (r + 1.0), zero, none_p);
         } else {
             four.d_t = u * select(r + 1.0, zero, none_p);
         }
-    } else if params.divergence == JENSEN_SHANNON {
+    } else if DIVERGENCE == JENSEN_SHANNON {
         let r = log_ratio4(row, x, t);
         let above = r >= zero;
         // The larger of p and q, weighted with `large`, over m, with the smaller over the larger = e^-|r|.
@@ -146,25 +155,25 @@ fn dx4(sums: Sums, factor: f32, four: Four) -> vec4<f32> {
 }
 
 fn dt4(sums: Sums, factor: f32, four: Four) -> vec4<f32> {
-    if params.form == LOGITS {
+    if FORM == LOGITS {
         return factor * (four.g_t - four.p * sums.g_t);
     }
     return factor * four.d_t;
 }
 
 fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, a: Four, b: Four, c: Four, d: Four) {
-    if params.has_dx == 1u {
+    if HAS_DX == 1u {
         let f = params.factor_x * dy;
         var dx = mat4x4(dx4(sums, f, a), dx4(sums, f, b), dx4(sums, f, c), dx4(sums, f, d));
-        if params.add == 1u {
+        if ADD == 1u {
             dx += load_dx16(i, j, end, 0.0);
         }
         store_dx16(i, j, end, dx);
     }
-    if params.has_dt == 1u {
+    if HAS_DT == 1u {
         let f = params.factor_t * dy;
         var dt = mat4x4(dt4(sums, f, a), dt4(sums, f, b), dt4(sums, f, c), dt4(sums, f, d));
-        if params.add == 1u {
+        if ADD == 1u {
             dt += load_dt16(i, j, end, 0.0);
         }
         store_dt16(i, j, end, dt);
@@ -175,7 +184,7 @@ fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, a: Four, b: Four
 fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
     let pair = reduce_sum2(lane, vec2(sums.g_x, sums.g_t));
     var g_x = select(clamp(pair.x, LOWEST, -LOWEST), pair.x, is_nan(pair.x));
-    if params.form == LOGITS && params.divergence == KL && params.dy_kind != BY_ELEMENT {
+    if FORM == LOGITS && DIVERGENCE == KL && DY_KIND != BY_ELEMENT {
         g_x = select(-1.0, 0.0, of_t.y < 0.0);
     }
     return Sums(sums.value, g_x, pair.y);
@@ -189,8 +198,8 @@ fn forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    let logits = params.form <= PROBABILITIES;
-    let no_t = select(masked(), 0.0, params.form == PROBABILITIES || params.form == LOG_Q);
+    let logits = FORM <= PROBABILITIES;
+    let no_t = select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
     var of_x = LSE_EMPTY;
     var of_t = LSE_EMPTY;
     var sums = Sums(0.0, 0.0, 0.0);
@@ -209,10 +218,10 @@ fn forward(
         for (var j = span.first; j < span.end; j += step_size()) {
             x = load_x16(span.i, j, span.end, masked());
             of_x = lse_merge(of_x, lse_of16(x, scale()), scale());
-            if params.form == LOGITS || holds() {
+            if FORM == LOGITS || holds() {
                 t = load_t16(span.i, j, span.end, no_t);
             }
-            if params.form == LOGITS {
+            if FORM == LOGITS {
                 of_t = lse_merge(of_t, lse_of16(t, scale()), scale());
             }
         }
@@ -233,14 +242,14 @@ fn forward(
     let row = Row(of_x, of_t, rest_of(of_x), rest_of(of_t));
     let whole = select(1.0, not_a_number(), is_nan(of_x.y) || is_nan(of_t.y));
     var dy = whole;
-    if params.dy_kind != BY_ELEMENT {
-        dy *= load_dy(select(0u, min(span.i, params.rows - 1u), params.dy_kind == BY_ROW), 0u);
+    if DY_KIND != BY_ELEMENT {
+        dy *= load_dy(select(0u, min(span.i, params.rows - 1u), DY_KIND == BY_ROW), 0u);
     }
-    let first = select(params.first, 1u, STAGE == FROM_SUMS);
+    let first = select(FIRST, 1u, STAGE == FROM_SUMS);
     let last = select(1u, 0u, STAGE == ONLY_SUMS);
     for (var round = first; round <= last; round++) {
         // The sums of Kl need no q.
-        let with_q = params.divergence != KL || (round == 1u && params.has_dx == 1u);
+        let with_q = DIVERGENCE != KL || (round == 1u && HAS_DX == 1u);
         if round == 1u {
             sums = totals(lane, sums, of_t);
         }
@@ -250,7 +259,7 @@ fn forward(
                 t = load_t16(span.i, j, span.end, no_t);
             }
             var u = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
-            if params.dy_kind == BY_ELEMENT {
+            if DY_KIND == BY_ELEMENT {
                 u = load_dy16(span.i, j, span.end, 0.0);
             }
             let a = four_of(row, x[0], t[0], u[0], with_q);
@@ -265,14 +274,14 @@ fn forward(
                 sums.g_t += sum_of((a.g_t + b.g_t) + (c.g_t + d.g_t));
             } else {
                 put_gradients(sums, dy, span.i, j, span.end, a, b, c, d);
-                if params.loss_kind == BY_ELEMENT {
+                if LOSS_KIND == BY_ELEMENT {
                     let loss = mat4x4(a.value, b.value, c.value, d.value);
                     store_loss16(span.i, j, span.end, (whole * params.scale) * loss);
                 }
             }
         }
     }
-    if params.loss_kind == BY_ROW && STAGE != FROM_SUMS {
+    if LOSS_KIND == BY_ROW && STAGE != FROM_SUMS {
         let loss = reduce_sum(lane, sums.value);
         if span.lead {
             store_loss(span.i, span.segment, (whole * params.scale) * loss);

@@ -38,10 +38,19 @@ pub fn on_device(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, dy: &[f32], optio
         kl::backward(r, x, t, dy.as_ref().map(Held::view).transpose()?, gradients, options)
     });
     record.unwrap();
-    let bits = |held: &Held| read(gpu, held).into_iter().map(f64::to_bits).collect::<Vec<_>>();
-    assert!(bits(&alone) == bits(&loss), "{options:?}: the loss depends on the gradients");
+    // Each set of flags is a build of its own, whose compiler may round elsewhere.
+    let same = |a: &Held, b: &Held, what| {
+        let (a, b) = (read(gpu, a), read(gpu, b));
+        let size = a.iter().filter(|a| a.is_finite()).fold(0.0f64, |size, a| size.max(a.abs()));
+        for (a, b) in a.into_iter().zip(b) {
+            let close = (a - b).abs() <= 1e-5 * size || a == b || (a.is_nan() && b.is_nan());
+            assert!(close, "{options:?}: {what} of forward and backward: {a} {b}, size {size}");
+        }
+    };
+    same(&alone, &loss, "loss");
     if dy.is_none() {
-        assert!(bits(&dx) == bits(&fused_dx) && bits(&dt) == bits(&fused_dt), "{options:?}: backward is not forward");
+        same(&dx, &fused_dx, "dx");
+        same(&dt, &fused_dt, "dt");
     }
     [read(gpu, &loss), read(gpu, &dx), read(gpu, &dt)]
 }

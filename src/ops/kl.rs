@@ -22,8 +22,6 @@ static SHADER: Shader = Shader {
     source: wgsl!("kl", "math", "lse", "row"),
     bindings: &[input("x"), input("t"), input("dy"), output("loss"), output("dx"), output("dt"), output("part")],
     scalars: &[
-        ("form", U32),
-        ("divergence", U32),
         ("beta", F32),
         ("rest_beta", F32),
         ("scale_high", F32),
@@ -33,12 +31,6 @@ static SHADER: Shader = Shader {
         ("scale", F32),
         ("factor_x", F32),
         ("factor_t", F32),
-        ("loss_kind", U32),
-        ("dy_kind", U32),
-        ("has_dx", U32),
-        ("has_dt", U32),
-        ("add", U32),
-        ("first", U32),
     ],
     family: Family::Rows,
 };
@@ -257,10 +249,10 @@ impl<'a> Call<'a> {
         let args = [Arg::by_row(x), Arg::by_row(t), dy, output(loss), output(dx), output(dt)];
         let scalars = self.scalars(factor);
         if options.by_element() {
-            return plan.elements(&FORWARD, x.shape(), &[&args[..], &[Arg::NONE]].concat(), &scalars, &[]);
+            return plan.elements(&FORWARD, x.shape(), &[&args[..], &[Arg::NONE]].concat(), &scalars, &self.flags());
         }
         let stages = if self.needs_sums() { WITH_SUMS } else { WITHOUT_SUMS };
-        plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &[])
+        plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &self.flags())
     }
 
     /// What the sum of the rows' divergences is multiplied with.
@@ -286,22 +278,14 @@ impl<'a> Call<'a> {
     }
 
     /// `factor` multiplies the gradients.
-    fn scalars(&self, factor: f64) -> [Scalar; 17] {
-        let Options { form, divergence, temperature, reduction, .. } = self.options;
-        let (divergence, beta) = match divergence {
-            Divergence::Kl | Divergence::ReverseKl => (0u32, 0.0),
-            Divergence::JensenShannon { beta } => (1, beta),
-            Divergence::TotalVariation => (2, 0.0),
-        };
+    fn scalars(&self, factor: f64) -> [Scalar; 9] {
+        let Options { form, divergence, temperature, .. } = self.options;
+        let beta = if let Divergence::JensenShannon { beta } = divergence { beta } else { 0.0 };
         let wide = f64::from(temperature);
         let scale = if self.options.scale_t2 { wide * wide } else { 1.0 };
         let slope = |logits: bool| (factor * scale / if logits { wide } else { 1.0 }) as f32;
-        let kind = if reduction == Reduction::None { BY_ELEMENT } else { BY_ROW };
-        let dy_kind = if reduction.by_row() { kind } else { 0 };
         let [high, low, least] = scale_of(temperature);
         [
-            (form as u32).into(),
-            divergence.into(),
             beta.into(),
             ((1.0 - f64::from(beta)) as f32).into(),
             high,
@@ -311,12 +295,27 @@ impl<'a> Call<'a> {
             (scale as f32).into(),
             slope(!self.options.by_element()).into(),
             slope(form == Form::Logits).into(),
-            self.loss.map_or(0, |_| kind).into(),
-            self.dy.map_or(0, |_| dy_kind).into(),
-            self.gradients.dx.is_some().into(),
-            self.gradients.dt.is_some().into(),
-            (self.options.accum == Accum::Add).into(),
-            (!self.needs_sums()).into(),
+        ]
+    }
+
+    fn flags(&self) -> [(&'static str, u32); 8] {
+        let Options { form, divergence, reduction, accum, .. } = self.options;
+        let divergence = match divergence {
+            Divergence::Kl | Divergence::ReverseKl => 0,
+            Divergence::JensenShannon { .. } => 1,
+            Divergence::TotalVariation => 2,
+        };
+        let kind = if reduction == Reduction::None { BY_ELEMENT } else { BY_ROW };
+        let dy_kind = if reduction.by_row() { kind } else { 0 };
+        [
+            ("FORM", form as u32),
+            ("DIVERGENCE", divergence),
+            ("LOSS_KIND", self.loss.map_or(0, |_| kind)),
+            ("DY_KIND", self.dy.map_or(0, |_| dy_kind)),
+            ("HAS_DX", self.gradients.dx.is_some().into()),
+            ("HAS_DT", self.gradients.dt.is_some().into()),
+            ("ADD", (accum == Accum::Add).into()),
+            ("FIRST", (!self.needs_sums()).into()),
         ]
     }
 }
