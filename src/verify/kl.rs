@@ -13,20 +13,20 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         }
     }
     for divergence in DIVERGENCES {
-        for fill in FILLS {
-            let options = Options { divergence, temperature: 5.0, scale_t2: true, ..Default::default() };
+        let options = Options { divergence, temperature: 5.0, scale_t2: true, ..Default::default() };
+        for fill in [Fill::Small, Fill::Wide, Fill::Masked] {
             case(check, 3, 257, fill, Options { reduction: Reduction::Rows, ..options }, Storage::F32)?;
         }
     }
     for form in FORMS {
-        for reduction in REDUCTIONS {
-            let options = Options { form, reduction, ..Default::default() };
-            case(check, 3, 257, Fill::Small, options, Storage::F32)?;
-        }
-        for storage in STORAGES {
-            let options = Options { form, ..Default::default() };
-            case(check, 3, 257, Fill::Small, options, storage)?;
-            case(check, 3, 256, Fill::Small, options, storage)?;
+        case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, Storage::F32)?;
+    }
+    for reduction in REDUCTIONS {
+        case(check, 3, 257, Fill::Small, Options { reduction, ..Default::default() }, Storage::F32)?;
+    }
+    for storage in STORAGES {
+        for form in [Form::Logits, Form::LogQ] {
+            case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, storage)?;
         }
     }
     case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32)?;
