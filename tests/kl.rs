@@ -239,7 +239,9 @@ fn masks() {
             let (found, wanted) = (loss[row], want[row]);
             let near = (found - wanted).abs() <= 4e-6 * wanted.abs().max(1.0); // divergences of 0 are noise in f64 too
             assert!(near || found == wanted, "{options:?} {row}: {found} {wanted}");
-            if want[row].is_finite() {
+            // Where p = q but for rounding, the total variation's gradient has either sign.
+            let tie = options.divergence == Divergence::TotalVariation && row == 0;
+            if want[row].is_finite() && !tie {
                 let found = [&dx[at.clone()], &dt[at.clone()]].concat();
                 let wanted = [&want_dx[at.clone()], &want_dt[at]].concat();
                 for (found, want) in found.iter().zip(&wanted) {

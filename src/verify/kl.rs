@@ -73,14 +73,50 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Option
     let want = reference::kl::forward::<f64>(&cast(&x), &cast(&t), cols, options);
     let sums = loss_terms(&x, &t, cols, options);
     check.compare_sum("loss", &loss, &want, &reference::kl::forward(&x, &t, cols, options), &sums)?;
+    let slopes = |dy: &[f32]| gradient_terms(&x, &t, cols, dy, options);
     for (dy, held) in [(&[][..], &fused), (&dy, &back)] {
         let want = reference::kl::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(dy), options);
         let yardstick = reference::kl::backward(&x, &t, cols, dy, options);
         for (index, what) in ["dx", "dt"].into_iter().enumerate() {
-            check.compare(what, &held[index], &want[index], &yardstick[index])?;
+            check.compare_sum(what, &held[index], &want[index], &yardstick[index], &slopes(dy))?;
         }
     }
     Ok(())
+}
+
+/// What the gradients of logits subtract from each other, (p + q) (1 + |ln p| + |ln q| + the sum over the row of such terms), times what
+/// the loss's own gradient and its reduction make of it. None for the other forms.
+fn gradient_terms(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> Vec<f64> {
+    if options.form != Form::Logits {
+        return Vec::new();
+    }
+    let temperature = options.temperature;
+    let logs = |x: &[f32]| {
+        let options = softmax::Options { temperature, log: true };
+        reference::softmax::forward::<f64>(&cast(x), cols, options)
+    };
+    let (log_q, log_p) = (logs(x), logs(t));
+    let rows = x.len() / cols;
+    let factor = match options.reduction {
+        Reduction::Mean => 1.0 / x.len() as f64,
+        Reduction::BatchMean => 1.0 / rows as f64,
+        _ => 1.0,
+    };
+    let scale = factor / f64::from(temperature) * if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
+    let size = |log: f64| if log.is_finite() { log.abs() } else { 0.0 };
+    let pairs = || log_p.iter().zip(&log_q);
+    let sizes: Vec<f64> = pairs().map(|(&p, &q)| size(p) + size(q)).collect();
+    let weights: Vec<f64> = pairs().map(|(&p, &q)| p.exp() + q.exp()).collect();
+    let sums =
+        weights.chunks(cols).zip(sizes.chunks(cols)).map(|(w, s)| w.iter().zip(s).map(|(w, s)| w * s).sum::<f64>());
+    let sums: Vec<f64> = sums.collect();
+    let dy = |at: usize| match (dy.len(), options.reduction) {
+        (0, _) => 1.0,
+        (_, Reduction::None) => f64::from(dy[at]).abs(),
+        (_, Reduction::Rows) => f64::from(dy[at / cols]).abs(),
+        _ => f64::from(dy[0]).abs(),
+    };
+    (0..x.len()).map(|at| scale * dy(at) * weights[at] * (1.0 + sizes[at] + sums[at / cols])).collect()
 }
 
 /// (p + q) (|ln p| + |ln q|) of each element, reduced as the loss.
