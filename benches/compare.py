@@ -137,6 +137,7 @@ def main():
         records.append(record)
     print(f"{describe(provenance)}\nmilliseconds, medians; ratio: peer / ours, above 1 wgloss is faster\n\n{table(records)}")
     if path := record_path(arguments, provenance["ours"]["adapter"]):
+        path.parent.mkdir(exist_ok=True)
         path.write_text(as_text({**head, **provenance}, records))
         print(f"\nwritten: {path}")
 
