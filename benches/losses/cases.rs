@@ -1,0 +1,173 @@
+//! What is timed. An op is a function that uploads its inputs and says what to record; a case is a line of [`CASES`].
+//! `peers/losses.py` has the same ops.
+
+use std::f32::consts::TAU;
+
+use wgloss::{Gpu, Random, Recorder, Result, Tensor, reference, wgpu};
+
+pub const CASES: &[Case] = &[
+    Case { op: "copy", shape: [4096, 4096], build: copy },
+    Case { op: "softmax", shape: [4096, 4096], build: softmax },
+    Case { op: "softmax", shape: [32, 131072], build: softmax },
+    Case { op: "cross_entropy", shape: [4096, 4096], build: cross_entropy },
+    Case { op: "cross_entropy", shape: [32, 131072], build: cross_entropy },
+];
+
+pub struct Case {
+    pub op: &'static str,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    pub build: fn(&Gpu, [usize; 2]) -> Result<Job>,
+}
+
+impl Case {
+    pub fn name(&self) -> String {
+        format!("{}_{}x{}", self.op, self.shape[0], self.shape[1])
+    }
+
+    pub fn is(&self, wish: Option<&str>) -> bool {
+        wish.is_none_or(|wish| wish == self.op || wish == self.name())
+    }
+}
+
+/// Inputs on the device, and what to do with them.
+pub struct Job {
+    /// The least that must move: every input read once, every output written once, nothing in between.
+    pub bytes: usize,
+    /// Submits so many calls.
+    pub submit: Box<dyn Fn(u32) -> Result<()>>,
+    pub outputs: Vec<(&'static str, wgpu::Buffer)>,
+    /// What the outputs must hold, in their order.
+    pub truth: Box<dyn Fn() -> Vec<Vec<f64>>>,
+}
+
+/// Submits an op of the library.
+fn submit(gpu: &Gpu, record: impl Fn(&mut Recorder) -> Result<()> + 'static) -> Box<dyn Fn(u32) -> Result<()>> {
+    let gpu = gpu.clone();
+    Box::new(move |calls| gpu.run(|recorder| (0..calls).try_for_each(|_| record(recorder))))
+}
+
+fn softmax(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use wgloss::softmax::{Options, forward};
+    let x = normal(rows * cols, 0);
+    let (x_buffer, y_buffer) = (gpu.upload(&x)?, gpu.zeros::<f32>(x.len())?);
+    Ok(Job {
+        bytes: 4 * 2 * rows * cols,
+        outputs: vec![("y", y_buffer.clone())],
+        truth: Box::new(move || vec![reference::softmax::forward(&wide(&x), cols, Options::default())]),
+        submit: submit(gpu, move |recorder| {
+            let (x, y) = (Tensor::matrix(&x_buffer, rows, cols)?, Tensor::matrix(&y_buffer, rows, cols)?);
+            forward(recorder, x, y, Options::default())
+        }),
+    })
+}
+
+/// The mean loss and its gradient.
+fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use wgloss::cross_entropy::{Options, backward, forward};
+    let (x, ids) = (normal(rows * cols, 0), ids(rows, cols));
+    let (x_buffer, id_buffer) = (gpu.upload(&x)?, gpu.upload(&ids)?);
+    let (loss_buffer, dx_buffer) = (gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(x.len())?);
+    let lse_buffer = gpu.zeros::<f32>(2 * rows)?;
+    Ok(Job {
+        bytes: 4 * (2 * rows * cols + rows + 1),
+        outputs: vec![("loss", loss_buffer.clone()), ("dx", dx_buffer.clone())],
+        truth: Box::new(move || {
+            let (x, options) = (wide(&x), Options::default());
+            let loss = reference::cross_entropy::forward(&x, cols, &ids, options);
+            vec![loss, reference::cross_entropy::backward(&x, cols, &ids, &[], options)]
+        }),
+        submit: submit(gpu, move |recorder| {
+            let (x, id) = (Tensor::matrix(&x_buffer, rows, cols)?, Tensor::vector(&id_buffer, rows)?);
+            let (loss, dx) = (Tensor::scalar(&loss_buffer, 0)?, Tensor::matrix(&dx_buffer, rows, cols)?);
+            let lse = Tensor::matrix(&lse_buffer, rows, 2)?;
+            forward(recorder, x, id, loss, lse, Options::default())?;
+            backward(recorder, x, id, lse, None, dx, Options::default())
+        }),
+    })
+}
+
+/// The bandwidth that the others are compared with: four numbers a step of a lane, neighbours side by side.
+const COPY: &str = "
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+override WG: u32;
+@compute @workgroup_size(WG)
+fn copy(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    for (var i = id.x; i < arrayLength(&x); i += groups.x * WG) {
+        y[i] = x[i];
+    }
+}";
+
+/// Steps of a lane. On llvmpipe, with 8 lanes, 16 moved 9.7 GB/s, 4 moved 8.5 and 1 moved 8.2.
+const COPY_STEPS: u32 = 16;
+
+fn copy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    let x = normal(rows * cols, 0);
+    let (x_buffer, y_buffer) = (gpu.upload(&x)?, gpu.zeros::<f32>(x.len())?);
+    let device = gpu.device();
+    let workgroup = gpu.tuning().workgroup;
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some("copy"),
+        source: wgpu::ShaderSource::Wgsl(COPY.into()),
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some("copy"),
+        layout: None,
+        module: &module,
+        entry_point: Some("copy"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &[("WG", f64::from(workgroup))],
+            ..Default::default()
+        },
+        cache: None,
+    });
+    let bindings = [&x_buffer, &y_buffer];
+    let entry =
+        |index: usize| wgpu::BindGroupEntry { binding: index as u32, resource: bindings[index].as_entire_binding() };
+    let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some("copy"),
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &[entry(0), entry(1)],
+    });
+    let groups = (x.len() as u32 / 4).div_ceil(workgroup * COPY_STEPS);
+    let gpu = gpu.clone();
+    Ok(Job {
+        bytes: 4 * 2 * rows * cols,
+        outputs: vec![("y", y_buffer.clone())],
+        truth: Box::new(move || vec![wide(&x)]),
+        submit: Box::new(move |calls| {
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            for _ in 0..calls {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, &bind_group, &[]);
+                pass.dispatch_workgroups(groups, 1, 1);
+            }
+            gpu.queue().submit([encoder.finish()]);
+            gpu.check()
+        }),
+    })
+}
+
+/// Logits: normal with deviation 2 (Box and Muller 1958).
+fn normal(len: usize, stream: u32) -> Vec<f32> {
+    let mut random = Random::new(1, stream);
+    let mut pair = || {
+        let radius = 2.0 * (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
+        let (sin, cos) = (TAU * random.uniform()).sin_cos();
+        [radius * cos, radius * sin]
+    };
+    let mut numbers: Vec<f32> = (0..len.div_ceil(2)).flat_map(|_| pair()).collect();
+    numbers.truncate(len);
+    numbers
+}
+
+fn ids(rows: usize, classes: usize) -> Vec<u32> {
+    let mut random = Random::new(1, u32::MAX);
+    (0..rows).map(|_| random.below(classes as u32)).collect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
