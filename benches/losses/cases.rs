@@ -64,7 +64,8 @@ fn softmax(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
 
 /// The mean loss and its gradient.
 fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
-    use wgloss::cross_entropy::{Options, backward, forward};
+    use reference::cross_entropy as textbook;
+    use wgloss::cross_entropy::{Options, Target, Weights, forward};
     let (x, ids) = (normal(rows * cols, 0), ids(rows, cols));
     let (x_buffer, id_buffer) = (gpu.upload(&x)?, gpu.upload(&ids)?);
     let (loss_buffer, dx_buffer) = (gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(x.len())?);
@@ -74,15 +75,16 @@ fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
         outputs: vec![("loss", loss_buffer.clone()), ("dx", dx_buffer.clone())],
         truth: Box::new(move || {
             let (x, options) = (wide(&x), Options::default());
-            let loss = reference::cross_entropy::forward(&x, cols, &ids, options);
-            vec![loss, reference::cross_entropy::backward(&x, cols, &ids, &[], options)]
+            let (target, weights) = (textbook::Target::Ids(&ids), textbook::Weights::default());
+            let loss = textbook::forward(&x, cols, target, weights, options);
+            vec![loss, textbook::backward(&x, cols, target, weights, &[], options)]
         }),
         submit: submit(gpu, move |recorder| {
             let (x, id) = (Tensor::matrix(&x_buffer, rows, cols)?, Tensor::vector(&id_buffer, rows)?);
             let (loss, dx) = (Tensor::scalar(&loss_buffer, 0)?, Tensor::matrix(&dx_buffer, rows, cols)?);
             let lse = Tensor::matrix(&lse_buffer, rows, 2)?;
-            forward(recorder, x, id, loss, lse, Options::default())?;
-            backward(recorder, x, id, lse, None, dx, Options::default())
+            let (target, weights) = (Target::Ids(id), Weights::default());
+            forward(recorder, x, target, weights, loss, lse, Some(dx), Options::default())
         }),
     })
 }
