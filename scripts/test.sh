@@ -56,7 +56,7 @@ step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # Release builds: the f64 reference takes too long without optimisation.
 tests=(cargo test --workspace --release)
-library_tests=(cargo test --release -p wgloss --test main)
+library_tests=(cargo test --workspace --release --test main) # the whole workspace: the same features, nothing built again
 verify=(cargo run --release -q -- verify)
 
 if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then

@@ -1,4 +1,4 @@
-// y = 1/(1 + e^-x);   dx = dy y (1 - y).   With `log_form`: y = -ln(1 + e^-x);   dx = dy (1 - e^y).
+// y = 1/(1 + e^-x);   dx = dy y (1 - y).   With LOG_FORM: y = -ln(1 + e^-x);   dx = dy (1 - e^y).
 // Source: Rumelhart, Hinton and Williams, Nature 323 (1986), doi:10.1038/323533a0.
 // Cost an element: forward reads x, writes y; backward reads y and dy, writes dx.
 
@@ -13,35 +13,9 @@ fn output4(x: vec4<f32>) -> vec4<f32> {
     return select(y, x, nans(x));
 }
 
-@compute @workgroup_size(WG)
-fn forward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += 4u * LANES) {
-        store_y4(span.i, j, span.end, output4(load_x4(span.i, j, span.end, 0.0)));
-    }
-}
-
 fn gradient4(y: vec4<f32>, dy: vec4<f32>) -> vec4<f32> {
     if LOG_FORM == 1u {
         return select(-dy * precise_expm1_4(y), y, nans(y));
     }
     return dy * (y * (1.0 - y));
-}
-
-@compute @workgroup_size(WG)
-fn backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += 4u * LANES) {
-        let y = load_y_in4(span.i, j, span.end, 0.0);
-        let dy = load_dy4(span.i, j, span.end, 0.0);
-        store_dx4(span.i, j, span.end, gradient4(y, dy));
-    }
 }

@@ -1,16 +1,18 @@
 // y[i, j] = e^(x[i, j]/T) / sum_k e^(x[i, k]/T);   dx[i, j] = y[i, j] (dy[i, j] - sum_k y[i, k] dy[i, k]) / T.
-// With `log_form`: y = ln of that;   dx[i, j] = (dy[i, j] - e^y[i, j] sum_k dy[i, k]) / T.
+// With LOG_FORM: y = ln of that;   dx[i, j] = (dy[i, j] - e^y[i, j] sum_k dy[i, k]) / T.
 // Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 // Cost an element: forward reads x once where a row fits the lanes that take it, else twice, and writes y; backward reads y and dy
 // as often and writes dx.
 
+override LOG_FORM: u32 = 0u;
+
 fn scale() -> Scale {
-    return Scale(params.scale_high, params.scale_low, params.scale_least);
+    return Scale(params.scale_high, params.scale_low, params.scale_least, params.scale_most);
 }
 
 fn output4(acc: vec2<f32>, rest: f32, x: vec4<f32>) -> vec4<f32> {
-    if params.log_form == 1u {
-        return -(lse_gap4(acc, x, scale()) + rest);
+    if LOG_FORM == 1u {
+        return -(lse_gap4(acc.x, x, scale()) + rest);
     }
     return lse_p4(acc, x, scale());
 }
@@ -53,7 +55,7 @@ fn forward(
 }
 
 fn gradient4(y: vec4<f32>, dy: vec4<f32>, sum: f32) -> vec4<f32> {
-    if params.log_form == 1u {
+    if LOG_FORM == 1u {
         return (dy - probability4(y) * sum) / params.temperature;
     }
     return y * (dy - sum) / params.temperature;
@@ -82,7 +84,7 @@ fn backward(
         for (var j = span.first; j < span.end; j += step_size()) {
             y = load_y_in16(span.i, j, span.end, 0.0);
             dy = load_dy16(span.i, j, span.end, 0.0);
-            if params.log_form == 1u {
+            if LOG_FORM == 1u {
                 sum += sum16(dy);
             } else {
                 sum += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));

@@ -172,6 +172,7 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (true, true) => PUT_HALF_QUAD,
             (_, false) => PUT_FOUR,
         };
+        text += if quads { REST } else { "" };
         text += match (store16, quads) {
             (true, true) => STORE16,
             (true, false) => STORE16_SINGLE,
@@ -328,17 +329,25 @@ fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
 
 ";
 
+/// The first one to three of four neighbours, where the row ends between them.
+const REST: &str = "\
+fn rest_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
+    store_NAME(i, j, values.x);
+    if j + 1u < end {
+        store_NAME(i, j + 1u, values.y);
+    }
+    if j + 2u < end {
+        store_NAME(i, j + 2u, values.z);
+    }
+}
+
+";
+
 const STORE4: &str = "\
 fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
     put_NAME(i, j, end, values);
     if j < end && j + 4u > end {
-        store_NAME(i, j, values.x);
-        if j + 1u < end {
-            store_NAME(i, j + 1u, values.y);
-        }
-        if j + 2u < end {
-            store_NAME(i, j + 2u, values.z);
-        }
+        rest_NAME(i, j, end, values);
     }
 }
 
@@ -362,13 +371,7 @@ fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
     let quad = (last - j) / HOP;
     if j <= last && last < end && quad * HOP == last - j && quad < 4u {
         let rest = select(select(values[0], values[1], quad == 1u), select(values[2], values[3], quad == 3u), quad > 1u);
-        store_NAME(i, last, rest.x);
-        if last + 1u < end {
-            store_NAME(i, last + 1u, rest.y);
-        }
-        if last + 2u < end {
-            store_NAME(i, last + 2u, rest.z);
-        }
+        rest_NAME(i, last, end, rest);
     }
 }
 

@@ -33,6 +33,8 @@
 //!
 //! With slices only: each op's `compute` uploads, runs and reads back.
 //!
+//! [`guide`] says which output layer and which loss for what.
+//!
 //! # Conventions
 //! `x` in, `y` out, `dx` the gradient of the loss with respect to `x`. Matrices are row-major `[rows, cols]` and every op
 //! works on rows. An op that returns an error has recorded nothing. Data cannot be an error: each op says what an
@@ -55,6 +57,9 @@ pub mod train;
 mod transfer;
 mod tuning;
 pub mod verify;
+
+#[doc = include_str!("../docs/choosing.md")]
+pub mod guide {}
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};

@@ -11,6 +11,10 @@ pub const CASES: &[Case] = &[
     Case { op: "softmax", shape: [32, 131072], build: softmax },
     Case { op: "cross_entropy", shape: [4096, 4096], build: cross_entropy },
     Case { op: "cross_entropy", shape: [32, 131072], build: cross_entropy },
+    Case { op: "kl", shape: [4096, 4096], build: kl },
+    Case { op: "kl", shape: [32, 131072], build: kl },
+    Case { op: "bce", shape: [4096, 4096], build: bce },
+    Case { op: "l2", shape: [4096, 4096], build: l2 },
 ];
 
 pub struct Case {
@@ -89,6 +93,73 @@ fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
     })
 }
 
+/// From two sets of logits, with the gradients of both.
+fn kl(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use wgloss::kl::{Gradients, Options, forward};
+    let (x, t) = (normal(rows * cols, 0), normal(rows * cols, 1));
+    let inputs = [gpu.upload(&x)?, gpu.upload(&t)?];
+    let [loss, dx, dt] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(x.len())?, gpu.zeros::<f32>(x.len())?];
+    Ok(Job {
+        bytes: 4 * (4 * rows * cols + 1),
+        outputs: vec![("loss", loss.clone()), ("dx", dx.clone()), ("dt", dt.clone())],
+        truth: Box::new(move || {
+            let (x, t, options) = (wide(&x), wide(&t), Options::default());
+            let [dx, dt] = reference::kl::backward(&x, &t, cols, &[], options);
+            vec![reference::kl::forward(&x, &t, cols, options), dx, dt]
+        }),
+        submit: submit(gpu, move |recorder| {
+            let [x, t, dx, dt] = [&inputs[0], &inputs[1], &dx, &dt].map(|buffer| Tensor::matrix(buffer, rows, cols));
+            let gradients = Gradients { dx: Some(dx?), dt: Some(dt?) };
+            forward(recorder, x?, t?, Tensor::scalar(&loss, 0)?, gradients, Options::default())
+        }),
+    })
+}
+
+/// The mean loss and dx.
+fn bce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use reference::bce as textbook;
+    use wgloss::bce::{Inputs, Options, forward};
+    let (x, t) = (normal(rows * cols, 0), uniform(rows * cols, 1));
+    let inputs = [gpu.upload(&x)?, gpu.upload(&t)?];
+    let [loss, dx] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(x.len())?];
+    Ok(Job {
+        bytes: 4 * (3 * rows * cols + 1),
+        outputs: vec![("loss", loss.clone()), ("dx", dx.clone())],
+        truth: Box::new(move || {
+            let (x, t, options) = (wide(&x), wide(&t), Options::default());
+            let inputs = textbook::Inputs { x: &x, t: &t, weight: &[], pos_weight: &[] };
+            vec![textbook::forward(inputs, cols, options), textbook::backward(inputs, cols, &[], options)]
+        }),
+        submit: submit(gpu, move |recorder| {
+            let [x, t, dx] = [&inputs[0], &inputs[1], &dx].map(|buffer| Tensor::matrix(buffer, rows, cols));
+            let inputs = Inputs { x: x?, t: t?, weight: None, pos_weight: None };
+            forward(recorder, inputs, Tensor::scalar(&loss, 0)?, Some(dx?), Options::default())
+        }),
+    })
+}
+
+/// The mean loss and dx.
+fn l2(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use wgloss::l2::{Gradients, Options, forward};
+    let (x, t) = (normal(rows * cols, 0), normal(rows * cols, 1));
+    let inputs = [gpu.upload(&x)?, gpu.upload(&t)?];
+    let [loss, dx] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(x.len())?];
+    Ok(Job {
+        bytes: 4 * (3 * rows * cols + 1),
+        outputs: vec![("loss", loss.clone()), ("dx", dx.clone())],
+        truth: Box::new(move || {
+            let (x, t, options) = (wide(&x), wide(&t), Options::default());
+            let [dx, _] = reference::l2::backward(&x, &t, cols, &[], options);
+            vec![reference::l2::forward(&x, &t, cols, options), dx]
+        }),
+        submit: submit(gpu, move |recorder| {
+            let [x, t, dx] = [&inputs[0], &inputs[1], &dx].map(|buffer| Tensor::matrix(buffer, rows, cols));
+            let gradients = Gradients { dx: Some(dx?), dt: None };
+            forward(recorder, x?, t?, Tensor::scalar(&loss, 0)?, gradients, Options::default())
+        }),
+    })
+}
+
 /// The bandwidth that the others are compared with: four numbers a step of a lane, neighbours side by side.
 const COPY: &str = "
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -163,6 +234,12 @@ fn normal(len: usize, stream: u32) -> Vec<f32> {
     let mut numbers: Vec<f32> = (0..len.div_ceil(2)).flat_map(|_| pair()).collect();
     numbers.truncate(len);
     numbers
+}
+
+/// Targets, between 0 and 1.
+fn uniform(len: usize, stream: u32) -> Vec<f32> {
+    let mut random = Random::new(1, stream);
+    (0..len).map(|_| random.uniform()).collect()
 }
 
 fn ids(rows: usize, classes: usize) -> Vec<u32> {

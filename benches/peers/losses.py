@@ -63,7 +63,27 @@ def cross_entropy(shape, device, compiled):
     return call, 4 * (2 * x.numel() + shape[0] + 1)
 
 
-OPS = {op.__name__: op for op in (copy, softmax, cross_entropy)}
+def kl(shape, device, compiled):
+    x, t = normal(shape, device), normal(shape, device)
+
+    def loss(x, t):
+        return F.kl_div(F.log_softmax(x, 1), F.log_softmax(t, 1), log_target=True, reduction="batchmean")
+
+    return with_gradients(compiled(loss), x, t), 4 * (4 * x.numel() + 1)
+
+
+def bce(shape, device, compiled):
+    x, t = normal(shape, device), torch.rand(shape, device=device)
+    call = with_gradients(compiled(lambda x: F.binary_cross_entropy_with_logits(x, t)), x)
+    return call, 4 * (3 * x.numel() + 1)
+
+
+def l2(shape, device, compiled):
+    x, t = normal(shape, device), normal(shape, device, grad=False)
+    return with_gradients(compiled(lambda x: F.mse_loss(x, t)), x), 4 * (3 * x.numel() + 1)
+
+
+OPS = {op.__name__: op for op in (copy, softmax, cross_entropy, kl, bce, l2)}
 
 
 def measure(call, synchronize, calls):

@@ -126,7 +126,7 @@ fn pass(
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -> Result<(Vec<f32>, Vec<f32>)> {
     let (rows, target_rows) = (rows_of(OP, "x", x, cols)?, rows_of(OP, "t", t, cols)?);
-    let [loss_rows, loss_cols] = super::elementwise::loss_shape(options.reduction, [rows, cols]);
+    let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
     let (x, t, loss) = (gpu.upload(x)?, gpu.upload(t)?, gpu.zeros::<f32>(loss_rows * loss_cols)?);
     let (x, t) = (Tensor::matrix(&x, rows, cols)?, Tensor::matrix(&t, target_rows, cols)?);
     let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;

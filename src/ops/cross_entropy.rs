@@ -138,11 +138,6 @@ impl Options {
         required(OP, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
         required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a number above 0")
     }
-
-    /// Shape of the loss, and of its gradient `dy`.
-    fn loss_shape(&self, rows: usize) -> [usize; 2] {
-        if self.reduction.by_row() { [rows, 1] } else { [1, 1] }
-    }
 }
 
 /// What all dispatches of a call share.
@@ -197,7 +192,8 @@ impl<'a> Batch<'a> {
 
     fn scalars(&self, fresh: bool) -> [Scalar; 9] {
         let Options { reduction, ignore, label_smoothing, z_loss, softcap, .. } = self.options;
-        let factor = if reduction == Reduction::BatchMean { (1.0 / self.rows.max(1) as f64) as f32 } else { 1.0 };
+        // The mean divides by weights, which the device adds up.
+        let factor = if reduction == Reduction::Mean { 1.0 } else { reduction.factor([self.rows, 1]) as f32 };
         [
             self.weights.row.is_some().into(),
             ignore.into(),
@@ -273,7 +269,7 @@ pub fn forward(
 ) -> Result<()> {
     let batch = Batch { has_dx: dx.is_some(), ..Batch::of(x, target, weights, options)? };
     shaped(OP, "lse", lse, [x.rows, 2])?;
-    shaped(OP, "loss", loss, options.loss_shape(x.rows))?;
+    shaped(OP, "loss", loss, options.reduction.of_rows(x.rows))?;
     let [id, soft, class, row] = batch.named();
     let mut inputs = vec![id, soft, class, row];
     if let Some(dx) = dx {
@@ -328,7 +324,7 @@ pub fn backward(
     shaped(OP, "lse", lse, [x.rows, 2])?;
     shaped(OP, "dx", dx, x.shape())?;
     if let Some(dy) = dy {
-        shaped(OP, "dy", dy, options.loss_shape(x.rows))?;
+        shaped(OP, "dy", dy, options.reduction.of_rows(x.rows))?;
     }
     let [id, soft, class, row] = batch.named();
     let mut inputs = vec![id, soft, class, row, named("lse", lse), named("dy", dy)];
@@ -366,7 +362,7 @@ pub fn z_loss(
     let rows = lse.rows;
     let batch = Batch::new(rows, classes, target, weights, options)?;
     shaped(OP, "lse", lse, [rows, 2])?;
-    shaped(OP, "z", z, options.loss_shape(rows))?;
+    shaped(OP, "z", z, options.reduction.of_rows(rows))?;
     let [id, soft, class, row] = batch.named();
     disjoint(OP, &[named("z", z)], &[id, soft, class, row, named("lse", lse)])?;
     recorder.plan(|plan| {
@@ -420,7 +416,7 @@ pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Optio
         let found = format!("{bad} with {classes} classes");
         return Err(Error::Option { op: OP, option: "id", expected: "below the number of classes", found });
     }
-    let [loss_rows, _] = options.loss_shape(rows);
+    let [loss_rows, _] = options.reduction.of_rows(rows);
     let (logits, id) = (gpu.upload(x)?, gpu.upload(ids)?);
     let (loss, lse) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?);
     let (x, id) = (Tensor::matrix(&logits, rows, classes)?, Tensor::vector(&id, ids.len())?);

@@ -5,25 +5,6 @@ use crate::kernel::Kernel;
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Result, Tensor};
 
-/// The shape of the loss of elements [rows, cols], and of its gradient `dy`.
-pub(super) fn loss_shape(reduction: Reduction, [rows, cols]: [usize; 2]) -> [usize; 2] {
-    match reduction {
-        Reduction::None => [rows, cols],
-        Reduction::Rows => [rows, 1],
-        Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
-    }
-}
-
-/// By which the sum of the elements' losses is multiplied.
-fn factor(reduction: Reduction, [rows, cols]: [usize; 2]) -> f32 {
-    let count = match reduction {
-        Reduction::None | Reduction::Rows | Reduction::Sum => 1,
-        Reduction::Mean => rows * cols,
-        Reduction::BatchMean => rows,
-    };
-    (1.0 / count.max(1) as f64) as f32
-}
-
 /// One pass over `N` tensors of one shape, whose kernel binds them, `column` (one row, the same for all), `dy`, `loss` and `M` gradients, in
 /// this order, and whose first scalar is `factor`.
 #[derive(Clone, Copy)]
@@ -47,7 +28,7 @@ impl<'a, const N: usize, const M: usize> Pass<'a, N, M> {
 
     /// Refuses a loss, a gradient of it or gradients whose shape does not fit.
     pub(super) fn check(&self) -> Result<()> {
-        let wanted = loss_shape(self.reduction, self.shape());
+        let wanted = self.reduction.of_elements(self.shape());
         for (what, tensor) in [("loss", self.loss), ("dy", self.dy)] {
             tensor.map_or(Ok(()), |tensor| shaped(self.op, what, tensor, wanted))?;
         }
@@ -60,7 +41,7 @@ impl<'a, const N: usize, const M: usize> Pass<'a, N, M> {
     /// Plans the pass and what makes the loss one number, or one per row.
     pub(super) fn plan(&self, plan: &mut Plan, scalars: &[Scalar], flags: &[(&'static str, u32)]) -> Result<()> {
         let (shape, by_element) = (self.shape(), self.reduction == Reduction::None);
-        let factor = factor(self.reduction, shape);
+        let factor = self.reduction.factor(shape) as f32;
         let blocks = self.blocks();
         let values = |plan: &Plan, block: &Block| {
             let [rows, cols] = block.shape;

@@ -184,7 +184,7 @@ fn pass(
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, mean: &[f32], log_variance: &[f32], cols: usize, options: Options) -> Result<[Vec<f32>; 3]> {
     let (rows, other_rows) = (rows_of(OP, "mean", mean, cols)?, rows_of(OP, "log_variance", log_variance, cols)?);
-    let [loss_rows, loss_cols] = super::elementwise::loss_shape(options.reduction, [rows, cols]);
+    let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
     let [m, v] = [gpu.upload(mean)?, gpu.upload(log_variance)?];
     let [dm, dv] = [gpu.zeros::<f32>(mean.len())?, gpu.zeros::<f32>(mean.len())?];
     let loss = gpu.zeros::<f32>(loss_rows * loss_cols)?;

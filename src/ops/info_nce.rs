@@ -7,7 +7,7 @@
 //! A score that is NaN or +inf (overflow) gives NaN for its row and column, one of −inf counts as masked.
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
 
-use super::pairs::{Chunk, Form, Gradients, Pairs, loss_shape};
+use super::pairs::{Chunk, Form, Gradients, Pairs};
 use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, input, output, wgsl};
 use crate::recorder::{Arg, Scalar};
@@ -321,7 +321,7 @@ pub struct Output {
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
     let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
-    let [loss_rows, _] = loss_shape(options.reduction, n);
+    let [loss_rows, _] = options.reduction.of_rows(n);
     let lse_rows = options.lse_rows(n, m);
     let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
     let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);

@@ -27,7 +27,7 @@ static SHADER: Shader = Shader {
         ("scale_high", F32),
         ("scale_low", F32),
         ("scale_least", F32),
-        ("most_half_gap", F32),
+        ("scale_most", F32),
         ("scale", F32),
         ("factor_x", F32),
         ("factor_t", F32),
@@ -42,8 +42,6 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 /// Stages of rows that are cut, see shaders/lib/row.wgsl: with a pass for sums, and without.
 const WITH_SUMS: &[u32] = &[1, 3, 4];
 const WITHOUT_SUMS: &[u32] = &[1, 2];
-/// What no −ln p exceeds but that of a mask: `MOST` of the shader.
-const MOST: f64 = 3.4e38;
 
 /// What the two sides are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -130,15 +128,6 @@ impl Options {
         Ok(())
     }
 
-    /// Shape of the loss of inputs of this shape, and of its gradient `dy`.
-    pub(crate) fn loss_shape(&self, [rows, cols]: [usize; 2]) -> [usize; 2] {
-        match self.reduction {
-            Reduction::None => [rows, cols],
-            Reduction::Rows => [rows, 1],
-            Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
-        }
-    }
-
     /// Whether x is logarithms, so that every element stands for itself.
     pub(crate) fn by_element(&self) -> bool {
         matches!(self.form, Form::LogQ | Form::LogQLogP)
@@ -169,7 +158,7 @@ impl<'a> Call<'a> {
     fn check(&self) -> Result<()> {
         self.options.check()?;
         let Call { x, t, dy, loss, gradients: Gradients { dx, dt }, .. } = *self;
-        let whole = self.options.loss_shape(x.shape());
+        let whole = self.options.reduction.of_elements(x.shape());
         for (what, tensor, shape) in [
             ("t", Some(t), x.shape()),
             ("dy", dy, whole),
@@ -256,12 +245,7 @@ impl<'a> Call<'a> {
 
     /// What the sum of the rows' divergences is multiplied with.
     fn factor(&self) -> f64 {
-        let [rows, cols] = self.x.shape().map(|size| size as f64);
-        match self.options.reduction {
-            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
-            Reduction::Mean => 1.0 / (rows * cols).max(1.0),
-            Reduction::BatchMean => 1.0 / rows.max(1.0),
-        }
+        self.options.reduction.factor(self.x.shape())
     }
 
     /// Whether the gradients need a pass over the row for their sums. Kl's of logits do not, unless elements have weights of their own.
@@ -304,14 +288,14 @@ impl<'a> Call<'a> {
         let wide = f64::from(temperature);
         let scale = if self.options.scale_t2 { wide * wide } else { 1.0 };
         let slope = |logits: bool| (factor * scale / if logits { wide } else { 1.0 }) as f32;
-        let [high, low, least] = scale_of(temperature);
+        let [high, low, least, most] = scale_of(temperature);
         [
             beta.into(),
             ((1.0 - f64::from(beta)) as f32).into(),
             high,
             low,
             least,
-            ((0.5 * MOST * wide).min(MOST) as f32).into(),
+            most,
             (scale as f32).into(),
             slope(!self.options.by_element()).into(),
             slope(form == Form::Logits).into(),
@@ -368,7 +352,7 @@ pub fn backward(
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -> Result<(Vec<f32>, [Vec<f32>; 2])> {
     let (rows, t_rows) = (rows_of(OP, "x", x, cols)?, rows_of(OP, "t", t, cols)?);
-    let [loss_rows, loss_cols] = options.loss_shape([rows, cols]);
+    let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
     let inputs = [gpu.upload(x)?, gpu.upload(t)?];
     let outputs = [gpu.zeros::<f32>(x.len())?, gpu.zeros::<f32>(x.len())?];
     let loss = gpu.zeros::<f32>(loss_rows * loss_cols)?;

@@ -46,6 +46,25 @@ impl Reduction {
     pub(crate) fn by_row(self) -> bool {
         matches!(self, Reduction::None | Reduction::Rows)
     }
+
+    /// The shape of a loss of rows, and of its gradient `dy`.
+    pub(crate) fn of_rows(self, rows: usize) -> [usize; 2] {
+        if self.by_row() { [rows, 1] } else { [1, 1] }
+    }
+
+    /// The shape of a loss of elements, and of its gradient `dy`.
+    pub(crate) fn of_elements(self, shape: [usize; 2]) -> [usize; 2] {
+        if self == Reduction::None { shape } else { self.of_rows(shape[0]) }
+    }
+
+    /// By which the sum over rows of `cols` losses each is multiplied.
+    pub(crate) fn factor(self, [rows, cols]: [usize; 2]) -> f64 {
+        match self {
+            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
+            Reduction::Mean => 1.0 / (rows as f64 * cols as f64).max(1.0),
+            Reduction::BatchMean => 1.0 / (rows as f64).max(1.0),
+        }
+    }
 }
 
 /// What becomes of what an output for a gradient holds.
@@ -127,11 +146,13 @@ fn each<'a, const N: usize>(
     Ok(())
 }
 
-/// 2/T as a sum of two numbers and where e^(x/T) ends, in halves: `Scale` of shaders/lib/lse.wgsl.
-fn scale_of(temperature: f32) -> [Scalar; 3] {
-    let double = 2.0 / f64::from(temperature);
+/// 2/T as a sum of two numbers, and in halves where e^(x/T) ends and x/T is about the largest f32: `Scale` of shaders/lib/lse.wgsl.
+fn scale_of(temperature: f32) -> [Scalar; 4] {
+    let temperature = f64::from(temperature);
+    let double = 2.0 / temperature;
     let high = double as f32;
-    [high.into(), ((double - f64::from(high)) as f32).into(), (-44.25 * temperature).into()]
+    let numbers = [f64::from(high), double - f64::from(high), -44.25 * temperature, (1.7e38 * temperature).min(3.4e38)];
+    numbers.map(|number| (number as f32).into())
 }
 
 /// An argument for [`disjoint`].

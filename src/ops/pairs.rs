@@ -138,15 +138,12 @@ impl<'a> Pairs<'a> {
     }
 
     pub(super) fn loss_shape(&self) -> [usize; 2] {
-        loss_shape(self.reduction, self.q.rows)
+        self.reduction.of_rows(self.q.rows)
     }
 
     /// By which the sum of the rows' losses is multiplied.
     pub(super) fn factor(&self) -> f32 {
-        match self.reduction {
-            Reduction::Mean | Reduction::BatchMean => (1.0 / self.q.rows.max(1) as f64) as f32,
-            Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
-        }
+        self.reduction.factor([self.q.rows, 1]) as f32
     }
 
     pub(super) fn scalars(&self, first: [usize; 2], has_sums: bool) -> Scalars {
@@ -261,9 +258,4 @@ impl<'a> Pairs<'a> {
         }
         loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))
     }
-}
-
-/// Shape of the loss of N queries, and of its gradient `dy`.
-pub(super) fn loss_shape(reduction: Reduction, queries: usize) -> [usize; 2] {
-    if reduction.by_row() { [queries, 1] } else { [1, 1] }
 }

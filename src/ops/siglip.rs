@@ -8,7 +8,7 @@
 //! Source: Zhai et al. 2023, arXiv:2303.15343, section 3.2 and its initial values.
 
 pub use super::pairs::Gradients;
-use super::pairs::{Chunk, Form, Pairs, loss_shape};
+use super::pairs::{Chunk, Form, Pairs};
 use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -241,7 +241,7 @@ pub struct Output {
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
     let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
-    let [loss_rows, _] = loss_shape(options.reduction, n);
+    let [loss_rows, _] = options.reduction.of_rows(n);
     let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
     let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);
     let (loss, sums) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2)?);

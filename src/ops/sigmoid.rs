@@ -10,7 +10,7 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "sigmoid";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("sigmoid", "math", "lse", "row"),
+    source: wgsl!("sigmoid", "activation", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx")],
     scalars: &[],
     family: Family::Rows,

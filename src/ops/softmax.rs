@@ -14,7 +14,13 @@ static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("softmax", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx"), output("part")],
-    scalars: &[("temperature", F32), ("scale_high", F32), ("scale_low", F32), ("scale_least", F32), ("log_form", U32)],
+    scalars: &[
+        ("temperature", F32),
+        ("scale_high", F32),
+        ("scale_low", F32),
+        ("scale_least", F32),
+        ("scale_most", F32),
+    ],
     family: Family::Rows,
 };
 static FORWARD: Kernel =
@@ -45,8 +51,12 @@ impl Options {
     }
 
     fn scalars(&self) -> [Scalar; 5] {
-        let [high, low, least] = scale_of(self.temperature);
-        [self.temperature.into(), high, low, least, self.log.into()]
+        let [high, low, least, most] = scale_of(self.temperature);
+        [self.temperature.into(), high, low, least, most]
+    }
+
+    fn flags(&self) -> [(&'static str, u32); 1] {
+        [("LOG_FORM", self.log.into())]
     }
 }
 
@@ -58,7 +68,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &[]))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &options.flags()))
 }
 
 /// `dx` from the forward's output `y` and `dy`.
@@ -70,7 +80,7 @@ pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
     let args = [Arg::by_row(y), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &[]))
+    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &options.flags()))
 }
 
 /// The softmax of the rows of a slice, `cols` elements each.

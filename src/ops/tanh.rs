@@ -9,7 +9,7 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "tanh";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("tanh", "math", "lse", "row"),
+    source: wgsl!("tanh", "activation", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx")],
     scalars: &[],
     family: Family::Rows,

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, element_losses, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
 use crate::bce::{self, Options};
 use crate::reference::bce::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -40,7 +40,7 @@ fn case(
     let t = rounded(storage, &shares(4));
     let weight = rounded(storage, &if weighted { shares(5) } else { Vec::new() });
     let pos_weight: Vec<f32> = if positive { (0..cols).map(|j| (j % 5) as f32).collect() } else { Vec::new() };
-    let [loss_rows, loss_cols] = element_losses(options.reduction, shape);
+    let [loss_rows, loss_cols] = options.reduction.of_elements(shape);
     let dy = Fill::Small.matrix(loss_rows, loss_cols, 5);
     let old = if options.accum == Accum::Add { Fill::Small.matrix(rows, cols, 6) } else { Vec::new() };
 

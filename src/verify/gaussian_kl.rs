@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, element_losses, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
 use crate::gaussian_kl::{self, Gradients, Options};
 use crate::reference::gaussian_kl::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -35,7 +35,7 @@ fn case(
     let variances = if fill == Fill::Huge { Fill::Wide } else { fill };
     let matrix = |fill: Fill, seed| rounded(storage, &fill.matrix(rows, cols, seed));
     let [m, v, pm, pv] = [matrix(fill, 3), matrix(variances, 4), matrix(fill, 5), matrix(Fill::Small, 6)];
-    let [loss_rows, loss_cols] = element_losses(options.reduction, shape);
+    let [loss_rows, loss_cols] = options.reduction.of_elements(shape);
     let dy = Fill::Small.matrix(loss_rows, loss_cols, 5);
     let old = if options.accum == Accum::Add { Fill::Small.matrix(rows, cols, 6) } else { Vec::new() };
 

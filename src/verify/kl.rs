@@ -56,7 +56,7 @@ fn sides(fill: Fill, form: Form, rows: usize, cols: usize) -> [Vec<f32>; 2] {
 fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options, storage: Storage) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?} {storage:?}"));
     let [x, t] = sides(fill, options.form, rows, cols).map(|side| rounded(storage, &side));
-    let [loss_rows, loss_cols] = options.loss_shape([rows, cols]);
+    let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, loss_cols, 33));
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let (held_x, held_t, held_dy) = (input(rows, cols, &x)?, input(rows, cols, &t)?, input(loss_rows, loss_cols, &dy)?);
@@ -84,8 +84,8 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Option
     Ok(())
 }
 
-/// What the gradients of logits subtract from each other, (p + q) (1 + |ln p| + |ln q| + the sum over the row of such terms), times what
-/// the loss's own gradient and its reduction make of it. None for the other forms.
+/// What the gradients of logits subtract from each other, (p + q) (1 + l + the sum over the row of (p + q) l), times what the loss's own
+/// gradient and its reduction make of it; l bounds the logarithm in a term, see [`log_size`]. None for the other forms.
 fn gradient_terms(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> Vec<f64> {
     if options.form != Form::Logits {
         return Vec::new();
@@ -97,15 +97,10 @@ fn gradient_terms(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Option
     };
     let (log_q, log_p) = (logs(x), logs(t));
     let rows = x.len() / cols;
-    let factor = match options.reduction {
-        Reduction::Mean => 1.0 / x.len() as f64,
-        Reduction::BatchMean => 1.0 / rows as f64,
-        _ => 1.0,
-    };
-    let scale = factor / f64::from(temperature) * if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
-    let size = |log: f64| if log.is_finite() { log.abs() } else { 0.0 };
+    let scale = options.reduction.factor([rows, cols]) / f64::from(temperature)
+        * if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
     let pairs = || log_p.iter().zip(&log_q);
-    let sizes: Vec<f64> = pairs().map(|(&p, &q)| size(p) + size(q)).collect();
+    let sizes: Vec<f64> = pairs().map(|(&p, &q)| log_size(p, q, options)).collect();
     let weights: Vec<f64> = pairs().map(|(&p, &q)| p.exp() + q.exp()).collect();
     let sums =
         weights.chunks(cols).zip(sizes.chunks(cols)).map(|(w, s)| w.iter().zip(s).map(|(w, s)| w * s).sum::<f64>());
@@ -119,7 +114,18 @@ fn gradient_terms(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Option
     (0..x.len()).map(|at| scale * dy(at) * weights[at] * (1.0 + sizes[at] + sums[at / cols])).collect()
 }
 
-/// (p + q) (|ln p| + |ln q|) of each element, reduced as the loss.
+/// |ln p| + |ln q|, of which Kullback and Leibler's terms are made; the others hold ln(q/m), ln(p/m) or no logarithm, which times q and p
+/// are at most about p + q.
+fn log_size(log_p: f64, log_q: f64, options: Options) -> f64 {
+    match options.divergence {
+        Divergence::Kl | Divergence::ReverseKl => {
+            [log_p, log_q].map(|log| if log.is_finite() { log.abs() } else { 0.0 }).iter().sum()
+        }
+        Divergence::JensenShannon { .. } | Divergence::TotalVariation => 1.0,
+    }
+}
+
+/// (p + q) l of each element, reduced as the loss, with [`log_size`] l.
 fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
     let (x, t): (Vec<f64>, Vec<f64>) = (cast(x), cast(t));
     let temperature = options.temperature;
@@ -131,10 +137,9 @@ fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
         Form::LogQLogP => t,
     };
     let scale = if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
-    let size = |log: f64| if log.is_finite() { log.abs() } else { 0.0 };
     let weight = |p: f64, q: f64| if options.by_element() { p.exp() } else { p.exp() + q.exp() };
     let sides = log_p.iter().zip(&log_q);
-    let terms: Vec<f64> = sides.map(|(&p, &q)| scale * weight(p, q) * (size(p) + size(q))).collect();
+    let terms: Vec<f64> = sides.map(|(&p, &q)| scale * weight(p, q) * log_size(p, q, options)).collect();
     let rows: Vec<f64> = terms.chunks(cols).map(|row| row.iter().sum()).collect();
     let all: f64 = rows.iter().sum();
     match options.reduction {

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, element_losses, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
 use crate::l2::{self, Gradients, Options};
 use crate::{Accum, Result, Storage, reference};
 
@@ -25,7 +25,7 @@ fn case(check: &mut Check, shape: [usize; 2], fill: Fill, storage: Storage, opti
     let [rows, cols] = shape;
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {options:?}"));
     let [x, t] = [3, 4].map(|seed| rounded(storage, &fill.matrix(rows, cols, seed)));
-    let [loss_rows, loss_cols] = element_losses(options.reduction, shape);
+    let [loss_rows, loss_cols] = options.reduction.of_elements(shape);
     let dy = Fill::Small.matrix(loss_rows, loss_cols, 5);
     let old = if options.accum == Accum::Add { Fill::Small.matrix(rows, cols, 6) } else { Vec::new() };
 

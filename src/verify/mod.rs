@@ -102,15 +102,6 @@ const STORAGES: [Storage; 2] = [Storage::F16, Storage::Bf16];
 const REDUCTIONS: [Reduction; 5] =
     [Reduction::None, Reduction::Rows, Reduction::Sum, Reduction::Mean, Reduction::BatchMean];
 
-/// The shape of a loss of elements.
-fn element_losses(reduction: Reduction, [rows, cols]: [usize; 2]) -> [usize; 2] {
-    match reduction {
-        Reduction::None => [rows, cols],
-        Reduction::Rows => [rows, 1],
-        Reduction::Sum | Reduction::Mean | Reduction::BatchMean => [1, 1],
-    }
-}
-
 /// All bits set: NaN as a number of any storage, no value as u32.
 const POISON: u8 = u8::MAX;
 /// Elements after the last row that an output must not touch.
