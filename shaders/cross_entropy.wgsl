@@ -89,7 +89,7 @@ fn soft_sum(i: u32, j: u32, end: u32) -> f32 {
 
 // w_c q_c (-ln p_c), 0 where nothing is wanted, be it of a masked class.
 fn loss4(acc: vec2<f32>, rest: f32, x: vec4<f32>, wanted: vec4<f32>) -> f32 {
-    let terms = select(wanted * (lse_gap4(acc.x, x, UNIT) + rest), vec4(0.0), wanted == vec4(0.0));
+    let terms = select(wanted * (lse_gap4(acc, x, UNIT) + rest), vec4(0.0), wanted == vec4(0.0));
     return (terms.x + terms.y) + (terms.z + terms.w);
 }
 

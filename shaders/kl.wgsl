@@ -34,7 +34,7 @@ override ADD: u32 = 0u;
 const MOST: f32 = 3.4e38;
 
 fn scale() -> Scale {
-    return Scale(params.scale_high, params.scale_low, params.scale_least, params.scale_most);
+    return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
 // The log-sum-exps of both sides of a row, ln(1 + rest) of each where r is more than a difference to its mean, and 1/(1 + rest).
@@ -56,6 +56,13 @@ fn rest_of(acc: vec2<f32>) -> f32 {
     return select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
 }
 
+// (max - x)/T of four logits; +inf for masked ones, finite for others.
+fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    let half_gap = min(0.5 * top - 0.5 * x, vec4(params.most_half_gap));
+    let gap = fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
+    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
+}
+
 // What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
 //     d = sum_k e^((t - max_t)/T) ((max_x - x)/T - (max_t - t)/T),   so that   sum_k p r = d/(1 + rest_t) + ln(1 + rest_x) - ln(1 + rest_t).
 // Its weights sum to as much as the number of elements, so that d is kept in units in which it cannot overflow.
@@ -70,7 +77,8 @@ struct Both {
 // d of an element whose e^((t - max_t)/T) is 0 is 0, even where x is masked.
 fn distance4(both: Both, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     let e = exp_gap4(t, both.t.x, scale());
-    let gaps = lse_gap4(both.x.x, x, scale()) - finite_gap4(both.t.x, t, scale());
+    let gap = min(0.5 * both.t.x - 0.5 * t, vec4(params.most_half_gap));
+    let gaps = finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low);
     let d = e * (gaps * (1.0 / UNIT_OF_D));
     return select(d, vec4(0.0), e == vec4(0.0));
 }
@@ -89,7 +97,7 @@ fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
 // d of a set as part of a larger one.
 fn shifted(part: Both, x: vec2<f32>, t: vec2<f32>) -> f32 {
     let e = exp_gap(part.t.x, t.x, scale());
-    let gaps = finite_gap4(x.x, vec4(part.x.x), scale()).x - finite_gap4(t.x, vec4(part.t.x), scale()).x;
+    let gaps = finite_gap4(x.x, vec4(part.x.x)).x - finite_gap4(t.x, vec4(part.t.x)).x;
     return select(e * (part.d + (1.0 + part.t.y) * (gaps * (1.0 / UNIT_OF_D))), 0.0, e == 0.0 || part.t.y < 0.0);
 }
 
@@ -130,7 +138,7 @@ struct Side {
 }
 
 fn of_logits4(acc: vec2<f32>, inverse: f32, rest: f32, x: vec4<f32>) -> Side {
-    let gap = lse_gap4(acc.x, x, scale());
+    let gap = finite_gap4(acc.x, x);
     return Side(precise_exp4(-gap) * inverse, gap + rest);
 }
 

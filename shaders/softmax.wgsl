@@ -7,12 +7,12 @@
 override LOG_FORM: u32 = 0u;
 
 fn scale() -> Scale {
-    return Scale(params.scale_high, params.scale_low, params.scale_least, params.scale_most);
+    return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
 fn output4(acc: vec2<f32>, rest: f32, x: vec4<f32>) -> vec4<f32> {
     if LOG_FORM == 1u {
-        return -(lse_gap4(acc.x, x, scale()) + rest);
+        return -(lse_gap4(acc, x, scale()) + rest);
     }
     return lse_p4(acc, x, scale());
 }

@@ -7,16 +7,14 @@
 const LSE_EMPTY = vec2<f32>(LOWEST, -1.0);
 
 // 1/T for differences that are formed in halves, since the difference of two finite numbers may overflow and theirs cannot:
-// x/T = x/2 * high + x/2 * low, high + low being 2/T to twice the precision of f32; `least` is where e^(x/T) ends and `most` where
-// x/T is about the largest f32, both in halves.
+// x/T = x/2 * high + x/2 * low, high + low being 2/T to twice the precision of f32; `least` is where e^(x/T) ends, in halves.
 struct Scale {
     high: f32,
     low: f32,
     least: f32,
-    most: f32,
 }
 
-const UNIT = Scale(2.0, 0.0, 0.5 * EXP_LOWEST, 1.7e38);
+const UNIT = Scale(2.0, 0.0, 0.5 * EXP_LOWEST);
 
 // e^((x - top)/T) for x <= top.
 fn exp_gap4(x: vec4<f32>, top: f32, scale: Scale) -> vec4<f32> {
@@ -107,14 +105,10 @@ fn lse_p4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
     return exp_gap4(x, acc.x, scale) * lse_inverse(acc);
 }
 
-// (top - x)/T of four elements, top being the largest: -ln p without the set's ln(1 + rest). At most 3.4e38, where high and low times
-// an infinity would be NaN.
-fn finite_gap4(top: f32, x: vec4<f32>, scale: Scale) -> vec4<f32> {
-    let half_gap = min(0.5 * top - 0.5 * x, vec4(scale.most));
-    return fma(half_gap, vec4(scale.high), half_gap * scale.low);
-}
-
-// The same, +inf for masked elements.
-fn lse_gap4(top: f32, x: vec4<f32>, scale: Scale) -> vec4<f32> {
-    return select(finite_gap4(top, x, scale), vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
+// (max - x)/T of four elements of the set: -ln p without the set's ln(1 + rest). +inf for masked ones, and where f32 ends, be
+// `low` negative.
+fn lse_gap4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
+    let half_gap = 0.5 * acc.x - 0.5 * x;
+    let gap = fma(half_gap, vec4(scale.high), half_gap * scale.low);
+    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(half_gap * scale.high) == vec4(0x7f800000u));
 }

@@ -27,7 +27,7 @@ static SHADER: Shader = Shader {
         ("scale_high", F32),
         ("scale_low", F32),
         ("scale_least", F32),
-        ("scale_most", F32),
+        ("most_half_gap", F32),
         ("scale", F32),
         ("factor_x", F32),
         ("factor_t", F32),
@@ -42,6 +42,9 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 /// Stages of rows that are cut, see shaders/lib/row.wgsl: with a pass for sums, and without.
 const WITH_SUMS: &[u32] = &[1, 3, 4];
 const WITHOUT_SUMS: &[u32] = &[1, 2];
+
+/// What no −ln p exceeds but that of a mask: `MOST` of the shader.
+const MOST: f64 = 3.4e38;
 
 /// What the two sides are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -288,14 +291,14 @@ impl<'a> Call<'a> {
         let wide = f64::from(temperature);
         let scale = if self.options.scale_t2 { wide * wide } else { 1.0 };
         let slope = |logits: bool| (factor * scale / if logits { wide } else { 1.0 }) as f32;
-        let [high, low, least, most] = scale_of(temperature);
+        let [high, low, least] = scale_of(temperature);
         [
             beta.into(),
             ((1.0 - f64::from(beta)) as f32).into(),
             high,
             low,
             least,
-            most,
+            ((0.5 * MOST * wide).min(MOST) as f32).into(),
             (scale as f32).into(),
             slope(!self.options.by_element()).into(),
             slope(form == Form::Logits).into(),

@@ -146,13 +146,11 @@ fn each<'a, const N: usize>(
     Ok(())
 }
 
-/// 2/T as a sum of two numbers, and in halves where e^(x/T) ends and x/T is about the largest f32: `Scale` of shaders/lib/lse.wgsl.
-fn scale_of(temperature: f32) -> [Scalar; 4] {
-    let temperature = f64::from(temperature);
-    let double = 2.0 / temperature;
+/// 2/T as a sum of two numbers and where e^(x/T) ends, in halves: `Scale` of shaders/lib/lse.wgsl.
+fn scale_of(temperature: f32) -> [Scalar; 3] {
+    let double = 2.0 / f64::from(temperature);
     let high = double as f32;
-    let numbers = [f64::from(high), double - f64::from(high), -44.25 * temperature, (1.7e38 * temperature).min(3.4e38)];
-    numbers.map(|number| (number as f32).into())
+    [high.into(), ((double - f64::from(high)) as f32).into(), (-44.25 * temperature).into()]
 }
 
 /// An argument for [`disjoint`].

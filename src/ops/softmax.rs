@@ -14,13 +14,7 @@ static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("softmax", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("y_in"), input("dy"), output("dx"), output("part")],
-    scalars: &[
-        ("temperature", F32),
-        ("scale_high", F32),
-        ("scale_low", F32),
-        ("scale_least", F32),
-        ("scale_most", F32),
-    ],
+    scalars: &[("temperature", F32), ("scale_high", F32), ("scale_low", F32), ("scale_least", F32)],
     family: Family::Rows,
 };
 static FORWARD: Kernel =
@@ -50,9 +44,9 @@ impl Options {
         required(OP, "temperature", self.temperature, holds, "between 1e-30 and 1e30")
     }
 
-    fn scalars(&self) -> [Scalar; 5] {
-        let [high, low, least, most] = scale_of(self.temperature);
-        [self.temperature.into(), high, low, least, most]
+    fn scalars(&self) -> [Scalar; 4] {
+        let [high, low, least] = scale_of(self.temperature);
+        [self.temperature.into(), high, low, least]
     }
 
     fn flags(&self) -> [(&'static str, u32); 1] {
