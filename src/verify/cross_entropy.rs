@@ -1,7 +1,7 @@
-use super::{Check, FILLS, Fill, cast};
+use super::{Check, FILLS, Fill, before, cast, rounded};
 use crate::cross_entropy::{self, Options};
 use crate::reference::cross_entropy as textbook;
-use crate::{Random, Reduction, Result, reference};
+use crate::{Accum, Random, Reduction, Result, Storage, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
@@ -12,7 +12,95 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         }
     }
     case(check, 70_000, 3, Fill::Small, Reduction::Mean)?;
-    case(check, 32, 131_072, Fill::Outlier, Reduction::Sum)
+    case(check, 32, 131_072, Fill::Outlier, Reduction::Sum)?;
+    let plain = Options::default();
+    let capped = Options { softcap: 3.0, ..plain };
+    let all = Options { label_smoothing: 0.3, z_loss: 0.2, ..capped };
+    let by_row = Options { z_loss: 0.5, reduction: Reduction::Rows, ..plain };
+    let added = Options { accum: Accum::Add, reduction: Reduction::BatchMean, ..all };
+    // Not every combination: each is pipelines of its own.
+    for (soft, weighted, fill, storage, options) in [
+        (false, false, Fill::Small, Storage::F32, capped),
+        (false, true, Fill::Wide, Storage::F32, by_row),
+        (false, true, Fill::Small, Storage::F16, added),
+        (true, true, Fill::Small, Storage::F32, all),
+        (true, false, Fill::Wide, Storage::Bf16, plain),
+    ] {
+        variant(check, 5, 257, fill, Variant { soft, weighted, storage, options })?;
+    }
+    variant(
+        check,
+        2,
+        40_000,
+        Fill::Outlier,
+        Variant { soft: true, weighted: true, storage: Storage::F32, options: all },
+    )
+}
+
+#[derive(Debug)]
+struct Variant {
+    soft: bool,
+    weighted: bool,
+    storage: Storage,
+    options: Options,
+}
+
+/// Loss, both ways to the gradient, and the z part. The log-sum-exps are f32.
+fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Variant) -> Result<()> {
+    check.case(format_args!("{rows} x {cols} {fill:?} {variant:?}"));
+    let Variant { soft, weighted, storage, options } = variant;
+    let x = rounded(storage, &fill.matrix(rows, cols, 21));
+    let mut random = Random::new(22, 0);
+    let mut ids: Vec<u32> = (0..rows).map(|_| random.below(cols as u32)).collect();
+    ids.iter_mut().skip(1).step_by(4).for_each(|id| *id = options.ignore);
+    let sizes = |rows, cols, seed| -> Vec<f32> {
+        let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
+        rounded(storage, &sizes)
+    };
+    let (shares, class, row) = (sizes(rows, cols, 23), sizes(1, cols, 24), sizes(rows, 1, 25));
+    let [loss_rows, _] = options.reduction.of_rows(rows);
+    let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 26));
+    let old = before(options.accum, storage, x.len(), 27);
+
+    let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
+    let (held_x, held_soft, held_dy) = (input(rows, cols, &x)?, input(rows, cols, &shares)?, input(loss_rows, 1, &dy)?);
+    let (held_class, held_row, held_ids) =
+        (input(1, cols, &class)?, input(rows, 1, &row)?, check.input(rows, 1, &ids)?);
+    let (loss, z, lse) = (check.output_as(storage, loss_rows, 1)?, check.output(loss_rows, 1)?, check.output(rows, 2)?);
+    let [fused, back] = [check.holding(storage, rows, cols, &old)?, check.holding(storage, rows, cols, &old)?];
+    check.run(|recorder| {
+        use cross_entropy::{Target, Weights};
+        let target = if soft { Target::Soft(held_soft.view()?) } else { Target::Ids(held_ids.view()?) };
+        let weights = match weighted {
+            true => Weights { class: Some(held_class.view()?), row: Some(held_row.view()?) },
+            false => Weights::default(),
+        };
+        let (x, lse) = (held_x.view()?, lse.view()?);
+        cross_entropy::forward(recorder, x, target, weights, loss.view()?, lse, Some(fused.view()?), options)?;
+        cross_entropy::backward(recorder, x, target, weights, lse, Some(held_dy.view()?), back.view()?, options)?;
+        cross_entropy::z_loss(recorder, lse, cols, target, weights, z.view()?, options)
+    })?;
+
+    use textbook::{Target, Weights};
+    let (wide_x, wide_shares, wide_class, wide_row) =
+        (cast::<f64>(&x), cast::<f64>(&shares), cast::<f64>(&class), cast::<f64>(&row));
+    let target = if soft { Target::Soft(&shares[..]) } else { Target::Ids(&ids) };
+    let wide = if soft { Target::Soft(&wide_shares[..]) } else { Target::Ids(&ids) };
+    let (mut weights, mut wide_weights) = (Weights::default(), Weights::default());
+    if weighted {
+        weights = Weights { class: &class, row: &row };
+        wide_weights = Weights { class: &wide_class, row: &wide_row };
+    }
+    let want = textbook::forward(&wide_x, cols, wide, wide_weights, options);
+    check.compare("loss", &loss, &want, &textbook::forward(&x, cols, target, weights, options))?;
+    let want = textbook::z_loss(&wide_x, cols, wide, wide_weights, options);
+    check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options))?;
+    for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
+        let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
+        let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
+        check.compare_gradient(what, held, &old, &want, &yardstick)?;
+    }
+    Ok(())
 }
 
 fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Reduction) -> Result<()> {
