@@ -39,7 +39,7 @@
 //! `x` in, `y` out, `dx` the gradient of the loss with respect to `x`. Matrices are row-major `[rows, cols]` and every op
 //! works on rows. An op that returns an error has recorded nothing. Data cannot be an error: each op says what an
 //! out-of-range id, an infinity or a NaN gives; nothing is ever read out of bounds. The same input on the same device
-//! gives the same bits.
+//! gives the same bits; the last bits of a row may differ with the number of rows beside it, since few long rows are cut and merged.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
