@@ -43,6 +43,10 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![cfg_attr(
+    target_arch = "wasm32",
+    allow(unused_imports, dead_code, reason = "what waits for results is left out there")
+)]
 
 mod accessors;
 mod error;
@@ -53,9 +57,11 @@ mod random;
 mod recorder;
 pub mod reference;
 mod tensor;
+#[cfg(not(target_arch = "wasm32"))] // waits for results, which a page must not
 pub mod train;
 mod transfer;
 mod tuning;
+#[cfg(not(target_arch = "wasm32"))] // as `train`
 pub mod verify;
 
 #[doc = include_str!("../docs/choosing.md")]
