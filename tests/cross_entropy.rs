@@ -287,7 +287,9 @@ fn special_values() {
         }
         for good in [0, 8] {
             let alone = on_device(gpu, &x[at(good)], cols, &ids[good..][..1], &dy[good..][..1], NONE);
-            assert_eq!([&loss[good..][..1], &dx[at(good)]], [&alone[0][..], &alone[1][..]]);
+            // One row may be split over more workgroups than nine: its last bits may differ.
+            assert_close(&loss[good..][..1], &alone[0], 1e-6);
+            assert_close(&dx[at(good)], &alone[1], 1e-6);
         }
     }
 }
