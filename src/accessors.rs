@@ -250,9 +250,11 @@ fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 ";
 
 /// Without branches: SwiftShader 5 took half a minute and more than a gigabyte to compile a kernel with sixteen loads that each had one.
+/// Where the row has ended, and past the last row, it is the first element that is read and dropped.
 const FOUR: &str = "\
 fn single_NAME(i: u32, j: u32, end: u32, none: f32) -> f32 {
-    return select(none, load_NAME(i, min(j, max(end, 1u) - 1u)), j < end);
+    let inside = j < end;
+    return select(none, load_NAME(select(0u, i, inside), select(0u, j, inside)), inside);
 }
 
 fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
