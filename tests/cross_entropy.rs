@@ -285,11 +285,11 @@ fn special_values() {
         for bad in [6, 7] {
             assert_nan(&dx[at(bad)]);
         }
+        // The rows beside a bad one are, to the bit, what they are beside harmless ones. Nine again: fewer rows are cut elsewhere.
+        let harmless = Fill::Small.matrix(9, cols, 3);
+        let [clean_loss, clean_dx] = on_device(gpu, &harmless, cols, &[1, 0, 0, 0, 0, 0, 0, 0, 3], &dy, NONE);
         for good in [0, 8] {
-            let alone = on_device(gpu, &x[at(good)], cols, &ids[good..][..1], &dy[good..][..1], NONE);
-            // One row may be split over more workgroups than nine: its last bits may differ.
-            assert_close(&loss[good..][..1], &alone[0], 1e-6);
-            assert_close(&dx[at(good)], &alone[1], 1e-6);
+            assert_eq!([&loss[good..][..1], &dx[at(good)]], [&clean_loss[good..][..1], &clean_dx[at(good)]]);
         }
     }
 }
