@@ -47,18 +47,14 @@ fn sum16(v: mat4x4<f32>) -> f32 {
     return (four.x + four.y) + (four.z + four.w);
 }
 
-// e^x for x <= 88, within 1 ulp; 0 below -88, where the result would be subnormal. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that
-// n * LN2_HIGH is exact. 2^n enters through the exponent's bits: n + 1.5 * 2^23 holds n in its lowest, and what falls below the smallest
-// normal number turns negative. A conversion to i32 would be clamped first, which took half of the time.
-// Coefficients: Cephes expf (Moshier 1989).
+// e^x within 1 ulp. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that n * LN2_HIGH is exact. Coefficients: Cephes expf (Moshier 1989).
 const LOG2_E: f32 = 1.442695041;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.12194440e-4;
 const EXP_LOWEST: f32 = -88.5;
 
-// For x between EXP_LOWEST and 88 only.
-fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
-    let n = round(x * LOG2_E);
+// e^(x - n ln 2), for n = round(x * LOG2_E).
+fn exp_fraction4(x: vec4<f32>, n: vec4<f32>) -> vec4<f32> {
     let r = (x - n * LN2_HIGH) - n * LN2_LOW; // as fma, Mesa adds the two constants up: 4e-6
     var p = vec4(1.9875691500e-4);
     p = fma(p, r, vec4(1.3981999507e-3));
@@ -66,10 +62,22 @@ fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
     p = fma(p, r, vec4(4.1665795894e-2));
     p = fma(p, r, vec4(1.6666665459e-1));
     p = fma(p, r, vec4(5.0000001201e-1));
-    let y = fma(p, r * r, r) + 1.0;
+    return fma(p, r * r, r) + 1.0;
+}
+
+// y * 2^n for a whole n, 0 where that is subnormal. n + 1.5 * 2^23 holds n in its lowest bits, which go to y's exponent; what falls below
+// the smallest normal number turns negative. A conversion to i32 would be clamped first, which took half of the time.
+fn times_power_of_two4(y: vec4<f32>, n: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(max(bitcast<vec4<i32>>(y) + (bitcast<vec4<i32>>(n + 12582912.0) << vec4(23u)), vec4(0)));
 }
 
+// For x between EXP_LOWEST and 88 only.
+fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
+    let n = round(x * LOG2_E);
+    return times_power_of_two4(exp_fraction4(x, n), n);
+}
+
+// For x <= 88; 0 where the result would be subnormal.
 fn precise_exp4(x: vec4<f32>) -> vec4<f32> {
     return exp_in_range(max(x, vec4(EXP_LOWEST)));
 }
@@ -79,10 +87,12 @@ fn precise_exp(x: f32) -> f32 {
     return precise_exp4(vec4(x)).x;
 }
 
-// e^x for any x, within 3 ulp: +inf where it exceeds f32, NaN for NaN.
+// For any x: +inf where e^x exceeds f32, NaN for NaN. At 88.7, n is 128, one more than an exponent holds: one factor 2 is left for the end.
 fn exp_of_any4(x: vec4<f32>) -> vec4<f32> {
-    let root = exp_in_range(clamp(0.5 * x, vec4(EXP_LOWEST), vec4(44.4)));
-    return select(select(root * root, vec4(infinity()), x > vec4(88.722839)), x, nans(x));
+    let inside = clamp(x, vec4(EXP_LOWEST), vec4(89.0));
+    let n = round(inside * LOG2_E);
+    let y = 2.0 * times_power_of_two4(exp_fraction4(inside, n), n - 1.0);
+    return select(select(y, vec4(infinity()), x > vec4(88.722839)), x, nans(x));
 }
 
 // e^x - 1 - x where |x| <= 1, by its series.

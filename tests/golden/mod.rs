@@ -61,14 +61,32 @@ pub struct Output {
     pub tight: Tolerance,
     /// PyTorch's own f32 misses this by far: reported, never failed.
     pub stretch: bool,
-    /// Whether PyTorch's own f32 is within `tight`: the figure to beat.
-    pub torch_in_tight: bool,
+    /// What PyTorch's own f32 reaches: the figure to beat.
+    pub torch: Grade,
+    /// The largest finite magnitude among the exact values.
+    scale: f64,
     /// Every element, or the sampled ones where there is a digest.
     pub expected: Vec<f64>,
     pub digest: Option<Digest>,
     class: Class,
     label: String,
 }
+
+/// The cases that may be further than two units in the last place behind PyTorch's f32, and why.
+const BEHIND_TORCH: &[(&str, &str)] = &[
+    ("infonce/all_rows_identical", "all terms of the gradients cancel: 1.2e-8 where PyTorch leaves 1.0e-8"),
+    ("infonce/duplicate_queries_and_keys", "most terms of the gradients cancel: 5.7e-9 where PyTorch leaves 5.2e-9"),
+    ("kl_div/target_denormal", "SwiftShader flushes the denormal targets"),
+    ("kl_div/target_zeros_sum", "terms of both signs cancel: 6.5e-8 where PyTorch leaves 3.9e-8"),
+    (
+        "kl_logits/adv_student_all_m1e30",
+        "the loss is 0.4, a difference of log-sum-exps near 3.5: 3.2e-7 where PyTorch leaves 2.3e-7",
+    ),
+    ("kl_logits/adv_teacher_all_1e30", "likewise: 1.1e-7 where PyTorch leaves 0.2e-7"),
+    ("kl_logits/adv_teacher_near_1e4_ulps", "likewise: 3.8e-7 where PyTorch leaves 1.0e-7"),
+    ("kl_logits/shifted_logits", "likewise, and the loss is 0: 3.4e-8 where PyTorch leaves 0.4e-8"),
+    ("siglip/perfect", "losses near 1e-21 are e^x of x near -48, so that rounding x to f32 alone may be off by 32 ulp"),
+];
 
 /// Stands in for the elements of a large output.
 pub struct Digest {
@@ -216,7 +234,13 @@ impl Output {
             tol: tolerance(&spec["tol"]),
             tight: tolerance(&spec["tight"]),
             stretch: spec["stretch"] == true,
-            torch_in_tight: spec["torch_f32"]["in_tight"] == true,
+            torch: Grade {
+                in_tight: spec["torch_f32"]["in_tight"] == true,
+                // Absent where nothing is finite.
+                worst_abs: spec["torch_f32"]["max_abs"].as_f64().unwrap_or(0.0),
+                worst_ulp: spec["torch_f32"]["max_ulp"].as_f64().unwrap_or(0.0),
+            },
+            scale: spec["scale"].as_f64().unwrap_or(0.0),
             expected,
             digest,
             class,
@@ -259,10 +283,10 @@ impl Output {
         let (mut outside, mut worst) = (0, (0.0, String::new()));
         for (index, want) in self.elements() {
             let (got, tol) = (got[index], self.tol.at(want));
-            let error = distance(got, want);
             // A device may flush denormals.
             let flushed = got == 0.0 && want.abs() < f32::MIN_POSITIVE.into();
-            let passes = error <= tol || flushed; // false for NaN
+            let error = if flushed { 0.0 } else { distance(got, want) };
+            let passes = error <= tol; // false for NaN
             if !passes {
                 outside += 1;
                 let ratio = error / tol;
@@ -270,7 +294,7 @@ impl Output {
                     worst = (ratio, format!("[{index}]: got {got:e}, want {want:e} +- {tol:.1e}"));
                 }
             }
-            grade.in_tight &= error <= self.tight.at(want) || flushed;
+            grade.in_tight &= error <= self.tight.at(want);
             grade.worst_abs = grade.worst_abs.max(error);
             grade.worst_ulp = grade.worst_ulp.max(error / ulp(want));
         }
@@ -287,6 +311,16 @@ impl Output {
             }
         }
         Ok(grade)
+    }
+
+    /// How far a result is behind PyTorch's f32, if by more than two units in the last place: of each element or, since one that cancels to
+    /// nearly nothing has no meaningful unit, of the largest. Below the smallest normal number a device may flush what leads to a result.
+    fn behind_torch(&self, grade: &Grade) -> Option<String> {
+        let torch = self.torch;
+        let unit = ulp(self.scale).max(f32::MIN_POSITIVE.into());
+        let close = grade.worst_ulp <= torch.worst_ulp + 2.0 || grade.worst_abs <= torch.worst_abs + 2.0 * unit;
+        let of = |grade: &Grade| format!("{:.1} ulp, {:.1e}", grade.worst_ulp, grade.worst_abs);
+        (!close).then(|| format!("{}: off by {}; PyTorch's f32 by {}", self.label, of(grade), of(&torch)))
     }
 }
 
@@ -353,6 +387,8 @@ struct Entry {
     value: bool,
     torch_in_tight: bool,
     result: Result<Grade, String>,
+    /// For a result that passes: how far it is behind PyTorch's f32, if it may not be.
+    behind: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,6 +401,9 @@ enum Standing {
 impl Score {
     fn add(&mut self, output: &Output, got: &[f64]) {
         let got: Vec<f32> = got.iter().map(|&got| got as f32).collect();
+        let result = output.judge(&got);
+        let behind = result.as_ref().ok().and_then(|grade| output.behind_torch(grade));
+        let excused = BEHIND_TORCH.iter().any(|(case, _)| output.label.starts_with(&format!("{case} ")));
         self.entries.push(Entry {
             standing: match output.class {
                 Class::Edge => Standing::Edge,
@@ -372,8 +411,9 @@ impl Score {
                 _ => Standing::Required,
             },
             value: output.kind == Kind::Value,
-            torch_in_tight: output.torch_in_tight,
-            result: output.judge(&got),
+            torch_in_tight: output.torch.in_tight,
+            result,
+            behind: behind.filter(|_| !excused && output.class != Class::Edge),
         });
     }
 
@@ -396,6 +436,7 @@ impl Score {
         );
         let mut failures = Vec::new();
         for entry in &self.entries {
+            failures.extend(entry.behind.clone());
             match (&entry.result, entry.standing) {
                 (Ok(_), _) => {}
                 (Err(message), Standing::Required) => failures.push(message.clone()),
