@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Times wgloss and PyTorch side by side, case by case, in both orders: see benches/README.md.
+"""Times wgloss and a peer, PyTorch or burn, side by side, case by case, in both orders: see benches/README.md.
 
-The interpreter that has PyTorch is named by the environment variable PYTHON, python3 by default.
+The interpreter that has PyTorch is named by the environment variable PYTHON, python3 by default. burn is built by cargo, half an
+hour on two cores the first time; CARGO_TARGET_DIR says where.
 """
 
 import argparse
@@ -17,7 +18,11 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OURS = ["cargo", "bench", "--quiet", "--package", "wgloss", "--bench", "losses"]
-PEER = [os.environ.get("PYTHON", "python3"), str(ROOT / "benches/peers/losses.py")]
+PEERS = {
+    "torch": [os.environ.get("PYTHON", "python3"), str(ROOT / "benches/peers/losses.py")],
+    "burn": ["cargo", "run", "--quiet", "--release", "--manifest-path", str(ROOT / "benches/peers/burn/Cargo.toml"), "--"],
+}
+OF_BURN = ("softmax", "cross_entropy", "info_nce")
 SIDES = ("ours", "peer")
 CLOCKS = ("wall", "cpu")
 
@@ -41,28 +46,31 @@ def run_side(side, case, arguments):
         if side == "ours":
             limit = {"LP_NUM_THREADS": str(threads)} if threads else {}  # the threads of llvmpipe
             run([*OURS, "--", *common, *out], env=os.environ | limit)
+        elif arguments.peer == "burn":
+            run([*PEERS["burn"], *common, *out])
         else:
             limit = ["--threads", str(threads)] if threads else []
             compiled = ["--compile"] if arguments.compile else []
-            run([*PEER, *common, *out, *limit, *compiled, "--device", arguments.device])
+            run([*PEERS["torch"], *common, *out, *limit, *compiled, "--device", arguments.device])
         provenance, times = map(json.loads, pathlib.Path(folder, "lines").read_text().splitlines())
     return provenance["provenance"], times
 
 
 def compare(case, arguments):
     """The record of a case, and the provenance of both sides."""
-    rounds, provenance, facts = [], {}, {}
+    rounds, provenance, facts, first = [], {}, {}, {}
     for number in range(arguments.rounds):
         order = SIDES if number % 2 == 0 else SIDES[::-1]
         samples = {}
         for side in order:
             provenance[side], times = run_side(side, case, arguments)
             facts[side] = {key: times[key] for key in ("case", "rows", "cols", "bytes")}
+            first.setdefault(side, times.get("first_wall_s"))
             samples[side] = {clock: times[f"{clock}_samples_s"] for clock in CLOCKS}
         rounds.append({"order": order, **samples})
     if facts["ours"] != facts["peer"]:
         sys.exit(f"{case}: the two sides do not do the same: {facts}")
-    record = dict(facts["ours"])
+    record = facts["ours"] | {f"{side}_first_wall_s": first[side] for side in SIDES}
     for clock in CLOCKS:
         for side in SIDES:
             record[f"{side}_{clock}_s"] = statistics.median(s for each in rounds for s in each[side][clock])
@@ -87,11 +95,11 @@ def table(records):
 
 def describe(provenance):
     ours, peer = provenance["ours"], provenance["peer"]
+    text = f"ours: wgloss {ours['wgloss']}, {ours['adapter']}, {ours['driver']}, {ours['backend']}; {ours['cpu']}\n"
+    if "burn" in peer:
+        return text + f"peer: burn {peer['burn']}, {peer['device']}"
     mode = "compiled" if peer["compiled"] else "eager"
-    return (
-        f"ours: wgloss {ours['wgloss']}, {ours['adapter']}, {ours['driver']}, {ours['backend']}; {ours['cpu']}\n"
-        f"peer: PyTorch {peer['torch']}, {mode}, {peer['device']}, {peer['threads']} threads"
-    )
+    return text + f"peer: PyTorch {peer['torch']}, {mode}, {peer['device']}, {peer['threads']} threads"
 
 
 def record_path(arguments, adapter):
@@ -99,7 +107,8 @@ def record_path(arguments, adapter):
     if arguments.out or arguments.case:
         return arguments.out
     slug = re.sub("[^a-z0-9]+", "-", adapter.lower()).strip("-")
-    return ROOT / f"benches/record/{slug}-losses.json"
+    beside = "" if arguments.peer == "torch" else f"-{arguments.peer}"
+    return ROOT / f"benches/record/{slug}-losses{beside}.json"
 
 
 def as_text(head, records):
@@ -110,6 +119,7 @@ def as_text(head, records):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=PEERS, default="torch", help="beside what; default: torch")
     parser.add_argument("--case", help="only this: softmax, or softmax_4096x4096; writes no record without --out")
     parser.add_argument("--rounds", type=int, default=4, help="pairs of processes per case, each in the other order")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch and of llvmpipe; default: all")
@@ -121,10 +131,12 @@ def main():
     if arguments.rounds < 2 or arguments.rounds % 2:
         parser.error("--rounds must be even, so that both orders count alike")
 
-    run([*PEER, "--help"])  # fails if PyTorch is missing, before anything is built
+    run([*PEERS[arguments.peer], "--help"])  # fails if PyTorch is missing, before anything is built
     run([*OURS, "--no-run"])
     wish = ["--case", arguments.case] if arguments.case else []
     cases = run([*OURS, "--", "--list", *wish]).split()
+    if arguments.peer == "burn":
+        cases = [case for case in cases if case.rpartition("_")[0] in OF_BURN]
     head = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": run(["git", "describe", "--always", "--dirty"]).strip(),

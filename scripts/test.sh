@@ -28,6 +28,15 @@ need_component() { # NAME COMMAND…
     rustup component add "$name"
 }
 
+need_target() { # NAME
+    [[ -d $(rustc --print sysroot)/lib/rustlib/$1 ]] && return
+    command -v rustup >/dev/null || {
+        echo "The target $1 is missing and rustup, which could add it, is not here." >&2
+        return 1
+    }
+    rustup target add "$1"
+}
+
 tools() {
     command -v cargo >/dev/null || {
         echo "Rust is missing: https://rustup.rs installs it." >&2
@@ -52,6 +61,8 @@ step "tools: rustfmt and clippy" tools
 step "driver" scripts/driver.sh
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy --workspace --all-targets -- -D warnings
+step "wasm32: the target" need_target wasm32-unknown-unknown
+step "wasm32: the library builds" cargo check -p wgloss --lib --target wasm32-unknown-unknown
 step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # Release builds: the f64 reference takes too long without optimisation.

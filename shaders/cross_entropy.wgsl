@@ -58,11 +58,15 @@ fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> ve
     return select(vec4(0.0), weight * q, column < vec4(end));
 }
 
-fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
-    var soft = mat4x4<f32>();
-    if SOFT_TARGET == 1u {
-        soft = load_soft16(i, j, end, 0.0);
+// A row of soft targets; 0 for class ids.
+fn soft16(i: u32, j: u32, end: u32) -> mat4x4<f32> {
+    if SOFT_TARGET == 0u {
+        return mat4x4<f32>();
     }
+    return load_soft16(i, j, end, 0.0);
+}
+
+fn wanted16(row: Row, j: u32, end: u32, soft: mat4x4<f32>) -> mat4x4<f32> {
     var weight = mat4x4(vec4(1.0), vec4(1.0), vec4(1.0), vec4(1.0));
     if HAS_CLASS_WEIGHT == 1u {
         weight = load_class_weight16(0u, j, end, 0.0);
@@ -77,8 +81,7 @@ fn wanted16(row: Row, i: u32, j: u32, end: u32) -> mat4x4<f32> {
 }
 
 // sum_c w_c q_c of a lane's columns of a row of soft targets, smoothing left out.
-fn soft_sum(i: u32, j: u32, end: u32) -> f32 {
-    let soft = load_soft16(i, j, end, 0.0);
+fn soft_sum(j: u32, end: u32, soft: mat4x4<f32>) -> f32 {
     if HAS_CLASS_WEIGHT == 0u {
         return (1.0 - params.smoothing) * sum16(soft);
     }
@@ -161,19 +164,21 @@ fn forward(
 ) {
     let span = span_of(group, groups, lane);
     var acc = LSE_EMPTY;
-    var soft = 0.0;
+    var total = 0.0;
     var x = mat4x4<f32>();
+    var soft = mat4x4<f32>();
     if STAGE == FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             acc = lse_merge(acc, vec2(load_part(span.i, 3u * s), load_part(span.i, 3u * s + 1u)), UNIT);
-            soft += load_part(span.i, 3u * s + 2u);
+            total += load_part(span.i, 3u * s + 2u);
         }
     } else {
         for (var j = span.first; j < span.end; j += step_size()) {
             x = capped16(load_x16(span.i, j, span.end, masked()));
             acc = lse_merge(acc, lse_of16(x, UNIT), UNIT);
             if SOFT_TARGET == 1u {
-                soft += soft_sum(span.i, j, span.end);
+                soft = soft16(span.i, j, span.end);
+                total += soft_sum(j, span.end, soft);
             }
         }
     }
@@ -181,27 +186,28 @@ fn forward(
     let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
     acc = reduce_lse(lane, acc, UNIT);
     if SOFT_TARGET == 1u {
-        soft = reduce_sum(lane, soft);
+        total = reduce_sum(lane, total);
     }
     if STAGE == ONLY_PART {
         if span.lead {
             store_part(span.i, 3u * span.segment, acc.x);
             store_part(span.i, 3u * span.segment + 1u, acc.y);
-            store_part(span.i, 3u * span.segment + 2u, soft);
+            store_part(span.i, 3u * span.segment + 2u, total);
         }
         return;
     }
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * lse, counts_nothing(row));
+    let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * lse, counts_nothing(row));
     let elementwise = SOFT_TARGET == 1u || SMOOTHS == 1u;
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
         for (var j = span.first; j < span.end; j += step_size()) {
             if !holds() {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
+                soft = soft16(span.i, j, span.end);
             }
-            let wanted = wanted16(row, span.i, j, span.end);
+            let wanted = wanted16(row, j, span.end, soft);
             if elementwise {
                 loss += (loss4(acc, rest, x[0], wanted[0]) + loss4(acc, rest, x[1], wanted[1]))
                     + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
@@ -244,32 +250,32 @@ fn backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    var soft = 0.0;
+    var total = 0.0;
     if SOFT_TARGET == 1u {
         if STAGE == FROM_PARTS {
             for (var s = lane % LANES; s < params.segments; s += LANES) {
-                soft += load_part(span.i, 3u * s);
+                total += load_part(span.i, 3u * s);
             }
         } else {
             for (var j = span.first; j < span.end; j += step_size()) {
-                soft += soft_sum(span.i, j, span.end);
+                total += soft_sum(j, span.end, soft16(span.i, j, span.end));
             }
         }
-        soft = reduce_sum(lane, soft);
+        total = reduce_sum(lane, total);
     }
     if STAGE == ONLY_PART {
         if span.lead {
-            store_part(span.i, 3u * span.segment, soft);
+            store_part(span.i, 3u * span.segment, total);
         }
         return;
     }
     let row = row_at(span.i);
     let at = min(span.i, params.rows - 1u);
     let acc = vec2(load_lse_in(at, 0u), load_lse_in(at, 1u));
-    let slope = Slope(acc, row.a, row.wanted + soft, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
+    let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
-        put_gradient(slope, span.i, j, span.end, x, wanted16(row, span.i, j, span.end));
+        put_gradient(slope, span.i, j, span.end, x, wanted16(row, j, span.end, soft16(span.i, j, span.end)));
     }
 }
 

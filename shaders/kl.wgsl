@@ -7,9 +7,9 @@
 //     dt = r + 1   for probabilities. A loss of elements is p r, each with a gradient of its own, and has p r + p for g_t.
 // Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton, Vinyals and
 // Dean 2015, arXiv:1503.02531.
-// Cost an element, in f32: logits take a pass over the row for the log-sum-exps, in which Kl's sum is found too, one for the sums that
-// gradients of other divergences need, and one for the gradients; logarithms one in all. Each reads 8 bytes, the first from memory, the
-// others from a cache if it holds the row; each gradient writes 4.
+// Cost an element: logits are read once where a row fits the lanes that take it, else once a pass: for the log-sum-exps, in which Kl's sum
+// is found too; for the sums that gradients of other divergences need; for the gradients. Logarithms take one pass in all. Each gradient is
+// written once. So of f32 logits that fit 8 bytes, 12 with one gradient, 16 with both.
 
 const LOGITS: u32 = 0u;
 const PROBABILITIES: u32 = 1u; // t; x are logits
@@ -257,6 +257,8 @@ fn forward(
     let no_t = select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
     var both = Both(LSE_EMPTY, LSE_EMPTY, 0.0);
     var sums = Sums(0.0, 0.0, 0.0);
+    var held_x = mat4x4<f32>();
+    var held_t = mat4x4<f32>();
     if STAGE >= FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             let pair_x = vec2(load_part(span.i, 6u * s), load_part(span.i, 6u * s + 1u));
@@ -270,11 +272,12 @@ fn forward(
         }
     } else if logits {
         for (var j = span.first; j < span.end; j += step_size()) {
-            let x = load_x16(span.i, j, span.end, masked());
+            held_x = load_x16(span.i, j, span.end, masked());
             if FORM == LOGITS {
-                both = merged(both, both_of16(x, load_t16(span.i, j, span.end, no_t)));
+                held_t = load_t16(span.i, j, span.end, no_t);
+                both = merged(both, both_of16(held_x, held_t));
             } else {
-                both.x = lse_merge(both.x, lse_of16(x, scale()), scale());
+                both.x = lse_merge(both.x, lse_of16(held_x, scale()), scale());
             }
         }
     }
@@ -321,8 +324,16 @@ fn forward(
             if EACH_DY == 1u {
                 u = load_dy4(span.i, j, span.end, 0.0);
             }
-            let x = load_x4(span.i, j, span.end, masked());
-            let four = four_of(row, x, load_t4(span.i, j, span.end, no_t), u);
+            let quad = (j - span.first) / (4u * LANES);
+            var x = quad_of(held_x, quad);
+            var t = quad_of(held_t, quad);
+            if !logits || !holds() {
+                x = load_x4(span.i, j, span.end, masked());
+            }
+            if FORM != LOGITS || !holds() {
+                t = load_t4(span.i, j, span.end, no_t);
+            }
+            let four = four_of(row, x, t, u);
             if round == first && !folds() {
                 sums.value += sum_of(four.value);
             }

@@ -278,7 +278,10 @@ fn every_place_has_the_same_ops() {
     assert_eq!(without("src/ops", &["elementwise", "mod", "pairs", "total"]), want);
     assert_eq!(without("src/reference", &["mod"]), want);
     assert_eq!(without("src/verify", &["mod", "fill"]), want);
-    assert_eq!(without("tests", &["main", "harness", "kernels", "tensors", "scale", "faults", "train"]), want);
+    assert_eq!(
+        without("tests", &["main", "harness", "kernels", "tensors", "scale", "faults", "traffic", "train"]),
+        want
+    );
     assert_eq!(verify::SUITES.into_iter().map(|(op, _)| op.to_owned()).collect::<BTreeSet<_>>(), want);
     let built = kernels().into_iter().map(|kernel| kernel.shader.op.to_owned()).filter(|op| op != "total");
     assert_eq!(built.collect::<BTreeSet<_>>(), want);

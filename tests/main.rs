@@ -22,4 +22,5 @@ mod siglip;
 mod sigmoid;
 mod softmax;
 mod tanh;
+mod traffic;
 mod train;

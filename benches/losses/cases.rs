@@ -15,6 +15,9 @@ pub const CASES: &[Case] = &[
     Case { op: "kl", shape: [32, 131072], build: kl },
     Case { op: "bce", shape: [4096, 4096], build: bce },
     Case { op: "l2", shape: [4096, 4096], build: l2 },
+    Case { op: "info_nce", shape: [1024, 128], build: info_nce },
+    Case { op: "info_nce", shape: [4096, 128], build: info_nce },
+    Case { op: "info_nce", shape: [8192, 256], build: info_nce },
 ];
 
 pub struct Case {
@@ -111,6 +114,32 @@ fn kl(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
             let [x, t, dx, dt] = [&inputs[0], &inputs[1], &dx, &dt].map(|buffer| Tensor::matrix(buffer, rows, cols));
             let gradients = Gradients { dx: Some(dx?), dt: Some(dt?) };
             forward(recorder, x?, t?, Tensor::scalar(&loss, 0)?, gradients, Options::default())
+        }),
+    })
+}
+
+/// CLIP's symmetric loss of `rows` pairs of unit vectors of `cols` elements, with the gradients of both sides and of the scale.
+fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
+    use wgloss::info_nce::{Options, backward, forward};
+    let options = Options { symmetric: true, ..Options::default() };
+    let (q, k) = (unit(normal(rows * cols, 0), cols), unit(normal(rows * cols, 1), cols));
+    let inputs = [gpu.upload(&q)?, gpu.upload(&k)?];
+    let [loss, d_scale, lse] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(4 * rows)?];
+    let [dq, dk] = [gpu.zeros::<f32>(q.len())?, gpu.zeros::<f32>(k.len())?];
+    let outputs = [("loss", &loss), ("dq", &dq), ("dk", &dk)];
+    Ok(Job {
+        bytes: 4 * (4 * rows * cols + 1),
+        outputs: outputs.map(|(what, buffer)| (what, buffer.clone())).to_vec(),
+        truth: Box::new(move || {
+            let (q, k) = (wide(&q), wide(&k));
+            let (dq, dk, _) = reference::info_nce::backward(&q, &k, cols, None, &[], options);
+            vec![reference::info_nce::forward(&q, &k, cols, None, options), dq, dk]
+        }),
+        submit: submit(gpu, move |recorder| {
+            let [q, k, dq, dk] = [&inputs[0], &inputs[1], &dq, &dk].map(|buffer| Tensor::matrix(buffer, rows, cols));
+            let (q, k, lse) = (q?, k?, Tensor::matrix(&lse, 2 * rows, 2)?);
+            forward(recorder, q, k, None, Tensor::scalar(&loss, 0)?, lse, options)?;
+            backward(recorder, q, k, None, lse, None, dq?, dk?, Some(Tensor::scalar(&d_scale, 0)?), options)
         }),
     })
 }
@@ -234,6 +263,15 @@ fn normal(len: usize, stream: u32) -> Vec<f32> {
     let mut numbers: Vec<f32> = (0..len.div_ceil(2)).flat_map(|_| pair()).collect();
     numbers.truncate(len);
     numbers
+}
+
+/// Rows of `cols` elements, each of unit length.
+fn unit(mut x: Vec<f32>, cols: usize) -> Vec<f32> {
+    for row in x.chunks_mut(cols) {
+        let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|v| *v /= norm);
+    }
+    x
 }
 
 /// Targets, between 0 and 1.

@@ -110,12 +110,13 @@ fn time(arguments: &Arguments) -> Outcome {
 
 fn measure(gpu: &Gpu, case: &Case, job: &Job, calls: u32) -> Outcome<Value> {
     gpu.wait()?; // for the upload
-    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    let (mut first, mut wall, mut cpu) = (None, Vec::new(), Vec::new());
     for sample in 0..WARM_UPS + SAMPLES {
         let (wall_start, cpu_start) = (Instant::now(), ProcessTime::now());
         (job.submit)(calls)?;
         gpu.wait()?;
         let times = (wall_start.elapsed(), cpu_start.elapsed());
+        first.get_or_insert(times.0.as_secs_f64());
         if sample >= WARM_UPS {
             wall.push(times.0.as_secs_f64() / f64::from(calls));
             cpu.push(times.1.as_secs_f64() / f64::from(calls));
@@ -126,7 +127,7 @@ fn measure(gpu: &Gpu, case: &Case, job: &Job, calls: u32) -> Outcome<Value> {
     let (wall_s, cpu_s) = (median(&wall), median(&cpu));
     Ok(json!({
         "case": case.op, "rows": rows, "cols": cols, "wall_s": wall_s, "cpu_s": cpu_s,
-        "bytes": job.bytes, "gb_per_s": job.bytes as f64 / wall_s / 1e9,
+        "bytes": job.bytes, "gb_per_s": job.bytes as f64 / wall_s / 1e9, "first_wall_s": first,
         "wall_samples_s": wall, "cpu_samples_s": cpu,
     }))
 }

@@ -83,7 +83,18 @@ def l2(shape, device, compiled):
     return with_gradients(compiled(lambda x: F.mse_loss(x, t)), x), 4 * (3 * x.numel() + 1)
 
 
-OPS = {op.__name__: op for op in (copy, softmax, cross_entropy, kl, bce, l2)}
+def info_nce(shape, device, compiled):
+    q, k = (F.normalize(normal(shape, device, grad=False)).requires_grad_() for _ in range(2))
+    own, scale = torch.arange(shape[0], device=device), torch.tensor(1 / 0.07, device=device, requires_grad=True)
+
+    def loss(q, k, scale):
+        s = scale * (q @ k.T)
+        return (F.cross_entropy(s, own) + F.cross_entropy(s.T, own)) / 2
+
+    return with_gradients(compiled(loss), q, k, scale), 4 * (4 * q.numel() + 1)
+
+
+OPS = {op.__name__: op for op in (copy, softmax, cross_entropy, kl, bce, l2, info_nce)}
 
 
 def measure(call, synchronize, calls):

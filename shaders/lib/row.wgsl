@@ -43,6 +43,11 @@ fn holds() -> bool {
     return STAGE == WHOLE && params.per_segment <= step_size();
 }
 
+// Four of the sixteen that a lane took: those of its columns from `first` + 4 LANES `quad` on.
+fn quad_of(v: mat4x4<f32>, quad: u32) -> vec4<f32> {
+    return select(select(v[0], v[1], quad == 1u), select(v[2], v[3], quad == 3u), quad > 1u);
+}
+
 // The number of a lane, for kernels with one lane per item.
 fn item_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return (group.y * groups.x + group.x) * WG + lane;
