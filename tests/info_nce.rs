@@ -5,8 +5,21 @@ use wgloss::{Accum, Gpu, Reduction, Tensor, normalize, reference};
 use crate::golden::{self, Case, Found, Kind};
 use crate::harness::*;
 
-const UNIT: Options =
-    Options { temperature: 1.0, max_scale: 100.0, symmetric: false, reduction: Reduction::None, accum: Accum::Write };
+const UNIT: Options = Options {
+    temperature: 1.0,
+    max_scale: 100.0,
+    symmetric: false,
+    reduction: Reduction::None,
+    accum: Accum::Write,
+    exclude_self: false,
+    inside_log: false,
+    decoupled: false,
+    tau_plus: 0.0,
+    hardness: 0.0,
+    label_smoothing: 0.0,
+    margin: 0.0,
+    near_margin: f32::INFINITY,
+};
 const BOTH: Options = Options { symmetric: true, ..UNIT };
 
 pub struct Batch<'a> {

@@ -90,16 +90,45 @@ pub struct Options {
     pub max_scale: f32,
     /// The mean of both directions; needs as many keys as queries. Default no.
     pub symmetric: bool,
-    /// Default mean over the queries.
+    /// Default mean over the queries that have a positive.
     pub reduction: Reduction,
     /// Whether gradients are added to what their outputs hold. Default no.
     pub accum: Accum,
+    /// Query i is never compared with key i: for queries and keys that are the same rows. Default no.
+    pub exclude_self: bool,
+    /// The sum over several positives stands inside the logarithm, ln Σ_p e^s / |P|, instead of outside. Default no.
+    pub inside_log: bool,
+    /// The positives are left out of the sum that they are compared with (decoupled contrastive learning). Default no.
+    pub decoupled: bool,
+    /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning). Default 0.
+    pub tau_plus: f32,
+    /// α: a negative counts e^(s + α ⟨q, k⟩) with the second term taken as constant, so that hard ones count more. Default 0.
+    pub hardness: f32,
+    /// ε: the target is 1 − ε for the positives, and ε spread over all keys that take part. Default 0.
+    pub label_smoothing: f32,
+    /// Subtracted from the positives' ⟨q, k⟩ before scaling. Default 0.
+    pub margin: f32,
+    /// A key whose ⟨q, k⟩ exceeds that of the positive by more is no negative: it is taken for a false one. Default +∞.
+    pub near_margin: f32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let (reduction, accum) = (Reduction::Mean, Accum::Write);
-        Options { temperature: 0.07, max_scale: 100.0, symmetric: false, reduction, accum }
+        Options {
+            temperature: 0.07,
+            max_scale: 100.0,
+            symmetric: false,
+            reduction: Reduction::Mean,
+            accum: Accum::Write,
+            exclude_self: false,
+            inside_log: false,
+            decoupled: false,
+            tau_plus: 0.0,
+            hardness: 0.0,
+            label_smoothing: 0.0,
+            margin: 0.0,
+            near_margin: f32::INFINITY,
+        }
     }
 }
 
