@@ -1,91 +1,281 @@
-// s_ij = scale <q_i, k_j>, scale = min(e^log_scale, max_scale) or 1/temperature;  loss_i = ln sum_j e^s_ij - s_ii;
-// symmetric: loss_i = (ln sum_j e^s_ij - s_ii + ln sum_j e^s_ji - s_ii) / 2.
-// g_ij = dloss/ds_ij * scale = scale (w_i (p_ij - [i = j]) + w_j (c_ij - [i = j])), p over rows, c over columns (symmetric only);
-// dq = g k;  dk = g^T q;  dlog_scale = sum_ij g_ij/scale s_ij, 0 where the scale is clamped.
-// Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020.
-// Log-sum-exps are pairs (max, rest), see lib/lse.wgsl: row_part [column tiles * rows, 2], col_part [row tiles * cols, 2]; backward's row_part
-// has the sums that dlog_scale needs. positive [N] holds s_ii.
+// c_ij = <q_i, k_j>;  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale, max_scale) or 1/temperature.
+// P_i are the positives of row i, N_i its negatives, A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
+//     loss_i = a - mean_P s                      outside the logarithm; for one positive ln(1 + e^(n - p))
+//     loss_i = a - p + ln |P|                    INSIDE the logarithm
+//     loss_i = n - ..                            DECOUPLED: n instead of a
+//     loss_i = ln(1 + e^(u - p))                 DEBIASED: e^u = max((e^n - |N| tau e^p)/(1 - tau), |N| e^-scale)
+//     loss_i = a - (1 - e) mean_P s - e mean_A s SMOOTHS, by e
+// SYMMETRIC: the mean of that and of the same over columns. g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q;
+// dlog_scale = sum_ij dloss/ds_ij (s_ij + log_q_j), 0 where the scale is clamped.
+// Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020;
+// several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021, arXiv:2110.06848, eq. 5; debiased: Chuang
+// et al. 2020, arXiv:2007.00224, eq. 7 and 8; log_q: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312.
+// Log-sum-exps are pairs (max, rest), see lib/lse.wgsl. A line, a row or a column, has in `state`
+//     max, rest of n;  c of the positive, 0                      where each row has one positive and no more is needed, else (FULL)
+//     max, rest of n;  max, rest of p;  sum_P s, |P|;  sum_N s, |N|.
+// row_part [column tiles * rows, ..] and col_part [row tiles * cols, ..] hold those of a tile; backward's row_part the sums for dlog_scale.
 // Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g in chunks of bounded size.
 
-// The log-sum-exp of a lane's eight scores in one row (or column); those at `end` and past it are outside the matrix.
-fn lse8(at: u32, far: u32, end: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
-    let four = vec4(0u, 1u, 2u, 3u);
-    let none = vec4(masked());
-    return lse_of8(select(none, near_scores, at + four < vec4(end)), select(none, far_scores, far + four < vec4(end)), UNIT);
+override SYMMETRIC: u32 = 0u;
+// What a row's positives are: the key of its own number, one by index, or those of its group.
+const INDEX: u32 = 1u;
+const GROUPS: u32 = 2u;
+override POSITIVE: u32 = 0u;
+// What is left out: the key of the row's own number; keys of its id that are no positives; keys with c above `nearest`.
+override EXCLUDE_SELF: u32 = 0u;
+override HAS_ID: u32 = 0u;
+override NEAR: u32 = 0u;
+override HAS_LOG_Q: u32 = 0u;
+override HARD: u32 = 0u;
+override FULL: u32 = 0u;
+
+const INSIDE: u32 = 1u;
+const DECOUPLED: u32 = 2u;
+const DEBIASED: u32 = 4u;
+const SMOOTHS: u32 = 8u;
+override FORM: u32 = 0u;
+
+// What identifies a line, as words of row_line and col_line; and what its gradients have in common.
+const AT_OWN: u32 = 0u;
+const AT_GROUP: u32 = 1u;
+const AT_ID: u32 = 2u;
+const AT_LOG_Q: u32 = 3u;
+const AT_NEAREST: u32 = 4u;
+const AT_TOP: u32 = 5u;
+const AT_FACTOR: u32 = 6u;
+const AT_OF_POSITIVES: u32 = 7u;
+const AT_POSITIVE_TOP: u32 = 8u;
+const AT_POSITIVE_FACTOR: u32 = 9u;
+const AT_OF_ALL: u32 = 10u;
+
+struct Tag {
+    own: u32, // column of the positive
+    group: u32,
+    id: u32,
+    nearest: f32,
 }
 
-fn lse_lines(t: Tile, at: u32, far: u32, end: u32) -> Lines {
-    return Lines(
-        lse8(at, far, end, t.r0, t.s0), lse8(at, far, end, t.r1, t.s1),
-        lse8(at, far, end, t.r2, t.s2), lse8(at, far, end, t.r3, t.s3),
-        lse8(at, far, end, t.r4, t.s4), lse8(at, far, end, t.r5, t.s5),
-        lse8(at, far, end, t.r6, t.s6), lse8(at, far, end, t.r7, t.s7),
+fn row_tag(i: u32) -> Tag {
+    var tag = Tag(params.first_row + i, 0u, 0u, 0.0);
+    if i >= params.rows {
+        return tag;
+    }
+    if POSITIVE == INDEX {
+        tag.own = load_row_line(i, AT_OWN);
+    }
+    if POSITIVE == GROUPS {
+        tag.group = load_row_line(i, AT_GROUP);
+    }
+    if HAS_ID == 1u {
+        tag.id = load_row_line(i, AT_ID);
+    }
+    if NEAR == 1u {
+        tag.nearest = bitcast<f32>(load_row_line(i, AT_NEAREST));
+    }
+    return tag;
+}
+
+fn col_words4(j: u32, at: u32) -> vec4<u32> {
+    let last = vec4(max(params.cols, 1u) - 1u);
+    let column = min(columns4(j), last);
+    return vec4(
+        load_col_line(column.x, at), load_col_line(column.y, at), load_col_line(column.z, at), load_col_line(column.w, at),
     );
 }
 
-fn lse_line(line: u32, across: u32) -> vec2<f32> {
+// Of a lane's four columns.
+struct Tags {
+    group: vec4<u32>,
+    id: vec4<u32>,
+    log_q: vec4<f32>,
+    nearest: vec4<f32>,
+}
+
+fn col_tags(j: u32) -> Tags {
+    var tags = Tags();
+    if POSITIVE == GROUPS {
+        tags.group = col_words4(j, AT_GROUP);
+    }
+    if HAS_ID == 1u {
+        tags.id = col_words4(j, AT_ID);
+    }
+    if HAS_LOG_Q == 1u {
+        tags.log_q = bitcast<vec4<f32>>(col_words4(j, AT_LOG_Q));
+    }
+    if NEAR == 1u && SYMMETRIC == 1u {
+        tags.nearest = bitcast<vec4<f32>>(col_words4(j, AT_NEAREST));
+    }
+    return tags;
+}
+
+// Four pairs of a row.
+struct Four {
+    scaled: vec4<f32>, // scale (c - margin [j in P])
+    s: vec4<f32>,
+    hard: vec4<f32>, // s + hardness c
+    positive: vec4<bool>,
+    negative: vec4<bool>, // for the row
+    for_column: vec4<bool>, // negative for the column
+}
+
+fn four_of(i: u32, j: u32, scale: f32, row: Tag, cols: Tags, c: vec4<f32>) -> Four {
+    let column = columns4(params.first_col + j);
+    var inside = inside4(j) & vec4(i < params.rows);
+    if EXCLUDE_SELF == 1u {
+        inside &= column != vec4(params.first_row + i);
+    }
+    var four = Four();
+    four.positive = column == vec4(row.own);
+    if POSITIVE == GROUPS {
+        four.positive = cols.group == vec4(row.group);
+    }
+    four.positive &= inside;
+    four.negative = inside & !four.positive;
+    if HAS_ID == 1u {
+        four.negative &= cols.id != vec4(row.id);
+    }
+    four.for_column = four.negative;
+    if NEAR == 1u {
+        four.negative &= !(c > vec4(row.nearest));
+        four.for_column &= !(c > cols.nearest);
+    }
+    four.scaled = scale * (c - select(vec4(0.0), vec4(params.margin), four.positive));
+    four.s = four.scaled;
+    if HAS_LOG_Q == 1u {
+        four.s -= cols.log_q;
+    }
+    four.hard = four.s;
+    if HARD == 1u {
+        four.hard += params.hardness * c;
+    }
+    return four;
+}
+
+// What a part of `state` is taken from.
+const OF_NEGATIVES: u32 = 0u; // log-sum-exps
+const OF_POSITIVES: u32 = 1u;
+const SUM_OF_POSITIVES: u32 = 2u; // sums and counts
+const SUM_OF_NEGATIVES: u32 = 3u;
+
+fn parts() -> u32 {
+    return select(1u, 4u, FULL == 1u);
+}
+
+// Four scores, masked where they are not of the part.
+struct Masked {
+    row: vec4<f32>,
+    column: vec4<f32>,
+}
+
+fn masked4(i: u32, j: u32, part: u32, scale: f32, cols: Tags, c: vec4<f32>) -> Masked {
+    let four = four_of(i, j, scale, row_tag(i), cols, c);
+    let none = vec4(masked());
+    if FULL == 0u || part == OF_NEGATIVES {
+        return Masked(select(none, four.hard, four.negative), select(none, four.hard, four.for_column));
+    }
+    let positives = part != SUM_OF_NEGATIVES;
+    return Masked(
+        select(none, four.s, select(four.negative, four.positive, positives)),
+        select(none, four.s, select(four.for_column, four.positive, positives)),
+    );
+}
+
+fn is_sum(part: u32) -> bool {
+    return FULL == 1u && part >= SUM_OF_POSITIVES;
+}
+
+// Sum and count of what is not masked.
+fn sum_of4(v: vec4<f32>) -> vec2<f32> {
+    let out = bitcast<vec4<u32>>(v) == vec4(0xff800000u);
+    return vec2(sum4(select(v, vec4(0.0), out)), sum4(select(vec4(1.0), vec4(0.0), out)));
+}
+
+fn pair_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
+    if is_sum(part) {
+        return sum_of4(v);
+    }
+    return lse_of4(v, UNIT);
+}
+
+fn joined(a: vec2<f32>, b: vec2<f32>, part: u32) -> vec2<f32> {
+    if is_sum(part) {
+        return a + b;
+    }
+    return lse_merge(a, b, UNIT);
+}
+
+fn joined_line(line: u32, across: u32, part: u32) -> vec2<f32> {
     var acc = tile_line(line, 0u, across);
     for (var x = 1u; x < across; x++) {
-        acc = lse_merge(acc, tile_line(line, x, across), UNIT);
+        acc = joined(acc, tile_line(line, x, across), part);
     }
     return acc;
 }
 
-fn keep4(i: u32, j: u32, scores: vec4<f32>) {
-    let row = params.first_row + i;
-    let col = params.first_col + j;
-    if i < params.rows && row >= col && row < col + 4u && row < params.first_col + params.cols {
-        store_positive(row, 0u, scores[row - col]);
+fn put_row_parts(group: vec3<u32>, lane: u32, half: u32, part: u32) {
+    for (var line = lane; line < 8u * TY; line += TX * TY) {
+        let i = group.y * 16u * TY + tile_line_row(line, half);
+        if i < params.rows {
+            let pair = joined_line(line, TX, part);
+            store_row_part(group.x * params.rows + i, 2u * part, pair.x);
+            store_row_part(group.x * params.rows + i, 2u * part + 1u, pair.y);
+        }
     }
 }
 
-fn keep8(row0: u32, col0: u32, lane: u32, r: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) {
-    keep4(row0 + tile_row(lane, r), col0 + tile_col(lane, 0u), near_scores);
-    keep4(row0 + tile_row(lane, r), col0 + tile_col(lane, 4u), far_scores);
+fn put_col_parts(group: vec3<u32>, lane: u32, part: u32) {
+    for (var line = lane; line < 4u * TX; line += TX * TY) {
+        let j = group.x * 4u * TX + line;
+        if j < params.cols {
+            let pair = joined_line(line, TY, part);
+            store_col_part(group.y * params.cols + j, 2u * part, pair.x);
+            store_col_part(group.y * params.cols + j, 2u * part + 1u, pair.y);
+        }
+    }
 }
 
-// Writes s_ii for the pairs that lie in the tile.
-fn keep_positives(t: Tile, row0: u32, col0: u32, lane: u32) {
-    keep8(row0, col0, lane, 0u, t.r0, t.s0);
-    keep8(row0, col0, lane, 1u, t.r1, t.s1);
-    keep8(row0, col0, lane, 2u, t.r2, t.s2);
-    keep8(row0, col0, lane, 3u, t.r3, t.s3);
-    keep8(row0, col0, lane, 4u, t.r4, t.s4);
-    keep8(row0, col0, lane, 5u, t.r5, t.s5);
-    keep8(row0, col0, lane, 6u, t.r6, t.s6);
-    keep8(row0, col0, lane, 7u, t.r7, t.s7);
-}
-
-// One tile of s: the log-sum-exp of its rows and, if symmetric, of its columns, and the scores of its own pairs.
+// One tile of s: the parts of its rows and, if symmetric, of its columns.
 @compute @workgroup_size(TX, TY)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 8u * TY;
-    let col0 = group.x * 8u * TX;
-    let t = product(row0, col0, lane);
-    keep_positives(t, row0, col0, lane);
-    tile_share_rows(lane, lse_lines(t, col0 + tile_col(lane, 0u), col0 + tile_col(lane, 4u), params.cols));
-    for (var line = lane; line < 8u * TY; line += TX * TY) {
-        if row0 + line < params.rows {
-            let acc = lse_line(line, TX);
-            store_row_part(group.x * params.rows + row0 + line, 0u, acc.x);
-            store_row_part(group.x * params.rows + row0 + line, 1u, acc.y);
+    let t = product(group, lane);
+    let j = group.x * 4u * TX + tile_col(lane);
+    let scale = score_scale();
+    let cols = col_tags(j);
+    for (var part = 0u; part < parts(); part++) {
+        let none = select(LSE_EMPTY, vec2(0.0), is_sum(part));
+        var c0 = none;
+        var c1 = none;
+        var c2 = none;
+        var c3 = none;
+        for (var half = 0u; half < 2u; half++) {
+            tile_barrier();
+            for (var h = 2u * half; h < 2u * half + 2u; h++) {
+                let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+                let r = tile_rows4(t, h);
+                let a = masked4(i, j, part, scale, cols, r[0]);
+                let b = masked4(i + 1u, j, part, scale, cols, r[1]);
+                let c = masked4(i + 2u, j, part, scale, cols, r[2]);
+                let d = masked4(i + 3u, j, part, scale, cols, r[3]);
+                tile_put_rows(lane, h, pair_of4(a.row, part), pair_of4(b.row, part), pair_of4(c.row, part), pair_of4(d.row, part));
+                if SYMMETRIC == 1u {
+                    let columns = transpose(mat4x4(a.column, b.column, c.column, d.column));
+                    c0 = joined(c0, pair_of4(columns[0], part), part);
+                    c1 = joined(c1, pair_of4(columns[1], part), part);
+                    c2 = joined(c2, pair_of4(columns[2], part), part);
+                    c3 = joined(c3, pair_of4(columns[3], part), part);
+                }
+            }
+            tile_barrier();
+            put_row_parts(group, lane, half, part);
         }
-    }
-    if params.symmetric == 0u {
-        return;
-    }
-    let columns = tile_transpose(t);
-    tile_share_cols(lane, lse_lines(columns, row0 + tile_row(lane, 0u), row0 + tile_row(lane, 4u), params.rows));
-    for (var line = lane; line < 8u * TX; line += TX * TY) {
-        if col0 + line < params.cols {
-            let acc = lse_line(line, TY);
-            store_col_part(group.y * params.cols + col0 + line, 0u, acc.x);
-            store_col_part(group.y * params.cols + col0 + line, 1u, acc.y);
+        if SYMMETRIC == 1u {
+            tile_share_cols(lane, c0, c1, c2, c3);
+            put_col_parts(group, lane, part);
         }
     }
 }
 
-// lse[i] = the merge of part[p * rows + i] over p, in order, after what is there unless `fresh`.
+// state[i] = the parts of a line, merged over the tiles in order, after what is there unless `fresh`.
 @compute @workgroup_size(WG)
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -96,29 +286,23 @@ fn merge(
     if i >= params.rows {
         return;
     }
-    var acc = LSE_EMPTY;
-    if params.fresh == 0u {
-        acc = vec2(load_lse(i, 0u), load_lse(i, 1u));
+    for (var part = 0u; part < parts(); part++) {
+        var acc = select(LSE_EMPTY, vec2(0.0), is_sum(part));
+        if params.fresh == 0u {
+            acc = vec2(load_state(i, 2u * part), load_state(i, 2u * part + 1u));
+        }
+        for (var p = 0u; p < params.parts; p++) {
+            let row = p * params.rows + i;
+            acc = joined(acc, vec2(load_part(row, 2u * part), load_part(row, 2u * part + 1u)), part);
+        }
+        store_state(i, 2u * part, acc.x);
+        store_state(i, 2u * part + 1u, acc.y);
     }
-    for (var p = 0u; p < params.parts; p++) {
-        let row = p * params.rows + i;
-        acc = lse_merge(acc, vec2(load_part(row, 0u), load_part(row, 1u)), UNIT);
-    }
-    store_lse(i, 0u, acc.x);
-    store_lse(i, 1u, acc.y);
 }
 
-fn row_lse_of(i: u32) -> vec2<f32> {
-    return vec2(load_row_lse(i, 0u), load_row_lse(i, 1u));
-}
-
-fn col_lse_of(j: u32) -> vec2<f32> {
-    return vec2(load_col_lse(j, 0u), load_col_lse(j, 1u));
-}
-
-// The loss of each row.
+// The words that identify the lines of a part of the batch.
 @compute @workgroup_size(WG)
-fn row_loss(
+fn tag(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
@@ -127,115 +311,373 @@ fn row_loss(
     if i >= params.rows {
         return;
     }
-    let own = load_positive_in(i, 0u);
-    var value = lse_minus_log_p(row_lse_of(i), own, UNIT);
-    if params.symmetric == 1u {
-        value = 0.5 * (value + lse_minus_log_p(col_lse_of(i), own, UNIT));
+    if POSITIVE == INDEX {
+        store_line(i, AT_OWN, load_index(i, 0u));
     }
-    store_loss(i, 0u, value);
-}
-
-// What the gradients of one row (or column) of s have in common.
-struct Line {
-    lse: vec2<f32>,
-    weight: f32,
-}
-
-// dloss/ds of one pair as far as it comes from one direction.
-fn pair_gradient(line: Line, score: f32, own: bool) -> f32 {
-    return line.weight * select(lse_p(line.lse, score, UNIT), lse_p_minus_1(line.lse, score, UNIT), own);
-}
-
-// dloss/ds of one pair, of which g is `scale` times.
-fn put_gradient(i: u32, j: u32, scale: f32, score: f32, row: Line, column: Line) -> f32 {
-    if j >= params.cols {
-        return 0.0;
+    if POSITIVE == GROUPS {
+        store_line(i, AT_GROUP, load_group(i, 0u));
     }
-    let own = params.first_row + i == params.first_col + j;
-    var value = pair_gradient(row, score, own);
-    if params.symmetric == 1u {
-        value = 0.5 * (value + pair_gradient(column, score, own));
+    if HAS_ID == 1u {
+        store_line(i, AT_ID, load_id(i, 0u));
     }
-    store_g(i, j, scale * value);
-    return value;
-}
-
-// A lane's eight columns.
-struct Columns {
-    c0: Line, c1: Line, c2: Line, c3: Line,
-    c4: Line, c5: Line, c6: Line, c7: Line,
-}
-
-fn column_line(j: u32) -> Line {
-    if params.symmetric == 0u || j >= params.cols {
-        return Line();
+    if HAS_LOG_Q == 1u {
+        store_line(i, AT_LOG_Q, bitcast<u32>(load_log_q(i, 0u)));
     }
-    return Line(col_lse_of(j), weight(params.first_col + j));
+    if NEAR == 1u {
+        store_line(i, AT_NEAREST, bitcast<u32>(load_positive_in(i, 0u) + params.near_margin));
+    }
 }
 
-// Writes g of a lane's eight pairs in one row; what they add to dlog_scale.
-fn put_gradients(i: u32, j: u32, k: u32, scale: f32, near_scores: vec4<f32>, far_scores: vec4<f32>, columns: Columns) -> vec2<f32> {
+// A line's loss, and its gradient: of negatives factor e^(s + hardness c - top), of positives of_positives + positive_factor e^(s - positive_top),
+// of all of_all.
+struct Head {
+    loss: f32,
+    top: f32,
+    factor: f32,
+    of_positives: f32,
+    positive_top: f32,
+    positive_factor: f32,
+    of_all: f32,
+}
+
+// ln(1 + e^x) and 1/(1 + e^-x).
+fn softplus(x: f32) -> vec2<f32> {
+    if is_nan(x) {
+        return vec2(x);
+    }
+    let e = precise_exp(-abs(x));
+    return vec2(max(x, 0.0) + precise_log1p(e), select(1.0, e, x < 0.0) / (1.0 + e));
+}
+
+fn ln_rest(pair: vec2<f32>) -> f32 {
+    return precise_log1p(pair.y);
+}
+
+// n, p: log-sum-exps of negatives and positives; sums: sum_P s, |P|, sum_N s, |N|.
+fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
+    var head = Head(0.0, n.x, 0.0, 0.0, p.x, 0.0, 0.0);
+    if sums.y == 0.0 {
+        return head;
+    }
+    let poisoned = is_nan(n.y) || is_nan(p.y) || is_nan(p.x) || (is_infinite(p.x) && p.x > 0.0);
+    if poisoned {
+        head.loss = not_a_number();
+        head.factor = head.loss;
+        head.of_positives = head.loss;
+        return head;
+    }
+    let none = n.y < 0.0;
+    let spread = 1.0 / (1.0 + max(n.y, 0.0));
+    if (FORM & SMOOTHS) != 0u || (FORM == 0u && sums.y != 1.0) {
+        let all = lse_merge(n, p, UNIT);
+        let own_share = (1.0 - params.smoothing) / sums.y;
+        let share = params.smoothing / (sums.y + sums.w);
+        // The mean of the positives counts from the maximum, so that nothing large cancels.
+        let below = own_share * (sums.x - sums.y * all.x) + share * ((sums.x + sums.z) - (sums.y + sums.w) * all.x);
+        head.loss = ln_rest(all) - below;
+        head.top = all.x;
+        head.positive_top = all.x;
+        head.factor = 1.0 / (1.0 + all.y);
+        head.positive_factor = head.factor;
+        head.of_positives = -own_share;
+        head.of_all = -share;
+        return head;
+    }
+    let mean = sums.x / sums.y;
+    if (FORM & DECOUPLED) != 0u {
+        if none {
+            return head;
+        }
+        head.factor = spread;
+        if (FORM & INSIDE) != 0u {
+            head.loss = (n.x - p.x) + (ln_rest(n) - ln_rest(p)) + precise_log4(vec4(sums.y)).x;
+            head.positive_factor = -1.0 / (1.0 + p.y);
+        } else {
+            head.loss = (n.x - mean) + ln_rest(n);
+            head.of_positives = -1.0 / sums.y;
+        }
+        return head;
+    }
+    if none && (FORM & DEBIASED) == 0u {
+        head.loss = select(0.0, precise_log4(vec4(sums.y)).x, (FORM & INSIDE) != 0u);
+        return head;
+    }
+    let x = (n.x - p.x) + (ln_rest(n) - ln_rest(p));
+    if (FORM & DEBIASED) != 0u {
+        let least = precise_log4(vec4(max(sums.w, 1.0))).x - score_scale() - p.x;
+        let kept = 1.0 - sums.w * params.tau_plus * precise_exp(min(-x, 88.0));
+        let above = x + precise_log4(vec4(max(kept, 0x1p-126f))).x - precise_log4(vec4(1.0 - params.tau_plus)).x;
+        let taken = !none && kept > 0.0 && above > least;
+        let both = softplus(select(least, above, taken));
+        head.loss = select(both.x, 0.0, sums.w == 0.0);
+        head.factor = select(0.0, both.y / kept * spread, taken);
+        head.of_positives = select(select(-both.y, -both.y / kept, taken), 0.0, sums.w == 0.0);
+        return head;
+    }
+    let both = softplus(x);
+    head.loss = both.x;
+    head.factor = both.y * spread;
+    if (FORM & INSIDE) != 0u {
+        head.loss += precise_log4(vec4(sums.y)).x;
+        head.positive_factor = -both.y / (1.0 + p.y);
+    } else {
+        head.of_positives = -both.y;
+    }
+    return head;
+}
+
+// s of the row's own pair.
+fn own_score(i: u32, c: f32) -> f32 {
+    var s = score_scale() * (c - params.margin);
+    if HAS_LOG_Q == 1u {
+        s -= load_log_q(i, 0u);
+    }
+    return s;
+}
+
+fn head_at(i: u32) -> Head {
+    let n = vec2(load_state_in(i, 0u), load_state_in(i, 1u));
+    let third = load_state_in(i, 2u);
+    if FULL == 0u {
+        let s = own_score(i, third);
+        return head_of(n, vec2(s, 0.0), vec4(s, 1.0, 0.0, 0.0));
+    }
+    let sums = vec4(load_state_in(i, 4u), load_state_in(i, 5u), load_state_in(i, 6u), load_state_in(i, 7u));
+    return head_of(n, vec2(third, load_state_in(i, 3u)), sums);
+}
+
+fn weight_of(i: u32) -> f32 {
+    if params.has_weight == 0u {
+        return 1.0;
+    }
+    return load_weight(i, 0u);
+}
+
+// What each row adds to the loss: directly, or half of it for rows and for columns, one after the other; and, where rows are counted, its weight.
+@compute @workgroup_size(WG)
+fn line_loss(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    let w = weight_of(i);
+    var loss = select(w * head_at(i).loss, 0.0, w == 0.0);
+    if SYMMETRIC == 1u {
+        loss *= 0.5;
+    }
+    if params.fresh == 0u {
+        loss += load_loss(i, 0u);
+    }
+    store_loss(i, 0u, loss);
+    if params.counts == 1u && params.fresh == 1u {
+        let has = FULL == 0u || load_state_in(i, 5u) != 0.0;
+        store_loss(i, 1u, select(0.0, w, has));
+    }
+}
+
+// loss = sums[0]/sums[1], the mean over what counts; state = 1/sums[1]; 0 where nothing does.
+@compute @workgroup_size(WG)
+fn finish(@builtin(local_invocation_index) lane: u32) {
+    if lane != 0u {
+        return;
+    }
+    let sum = load_sums(0u, 0u);
+    let count = load_sums(1u, 0u);
+    store_loss(0u, 0u, select(sum / count, 0.0, count == 0.0));
+    store_state(0u, 0u, select(1.0 / count, 0.0, count == 0.0));
+}
+
+// What the gradients of the lines of a part of the batch have in common.
+@compute @workgroup_size(WG)
+fn weigh(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    let head = head_at(i);
+    var w = params.factor * load_dy(select(0u, i, params.dy_by_row == 1u), 0u) * weight_of(i);
+    if params.counts == 1u {
+        w *= load_inverse(0u, 0u);
+    }
+    if SYMMETRIC == 1u {
+        w *= 0.5;
+    }
+    store_line(i, AT_TOP, bitcast<u32>(head.top));
+    store_line(i, AT_FACTOR, bitcast<u32>(times(w, head.factor)));
+    store_line(i, AT_OF_POSITIVES, bitcast<u32>(times(w, head.of_positives)));
+    if FULL == 1u {
+        store_line(i, AT_POSITIVE_TOP, bitcast<u32>(head.positive_top));
+        store_line(i, AT_POSITIVE_FACTOR, bitcast<u32>(times(w, head.positive_factor)));
+        store_line(i, AT_OF_ALL, bitcast<u32>(times(w, head.of_all)));
+    }
+}
+
+// w x, but 0 for w = 0, be x NaN.
+fn times(w: f32, x: f32) -> f32 {
+    return select(w * x, 0.0, w == 0.0);
+}
+
+// What gradients of four pairs need of a line each.
+struct Slopes {
+    top: vec4<f32>,
+    factor: vec4<f32>,
+    of_positives: vec4<f32>,
+    positive_top: vec4<f32>,
+    positive_factor: vec4<f32>,
+    of_all: vec4<f32>,
+}
+
+fn row_word(i: u32, at: u32) -> vec4<f32> {
+    return vec4(bitcast<f32>(load_row_line(i, at)));
+}
+
+fn row_slopes(i: u32) -> Slopes {
+    var slopes = Slopes();
+    slopes.top = row_word(i, AT_TOP);
+    slopes.factor = row_word(i, AT_FACTOR);
+    slopes.of_positives = row_word(i, AT_OF_POSITIVES);
+    if FULL == 1u {
+        slopes.positive_top = row_word(i, AT_POSITIVE_TOP);
+        slopes.positive_factor = row_word(i, AT_POSITIVE_FACTOR);
+        slopes.of_all = row_word(i, AT_OF_ALL);
+    }
+    return slopes;
+}
+
+fn col_slopes(j: u32) -> Slopes {
+    var slopes = Slopes();
+    if SYMMETRIC == 0u {
+        return slopes;
+    }
+    slopes.top = bitcast<vec4<f32>>(col_words4(j, AT_TOP));
+    slopes.factor = bitcast<vec4<f32>>(col_words4(j, AT_FACTOR));
+    slopes.of_positives = bitcast<vec4<f32>>(col_words4(j, AT_OF_POSITIVES));
+    if FULL == 1u {
+        slopes.positive_top = bitcast<vec4<f32>>(col_words4(j, AT_POSITIVE_TOP));
+        slopes.positive_factor = bitcast<vec4<f32>>(col_words4(j, AT_POSITIVE_FACTOR));
+        slopes.of_all = bitcast<vec4<f32>>(col_words4(j, AT_OF_ALL));
+    }
+    return slopes;
+}
+
+// e^(x - top); the set's own maximum may round differently here than where it was found. NaN for NaN.
+fn exp_below4(x: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
+    let gap = max(min(x, top) - top, vec4(EXP_LOWEST));
+    return select(exp_in_range(gap), x, nans(x));
+}
+
+// dloss/ds of four pairs as far as it comes from one direction.
+fn slope4(slopes: Slopes, four: Four, negative: vec4<bool>) -> vec4<f32> {
+    let of_negatives = slopes.factor * exp_below4(four.hard, slopes.top);
+    if FULL == 0u {
+        return select(select(vec4(0.0), of_negatives, negative), slopes.of_positives, four.positive);
+    }
+    let of_positives = slopes.of_positives + slopes.positive_factor * exp_below4(four.s, slopes.positive_top);
+    let taken = select(vec4(0.0), of_negatives + slopes.of_all, negative);
+    return select(taken, of_positives + slopes.of_all, four.positive);
+}
+
+// Writes g of four pairs in one row; what they add to dlog_scale.
+fn put_gradients(i: u32, j: u32, scale: f32, c: vec4<f32>, cols: Tags, by_column: Slopes) -> vec2<f32> {
     if i >= params.rows {
         return vec2(0.0);
     }
-    let row = Line(row_lse_of(i), weight(params.first_row + i));
-    let near_gradients = vec4(
-        put_gradient(i, j, scale, near_scores.x, row, columns.c0),
-        put_gradient(i, j + 1u, scale, near_scores.y, row, columns.c1),
-        put_gradient(i, j + 2u, scale, near_scores.z, row, columns.c2),
-        put_gradient(i, j + 3u, scale, near_scores.w, row, columns.c3),
-    );
-    let far_gradients = vec4(
-        put_gradient(i, k, scale, far_scores.x, row, columns.c4),
-        put_gradient(i, k + 1u, scale, far_scores.y, row, columns.c5),
-        put_gradient(i, k + 2u, scale, far_scores.z, row, columns.c6),
-        put_gradient(i, k + 3u, scale, far_scores.w, row, columns.c7),
-    );
-    return vec2(scale_terms4(near_gradients, near_scores) + scale_terms4(far_gradients, far_scores), 0.0);
+    let four = four_of(i, j, scale, row_tag(i), cols, c);
+    var slope = slope4(row_slopes(i), four, four.negative);
+    if SYMMETRIC == 1u {
+        slope += slope4(by_column, four, four.for_column);
+    }
+    store_g4(i, j, params.cols, scale * slope);
+    return vec2(scale_terms4(slope, four.scaled), 0.0);
 }
 
 // One tile of g, and the sums over its rows that dlog_scale needs.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 8u * TY;
-    let col0 = group.x * 8u * TX;
-    let t = product(row0, col0, lane);
-    let j = col0 + tile_col(lane, 0u);
-    let k = col0 + tile_col(lane, 4u);
-    let columns = Columns(
-        column_line(j), column_line(j + 1u), column_line(j + 2u), column_line(j + 3u),
-        column_line(k), column_line(k + 1u), column_line(k + 2u), column_line(k + 3u),
-    );
+    let t = product(group, lane);
+    let j = group.x * 4u * TX + tile_col(lane);
     let scale = score_scale();
-    let lines = Lines(
-        put_gradients(row0 + tile_row(lane, 0u), j, k, scale, t.r0, t.s0, columns),
-        put_gradients(row0 + tile_row(lane, 1u), j, k, scale, t.r1, t.s1, columns),
-        put_gradients(row0 + tile_row(lane, 2u), j, k, scale, t.r2, t.s2, columns),
-        put_gradients(row0 + tile_row(lane, 3u), j, k, scale, t.r3, t.s3, columns),
-        put_gradients(row0 + tile_row(lane, 4u), j, k, scale, t.r4, t.s4, columns),
-        put_gradients(row0 + tile_row(lane, 5u), j, k, scale, t.r5, t.s5, columns),
-        put_gradients(row0 + tile_row(lane, 6u), j, k, scale, t.r6, t.s6, columns),
-        put_gradients(row0 + tile_row(lane, 7u), j, k, scale, t.r7, t.s7, columns),
-    );
-    if params.has_sums == 1u {
-        store_row_sums(group, lane, lines, 0u, clamped());
+    let cols = col_tags(j);
+    let by_column = col_slopes(j);
+    let drop = clamped();
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+            let r = tile_rows4(t, h);
+            tile_put_rows(
+                lane,
+                h,
+                put_gradients(i, j, scale, r[0], cols, by_column),
+                put_gradients(i + 1u, j, scale, r[1], cols, by_column),
+                put_gradients(i + 2u, j, scale, r[2], cols, by_column),
+                put_gradients(i + 3u, j, scale, r[3], cols, by_column),
+            );
+        }
+        tile_barrier();
+        if params.has_sums == 1u {
+            store_row_sums(group, lane, half, 0u, drop);
+        }
     }
 }
 
-// s_ii of the rows in a tile's height, and rank 0: the tiles that the diagonal crosses.
+fn keep4(i: u32, j: u32, c: vec4<f32>) {
+    let row = params.first_row + i;
+    var own = row;
+    if POSITIVE == INDEX {
+        own = row_tag(i).own;
+    }
+    let col = params.first_col + j;
+    if i < params.rows && own >= col && own < col + 4u && own < params.first_col + params.cols {
+        store_positive(row, 0u, c[own - col]);
+    }
+}
+
+fn keep_positives(t: Tile, i: u32, j: u32, lane: u32) {
+    for (var h = 0u; h < 4u; h++) {
+        let row = i + tile_row(lane, 4u * h);
+        let r = tile_rows4(t, h);
+        keep4(row, j, r[0]);
+        keep4(row + 1u, j, r[1]);
+        keep4(row + 2u, j, r[2]);
+        keep4(row + 3u, j, r[3]);
+    }
+}
+
+// c of the positives in a tile's height: of rows with positives of their own number, the tiles that the diagonal crosses.
 @compute @workgroup_size(TX, TY)
 fn positives(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 8u * TY;
-    let first = params.first_row + row0; // of k, since pair i is column i
-    for (var col = first - first % (8u * TX); col < first + 8u * TY; col += 8u * TX) {
+    let i = group.y * 16u * TY;
+    if POSITIVE == INDEX {
+        keep_positives(product(group, lane), i, group.x * 4u * TX + tile_col(lane), lane);
+        return;
+    }
+    let first = params.first_row + i;
+    for (var col = first - first % (4u * TX); col < first + 16u * TY; col += 4u * TX) {
         if col >= params.first_col && col < params.first_col + params.cols {
-            keep_positives(product(row0, col - params.first_col, lane), row0, col - params.first_col, lane);
+            let at = col - params.first_col;
+            keep_positives(tile_product(i, at, 0u, params.dim, lane), i, at + tile_col(lane), lane);
         }
     }
-    for (var line = lane; line < 8u * TY; line += TX * TY) {
-        if row0 + line < params.rows {
-            store_rank(first + line, 0u, 0u);
-        }
+}
+
+@compute @workgroup_size(WG)
+fn clear(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i < params.rows {
+        store_rank(i, 0u, 0u);
     }
 }
 
@@ -246,34 +688,28 @@ fn above(row: u32, j: u32, score: f32, own: f32) -> u32 {
     return u32(j < params.cols && col != row && ahead);
 }
 
-fn count_above(row0: u32, col0: u32, lane: u32, r: u32, near_scores: vec4<f32>, far_scores: vec4<f32>) {
-    let i = row0 + tile_row(lane, r);
+fn count_above(i: u32, j: u32, c: vec4<f32>) {
     if i >= params.rows {
         return;
     }
     let row = params.first_row + i;
     let own = load_positive_in(row, 0u);
-    let j = col0 + tile_col(lane, 0u);
-    let k = col0 + tile_col(lane, 4u);
-    let count = above(row, j, near_scores.x, own) + above(row, j + 1u, near_scores.y, own)
-        + above(row, j + 2u, near_scores.z, own) + above(row, j + 3u, near_scores.w, own)
-        + above(row, k, far_scores.x, own) + above(row, k + 1u, far_scores.y, own)
-        + above(row, k + 2u, far_scores.z, own) + above(row, k + 3u, far_scores.w, own);
-    add_rank(row, 0u, count); // whole numbers: the order does not matter
+    // Whole numbers: the order does not matter.
+    add_rank(row, 0u, (above(row, j, c.x, own) + above(row, j + 1u, c.y, own)) + (above(row, j + 2u, c.z, own) + above(row, j + 3u, c.w, own)));
 }
 
 // rank[i] = how many keys come before the row's own.
 @compute @workgroup_size(TX, TY)
 fn count_ranks(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 8u * TY;
-    let col0 = group.x * 8u * TX;
-    let t = product(row0, col0, lane);
-    count_above(row0, col0, lane, 0u, t.r0, t.s0);
-    count_above(row0, col0, lane, 1u, t.r1, t.s1);
-    count_above(row0, col0, lane, 2u, t.r2, t.s2);
-    count_above(row0, col0, lane, 3u, t.r3, t.s3);
-    count_above(row0, col0, lane, 4u, t.r4, t.s4);
-    count_above(row0, col0, lane, 5u, t.r5, t.s5);
-    count_above(row0, col0, lane, 6u, t.r6, t.s6);
-    count_above(row0, col0, lane, 7u, t.r7, t.s7);
+    let i = group.y * 16u * TY;
+    let j = group.x * 4u * TX + tile_col(lane);
+    let t = product(group, lane);
+    for (var h = 0u; h < 4u; h++) {
+        let row = i + tile_row(lane, 4u * h);
+        let r = tile_rows4(t, h);
+        count_above(row, j, r[0]);
+        count_above(row + 1u, j, r[1]);
+        count_above(row + 2u, j, r[2]);
+        count_above(row + 3u, j, r[3]);
+    }
 }

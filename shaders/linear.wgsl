@@ -1,23 +1,38 @@
 // y[i, o] = sum_k x[i, k] w[o, k] + b[o];   dx = dy w;   dw = dy^T x;   db[o] = sum_i dy[i, o].
 // Source: Rumelhart, Hinton and Williams, Nature 323 (1986), doi:10.1038/323533a0.
 // c is rows x cols, `depth` long is the summed dimension, of which slice z of the grid takes `per_split` and writes rows z*rows.. of c; `splits`
-// such slices `merge` adds up. a lies as [rows, depth] (`a_by_k`) or [depth, rows], b as [cols, depth] (`b_by_k`) or [depth, cols].
+// such slices `merge` adds up. a lies as [rows, depth] (A_BY_K) or [depth, rows], b as [cols, depth] (B_BY_K) or [depth, cols].
 // Cost of an N x O result over K: 2NOK FLOP; reads NK * ceil(O / tile) + OK * ceil(N / tile), writes NO (times the splits, twice).
 
-fn tile_a(i: u32, k: u32) -> f32 {
-    if i >= params.rows || k >= params.depth {
-        return 0.0;
+override A_BY_K: u32 = 1u;
+override B_BY_K: u32 = 1u;
+
+fn a4(i: u32, k: u32) -> vec4<f32> {
+    if A_BY_K == 1u {
+        return load_a4(i, k, select(0u, params.depth, i < params.rows), 0.0);
     }
-    let by_k = params.a_by_k == 1u;
-    return load_a(select(k, i, by_k), select(i, k, by_k));
+    return load_a4(k, i, select(0u, params.rows, k < params.depth), 0.0);
 }
 
-fn tile_b(j: u32, k: u32) -> f32 {
-    if j >= params.cols || k >= params.depth {
-        return 0.0;
+fn b4(j: u32, k: u32) -> vec4<f32> {
+    if B_BY_K == 1u {
+        return load_b4(j, k, select(0u, params.depth, j < params.cols), 0.0);
     }
-    let by_k = params.b_by_k == 1u;
-    return load_b(select(k, j, by_k), select(j, k, by_k));
+    return load_b4(k, j, select(0u, params.cols, k < params.depth), 0.0);
+}
+
+fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
+    if A_BY_K == 1u {
+        return transpose(mat4x4(a4(i, k), a4(i + 1u, k), a4(i + 2u, k), a4(i + 3u, k)));
+    }
+    return mat4x4(a4(i, k), a4(i, k + 1u), a4(i, k + 2u), a4(i, k + 3u));
+}
+
+fn tile_b(j: u32, k: u32) -> mat4x4<f32> {
+    if B_BY_K == 1u {
+        return transpose(mat4x4(b4(j, k), b4(j + 1u, k), b4(j + 2u, k), b4(j + 3u, k)));
+    }
+    return mat4x4(b4(j, k), b4(j, k + 1u), b4(j, k + 2u), b4(j, k + 3u));
 }
 
 fn bias_of(j: u32) -> f32 {
@@ -28,9 +43,6 @@ fn bias_of(j: u32) -> f32 {
 }
 
 fn finish(i: u32, j: u32, slice: u32, value: f32) {
-    if j >= params.cols {
-        return;
-    }
     let row = slice * params.rows + i;
     if params.accumulate == 1u {
         store_c(row, j, load_c(row, j) + value);
@@ -39,40 +51,36 @@ fn finish(i: u32, j: u32, slice: u32, value: f32) {
     }
 }
 
-fn finish_row(i: u32, j: u32, k: u32, slice: u32, low: vec4<f32>, high: vec4<f32>) {
+fn finish4(i: u32, j: u32, slice: u32, values: vec4<f32>) {
     if i >= params.rows {
         return;
     }
-    finish(i, j, slice, low.x);
-    finish(i, j + 1u, slice, low.y);
-    finish(i, j + 2u, slice, low.z);
-    finish(i, j + 3u, slice, low.w);
-    finish(i, k, slice, high.x);
-    finish(i, k + 1u, slice, high.y);
-    finish(i, k + 2u, slice, high.z);
-    finish(i, k + 3u, slice, high.w);
+    let row = slice * params.rows + i;
+    if params.accumulate == 1u {
+        store_c4(row, j, params.cols, load_c4(row, j, params.cols, 0.0) + values);
+    } else {
+        store_c4(row, j, params.cols, values);
+    }
 }
 
 // c = a b^T (+ bias) (+ c), each operand as it lies or transposed: y, dx and dw alike.
 @compute @workgroup_size(TX, TY)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 8u * TY;
-    let col0 = group.x * 8u * TX;
+    let row0 = group.y * 16u * TY;
+    let col0 = group.x * 4u * TX;
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
-    let t = tile_product(row0, col0, first, end, lane, params.a_by_k == 1u, params.b_by_k == 1u);
-    let j = col0 + tile_col(lane, 0u);
-    let k = col0 + tile_col(lane, 4u);
-    let low = vec4(bias_of(j), bias_of(j + 1u), bias_of(j + 2u), bias_of(j + 3u));
-    let high = vec4(bias_of(k), bias_of(k + 1u), bias_of(k + 2u), bias_of(k + 3u));
-    finish_row(row0 + tile_row(lane, 0u), j, k, group.z, t.r0 + low, t.s0 + high);
-    finish_row(row0 + tile_row(lane, 1u), j, k, group.z, t.r1 + low, t.s1 + high);
-    finish_row(row0 + tile_row(lane, 2u), j, k, group.z, t.r2 + low, t.s2 + high);
-    finish_row(row0 + tile_row(lane, 3u), j, k, group.z, t.r3 + low, t.s3 + high);
-    finish_row(row0 + tile_row(lane, 4u), j, k, group.z, t.r4 + low, t.s4 + high);
-    finish_row(row0 + tile_row(lane, 5u), j, k, group.z, t.r5 + low, t.s5 + high);
-    finish_row(row0 + tile_row(lane, 6u), j, k, group.z, t.r6 + low, t.s6 + high);
-    finish_row(row0 + tile_row(lane, 7u), j, k, group.z, t.r7 + low, t.s7 + high);
+    let t = tile_product(row0, col0, first, end, lane);
+    let j = col0 + tile_col(lane);
+    let bias = vec4(bias_of(j), bias_of(j + 1u), bias_of(j + 2u), bias_of(j + 3u));
+    for (var h = 0u; h < 4u; h++) {
+        let i = row0 + tile_row(lane, 4u * h);
+        let r = tile_rows4(t, h);
+        finish4(i, j, group.z, r[0] + bias);
+        finish4(i + 1u, j, group.z, r[1] + bias);
+        finish4(i + 2u, j, group.z, r[2] + bias);
+        finish4(i + 3u, j, group.z, r[3] + bias);
+    }
 }
 
 // Slice z of the column sums of a [depth, rows]: c[z*rows + i, 0] = sum over the slice's k of a[k, i].

@@ -10,11 +10,7 @@ fn score_bias() -> f32 {
 }
 
 fn own4(i: u32, j: u32) -> vec4<bool> {
-    return vec4(params.first_row + i) == vec4(params.first_col + j) + vec4(0u, 1u, 2u, 3u);
-}
-
-fn inside4(j: u32) -> vec4<bool> {
-    return vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(params.cols);
+    return vec4(params.first_row + i) == columns4(params.first_col + j);
 }
 
 // ln(1 + e) within 3 ulp for e in 0..=1: 2 artanh(e/(2 + e)), for large e as ln 2 + 2 artanh((e - 1)/(e + 3)), so that 1 + e is never formed.
@@ -39,98 +35,81 @@ fn pair_slope4(x: vec4<f32>) -> vec4<f32> {
     return select(select(vec4(1.0), e, x < vec4(0.0)) / (1.0 + e), x, nans(x));
 }
 
-fn loss4(i: u32, j: u32, bias: f32, scores: vec4<f32>) -> f32 {
-    let z = scores + bias;
-    let loss = select(vec4(0.0), pair_loss4(select(z, -z, own4(i, j))), inside4(j));
-    return (loss.x + loss.y) + (loss.z + loss.w);
-}
-
-fn loss8(i: u32, j: u32, k: u32, bias: f32, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
-    return vec2(loss4(i, j, bias, near_scores) + loss4(i, k, bias, far_scores), 0.0);
-}
-
-fn store_losses(t: Tile, group: vec3<u32>, lane: u32, column: u32) {
-    let bias = score_bias();
-    let i = group.y * 8u * TY;
-    let j = group.x * 8u * TX + tile_col(lane, 0u);
-    let k = group.x * 8u * TX + tile_col(lane, 4u);
-    let lines = Lines(
-        loss8(i + tile_row(lane, 0u), j, k, bias, t.r0, t.s0), loss8(i + tile_row(lane, 1u), j, k, bias, t.r1, t.s1),
-        loss8(i + tile_row(lane, 2u), j, k, bias, t.r2, t.s2), loss8(i + tile_row(lane, 3u), j, k, bias, t.r3, t.s3),
-        loss8(i + tile_row(lane, 4u), j, k, bias, t.r4, t.s4), loss8(i + tile_row(lane, 5u), j, k, bias, t.r5, t.s5),
-        loss8(i + tile_row(lane, 6u), j, k, bias, t.r6, t.s6), loss8(i + tile_row(lane, 7u), j, k, bias, t.r7, t.s7),
-    );
-    store_row_sums(group, lane, lines, column, false);
-}
-
-// One tile of s: the loss of its rows.
-@compute @workgroup_size(TX, TY)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    store_losses(product(group.y * 8u * TY, group.x * 8u * TX, lane), group, lane, 0u);
-}
-
-fn slope4(i: u32, j: u32, bias: f32, scores: vec4<f32>) -> vec4<f32> {
-    let own = own4(i, j);
-    let z = scores + bias;
-    let slope = pair_slope4(select(z, -z, own));
-    return select(vec4(0.0), weight(params.first_row + i) * select(slope, -slope, own), inside4(j));
-}
-
-fn put4(i: u32, j: u32, g: vec4<f32>) {
-    if j < params.cols {
-        store_g(i, j, g.x);
-    }
-    if j + 1u < params.cols {
-        store_g(i, j + 1u, g.y);
-    }
-    if j + 2u < params.cols {
-        store_g(i, j + 2u, g.z);
-    }
-    if j + 3u < params.cols {
-        store_g(i, j + 3u, g.w);
-    }
-}
-
 // What the lanes of a tile know of its scores.
 struct Score {
     scale: f32,
     bias: f32,
 }
 
-// Writes g of a lane's eight pairs in one row; what they add to dlog_scale and dbias.
-fn slopes8(i: u32, j: u32, k: u32, score: Score, near_scores: vec4<f32>, far_scores: vec4<f32>) -> vec2<f32> {
+fn loss4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
+    let z = score.scale * products + score.bias;
+    return vec2(sum4(select(vec4(0.0), pair_loss4(select(z, -z, own4(i, j))), inside4(j))), 0.0);
+}
+
+fn store_losses(t: Tile, group: vec3<u32>, lane: u32, column: u32) {
+    let score = Score(score_scale(), score_bias());
+    let j = group.x * 4u * TX + tile_col(lane);
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+            let r = tile_rows4(t, h);
+            tile_put_rows(
+                lane, h, loss4(i, j, score, r[0]), loss4(i + 1u, j, score, r[1]), loss4(i + 2u, j, score, r[2]), loss4(i + 3u, j, score, r[3]),
+            );
+        }
+        tile_barrier();
+        store_row_sums(group, lane, half, column, false);
+    }
+}
+
+// One tile of s: the loss of its rows.
+@compute @workgroup_size(TX, TY)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    store_losses(product(group, lane), group, lane, 0u);
+}
+
+// By which the gradient of a row's loss is multiplied.
+fn weight(row: u32) -> f32 {
+    return params.factor * load_dy(select(0u, row, params.dy_by_row == 1u), 0u);
+}
+
+// Writes g of four pairs in one row; what they add to dlog_scale and dbias.
+fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     if i >= params.rows {
         return vec2(0.0);
     }
-    let near_slopes = slope4(i, j, score.bias, near_scores);
-    let far_slopes = slope4(i, k, score.bias, far_scores);
+    let own = own4(i, j);
+    let scores = score.scale * products;
+    let z = scores + score.bias;
+    let slope = pair_slope4(select(z, -z, own));
+    let slopes = select(vec4(0.0), weight(params.first_row + i) * select(slope, -slope, own), inside4(j));
     if params.has_g == 1u {
-        put4(i, j, score.scale * near_slopes);
-        put4(i, k, score.scale * far_slopes);
+        store_g4(i, j, params.cols, score.scale * slopes);
     }
-    let four = near_slopes + far_slopes;
-    return vec2(
-        scale_terms4(near_slopes, near_scores) + scale_terms4(far_slopes, far_scores),
-        (four.x + four.y) + (four.z + four.w),
-    );
+    return vec2(scale_terms4(slopes, scores), sum4(slopes));
 }
 
 // One tile of g; the sums over its rows that dlog_scale and dbias need; the loss of its rows.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = group.y * 8u * TY;
-    let t = product(i, group.x * 8u * TX, lane);
-    let j = group.x * 8u * TX + tile_col(lane, 0u);
-    let k = group.x * 8u * TX + tile_col(lane, 4u);
+    let t = product(group, lane);
+    let j = group.x * 4u * TX + tile_col(lane);
     let score = Score(score_scale(), score_bias());
-    let lines = Lines(
-        slopes8(i + tile_row(lane, 0u), j, k, score, t.r0, t.s0), slopes8(i + tile_row(lane, 1u), j, k, score, t.r1, t.s1),
-        slopes8(i + tile_row(lane, 2u), j, k, score, t.r2, t.s2), slopes8(i + tile_row(lane, 3u), j, k, score, t.r3, t.s3),
-        slopes8(i + tile_row(lane, 4u), j, k, score, t.r4, t.s4), slopes8(i + tile_row(lane, 5u), j, k, score, t.r5, t.s5),
-        slopes8(i + tile_row(lane, 6u), j, k, score, t.r6, t.s6), slopes8(i + tile_row(lane, 7u), j, k, score, t.r7, t.s7),
-    );
-    if params.has_sums == 1u {
-        store_row_sums(group, lane, lines, 0u, clamped());
+    let drop = clamped();
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+            let r = tile_rows4(t, h);
+            tile_put_rows(
+                lane, h, slopes4(i, j, score, r[0]), slopes4(i + 1u, j, score, r[1]), slopes4(i + 2u, j, score, r[2]), slopes4(i + 3u, j, score, r[3]),
+            );
+        }
+        tile_barrier();
+        if params.has_sums == 1u {
+            store_row_sums(group, lane, half, 0u, drop);
+        }
     }
     if params.has_loss == 1u {
         store_losses(t, group, lane, 2u);

@@ -10,7 +10,7 @@
 //! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
 //! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
 
-use crate::kernel::{Access, Content, SHAPE, ScalarType, Shader};
+use crate::kernel::{Access, Content, Family, SHAPE, ScalarType, Shader};
 use crate::tensor::Storage;
 
 /// How the elements of one binding lie in it.
@@ -54,16 +54,31 @@ fn calls(shader: &Shader, verb: &str, name: &str, suffix: &str) -> bool {
     shader.source.contains(&format!("{verb}_{name}{suffix}("))
 }
 
-/// The whole source of a shader for bindings of these formats. `all_write` declares every binding `read_write`, which wgpu asks
-/// for when an input and an output lie in one buffer.
-pub fn source(shader: &Shader, formats: &[Format], all_write: bool) -> String {
+/// What a shader is built for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Build {
+    /// Of every binding.
+    pub formats: Vec<Format>,
+    /// Every binding is declared `read_write`, which wgpu asks for when an input and an output lie in one buffer.
+    pub all_write: bool,
+    /// How the lanes of a tile share operands; see [`Tuning`](crate::Tuning).
+    pub tile_by_subgroup: bool,
+}
+
+/// The whole source of a shader.
+pub fn source(shader: &Shader, build: &Build) -> String {
+    let Build { formats, all_write, tile_by_subgroup } = build;
     let mut source = shader.source.to_owned();
+    if shader.family == Family::Tile {
+        source += "\n";
+        source += if *tile_by_subgroup { TILE_SUBGROUP } else { TILE_WORKGROUP };
+    }
     source += "\n// src/accessors.rs\n\n";
     source += &params(shader);
     for (index, &(name, access, content)) in shader.bindings.iter().enumerate() {
         let format = formats[index];
         if format.in_place.is_none() {
-            let mode = if access == Access::Read && !all_write { "read" } else { "read_write" };
+            let mode = if access == Access::Read && !*all_write { "read" } else { "read_write" };
             let element = match content {
                 Content::Numbers if shares_words(shader, index, format) => "atomic<u32>",
                 Content::Numbers => format.element(),
@@ -411,3 +426,5 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 const F16: &str = include_str!("../shaders/lib/f16.wgsl");
 const BF16: &str = include_str!("../shaders/lib/bf16.wgsl");
+const TILE_WORKGROUP: &str = include_str!("../shaders/lib/tile_workgroup.wgsl");
+const TILE_SUBGROUP: &str = include_str!("../shaders/lib/tile_subgroup.wgsl");

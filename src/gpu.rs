@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::accessors::{self, Format};
+use crate::accessors::{self, Build, Format};
 use crate::kernel::{Access, Kernel};
 use crate::tensor::WORD;
 use crate::{Error, Recorder, Result, Tuning};
@@ -44,7 +44,7 @@ struct Shared {
     fault: Arc<Mutex<Option<Error>>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
-    scratch: Mutex<[Option<wgpu::Buffer>; 6]>,
+    scratch: Mutex<[Option<wgpu::Buffer>; 9]>,
     one: wgpu::Buffer,
     sink: wgpu::Buffer,
 }
@@ -52,8 +52,7 @@ struct Shared {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ModuleKey {
     op: &'static str,
-    formats: Vec<Format>,
-    all_write: bool,
+    build: Build,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -138,6 +137,7 @@ impl Gpu {
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgloss"),
+            required_features: adapter.features() & wgpu::Features::SUBGROUP,
             required_limits: options.limits.clone().unwrap_or_else(|| adapter.limits()),
             ..Default::default()
         };
@@ -170,7 +170,7 @@ impl Gpu {
 
     fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Arc<Mutex<Option<Error>>>) -> Result<Gpu> {
         let (info, limits) = (device.adapter_info(), device.limits());
-        let tuning = Tuning::for_adapter(&info, &limits);
+        let tuning = Tuning::for_device(&device);
         let small = |label| wgpu::BufferDescriptor {
             label: Some(label),
             size: 16,
@@ -199,7 +199,7 @@ impl Gpu {
 
     /// The same device with other sizes, cut to what it allows.
     pub fn with_tuning(&self, tuning: Tuning) -> Gpu {
-        Gpu { shared: self.shared.clone(), tuning: tuning.within(&self.shared.limits) }
+        Gpu { shared: self.shared.clone(), tuning: tuning.on(&self.shared.device) }
     }
 
     /// The sizes in use.
@@ -335,11 +335,12 @@ impl Gpu {
         &self,
         kernel: &'static Kernel,
         constants: &[(&'static str, u32)],
-        formats: &[Format],
+        formats: Vec<Format>,
         all_write: bool,
     ) -> Result<wgpu::ComputePipeline> {
         let shader = kernel.shader;
-        let module_key = ModuleKey { op: shader.op, formats: formats.to_vec(), all_write };
+        let build = Build { formats, all_write, tile_by_subgroup: self.tuning.tile_by_subgroup };
+        let module_key = ModuleKey { op: shader.op, build: build.clone() };
         let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants: constants.to_vec() };
         if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
             return Ok(pipeline.clone());
@@ -352,7 +353,7 @@ impl Gpu {
                 .or_insert_with(|| {
                     device.create_shader_module(wgpu::ShaderModuleDescriptor {
                         label: Some(shader.op),
-                        source: wgpu::ShaderSource::Wgsl(accessors::source(shader, formats, all_write).into()),
+                        source: wgpu::ShaderSource::Wgsl(accessors::source(shader, &build).into()),
                     })
                 })
                 .clone();
@@ -364,10 +365,12 @@ impl Gpu {
             };
             let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
             let bound = kernel.uses.iter().map(|name| (shader.binding(name), kernel.access(name)));
-            entries.extend(bound.filter(|(index, _)| formats[*index].in_place.is_none()).map(|(index, access)| {
-                let read_only = access == Access::Read && !all_write;
-                entry(index as u32 + 1, wgpu::BufferBindingType::Storage { read_only })
-            }));
+            entries.extend(bound.filter(|(index, _)| build.formats[*index].in_place.is_none()).map(
+                |(index, access)| {
+                    let read_only = access == Access::Read && !all_write;
+                    entry(index as u32 + 1, wgpu::BufferBindingType::Storage { read_only })
+                },
+            ));
             let group = device
                 .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

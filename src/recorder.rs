@@ -324,17 +324,18 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// One dispatch of a tile kernel; the grid is in tiles.
+    /// One dispatch of a tile kernel; `flags` are its `override` constants, the grid is in tiles.
     pub(crate) fn tiles(
         &mut self,
         kernel: &'static Kernel,
         args: &[Arg],
         [rows, cols]: [usize; 2],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let constants = [("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)];
+        let constants = [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], flags].concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -352,6 +353,7 @@ impl<'g> Plan<'g> {
         args: &[Arg],
         [rows, cols]: [usize; 2],
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
         slices: usize,
     ) -> Result<()> {
         let workgroup = self.gpu.tuning().workgroup;
@@ -359,7 +361,8 @@ impl<'g> Plan<'g> {
         let groups = (rows as u64 * cols as u64).div_ceil(workgroup.into());
         let across = groups.clamp(1, most);
         let grid = [across as u32, groups.div_ceil(across) as u32, slices as u32];
-        self.dispatch(kernel, &[("WG", workgroup)], args, [rows, cols, 1, cols], scalars, grid)
+        let constants = [&[("WG", workgroup)], flags].concat();
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)
     }
 
     /// One workgroup for everything.
@@ -435,7 +438,7 @@ impl<'g> Plan<'g> {
                 Scalar::F32(value) => value.to_bits(),
             };
         }
-        let pipeline = self.gpu.pipeline(kernel, constants, &formats, shares_buffer)?;
+        let pipeline = self.gpu.pipeline(kernel, constants, formats, shares_buffer)?;
         self.steps.push(Step { kernel, pipeline, bindings, params, groups });
         Ok(())
     }

@@ -6,12 +6,15 @@ pub struct Tuning {
     /// Lanes that may share one row, where there are rows enough; a power of two. The lanes hold the row between two passes over it if
     /// each has at most 16 of its elements.
     pub widest: u32,
-    /// Lanes across a tile of a matrix product; each computes 8 columns.
+    /// Lanes across a tile of a matrix product; each computes 4 columns.
     pub tile_x: u32,
-    /// Lanes down a tile of a matrix product; each computes 8 rows.
+    /// Lanes down a tile of a matrix product; each computes 16 rows.
     pub tile_y: u32,
-    /// How many of the summed dimension a tile stages at once.
+    /// How many of the summed dimension a tile stages at once, a multiple of 8.
     pub tile_depth: u32,
+    /// Whether the lanes of a tile share operands through subgroup operations instead of workgroup memory: for 8 × 1 lanes on devices with
+    /// [`wgpu::Features::SUBGROUP`] and subgroups of at least 8.
+    pub tile_by_subgroup: bool,
     /// Workgroups that fill the device: a product with fewer tiles is split along the summed dimension.
     pub groups: u32,
     /// Largest workspace, in bytes, of an op that works in chunks.
@@ -20,17 +23,34 @@ pub struct Tuning {
 
 impl Tuning {
     /// A real GPU: wide workgroups, many of them.
-    pub const GPU: Tuning =
-        Tuning { workgroup: 256, widest: 1024, tile_x: 8, tile_y: 8, tile_depth: 16, groups: 512, workspace: 64 << 20 };
+    pub const GPU: Tuning = Tuning {
+        workgroup: 256,
+        widest: 1024,
+        tile_x: 16,
+        tile_y: 4,
+        tile_depth: 16,
+        tile_by_subgroup: false,
+        groups: 512,
+        workspace: 64 << 20,
+    };
 
     /// A software adapter: a workgroup of one subgroup needs no barrier between subgroups, which cost most there
     /// (llvmpipe runs them as coroutines: softmax 4096 x 4096 took 48 ms with 8 lanes, 122 ms with 256).
-    pub const SOFTWARE: Tuning = Tuning { workgroup: 8, widest: 8, groups: 8, ..Tuning::GPU };
+    pub const SOFTWARE: Tuning =
+        Tuning { workgroup: 8, widest: 8, tile_x: 8, tile_y: 1, tile_by_subgroup: true, groups: 8, ..Tuning::GPU };
 
-    /// The row of the table for an adapter, cut to what the device allows.
-    pub fn for_adapter(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Tuning {
-        let table = if info.device_type == wgpu::DeviceType::Cpu { Tuning::SOFTWARE } else { Tuning::GPU };
-        table.within(limits)
+    /// The row of the table for a device.
+    pub(crate) fn for_device(device: &wgpu::Device) -> Tuning {
+        let software = device.adapter_info().device_type == wgpu::DeviceType::Cpu;
+        (if software { Tuning::SOFTWARE } else { Tuning::GPU }).on(device)
+    }
+
+    /// The same sizes, cut to what a device allows.
+    pub(crate) fn on(self, device: &wgpu::Device) -> Tuning {
+        let subgroups =
+            device.features().contains(wgpu::Features::SUBGROUP) && device.adapter_info().subgroup_min_size >= 8;
+        let within = self.within(&device.limits());
+        Tuning { tile_by_subgroup: within.tile_by_subgroup && subgroups, ..within }
     }
 
     /// The same sizes, cut to what `limits` allow.
@@ -40,14 +60,18 @@ impl Tuning {
         self.widest = (1 << self.widest.clamp(1, lanes).ilog2()).max(self.workgroup);
         self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.max(1));
         self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.max(1));
+        self.tile_depth = self.tile_depth.max(1).next_multiple_of(8);
         while self.tile_x * self.tile_y > lanes || self.tile_bytes() > limits.max_compute_workgroup_storage_size {
-            match (self.tile_depth > 4, self.tile_x >= self.tile_y, self.tile_x.max(self.tile_y) > 1) {
-                (true, ..) if self.tile_x * self.tile_y <= lanes => self.tile_depth /= 2,
+            match (self.tile_depth > 8, self.tile_x >= self.tile_y, self.tile_x.max(self.tile_y) > 1) {
+                (true, ..) if self.tile_x * self.tile_y <= lanes => {
+                    self.tile_depth = (self.tile_depth / 2).next_multiple_of(8)
+                }
                 (_, true, true) => self.tile_x /= 2,
                 (_, false, true) => self.tile_y /= 2,
                 _ => break,
             }
         }
+        self.tile_by_subgroup &= [self.tile_x, self.tile_y] == [8, 1];
         while self.row_bytes() > limits.max_compute_workgroup_storage_size && self.widest > 1 {
             self.widest /= 2;
             self.workgroup = self.workgroup.min(self.widest);
@@ -61,9 +85,15 @@ impl Tuning {
         self.widest * 8
     }
 
-    /// Workgroup memory of a tile kernel: both staged operands (rows padded by one vec4), and a pair of f32 for each
-    /// lane and each of its 8 rows or columns.
+    /// Workgroup memory of a tile kernel: both staged operands (rows padded by one vec4), and a pair of f32 for each lane and each of eight of
+    /// its rows.
     pub fn tile_bytes(&self) -> u32 {
-        self.tile_depth * (2 * self.tile_x + 1 + 2 * self.tile_y + 1) * 16 + 64 * self.tile_x * self.tile_y
+        let staged = self.tile_depth * (4 * self.tile_y + 1 + self.tile_x + 1) * 16;
+        64 * self.tile_x * self.tile_y + if self.tile_by_subgroup { 0 } else { staged }
+    }
+
+    /// Rows and columns of a tile.
+    pub fn tile(&self) -> [usize; 2] {
+        [16 * self.tile_y as usize, 4 * self.tile_x as usize]
     }
 }

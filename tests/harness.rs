@@ -39,7 +39,7 @@ pub fn gpu() -> Option<&'static Gpu> {
 
 /// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not.
 const TUNINGS: [Tuning; 2] =
-    [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 16, ..Tuning::GPU }];
+    [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 8, ..Tuning::GPU }];
 
 /// Runs an op's own cases under every tuning.
 pub fn verifies(op: &str) {

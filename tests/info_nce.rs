@@ -49,18 +49,24 @@ pub fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
     let loss_rows = if options.reduction == Reduction::None { n } else { 1 };
     let log_scale = batch.log_scale.map(|value| input(gpu, 1, 1, &[value]));
     let dy = (!batch.dy.is_empty()).then(|| input(gpu, loss_rows, 1, batch.dy));
-    let (loss, lse) = (output(gpu, loss_rows, 1), output(gpu, options.lse_rows(n, m), 2));
+    let lines = n + if options.symmetric { m } else { 0 };
+    let (loss, state) = (output(gpu, loss_rows, 1), output(gpu, lines, 4));
     let (dq, dk, d_log_scale) = (output(gpu, n, dim), output(gpu, m, dim), output(gpu, 1, 1));
     let record = gpu.run(|recorder| {
-        let (q, k, lse) = (q.view()?, k.view()?, lse.view()?);
         let log_scale = log_scale.as_ref().map(Held::view).transpose()?;
+        let batch = info_nce::Batch { log_scale, ..info_nce::Batch::new(q.view()?, k.view()?) };
         let dy = dy.as_ref().map(Held::view).transpose()?;
-        info_nce::forward(recorder, q, k, log_scale, loss.view()?, lse, options)?;
-        let (dq, dk, d_log_scale) = (dq.view()?, dk.view()?, Some(d_log_scale.view()?));
-        info_nce::backward(recorder, q, k, log_scale, lse, dy, dq, dk, d_log_scale, options)
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
+        info_nce::backward(recorder, batch, state.view()?, dy, all_of(&dq, &dk, &d_log_scale)?, options)
     });
     record.unwrap();
     [&loss, &dq, &dk, &d_log_scale].map(|held| read(gpu, held))
+}
+
+/// All gradients.
+pub fn all_of<'a>(dq: &'a Held, dk: &'a Held, d_log_scale: &'a Held) -> wgloss::Result<info_nce::Gradients<'a>> {
+    let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_log_scale.view()?));
+    Ok(info_nce::Gradients { dq, dk, d_log_scale, d_bias: None })
 }
 
 pub fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
@@ -113,17 +119,18 @@ fn golden() {
             let (q, k) = (input(gpu, n, dim, q), input(gpu, m, dim, k));
             let (q_unit, k_unit) = (output(gpu, n, dim), output(gpu, m, dim));
             let (dq_unit, dk_unit) = (output(gpu, n, dim), output(gpu, m, dim));
-            let (loss, lse) = (output(gpu, 1, 1), output(gpu, options.lse_rows(n, m), 2));
+            let lines = n + if options.symmetric { m } else { 0 };
+            let (loss, state) = (output(gpu, 1, 1), output(gpu, lines, 4));
             let (dq, dk, d_log_scale) = (output(gpu, n, dim), output(gpu, m, dim), output(gpu, 1, 1));
             let record = gpu.run(|r| {
                 normalize::forward(r, q.view()?, q_unit.view()?, eps)?;
                 normalize::forward(r, k.view()?, k_unit.view()?, eps)?;
-                let (q_unit, k_unit, lse) = (q_unit.view()?, k_unit.view()?, lse.view()?);
-                info_nce::forward(r, q_unit, k_unit, None, loss.view()?, lse, options)?;
-                let (dq_unit, dk_unit, d) = (dq_unit.view()?, dk_unit.view()?, Some(d_log_scale.view()?));
-                info_nce::backward(r, q_unit, k_unit, None, lse, None, dq_unit, dk_unit, d, options)?;
-                normalize::backward(r, q.view()?, dq_unit, dq.view()?, eps)?;
-                normalize::backward(r, k.view()?, dk_unit, dk.view()?, eps)
+                let batch = info_nce::Batch::new(q_unit.view()?, k_unit.view()?);
+                info_nce::forward(r, batch, loss.view()?, state.view()?, options)?;
+                let gradients = all_of(&dq_unit, &dk_unit, &d_log_scale)?;
+                info_nce::backward(r, batch, state.view()?, None, gradients, options)?;
+                normalize::backward(r, q.view()?, dq_unit.view()?, dq.view()?, eps)?;
+                normalize::backward(r, k.view()?, dk_unit.view()?, dk.view()?, eps)
             });
             record.unwrap();
             [&loss, &dq, &dk, &d_log_scale].map(|held| read(gpu, held))
@@ -365,53 +372,53 @@ fn refusals() {
     let Some(gpu) = gpu() else { return };
     let (q, k, few) = (input(gpu, 4, 3, &[0.0; 12]), input(gpu, 5, 3, &[0.0; 15]), input(gpu, 3, 3, &[0.0; 9]));
     let (turned, scalar) = (input(gpu, 5, 2, &[0.0; 10]), input(gpu, 1, 1, &[0.0]));
-    let (loss, lse, long) = (output(gpu, 1, 1), output(gpu, 4, 2), output(gpu, 9, 2));
+    let (loss, state, long) = (output(gpu, 1, 1), output(gpu, 4, 4), output(gpu, 9, 4));
     let (dq, dk, d_log_scale) = (output(gpu, 4, 3), output(gpu, 5, 3), output(gpu, 1, 1));
-    let outputs = [&loss, &lse, &long, &dq, &dk, &d_log_scale];
+    let outputs = [&loss, &state, &long, &dq, &dk, &d_log_scale];
     let mean = Options { reduction: Reduction::Mean, ..UNIT };
 
-    let forward = |k: &Held, log_scale: &Held, loss: &Held, lse: &Held, options| {
+    let forward = |k: &Held, log_scale: &Held, loss: &Held, state: &Held, options| {
         refused(gpu, &outputs, |r| {
-            info_nce::forward(r, q.view()?, k.view()?, Some(log_scale.view()?), loss.view()?, lse.view()?, options)
+            let batch = info_nce::Batch::new(q.view()?, k.view()?).scaled(log_scale.view()?);
+            info_nce::forward(r, batch, loss.view()?, state.view()?, options)
         })
     };
-    assert_eq!(forward(&turned, &scalar, &loss, &lse, mean), shape("info_nce", "k", "5 x 3", "5 x 2"));
-    assert_eq!(forward(&few, &scalar, &loss, &lse, mean), shape("info_nce", "k", "at least 4 rows", "3 rows"));
+    assert_eq!(forward(&turned, &scalar, &loss, &state, mean), shape("info_nce", "k", "5 x 3", "5 x 2"));
+    assert_eq!(forward(&few, &scalar, &loss, &state, mean), shape("info_nce", "k", "at least 4 rows", "3 rows"));
     let symmetric = Options { symmetric: true, ..mean };
     assert_eq!(forward(&k, &scalar, &loss, &long, symmetric), shape("info_nce", "k", "4 rows", "5 rows"));
-    assert_eq!(forward(&k, &few, &loss, &lse, mean), shape("info_nce", "log_scale", "1 x 1", "3 x 3"));
-    assert_eq!(forward(&k, &scalar, &lse, &lse, mean), shape("info_nce", "loss", "1 x 1", "4 x 2"));
-    assert_eq!(forward(&k, &scalar, &loss, &lse, UNIT), shape("info_nce", "loss", "4 x 1", "1 x 1"));
-    assert_eq!(forward(&k, &scalar, &loss, &long, mean), shape("info_nce", "lse", "4 x 2", "9 x 2"));
-    assert_eq!(forward(&q, &scalar, &loss, &lse, symmetric), shape("info_nce", "lse", "8 x 2", "4 x 2"));
+    assert_eq!(forward(&k, &few, &loss, &state, mean), shape("info_nce", "log_scale", "1 x 1", "3 x 3"));
+    assert_eq!(forward(&k, &scalar, &state, &state, mean), shape("info_nce", "loss", "1 x 1", "4 x 4"));
+    assert_eq!(forward(&k, &scalar, &loss, &state, UNIT), shape("info_nce", "loss", "4 x 1", "1 x 1"));
+    assert_eq!(forward(&k, &scalar, &loss, &long, mean), shape("info_nce", "state", "4 x 4", "9 x 4"));
+    assert_eq!(forward(&q, &scalar, &loss, &state, symmetric), shape("info_nce", "state", "8 x 4", "4 x 4"));
     let bad = [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")];
     for (value, found) in bad {
         let options = Options { temperature: value, ..mean };
         assert_eq!(
-            forward(&k, &scalar, &loss, &lse, options),
+            forward(&k, &scalar, &loss, &state, options),
             option("info_nce", "temperature", "a number above 0", found)
         );
         let options = Options { max_scale: value, ..mean };
         assert_eq!(
-            forward(&k, &scalar, &loss, &lse, options),
+            forward(&k, &scalar, &loss, &state, options),
             option("info_nce", "max_scale", "a number above 0", found)
         );
     }
 
-    let backward = |lse: &Held, dy: &Held, dq: &Held, dk: &Held, d_log_scale: &Held, options| {
+    let backward = |state: &Held, dy: &Held, dq: &Held, dk: &Held, d_log_scale: &Held, options| {
         refused(gpu, &outputs, |r| {
-            let (dy, d) = (Some(dy.view()?), Some(d_log_scale.view()?));
-            let (q, k) = (q.view()?, k.view()?);
-            info_nce::backward(r, q, k, None, lse.view()?, dy, dq.view()?, dk.view()?, d, options)
+            let batch = info_nce::Batch::new(q.view()?, k.view()?);
+            info_nce::backward(r, batch, state.view()?, Some(dy.view()?), all_of(dq, dk, d_log_scale)?, options)
         })
     };
-    assert_eq!(backward(&long, &scalar, &dq, &dk, &d_log_scale, mean), shape("info_nce", "lse", "4 x 2", "9 x 2"));
-    assert_eq!(backward(&lse, &few, &dq, &dk, &d_log_scale, mean), shape("info_nce", "dy", "1 x 1", "3 x 3"));
-    assert_eq!(backward(&lse, &scalar, &dk, &dk, &d_log_scale, mean), shape("info_nce", "dq", "4 x 3", "5 x 3"));
-    assert_eq!(backward(&lse, &scalar, &dq, &dq, &d_log_scale, mean), shape("info_nce", "dk", "5 x 3", "4 x 3"));
-    assert_eq!(backward(&lse, &scalar, &dq, &dk, &lse, mean), shape("info_nce", "d_log_scale", "1 x 1", "4 x 2"));
+    assert_eq!(backward(&long, &scalar, &dq, &dk, &d_log_scale, mean), shape("info_nce", "state", "4 x 4", "9 x 4"));
+    assert_eq!(backward(&state, &few, &dq, &dk, &d_log_scale, mean), shape("info_nce", "dy", "1 x 1", "3 x 3"));
+    assert_eq!(backward(&state, &scalar, &dk, &dk, &d_log_scale, mean), shape("info_nce", "dq", "4 x 3", "5 x 3"));
+    assert_eq!(backward(&state, &scalar, &dq, &dq, &d_log_scale, mean), shape("info_nce", "dk", "5 x 3", "4 x 3"));
+    assert_eq!(backward(&state, &scalar, &dq, &dk, &state, mean), shape("info_nce", "d_log_scale", "1 x 1", "4 x 4"));
     let want = option("info_nce", "temperature", "a number above 0", "0");
-    assert_eq!(backward(&lse, &scalar, &dq, &dk, &d_log_scale, Options { temperature: 0.0, ..mean }), want);
+    assert_eq!(backward(&state, &scalar, &dq, &dk, &d_log_scale, Options { temperature: 0.0, ..mean }), want);
 
     let rank = input(gpu, 5, 1, &[0u32; 5]);
     let error = refused(gpu, &[], |r| info_nce::rank(r, q.view()?, k.view()?, rank.view()?));
@@ -424,33 +431,35 @@ fn refusals() {
 #[test]
 fn overlaps() {
     let Some(gpu) = gpu() else { return };
-    let square = || output(gpu, 2, 2);
-    let (q, k, lse, other, free) = (square(), square(), square(), square(), square());
+    let square = || output(gpu, 2, 4);
+    let (q, k, state, other, free) = (square(), square(), square(), square(), square());
     let scalar = output(gpu, 1, 1);
     let mean = Options { reduction: Reduction::Mean, ..UNIT };
     fn corner<'a>(held: &'a Held) -> wgloss::Result<Tensor<'a>> {
         Ok(held.view()?.row_range(0..1).col_range(0..1))
     }
-    let forward = |loss: &Held, lse: &Held| {
-        refused(gpu, &[loss, lse], |r| {
-            info_nce::forward(r, q.view()?, k.view()?, Some(corner(&other)?), corner(loss)?, lse.view()?, mean)
+    let forward = |loss: &Held, state: &Held| {
+        refused(gpu, &[loss, state], |r| {
+            let batch = info_nce::Batch::new(q.view()?, k.view()?).scaled(corner(&other)?);
+            info_nce::forward(r, batch, corner(loss)?, state.view()?, mean)
         })
     };
-    assert_eq!(forward(&lse, &lse), overlap("info_nce", "loss", "lse"));
-    assert_eq!(forward(&q, &lse), overlap("info_nce", "loss", "q"));
-    assert_eq!(forward(&other, &lse), overlap("info_nce", "loss", "log_scale"));
-    assert_eq!(forward(&scalar, &k), overlap("info_nce", "lse", "k"));
+    assert_eq!(forward(&state, &state), overlap("info_nce", "loss", "state"));
+    assert_eq!(forward(&q, &state), overlap("info_nce", "loss", "q"));
+    assert_eq!(forward(&other, &state), overlap("info_nce", "loss", "log_scale"));
+    assert_eq!(forward(&scalar, &k), overlap("info_nce", "state", "k"));
     let backward = |dq: &Held, dk: &Held, d_log_scale: &Held| {
         refused(gpu, &[dq, dk, d_log_scale], |r| {
-            let (q, k, lse, dy) = (q.view()?, k.view()?, lse.view()?, Some(corner(&other)?));
-            let (dq, dk, d) = (dq.view()?, dk.view()?, Some(corner(d_log_scale)?));
-            info_nce::backward(r, q, k, None, lse, dy, dq, dk, d, mean)
+            let (batch, dy) = (info_nce::Batch::new(q.view()?, k.view()?), Some(corner(&other)?));
+            let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(corner(d_log_scale)?));
+            let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
+            info_nce::backward(r, batch, state.view()?, dy, gradients, mean)
         })
     };
     assert_eq!(backward(&q, &free, &scalar), overlap("info_nce", "dq", "q"));
     assert_eq!(backward(&k, &free, &scalar), overlap("info_nce", "dq", "k"));
     assert_eq!(backward(&free, &free, &scalar), overlap("info_nce", "dq", "dk"));
-    assert_eq!(backward(&free, &lse, &scalar), overlap("info_nce", "dk", "lse"));
+    assert_eq!(backward(&free, &state, &scalar), overlap("info_nce", "dk", "state"));
     assert_eq!(backward(&free, &other, &scalar), overlap("info_nce", "dk", "dy"));
     let last = square();
     assert_eq!(backward(&free, &last, &free), overlap("info_nce", "dq", "d_log_scale"));

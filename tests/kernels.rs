@@ -7,15 +7,23 @@ use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 use wgloss::internals::{
-    Access, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, kernels, source, takes_quads,
+    Access, Build, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, kernels, source, takes_quads,
 };
 use wgloss::{Storage, Tuning, verify, wgpu};
 
-/// Valid without any feature: f32 and u32 only.
+/// None: f32 and u32 only. Subgroup operations where a tile's lanes share operands with them.
+fn capabilities(source: &str) -> Capabilities {
+    if source.contains("subgroupBroadcast") { Capabilities::SUBGROUP } else { Capabilities::empty() }
+}
+
+/// Valid without any other feature.
 fn parse(op: &str, source: &str) -> (Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("{op}: {}", error.emit_to_string(source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities(source));
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator.validate(&module);
     let info = info.unwrap_or_else(|error| panic!("{op}: {}", error.emit_to_string(source)));
     (module, info)
 }
@@ -29,10 +37,11 @@ fn entry(kernel: &Kernel, module: &Module) -> usize {
 
 /// The source as it is built where no tensor allows more than f32 one at a time.
 fn plain(shader: &Shader) -> String {
-    source(shader, &vec![Format::default(); shader.bindings.len()], false)
+    source(shader, &Build { formats: vec![Format::default(); shader.bindings.len()], ..Build::default() })
 }
 
-/// Every way in which all tensors may be stored and aligned, and every output in place of its input.
+/// Every way in which all tensors may be stored and aligned, every output in place of its input, and every way in which the lanes of a tile may
+/// share operands.
 fn builds(kernel: &Kernel) -> Vec<String> {
     let shader = kernel.shader;
     let mut formats = Vec::new();
@@ -51,7 +60,14 @@ fn builds(kernel: &Kernel) -> Vec<String> {
             formats.push(all);
         }
     }
-    formats.iter().flat_map(|formats| [false, true].map(|all_write| source(shader, formats, all_write))).collect()
+    let build = |formats: &Vec<Format>, all_write, tile_by_subgroup| {
+        source(shader, &Build { formats: formats.clone(), all_write, tile_by_subgroup })
+    };
+    let ways: &[bool] = if shader.family == Family::Tile { &[false, true] } else { &[false] };
+    let builds = formats.iter().flat_map(|formats| {
+        ways.iter().flat_map(move |&way| [false, true].map(|all_write| build(formats, all_write, way)))
+    });
+    builds.collect()
 }
 
 #[test]
@@ -143,15 +159,17 @@ fn every_build_is_valid() {
 fn workgroup_memory_is_what_the_tuning_says() {
     let tunings = [
         Tuning::GPU,
-        Tuning::SOFTWARE,
+        Tuning { workgroup: 16, widest: 16, ..Tuning::SOFTWARE }, // other lanes than a tile's
         Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
         Tuning { workgroup: 64, tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU },
-        Tuning { workgroup: 1, tile_x: 1, tile_y: 2, tile_depth: 4, ..Tuning::GPU },
+        Tuning { workgroup: 1, tile_x: 1, tile_y: 2, tile_depth: 8, ..Tuning::GPU },
     ];
     for tuning in tunings {
         let (mut rows, mut tiles) = (0, 0);
         for kernel in kernels() {
-            let (module, info) = parse(kernel.shader.op, &plain(kernel.shader));
+            let formats = vec![Format::default(); kernel.shader.bindings.len()];
+            let build = Build { formats, all_write: false, tile_by_subgroup: tuning.tile_by_subgroup };
+            let (module, info) = parse(kernel.shader.op, &source(kernel.shader, &build));
             for lanes in [1, tuning.widest] {
                 let mut constants = vec![("WG", tuning.widest), ("LANES", lanes)];
                 if kernel.shader.family == Family::Tile {
@@ -227,7 +245,9 @@ fn barriers_stay_in_the_library_files() {
 fn no_barrier_is_lost() {
     for (file, count) in [
         ("row", 3),
-        ("tile", 6),
+        ("tile", 4),
+        ("tile_workgroup", 2),
+        ("tile_subgroup", 0),
         ("lse", 0),
         ("math", 0),
         ("f16", 0),
@@ -241,7 +261,7 @@ fn no_barrier_is_lost() {
         let found = std::fs::read_to_string(path).unwrap().matches("workgroupBarrier();").count();
         assert_eq!(found, count, "{file}");
     }
-    assert_eq!(stems("shaders/lib", "wgsl").len(), 10);
+    assert_eq!(stems("shaders/lib", "wgsl").len(), 12);
 }
 
 /// Vulkan runs here; Metal and Direct3D 12 get the same shaders by naga's translation, which refuses what their languages lack.

@@ -185,7 +185,7 @@ fn what_cannot_be_split() {
     let wide = 20_000; // 80,000 bytes in one row
     let (x, y) = (input(gpu, 2, wide, &vec![0.5f32; 2 * wide]), output(gpu, 2, wide));
     let (ids, scalar, lse) = (input(gpu, 2, 1, &[0u32; 2]), output(gpu, 1, 1), output(gpu, 2, 2));
-    let (few, narrow) = (output(gpu, 2, 2), output(gpu, 2, 3));
+    let (few, narrow, state) = (output(gpu, 2, 2), output(gpu, 2, 3), output(gpu, 2, 4));
     let mean = info_nce::Options { reduction: Reduction::Mean, ..Default::default() };
     let errors = [
         refused(gpu, &[&y], |r| softmax::forward(r, x.view()?, y.view()?, Default::default())),
@@ -199,8 +199,8 @@ fn what_cannot_be_split() {
         refused(gpu, &[&y], |r| {
             linear::forward(r, narrow.view()?, input(gpu, wide, 3, &vec![0.0; 3 * wide]).view()?, None, y.view()?)
         }),
-        refused(gpu, &[&scalar, &lse], |r| {
-            info_nce::forward(r, x.view()?, x.view()?, None, scalar.view()?, lse.view()?, mean)
+        refused(gpu, &[&scalar, &state], |r| {
+            info_nce::forward(r, info_nce::Batch::new(x.view()?, x.view()?), scalar.view()?, state.view()?, mean)
         }),
     ];
     for (index, error) in errors.iter().enumerate() {
@@ -210,14 +210,17 @@ fn what_cannot_be_split() {
         assert!(what.starts_with(op), "call {index}: {error}");
     }
     // A workspace that does not hold one tile's part of the gradient, 4 bytes for each pair.
-    let tight = gpu.with_tuning(Tuning { workspace: 4096, ..*gpu.tuning() });
+    let limit = 1024;
+    let tight = gpu.with_tuning(Tuning { workspace: limit, ..*gpu.tuning() });
     let (q, dq, dk) = (input(gpu, 2, 3, &[0.5f32; 6]), output(gpu, 2, 3), output(gpu, 2, 3));
     let error = refused(&tight, &[&dq, &dk], |r| {
-        let (q, lse) = (q.view()?, lse.view()?);
-        info_nce::backward(r, q, q, None, lse, None, dq.view()?, dk.view()?, None, mean)
+        let (q, dq, dk) = (q.view()?, Some(dq.view()?), Some(dk.view()?));
+        let gradients = info_nce::Gradients { dq, dk, ..Default::default() };
+        info_nce::backward(r, info_nce::Batch::new(q, q), state.view()?, None, gradients, mean)
     });
     let what = "info_nce: the workspace of one tile".to_owned();
-    assert_eq!(error, Error::Limit { what, needed: 4 * 64 * 64, limit: 4096 });
+    let [rows, cols] = tight.tuning().tile();
+    assert_eq!(error, Error::Limit { what, needed: 4 * (rows * cols) as u64, limit });
 }
 
 /// Columns of ids, weights and losses that no binding holds.
@@ -349,14 +352,15 @@ fn pairs_that_are_never_stored() {
         info_nce::Options { temperature: 0.5, symmetric: true, reduction: Reduction::None, ..Default::default() };
     let (q, k) = (Fill::Small.matrix(n, dim, 12), Fill::Small.matrix(n, dim, 13));
     let (held_q, held_k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
-    let (loss, lse) = (output(&gpu, n, 1), output(&gpu, 2 * n, 2));
+    let (loss, state) = (output(&gpu, n, 1), output(&gpu, 2 * n, 4));
     let (dq, dk) = (output(&gpu, n, dim), output(&gpu, n, dim));
     let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
     let before = allocated();
     let record = gpu.run(|r| {
-        let (q, k, lse) = (held_q.view()?, held_k.view()?, lse.view()?);
-        info_nce::forward(r, q, k, None, loss.view()?, lse, options)?;
-        info_nce::backward(r, q, k, None, lse, None, dq.view()?, dk.view()?, None, options)
+        let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
+        info_nce::forward(r, batch, loss.view()?, state.view()?, options)?;
+        let gradients = info_nce::Gradients { dq: Some(dq.view()?), dk: Some(dk.view()?), ..Default::default() };
+        info_nce::backward(r, batch, state.view()?, None, gradients, options)
     });
     record.unwrap();
     // Two workspaces, two numbers a query, and the parameters of the dispatches. One f32 a pair would be 67 MB and more.
@@ -365,8 +369,10 @@ fn pairs_that_are_never_stored() {
     assert!(grown <= 2 * workspace + (4 << 20), "{grown} bytes beside inputs and outputs");
 
     let (q, k) = (wide(&q), wide(&k));
-    let [loss, lse, dq, dk] = [&loss, &lse, &dq, &dk].map(|held| read(&gpu, held));
-    let lse: Vec<f64> = lse.chunks(2).map(|pair| pair[0] + pair[1].ln_1p()).collect();
+    let [loss, state, dq, dk] = [&loss, &state, &dq, &dk].map(|held| read(&gpu, held));
+    // The log-sum-exp of the negatives as (max, rest), and ⟨q, k⟩ of the positive.
+    let lse: Vec<f64> =
+        state.chunks(4).map(|line| ((line[0] + line[1].ln_1p()).exp() + (2.0 * line[2]).exp()).ln()).collect();
     let (of_rows, of_columns) = lse.split_at(n);
     let row = |x: &[f64], i: usize| x[i * dim..][..dim].to_vec();
     let scores = |x: &[f64], y: &[f64]| y.chunks(dim).map(|y| 2.0 * dot(x, y)).collect::<Vec<_>>();

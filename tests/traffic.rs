@@ -8,7 +8,7 @@ use naga::{
     BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, ShaderStage, Statement,
     UnaryOperator,
 };
-use wgloss::internals::{Format, kernels, source, takes_quads};
+use wgloss::internals::{Build, Format, kernels, source, takes_quads};
 
 /// Loads and stores of whole rows, by binding. A loop whose number of rounds is not known is over a row's columns: its body counts once.
 type Traffic = BTreeMap<String, usize>;
@@ -147,7 +147,7 @@ fn traffic(name: &str, flags: &[(&str, u32)], holds: bool) -> Traffic {
     let kernel = kernel.unwrap_or_else(|| panic!("no kernel {name}"));
     let formats = (0..kernel.shader.bindings.len())
         .map(|index| Format { quads: takes_quads(kernel.shader, index), ..Format::default() });
-    let source = source(kernel.shader, &formats.collect::<Vec<_>>(), false);
+    let source = source(kernel.shader, &Build { formats: formats.collect(), ..Build::default() });
     let module = naga::front::wgsl::parse_str(&source).unwrap();
     let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
     let constants = flags.iter().map(|&(flag, value)| {

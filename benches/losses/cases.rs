@@ -120,11 +120,11 @@ fn kl(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
 
 /// CLIP's symmetric loss of `rows` pairs of unit vectors of `cols` elements, with the gradients of both sides and of the scale.
 fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
-    use wgloss::info_nce::{Options, backward, forward};
+    use wgloss::info_nce::{Batch, Gradients, Options, backward, forward};
     let options = Options { symmetric: true, ..Options::default() };
     let (q, k) = (unit(normal(rows * cols, 0), cols), unit(normal(rows * cols, 1), cols));
     let inputs = [gpu.upload(&q)?, gpu.upload(&k)?];
-    let [loss, d_scale, lse] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(4 * rows)?];
+    let [loss, d_scale, state] = [gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(8 * rows)?];
     let [dq, dk] = [gpu.zeros::<f32>(q.len())?, gpu.zeros::<f32>(k.len())?];
     let outputs = [("loss", &loss), ("dq", &dq), ("dk", &dk)];
     Ok(Job {
@@ -137,9 +137,11 @@ fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
         }),
         submit: submit(gpu, move |recorder| {
             let [q, k, dq, dk] = [&inputs[0], &inputs[1], &dq, &dk].map(|buffer| Tensor::matrix(buffer, rows, cols));
-            let (q, k, lse) = (q?, k?, Tensor::matrix(&lse, 2 * rows, 2)?);
-            forward(recorder, q, k, None, Tensor::scalar(&loss, 0)?, lse, options)?;
-            backward(recorder, q, k, None, lse, None, dq?, dk?, Some(Tensor::scalar(&d_scale, 0)?), options)
+            let (batch, state) = (Batch::new(q?, k?), Tensor::matrix(&state, 2 * rows, 4)?);
+            forward(recorder, batch, Tensor::scalar(&loss, 0)?, state, options)?;
+            let d_log_scale = Some(Tensor::scalar(&d_scale, 0)?);
+            let gradients = Gradients { dq: Some(dq?), dk: Some(dk?), d_log_scale, d_bias: None };
+            backward(recorder, batch, state, None, gradients, options)
         }),
     })
 }

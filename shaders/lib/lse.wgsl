@@ -62,14 +62,14 @@ fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
     return vec2(top, select(lse_of(v, top, scale), not_a_number(), poisons(v)));
 }
 
-// The same of eight elements.
-fn lse_of8(x: vec4<f32>, y: vec4<f32>, scale: Scale) -> vec2<f32> {
-    let top = max(LOWEST, max4(max(x, y)));
-    let is_top = vec4(top);
-    let others = select(exp_gap4(x, top, scale), vec4(0.0), x == is_top) + select(exp_gap4(y, top, scale), vec4(0.0), y == is_top);
-    let tops = select(vec4(0.0), vec4(1.0), x == is_top) + select(vec4(0.0), vec4(1.0), y == is_top);
+// The same of four elements.
+fn lse_of4(v: vec4<f32>, scale: Scale) -> vec2<f32> {
+    let top = max(LOWEST, max4(v));
+    let is_top = v == vec4(top);
+    let others = select(exp_gap4(v, top, scale), vec4(0.0), is_top);
+    let tops = select(vec4(0.0), vec4(1.0), is_top);
     let rest = dot(others, vec4(1.0)) + (dot(tops, vec4(1.0)) - 1.0);
-    return vec2(top, select(rest, not_a_number(), poisons(mat4x4(x, y, x, y))));
+    return vec2(top, select(rest, not_a_number(), poisons(mat4x4(v, v, v, v))));
 }
 
 fn is_masked(x: f32) -> bool {

@@ -19,46 +19,54 @@ fn clamped() -> bool {
     return params.learnable == 1u && learned_scale() > params.max_scale;
 }
 
-fn tile_a(i: u32, d: u32) -> f32 {
-    if i >= params.rows || d >= params.dim {
-        return 0.0;
-    }
-    return load_q(i, d);
+fn q4(i: u32, d: u32) -> vec4<f32> {
+    return load_q4(i, d, select(0u, params.dim, i < params.rows), 0.0);
 }
 
-fn tile_b(j: u32, d: u32) -> f32 {
-    if j >= params.cols || d >= params.dim {
-        return 0.0;
-    }
-    return load_k(j, d);
+fn k4(j: u32, d: u32) -> vec4<f32> {
+    return load_k4(j, d, select(0u, params.dim, j < params.cols), 0.0);
 }
 
-fn product(row0: u32, col0: u32, lane: u32) -> Tile {
-    return tile_scale(tile_product(row0, col0, 0u, params.dim, lane, true, true), score_scale());
+fn tile_a(i: u32, d: u32) -> mat4x4<f32> {
+    return transpose(mat4x4(q4(i, d), q4(i + 1u, d), q4(i + 2u, d), q4(i + 3u, d)));
 }
 
-// By which the gradient of a row's loss is multiplied.
-fn weight(row: u32) -> f32 {
-    return params.factor * load_dy(select(0u, row, params.dy_by_row == 1u), 0u);
+fn tile_b(j: u32, d: u32) -> mat4x4<f32> {
+    return transpose(mat4x4(k4(j, d), k4(j + 1u, d), k4(j + 2u, d), k4(j + 3u, d)));
+}
+
+// A tile of <q_i, k_j>.
+fn product(group: vec3<u32>, lane: u32) -> Tile {
+    return tile_product(group.y * 16u * TY, group.x * 4u * TX, 0u, params.dim, lane);
+}
+
+fn columns4(j: u32) -> vec4<u32> {
+    return vec4(j) + vec4(0u, 1u, 2u, 3u);
+}
+
+fn inside4(j: u32) -> vec4<bool> {
+    return columns4(j) < vec4(params.cols);
+}
+
+fn sum4(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
 }
 
 // What four pairs add to dlog_scale. One without gradient adds nothing, be its score infinite.
 fn scale_terms4(gradient: vec4<f32>, scores: vec4<f32>) -> f32 {
-    let terms = select(gradient * scores, vec4(0.0), gradient == vec4(0.0));
-    return (terms.x + terms.y) + (terms.z + terms.w);
+    return sum4(select(gradient * scores, vec4(0.0), gradient == vec4(0.0)));
 }
 
-// row_part's columns `column` and `column` + 1 = the sums of the tile's rows over its lanes, in order; 0 for the first where `drop`.
-fn store_row_sums(group: vec3<u32>, lane: u32, lines: Lines, column: u32, drop: bool) {
-    tile_share_rows(lane, lines);
-    let row0 = group.y * 8u * TY;
+// row_part's columns `column` and `column` + 1 = the sums of the lines of half of a tile's rows, in order; 0 for the first where `drop`.
+fn store_row_sums(group: vec3<u32>, lane: u32, half: u32, column: u32, drop: bool) {
     for (var line = lane; line < 8u * TY; line += TX * TY) {
-        if row0 + line < params.rows {
+        let i = group.y * 16u * TY + tile_line_row(line, half);
+        if i < params.rows {
             var sum = tile_line(line, 0u, TX);
             for (var x = 1u; x < TX; x++) {
                 sum += tile_line(line, x, TX);
             }
-            let row = group.x * params.rows + row0 + line;
+            let row = group.x * params.rows + i;
             store_row_part(row, column, select(sum.x, 0.0, drop));
             store_row_part(row, column + 1u, sum.y);
         }

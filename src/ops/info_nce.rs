@@ -1,16 +1,24 @@
 //! The contrastive loss over all pairs of a batch, without ever storing the pairs.
 //!
 //! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns ([`Options::symmetric`]).
-//! Query i belongs to key i; further keys are negatives for all queries. Memory beyond inputs and outputs is at most twice
-//! [`Tuning::workspace`](crate::Tuning::workspace) and two numbers a query, whatever M. Work, with U = 2·N·M·D: forward U, backward 3U.
+//! Key i is query i's positive, all others are its negatives, unless [`Batch`] and [`Options`] say otherwise: a positive by index, several by
+//! group, pairs that are left out, corrected scores, other forms of the loss. NT-Xent over N pairs is one batch of 2N rows that are queries
+//! and keys, with [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`]; a queue of past keys is more rows of `k` and
+//! [`Gradients::dk`] absent.
 //!
-//! A score that is NaN or +inf (overflow) gives NaN for its row and column, one of −inf counts as masked.
-//! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020.
+//! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
+//! its row and column, one of −inf is left out. Memory beyond inputs and outputs is at most twice
+//! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: forward U,
+//! backward 3U, U less for each side without gradient.
+//!
+//! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020;
+//! the sources of the options stand at shaders/info_nce.wgsl.
 
-use super::pairs::{Chunk, Form, Gradients, Pairs};
-use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
-use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, input, output, wgsl};
-use crate::recorder::{Arg, Scalar};
+pub use super::pairs::Gradients;
+use super::pairs::{Chunk, Form, Pairs};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped, total};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
+use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";
@@ -21,15 +29,24 @@ static SHADER: Shader = Shader {
         input("q"),
         input("k"),
         input("log_scale"),
+        ids("row_line"),
+        ids("col_line"),
         output("row_part"),
         output("col_part"),
-        output("positive"),
         input("part"),
-        output("lse"),
-        input("row_lse"),
-        input("col_lse"),
+        output("state"),
+        input("state_in"),
+        ids("index"),
+        ids("group"),
+        ids("id"),
+        input("log_q"),
+        output("positive"),
         input("positive_in"),
+        new_ids("line"),
+        input("weight"),
         output("loss"),
+        input("sums"),
+        input("inverse"),
         input("dy"),
         output("g"),
         counters("rank"),
@@ -46,40 +63,136 @@ static SHADER: Shader = Shader {
         ("has_sums", U32),
         ("parts", U32),
         ("fresh", U32),
-        ("symmetric", U32),
+        ("counts", U32),
+        ("has_weight", U32),
+        ("margin", F32),
+        ("near_margin", F32),
+        ("hardness", F32),
+        ("tau_plus", F32),
+        ("smoothing", F32),
     ],
     family: Family::Tile,
 };
-static FORWARD: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "forward",
-    uses: &["q", "k", "log_scale", "row_part", "col_part", "positive"],
-    in_place: None,
-};
-static MERGE: Kernel = Kernel { shader: &SHADER, entry: "merge", uses: &["part", "lse"], in_place: None };
-static ROW_LOSS: Kernel =
-    Kernel { shader: &SHADER, entry: "row_loss", uses: &["row_lse", "col_lse", "positive_in", "loss"], in_place: None };
-static BACKWARD: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "backward",
-    uses: &["q", "k", "log_scale", "row_lse", "col_lse", "dy", "g", "row_part"],
-    in_place: None,
-};
-static POSITIVES: Kernel =
-    Kernel { shader: &SHADER, entry: "positives", uses: &["q", "k", "log_scale", "positive", "rank"], in_place: None };
-static COUNT_RANKS: Kernel = Kernel {
-    shader: &SHADER,
-    entry: "count_ranks",
-    uses: &["q", "k", "log_scale", "positive_in", "rank"],
-    in_place: None,
-};
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &MERGE, &ROW_LOSS, &BACKWARD, &POSITIVES, &COUNT_RANKS];
+const fn kernel(entry: &'static str, uses: &'static [&'static str]) -> Kernel {
+    Kernel { shader: &SHADER, entry, uses, in_place: None }
+}
+static FORWARD: Kernel = kernel("forward", &["q", "k", "log_scale", "row_line", "col_line", "row_part", "col_part"]);
+static MERGE: Kernel = kernel("merge", &["part", "state"]);
+static TAG: Kernel = kernel("tag", &["index", "group", "id", "log_q", "positive_in", "line"]);
+static LINE_LOSS: Kernel = kernel("line_loss", &["log_scale", "state_in", "log_q", "weight", "loss"]);
+static FINISH: Kernel = kernel("finish", &["sums", "loss", "state"]);
+static WEIGH: Kernel = kernel("weigh", &["log_scale", "state_in", "log_q", "weight", "inverse", "dy", "line"]);
+static BACKWARD: Kernel = kernel("backward", &["q", "k", "log_scale", "row_line", "col_line", "g", "row_part"]);
+static POSITIVES: Kernel = kernel("positives", &["q", "k", "row_line", "positive"]);
+static CLEAR: Kernel = kernel("clear", &["rank"]);
+static COUNT_RANKS: Kernel = kernel("count_ranks", &["q", "k", "positive_in", "rank"]);
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FORWARD, &MERGE, &TAG, &LINE_LOSS, &FINISH, &WEIGH, &BACKWARD, &POSITIVES, &CLEAR, &COUNT_RANKS];
 
-/// Scratch of the forward: partial log-sum-exps of rows, of columns; s_ii; the rows' losses.
+/// Scratch: partial log-sum-exps of rows, of columns (both of the forward; the backward's walk has other uses for these slots); two sums.
 const PARTS: usize = 0;
 const COL_PARTS: usize = 1;
-const POSITIVE: usize = 2;
-const ROW_VALUES: usize = 3;
+const SUMS: usize = 3;
+/// Scratch: ⟨q, k⟩ of the positives; what identifies the rows and the columns of a chunk, and what their gradients have in common.
+const POSITIVE: usize = 6;
+const ROW_LINES: usize = 7;
+const COL_LINES: usize = 8;
+
+/// Words of a line, `AT_..` in the shader.
+const WORDS: usize = 12;
+
+/// Which keys are a query's positives.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Positive<'a> {
+    /// Key i of query i; there are as many keys as queries at least.
+    #[default]
+    Own,
+    /// [N, 1]: one key, by its number; a number that no key has: none.
+    Index(Tensor<'a, u32>),
+    /// The keys of the query's group: groups of the queries [N, 1], of the keys [M, 1].
+    Groups(Tensor<'a, u32>, Tensor<'a, u32>),
+}
+
+/// What is compared with what.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Queries [N, D].
+    pub q: Tensor<'a>,
+    /// Keys [M, D].
+    pub k: Tensor<'a>,
+    /// [1, 1]: makes the scale min(e^log_scale, [`Options::max_scale`]); without it the scale is 1/[`Options::temperature`].
+    pub log_scale: Option<Tensor<'a>>,
+    /// Weights of the queries' losses [N, 1].
+    pub weight: Option<Tensor<'a>>,
+    /// Subtracted from the scores of each key [M, 1]: the logarithm of the probability with which it was drawn (logQ correction).
+    pub log_q: Option<Tensor<'a>>,
+    /// Which keys are positives.
+    pub positive: Positive<'a>,
+    /// Of the queries [N, 1], of the keys [M, 1]: a key with the query's id that is no positive of it is left out (false negatives).
+    pub ids: Option<(Tensor<'a, u32>, Tensor<'a, u32>)>,
+}
+
+impl<'a> Batch<'a> {
+    /// Queries and keys, and nothing else.
+    pub fn new(q: Tensor<'a>, k: Tensor<'a>) -> Self {
+        Batch { q, k, log_scale: None, weight: None, log_q: None, positive: Positive::Own, ids: None }
+    }
+
+    /// With a learned scale [1, 1].
+    pub fn scaled(self, log_scale: Tensor<'a>) -> Self {
+        Batch { log_scale: Some(log_scale), ..self }
+    }
+
+    /// The shape of the tensor that [`forward`] leaves for [`backward`]: a line a query and, if symmetric, a line a key, and one more where the
+    /// queries that count have to be counted.
+    pub fn state_shape(&self, options: Options) -> [usize; 2] {
+        let lines = self.q.rows + if options.symmetric { self.k.rows } else { 0 };
+        [lines + usize::from(self.counts(options)), if self.is_full(options) { 8 } else { 4 }]
+    }
+
+    /// Whether the mean divides by something that only the device knows.
+    fn counts(&self, options: Options) -> bool {
+        options.reduction == Reduction::Mean && (self.weight.is_some() || !matches!(self.positive, Positive::Own))
+    }
+
+    /// Whether a line needs more than the log-sum-exp of its negatives and one positive score.
+    fn is_full(&self, options: Options) -> bool {
+        !matches!(self.positive, Positive::Own) || options.label_smoothing != 0.0 || options.tau_plus != 0.0
+    }
+
+    fn has_tags(&self, options: Options) -> bool {
+        let plain = matches!(self.positive, Positive::Own) && self.ids.is_none() && self.log_q.is_none();
+        !plain || is_near(options)
+    }
+
+    fn index(&self) -> Option<Tensor<'a, u32>> {
+        if let Positive::Index(index) = self.positive { Some(index) } else { None }
+    }
+
+    fn groups(&self) -> Option<(Tensor<'a, u32>, Tensor<'a, u32>)> {
+        if let Positive::Groups(q, k) = self.positive { Some((q, k)) } else { None }
+    }
+
+    fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 10] {
+        let (groups, ids) = (self.groups(), self.ids);
+        [
+            named("q", self.q),
+            named("k", self.k),
+            named("log_scale", self.log_scale),
+            named("weight", self.weight),
+            named("log_q", self.log_q),
+            named("index", self.index()),
+            named("groups of q", groups.map(|(q, _)| q)),
+            named("groups of k", groups.map(|(_, k)| k)),
+            named("ids of q", ids.map(|(q, _)| q)),
+            named("ids of k", ids.map(|(_, k)| k)),
+        ]
+    }
+}
+
+fn is_near(options: Options) -> bool {
+    options.near_margin != f32::INFINITY
+}
 
 /// Options of [`forward`] and [`backward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,158 +246,383 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Rows of the `lse` tensor for N queries and M keys: N, and M more if symmetric.
-    pub fn lse_rows(&self, queries: usize, keys: usize) -> usize {
-        queries + if self.symmetric { keys } else { 0 }
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let need = |option, value: f32, holds, expected| required(OP, option, value, holds, expected);
+        let share = |value: f32| (0.0..1.0).contains(&value);
+        need("tau_plus", self.tau_plus, share(self.tau_plus), "from 0 to below 1")?;
+        need("label_smoothing", self.label_smoothing, (0.0..=1.0).contains(&self.label_smoothing), "from 0 to 1")?;
+        need("hardness", self.hardness, self.hardness.is_finite(), "a finite number")?;
+        need("margin", self.margin, self.margin.is_finite(), "a finite number")?;
+        need("near_margin", self.near_margin, !self.near_margin.is_nan(), "a number")?;
+        let only_one = |option: &'static str, expected: &'static str, found: bool| match found {
+            true => Err(Error::Option { op: OP, option, expected, found: "both".into() }),
+            false => Ok(()),
+        };
+        let (smooths, debiased) = (self.label_smoothing != 0.0, self.tau_plus != 0.0);
+        let groups = matches!(batch.positive, Positive::Groups(..));
+        only_one(
+            "label_smoothing",
+            "without inside_log, decoupled and tau_plus",
+            smooths && (self.inside_log || self.decoupled || debiased),
+        )?;
+        only_one(
+            "tau_plus",
+            "without inside_log, decoupled and groups",
+            debiased && (self.inside_log || self.decoupled || groups),
+        )?;
+        only_one("near_margin", "one positive a query, no groups", is_near(*self) && groups)?;
+        let own = matches!(batch.positive, Positive::Own);
+        only_one("exclude_self", "positives by index or by group", self.exclude_self && own)?;
+        only_one(
+            "symmetric",
+            "positives of the query's own number or by group",
+            self.symmetric && batch.index().is_some(),
+        )
+    }
+
+    fn flags(&self, batch: &Batch) -> [(&'static str, u32); 9] {
+        let positive = match batch.positive {
+            Positive::Own => 0,
+            Positive::Index(_) => 1,
+            Positive::Groups(..) => 2,
+        };
+        let bits = [self.inside_log, self.decoupled, self.tau_plus != 0.0, self.label_smoothing != 0.0];
+        let form = bits.into_iter().enumerate().map(|(bit, set)| u32::from(set) << bit).sum();
+        [
+            ("SYMMETRIC", self.symmetric.into()),
+            ("POSITIVE", positive),
+            ("EXCLUDE_SELF", self.exclude_self.into()),
+            ("HAS_ID", batch.ids.is_some().into()),
+            ("NEAR", is_near(*self).into()),
+            ("HAS_LOG_Q", batch.log_q.is_some().into()),
+            ("HARD", (self.hardness != 0.0).into()),
+            ("FULL", batch.is_full(*self).into()),
+            ("FORM", form),
+        ]
     }
 }
 
 /// What all dispatches of a call share.
-struct Batch<'a> {
+struct Call<'a> {
     pairs: Pairs<'a>,
-    symmetric: bool,
+    batch: Batch<'a>,
+    options: Options,
+    flags: [(&'static str, u32); 9],
 }
 
-impl<'a> Batch<'a> {
-    fn new(q: Tensor<'a>, k: Tensor<'a>, log_scale: Option<Tensor<'a>>, options: Options) -> Result<Self> {
-        let Options { temperature, max_scale, symmetric, reduction, .. } = options;
-        if symmetric && k.cols == q.cols && k.rows != q.rows {
-            let (expected, found) = (format!("{} rows", q.rows), format!("{} rows", k.rows));
-            return Err(Error::Shape { op: OP, what: "k", expected, found });
-        }
-        let pairs = Pairs::new(OP, q, k, log_scale, Form { temperature, max_scale, reduction })?;
-        Ok(Batch { pairs, symmetric })
-    }
-
-    fn scalars(&self, first: [usize; 2], has_sums: bool, merge: Merge) -> Vec<Scalar> {
-        let common = self.pairs.scalars(first, has_sums);
-        [&common[..], &[merge.parts.into(), merge.fresh.into(), self.symmetric.into()]].concat()
-    }
-
-    /// Of a chunk's tiles.
-    fn of(&self, chunk: &Chunk) -> Vec<Scalar> {
-        self.scalars([chunk.rows.start, chunk.cols.start], false, Merge::default())
-    }
+/// Rows or columns.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Rows,
+    Columns,
 }
 
-/// How many partial log-sum-exps there are, and whether they are the first.
+/// What differs between the kernels that a lane takes a line of.
 #[derive(Default)]
-struct Merge {
+struct Lines {
     parts: usize,
     fresh: bool,
 }
 
-/// `loss` of queries `q` [N, D] and keys `k` [M, D], M ≥ N: [N, 1] for [`Reduction::None`], else [1, 1].
-///
-/// `log_scale` [1, 1] makes the scale min(e^log_scale, [`Options::max_scale`]); without it the scale is 1/[`Options::temperature`].
-/// `lse` [[`Options::lse_rows`], 2] receives the log-sum-exp of the rows, then of the columns, as (max, rest),
-/// ln Σ e^s = max + ln(1 + rest), which [`backward`] needs.
+impl<'a> Call<'a> {
+    fn new(batch: Batch<'a>, state: Tensor<'a>, options: Options) -> Result<Self> {
+        let Batch { q, k, .. } = batch;
+        let Options { temperature, max_scale, symmetric, reduction, .. } = options;
+        options.check(&batch)?;
+        if symmetric && k.cols == q.cols && k.rows != q.rows {
+            let (expected, found) = (format!("{} rows", q.rows), format!("{} rows", k.rows));
+            return Err(Error::Shape { op: OP, what: "k", expected, found });
+        }
+        let own = matches!(batch.positive, Positive::Own);
+        let pairs = Pairs::new(OP, q, k, batch.log_scale, Form { temperature, max_scale, reduction, own })?;
+        let (n, m) = (q.rows, k.rows);
+        for (what, tensor, rows) in [("weight", batch.weight, n), ("log_q", batch.log_q, m)] {
+            tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, [rows, 1]))?;
+        }
+        batch.index().map_or(Ok(()), |index| shaped(OP, "index", index, [n, 1]))?;
+        for (what, pair) in [("groups", batch.groups()), ("ids", batch.ids)] {
+            if let Some((of_q, of_k)) = pair {
+                shaped(OP, what, of_q, [n, 1])?;
+                shaped(OP, what, of_k, [m, 1])?;
+            }
+        }
+        shaped(OP, "state", state, batch.state_shape(options))?;
+        Ok(Call { pairs, batch, options, flags: options.flags(&batch) })
+    }
+
+    fn scalars(&self, first: [usize; 2], has_sums: bool, lines: Lines) -> Vec<Scalar> {
+        let Options { margin, near_margin, hardness, tau_plus, label_smoothing, .. } = self.options;
+        let common = self.pairs.scalars(first, has_sums);
+        let own: [Scalar; 9] = [
+            lines.parts.into(),
+            lines.fresh.into(),
+            self.batch.counts(self.options).into(),
+            self.batch.weight.is_some().into(),
+            margin.into(),
+            near_margin.into(),
+            hardness.into(),
+            tau_plus.into(),
+            label_smoothing.into(),
+        ];
+        [&common[..], &own].concat()
+    }
+
+    fn of_lines(&self, fresh: bool) -> Vec<Scalar> {
+        self.scalars([0, 0], false, Lines { parts: 0, fresh })
+    }
+
+    /// The lines of rows or of columns in a tensor of both.
+    fn side<'b>(&self, state: Tensor<'b>, side: Side) -> Tensor<'b> {
+        let (n, m) = (self.batch.q.rows, self.batch.k.rows);
+        if side == Side::Rows { state.row_range(0..n) } else { state.row_range(n..n + m) }
+    }
+
+    fn sides(&self) -> &'static [Side] {
+        if self.options.symmetric { &[Side::Rows, Side::Columns] } else { &[Side::Rows] }
+    }
+
+    fn rows(tensor: Option<Tensor<'a>>, range: &core::ops::Range<usize>) -> Arg<'a> {
+        tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
+    }
+
+    fn words(tensor: Option<Tensor<'a, u32>>, range: &core::ops::Range<usize>) -> Arg<'a> {
+        tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
+    }
+
+    /// ⟨q, k⟩ of the positives.
+    fn positives(&self, plan: &mut Plan<'a>, positive: Tensor) -> Result<()> {
+        for chunk in self.pairs.chunks(plan, 1.0)? {
+            let scratch = plan.gpu().scratch(ROW_LINES, chunk.rows.len() * WORDS)?;
+            let lines = Tensor::<u32>::matrix(&scratch, chunk.rows.len(), WORDS)?;
+            let by_index = self.batch.index().is_some();
+            if by_index {
+                self.tag(plan, Side::Rows, &chunk.rows, None, lines)?;
+            }
+            let line = if by_index { Arg::whole(lines) } else { Arg::NONE };
+            let args = [Arg::whole(chunk.q), Arg::whole(chunk.k), line, Arg::whole(positive)];
+            let [across, down, _] = chunk.grid;
+            let grid = [if by_index { across } else { 1 }, down, 1];
+            plan.tiles(&POSITIVES, &args, chunk.shape(), &self.of(&chunk, false), &self.flags, grid)?;
+        }
+        Ok(())
+    }
+
+    fn of(&self, chunk: &Chunk, has_sums: bool) -> Vec<Scalar> {
+        self.scalars([chunk.rows.start, chunk.cols.start], has_sums, Lines::default())
+    }
+
+    /// What identifies the lines of a range.
+    fn tag(
+        &self,
+        plan: &mut Plan,
+        side: Side,
+        range: &core::ops::Range<usize>,
+        positive: Option<Tensor>,
+        lines: Tensor<u32>,
+    ) -> Result<()> {
+        let batch = &self.batch;
+        let of = |pair: Option<(Tensor<'a, u32>, Tensor<'a, u32>)>| {
+            pair.map(|(rows, columns)| if side == Side::Rows { rows } else { columns })
+        };
+        let index = batch.index().filter(|_| side == Side::Rows);
+        let log_q = batch.log_q.filter(|_| side == Side::Columns);
+        let near = positive.map_or(Arg::NONE, |positive| Arg::by_row(positive.row_range(range.clone())));
+        let args = [
+            Self::words(index, range),
+            Self::words(of(batch.groups()), range),
+            Self::words(of(batch.ids), range),
+            Self::rows(log_q, range),
+            near,
+            Arg::by_row(lines),
+        ];
+        plan.each_row(&TAG, [range.len(), 1], &args, &self.of_lines(true), &self.flags)
+    }
+
+    /// The words of a chunk's rows and columns: what identifies them and, with a `state`, what their gradients have in common.
+    fn lines(
+        &self,
+        plan: &mut Plan,
+        chunk: &Chunk,
+        positive: Option<Tensor>,
+        state: Option<(Tensor, Option<Tensor>)>,
+    ) -> Result<[Option<wgpu::Buffer>; 2]> {
+        let mut buffers = [None, None];
+        for (at, (side, range, slot)) in
+            [(Side::Rows, &chunk.rows, ROW_LINES), (Side::Columns, &chunk.cols, COL_LINES)].into_iter().enumerate()
+        {
+            let weighs = state.is_some() && self.sides().contains(&side);
+            if !(self.batch.has_tags(self.options) || weighs) {
+                continue;
+            }
+            let scratch = plan.gpu().scratch(slot, range.len() * WORDS)?;
+            let lines = Tensor::<u32>::matrix(&scratch, range.len(), WORDS)?;
+            if self.batch.has_tags(self.options) {
+                let positive = positive.filter(|_| self.sides().contains(&side));
+                self.tag(plan, side, range, positive, lines)?;
+            }
+            if let Some((state, dy)) = state.filter(|_| weighs) {
+                let by_row = self.options.reduction.by_row();
+                let dy = dy.map(|dy| if by_row { Arg::by_row(dy.row_range(range.clone())) } else { Arg::whole(dy) });
+                let inverse = state.row_range(state.rows - 1..state.rows).col_range(0..1);
+                let counts = self.batch.counts(self.options);
+                let args = [
+                    self.pairs.log_scale,
+                    Arg::by_row(self.side(state, side).row_range(range.clone())),
+                    Self::rows(self.batch.log_q, range),
+                    Self::rows(self.batch.weight, range),
+                    if counts { Arg::whole(inverse) } else { Arg::NONE },
+                    dy.unwrap_or(Arg::NONE),
+                    Arg::by_row(lines),
+                ];
+                plan.each_row(&WEIGH, [range.len(), 1], &args, &self.of_lines(true), &self.flags)?;
+            }
+            buffers[at] = Some(scratch);
+        }
+        Ok(buffers)
+    }
+
+    /// Where the positives' ⟨q, k⟩ are needed before the rest, they are found and held here.
+    fn near(&self, plan: &mut Plan<'a>) -> Result<Option<wgpu::Buffer>> {
+        if !is_near(self.options) {
+            return Ok(None);
+        }
+        let scratch = plan.gpu().scratch(POSITIVE, self.batch.q.rows)?;
+        self.positives(plan, Tensor::vector(&scratch, self.batch.q.rows)?)?;
+        Ok(Some(scratch))
+    }
+}
+
+fn lines_of(buffer: &Option<wgpu::Buffer>, rows: usize) -> Result<Arg<'_>> {
+    buffer.as_ref().map_or(Ok(Arg::NONE), |buffer| Ok(Arg::whole(Tensor::<u32>::matrix(buffer, rows, WORDS)?)))
+}
+
+/// `loss`: [N, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1]. `state`, of [`Batch::state_shape`], receives what
+/// [`backward`] needs: of each row, and each column if symmetric, the log-sum-exp of the negatives as (max, rest),
+/// ln Σ e^s = max + ln(1 + rest), in its first two columns.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`]; [`Error::Limit`] if the device cannot bind the rows of one tile.
-pub fn forward(
-    recorder: &mut Recorder,
-    q: Tensor,
-    k: Tensor,
-    log_scale: Option<Tensor>,
-    loss: Tensor,
-    lse: Tensor,
-    options: Options,
-) -> Result<()> {
-    let batch = Batch::new(q, k, log_scale, options)?;
-    let (n, m) = (q.rows, k.rows);
-    shaped(OP, "loss", loss, batch.pairs.loss_shape())?;
-    shaped(OP, "lse", lse, [options.lse_rows(n, m), 2])?;
-    let inputs = [named("q", q), named("k", k), named("log_scale", log_scale)];
-    disjoint(OP, &[named("loss", loss), named("lse", lse)], &inputs)?;
-    let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
+pub fn forward(recorder: &mut Recorder, batch: Batch, loss: Tensor, state: Tensor, options: Options) -> Result<()> {
+    let call = Call::new(batch, state, options)?;
+    shaped(OP, "loss", loss, call.pairs.loss_shape())?;
+    disjoint(OP, &[named("loss", loss), named("state", state)], &batch.named())?;
+    let (n, full) = (batch.q.rows, batch.is_full(options));
     recorder.plan(|plan| {
         let gpu = plan.gpu();
-        let positive = gpu.scratch(POSITIVE, n)?;
-        let positive: Tensor = Tensor::vector(&positive, n)?;
-        let tile = 8 * gpu.tuning().tile_x.min(gpu.tuning().tile_y) as usize;
-        for chunk in batch.pairs.chunks(plan, 8.0 / tile as f64)? {
+        let near = call.near(plan)?;
+        let near = near.as_ref().map(|near| Tensor::vector(near, n)).transpose()?;
+        let width = if full { 8 } else { 2 };
+        let [tile_rows, tile_cols] = gpu.tuning().tile();
+        for chunk in call.pairs.chunks(plan, 4.0 * width as f64 / tile_rows.min(tile_cols) as f64)? {
             let ([rows, cols], grid) = (chunk.shape(), chunk.grid);
-            let row_parts = gpu.scratch(PARTS, 2 * grid[0] * rows)?;
-            let row_parts = Tensor::matrix(&row_parts, grid[0] * rows, 2)?;
-            let col_parts = gpu.scratch(COL_PARTS, 2 * grid[1] * cols)?;
-            let col_parts = Tensor::matrix(&col_parts, grid[1] * cols, 2)?;
+            let [row_lines, col_lines] = call.lines(plan, &chunk, near, None)?;
+            let row_parts = gpu.scratch(PARTS, width * grid[0] * rows)?;
+            let row_parts = Tensor::matrix(&row_parts, grid[0] * rows, width)?;
+            let col_parts = gpu.scratch(COL_PARTS, if options.symmetric { width * grid[1] * cols } else { 0 })?;
+            let col_parts = options.symmetric.then(|| Tensor::matrix(&col_parts, grid[1] * cols, width)).transpose()?;
             let args = [
                 Arg::whole(chunk.q),
                 Arg::whole(chunk.k),
-                batch.pairs.log_scale,
+                call.pairs.log_scale,
+                lines_of(&row_lines, rows)?,
+                lines_of(&col_lines, cols)?,
                 Arg::whole(row_parts),
-                Arg::whole(col_parts),
-                Arg::whole(positive),
+                col_parts.map_or(Arg::NONE, Arg::whole),
             ];
-            plan.tiles(&FORWARD, &args, chunk.shape(), &batch.of(&chunk), grid)?;
+            plan.tiles(&FORWARD, &args, chunk.shape(), &call.of(&chunk, false), &call.flags, grid)?;
             let mut merge = |source: Tensor, target: Tensor, parts: usize, fresh: bool| {
-                let scalars = batch.scalars([0, 0], false, Merge { parts, fresh });
-                plan.lanes(&MERGE, &[Arg::whole(source), Arg::whole(target)], [target.rows, 1], &scalars, 1)
+                let scalars = call.scalars([0, 0], false, Lines { parts, fresh });
+                let args = [Arg::whole(source), Arg::whole(target)];
+                plan.lanes(&MERGE, &args, [target.rows, 1], &scalars, &call.flags, 1)
             };
-            merge(row_parts, row_lse.row_range(chunk.rows.clone()), grid[0], chunk.cols.start == 0)?;
-            if options.symmetric {
-                merge(col_parts, col_lse.row_range(chunk.cols.clone()), grid[1], chunk.rows.start == 0)?;
+            let rows_state = call.side(state, Side::Rows).row_range(chunk.rows.clone());
+            merge(row_parts, rows_state, grid[0], chunk.cols.start == 0)?;
+            if let Some(col_parts) = col_parts {
+                let cols_state = call.side(state, Side::Columns).row_range(chunk.cols.clone());
+                merge(col_parts, cols_state, grid[1], chunk.rows.start == 0)?;
             }
         }
-        let single = !options.reduction.by_row();
-        let scratch = gpu.scratch(ROW_VALUES, n)?;
-        let row_loss = if single { Tensor::vector(&scratch, n)? } else { loss };
-        let by_column = if options.symmetric { Arg::by_row(col_lse) } else { Arg::NONE };
-        let args = [Arg::by_row(row_lse), by_column, Arg::by_row(positive), Arg::by_row(row_loss)];
-        plan.each_row(&ROW_LOSS, [n, 1], &args, &batch.scalars([0, 0], false, Merge::default()), &[])?;
-        if single { batch.pairs.reduce(plan, row_loss, loss) } else { Ok(()) }
+        if !full {
+            for &side in call.sides() {
+                call.positives(plan, call.side(state, side).col_range(2..3))?;
+            }
+        }
+        let (counts, direct) = (batch.counts(options), options.reduction.by_row());
+        let values = total::values(plan, n, 2)?;
+        let value = if direct { loss } else { Tensor::matrix(&values, n, 2)? };
+        for &side in call.sides() {
+            let args = [
+                call.pairs.log_scale,
+                Arg::by_row(call.side(state, side)),
+                batch.log_q.map_or(Arg::NONE, Arg::by_row),
+                batch.weight.map_or(Arg::NONE, Arg::by_row),
+                Arg::by_row(value),
+            ];
+            plan.each_row(&LINE_LOSS, [n, 1], &args, &call.of_lines(side == Side::Rows), &call.flags)?;
+        }
+        if !counts {
+            let losses = value.col_range(0..1);
+            return if direct { Ok(()) } else { total::total(plan, losses, loss, call.pairs.factor()) };
+        }
+        let sums = gpu.scratch(SUMS, 2)?;
+        let sums = Tensor::vector(&sums, 2)?;
+        for column in 0..2 {
+            total::total(plan, value.col_range(column..column + 1), sums.row_range(column..column + 1), 1.0)?;
+        }
+        let inverse = state.row_range(state.rows - 1..state.rows);
+        let args = [Arg::whole(sums), Arg::whole(loss), Arg::whole(inverse)];
+        plan.single(&FINISH, &args, [1, 1], &call.of_lines(true), &call.flags)
     })
 }
 
-/// `dq` [N, D], `dk` [M, D] and, if asked for, `d_log_scale` [1, 1] from the forward's inputs and its `lse`;
-/// `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// Those of `gradients` that are given: dq [N, D], dk [M, D], d_log_scale [1, 1], from the forward's batch and its `state`. A side without one
+/// is frozen, and its product is skipped. `dy` is the gradient of the loss, of the loss's shape, ones if absent.
 /// Where the pairs exceed the workspace dq and dk are sums of several chunks, each rounded as they are stored.
 ///
 /// # Errors
 /// As [`forward`].
-#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn backward(
     recorder: &mut Recorder,
-    q: Tensor,
-    k: Tensor,
-    log_scale: Option<Tensor>,
-    lse: Tensor,
+    batch: Batch,
+    state: Tensor,
     dy: Option<Tensor>,
-    dq: Tensor,
-    dk: Tensor,
-    d_log_scale: Option<Tensor>,
+    gradients: Gradients,
     options: Options,
 ) -> Result<()> {
-    let mut batch = Batch::new(q, k, log_scale, options)?;
-    batch.pairs = batch.pairs.weighted(dy)?;
-    let (n, m) = (q.rows, k.rows);
-    let gradients = Gradients { dq: Some(dq), dk: Some(dk), d_log_scale, d_bias: None };
-    shaped(OP, "lse", lse, [options.lse_rows(n, m), 2])?;
-    batch.pairs.check(&gradients)?;
+    let call = Call::new(batch, state, options)?;
+    call.pairs.check(&gradients)?;
+    let by_row = options.reduction.by_row();
+    if let Some(dy) = dy {
+        shaped(OP, "dy", dy, call.pairs.loss_shape())?;
+    }
+    let call = Call { pairs: call.pairs.weighted(dy)?, ..call };
+    let Gradients { dq, dk, d_log_scale, d_bias } = gradients;
+    if let Some(bias) = d_bias {
+        let (expected, found) = ("absent: a softmax has no bias".into(), format!("{} x {}", bias.rows, bias.cols));
+        return Err(Error::Shape { op: OP, what: "d_bias", expected, found });
+    }
     let outputs = [named("dq", dq), named("dk", dk), named("d_log_scale", d_log_scale)];
-    let inputs = [named("q", q), named("k", k), named("log_scale", log_scale), named("lse", lse), named("dy", dy)];
+    let inputs = [&batch.named()[..], &[named("state", state), named("dy", dy)]].concat();
     disjoint(OP, &outputs, &inputs)?;
-    let (row_lse, col_lse) = (lse.row_range(0..n), lse.row_range(n..lse.rows));
+    if gradients.is_empty() {
+        return Ok(());
+    }
+    debug_assert!(!by_row || dy.is_none_or(|dy| dy.rows == batch.q.rows));
     recorder.plan(|plan| {
-        batch.pairs.walk(plan, None, gradients, options.accum, |plan, chunk, sinks| {
-            let by_column = match options.symmetric {
-                true => Arg::whole(col_lse.row_range(chunk.cols.clone())),
-                false => Arg::NONE,
-            };
+        let near = call.near(plan)?;
+        let near = near.as_ref().map(|near| Tensor::vector(near, batch.q.rows)).transpose()?;
+        call.pairs.walk(plan, None, gradients, options.accum, |plan, chunk, sinks| {
+            let [row_lines, col_lines] = call.lines(plan, chunk, near, Some((state, dy)))?;
             let args = [
                 Arg::whole(chunk.q),
                 Arg::whole(chunk.k),
-                batch.pairs.log_scale,
-                Arg::whole(row_lse.row_range(chunk.rows.clone())),
-                by_column,
-                batch.pairs.dy,
+                call.pairs.log_scale,
+                lines_of(&row_lines, chunk.rows.len())?,
+                lines_of(&col_lines, chunk.cols.len())?,
                 sinks.g,
                 sinks.row_part,
             ];
-            let first = [chunk.rows.start, chunk.cols.start];
-            let scalars = batch.scalars(first, gradients.has_sums(), Merge::default());
-            plan.tiles(&BACKWARD, &args, chunk.shape(), &scalars, chunk.grid)
+            plan.tiles(&BACKWARD, &args, chunk.shape(), &call.of(chunk, gradients.has_sums()), &call.flags, chunk.grid)
         })
     })
 }
@@ -295,27 +633,21 @@ pub fn backward(
 /// # Errors
 /// As [`forward`].
 pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) -> Result<()> {
-    let batch = Batch::new(q, k, None, Options { temperature: 1.0, ..Default::default() })?;
+    let options = Options { temperature: 1.0, ..Options::default() };
+    let form = Form { temperature: 1.0, max_scale: 1.0, reduction: Reduction::Sum, own: true };
+    let (batch, pairs) = (Batch::new(q, k), Pairs::new(OP, q, k, None, form)?);
+    let call = Call { pairs, batch, options, flags: options.flags(&batch) };
     let n = q.rows;
     shaped(OP, "rank", rank, [n, 1])?;
     disjoint(OP, &[named("rank", rank)], &[named("q", q), named("k", k)])?;
     recorder.plan(|plan| {
         let positive = plan.gpu().scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&positive, n)?;
-        let chunks = batch.pairs.chunks(plan, 1.0)?;
-        for (kernel, own) in [(&POSITIVES, true), (&COUNT_RANKS, false)] {
-            for chunk in &chunks {
-                let args = [
-                    Arg::whole(chunk.q),
-                    Arg::whole(chunk.k),
-                    batch.pairs.log_scale,
-                    Arg::whole(positive),
-                    Arg::whole(rank),
-                ];
-                let [across, down, _] = chunk.grid;
-                let grid = [if own { 1 } else { across }, down, 1];
-                plan.tiles(kernel, &args, chunk.shape(), &batch.of(chunk), grid)?;
-            }
+        call.positives(plan, positive)?;
+        plan.each_row(&CLEAR, [n, 1], &[Arg::by_row(rank)], &call.of_lines(true), &[])?;
+        for chunk in call.pairs.chunks(plan, 1.0)? {
+            let args = [Arg::whole(chunk.q), Arg::whole(chunk.k), Arg::whole(positive), Arg::whole(rank)];
+            plan.tiles(&COUNT_RANKS, &args, chunk.shape(), &call.of(&chunk, false), &call.flags, chunk.grid)?;
         }
         Ok(())
     })
@@ -351,17 +683,19 @@ pub struct Output {
 pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
     let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
     let [loss_rows, _] = options.reduction.of_rows(n);
-    let lse_rows = options.lse_rows(n, m);
     let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
     let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);
-    let (loss, lse, scale) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * lse_rows)?, gpu.zeros::<f32>(1)?);
+    let (loss, scale) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(1)?);
     let (q, k) = (Tensor::matrix(&q, n, dim)?, Tensor::matrix(&k, m, dim)?);
     let (dq, dk) = (Tensor::matrix(&dq, n, dim)?, Tensor::matrix(&dk, m, dim)?);
-    let (loss, lse) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&lse, lse_rows, 2)?);
-    let d_log_scale = Tensor::scalar(&scale, 0)?;
+    let (batch, loss, d_log_scale) = (Batch::new(q, k), Tensor::vector(&loss, loss_rows)?, Tensor::scalar(&scale, 0)?);
+    let [rows, cols] = batch.state_shape(options);
+    let state = gpu.zeros::<f32>(rows * cols)?;
+    let state = Tensor::matrix(&state, rows, cols)?;
+    let gradients = Gradients { dq: Some(dq), dk: Some(dk), d_log_scale: Some(d_log_scale), d_bias: None };
     gpu.run(|recorder| {
-        forward(recorder, q, k, None, loss, lse, options)?;
-        backward(recorder, q, k, None, lse, None, dq, dk, Some(d_log_scale), options)
+        forward(recorder, batch, loss, state, options)?;
+        backward(recorder, batch, state, None, gradients, options)
     })?;
     Ok(Output {
         loss: gpu.read(loss)?,

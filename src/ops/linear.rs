@@ -15,15 +15,7 @@ static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("linear", "tile", "math", "lse", "row"),
     bindings: &[input("a"), input("b"), input("bias"), output("c"), input("part")],
-    scalars: &[
-        ("depth", U32),
-        ("per_split", U32),
-        ("splits", U32),
-        ("a_by_k", U32),
-        ("b_by_k", U32),
-        ("has_bias", U32),
-        ("accumulate", U32),
-    ],
+    scalars: &[("depth", U32), ("per_split", U32), ("splits", U32), ("has_bias", U32), ("accumulate", U32)],
     family: Family::Tile,
 };
 static PRODUCT: Kernel = Kernel { shader: &SHADER, entry: "product", uses: &["a", "b", "bias", "c"], in_place: None };
@@ -141,7 +133,7 @@ pub(super) fn product<'a>(
     accumulate: bool,
 ) -> Result<()> {
     let tuning = *plan.gpu().tuning();
-    let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+    let [tile_rows, tile_cols] = tuning.tile();
     let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
     let fit = |tensor: Tensor, counts: bool| match counts {
         true => plan.rows_per_binding(tensor) as usize,
@@ -165,7 +157,8 @@ pub(super) fn product<'a>(
                 let grid = [target.cols.div_ceil(tile_cols), target.rows.div_ceil(tile_rows)];
                 let (splits, per_split) = slices(plan, k.len(), grid[0] * grid[1], target.rows * target.cols);
                 let shape = Sum { depth: k.len(), splits, per_split };
-                let form = |bias: bool, accumulate: bool| shape.scalars([a.by_k, b.by_k, bias, accumulate]);
+                let form = |bias: bool, accumulate: bool| shape.scalars([bias, accumulate]);
+                let flags = [("A_BY_K", a.by_k.into()), ("B_BY_K", b.by_k.into())];
                 let accumulate = accumulate || index > 0;
                 let bias_arg = bias.map_or(Arg::NONE, Arg::whole);
                 let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
@@ -176,13 +169,21 @@ pub(super) fn product<'a>(
                         &args,
                         target.shape(),
                         &form(bias.is_some(), accumulate),
+                        &flags,
                         [grid[0], grid[1], 1],
                     )?;
                 } else {
                     let scratch = plan.gpu().scratch(PART, splits * target.rows * target.cols)?;
                     let part = Tensor::matrix(&scratch, splits * target.rows, target.cols)?;
                     let args = [a_arg, b_arg, Arg::NONE, Arg::whole(part)];
-                    plan.tiles(&PRODUCT, &args, target.shape(), &form(false, false), [grid[0], grid[1], splits])?;
+                    plan.tiles(
+                        &PRODUCT,
+                        &args,
+                        target.shape(),
+                        &form(false, false),
+                        &flags,
+                        [grid[0], grid[1], splits],
+                    )?;
                     merge(plan, part, bias_arg, target, &form(bias.is_some(), accumulate))?;
                 }
             }
@@ -203,14 +204,13 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
         let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
         let shape = Sum { depth: k.len(), splits, per_split };
         let source = Arg::whole(dy.row_range(k));
-        let [first, last] =
-            [false, add || index > 0].map(|accumulate| shape.scalars([false, false, false, accumulate]));
+        let [first, last] = [false, add || index > 0].map(|accumulate| shape.scalars([false, accumulate]));
         if splits == 1 {
-            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], [db.rows, 1], &last, 1)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], [db.rows, 1], &last, &[], 1)?;
         } else {
             let scratch = plan.gpu().scratch(PART, splits * db.rows)?;
             let part = Tensor::vector(&scratch, splits * db.rows)?;
-            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], [db.rows, 1], &first, splits)?;
+            plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], [db.rows, 1], &first, &[], splits)?;
             merge(plan, part, Arg::NONE, db, &last)?;
         }
     }
@@ -218,7 +218,7 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
 }
 
 fn merge<'a>(plan: &mut Plan<'a>, part: Tensor, bias: Arg, c: Tensor, scalars: &[Scalar]) -> Result<()> {
-    plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], c.shape(), scalars, 1)
+    plan.lanes(&MERGE, &[Arg::whole(part), bias, Arg::whole(c)], c.shape(), scalars, &[], 1)
 }
 
 /// `c` = the sum of the `count` slices of `part`, each of c's shape, in order (+ `c` if `accumulate`).
@@ -229,7 +229,7 @@ pub(super) fn add_slices<'a>(
     c: Tensor,
     accumulate: bool,
 ) -> Result<()> {
-    let scalars = Sum { depth: 0, splits: count, per_split: 0 }.scalars([false, false, false, accumulate]);
+    let scalars = Sum { depth: 0, splits: count, per_split: 0 }.scalars([false, accumulate]);
     merge(plan, part, Arg::NONE, c, &scalars)
 }
 
@@ -240,11 +240,11 @@ struct Sum {
 }
 
 impl Sum {
-    /// `flags`: a_by_k, b_by_k, has_bias, accumulate.
-    fn scalars(&self, flags: [bool; 4]) -> [Scalar; 7] {
-        let [a_by_k, b_by_k, has_bias, accumulate] = flags.map(Scalar::from);
+    /// `flags`: has_bias, accumulate.
+    fn scalars(&self, flags: [bool; 2]) -> [Scalar; 5] {
+        let [has_bias, accumulate] = flags.map(Scalar::from);
         let [depth, per_split, splits] = [self.depth, self.per_split, self.splits].map(Scalar::from);
-        [depth, per_split, splits, a_by_k, b_by_k, has_bias, accumulate]
+        [depth, per_split, splits, has_bias, accumulate]
     }
 }
 

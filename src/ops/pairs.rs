@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::linear::{self, Operand, chunks};
 use super::{Accum, Reduction, required, shaped, total};
 use crate::recorder::{Arg, Plan, Scalar};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Storage, Tensor};
 
 /// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles; sums of whole rows.
 const G: usize = 0;
@@ -64,6 +64,8 @@ pub(super) struct Form {
     pub(super) temperature: f32,
     pub(super) max_scale: f32,
     pub(super) reduction: Reduction,
+    /// Whether key i belongs to query i, so that there are as many keys at least.
+    pub(super) own: bool,
 }
 
 /// The pairs that one dispatch takes.
@@ -98,12 +100,12 @@ impl<'a> Pairs<'a> {
         log_scale: Option<Tensor<'a>>,
         form: Form,
     ) -> Result<Self> {
-        let Form { temperature, max_scale, reduction } = form;
+        let Form { temperature, max_scale, reduction, own } = form;
         let usable = |scale: f32| scale.is_normal() && scale > 0.0;
         required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
         required(op, "max_scale", max_scale, usable(max_scale), "a number above 0")?;
         shaped(op, "k", k, [k.rows, q.cols])?;
-        if k.rows < q.rows {
+        if own && k.rows < q.rows {
             let (expected, found) = (format!("at least {} rows", q.rows), format!("{} rows", k.rows));
             return Err(Error::Shape { op, what: "k", expected, found });
         }
@@ -171,7 +173,7 @@ impl<'a> Pairs<'a> {
     /// Rows and columns to take at once so that the intermediate results, `bytes` for a pair, stay within the workspace.
     fn at_once(&self, plan: &Plan, bytes: f64) -> Result<(usize, usize)> {
         let tuning = plan.gpu().tuning();
-        let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+        let [tile_rows, tile_cols] = tuning.tile();
         let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
         let pairs = (tuning.workspace as f64 / bytes) as usize;
         let whole_tiles = |count: usize, tile: usize| (count / tile).clamp(1, most) * tile;
@@ -197,7 +199,7 @@ impl<'a> Pairs<'a> {
     pub(super) fn chunks(&self, plan: &Plan, bytes: f64) -> Result<Vec<Chunk<'a>>> {
         let (rows_at_once, cols_at_once) = self.at_once(plan, bytes)?;
         let tuning = plan.gpu().tuning();
-        let (tile_rows, tile_cols) = (8 * tuning.tile_y as usize, 8 * tuning.tile_x as usize);
+        let [tile_rows, tile_cols] = tuning.tile();
         let chunk = |rows: Range<usize>, cols: Range<usize>| Chunk {
             q: self.q.row_range(rows.clone()),
             k: self.k.row_range(cols.clone()),
@@ -227,11 +229,12 @@ impl<'a> Pairs<'a> {
         let width = if loss.is_some() { loss_column + 2 } else { 2 };
         let scratch = gpu.scratch(ROW_SUMS, self.q.rows * width)?;
         let sums: Tensor = Tensor::matrix(&scratch, self.q.rows, width)?;
-        let bytes_of_sums = 4.0 * width as f64 / f64::from(8 * gpu.tuning().tile_x);
+        let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
         for chunk in self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })? {
             let [rows, cols] = chunk.shape();
-            let g = gpu.scratch(G, if gradients.has_g() { rows * cols } else { 0 })?;
-            let g = gradients.has_g().then(|| Tensor::matrix(&g, rows, cols)).transpose()?;
+            let stride = cols.next_multiple_of(4); // so that rows are written and read four at a time
+            let g = gpu.scratch(G, if gradients.has_g() { rows * stride } else { 0 })?;
+            let g = gradients.has_g().then(|| Tensor::view(Storage::F32, &g, rows, cols, 0, stride)).transpose()?;
             let sums_wanted = gradients.has_sums() || loss.is_some();
             let parts = gpu.scratch(ROW_PARTS, if sums_wanted { chunk.grid[0] * rows * width } else { 0 })?;
             let parts = sums_wanted.then(|| Tensor::matrix(&parts, chunk.grid[0] * rows, width)).transpose()?;

@@ -77,7 +77,7 @@ impl Default for Options {
 
 impl Options {
     fn form(&self) -> Form {
-        Form { temperature: self.temperature, max_scale: self.max_scale, reduction: self.reduction }
+        Form { temperature: self.temperature, max_scale: self.max_scale, reduction: self.reduction, own: true }
     }
 }
 
@@ -159,7 +159,7 @@ impl<'a> Batch<'a> {
                 true => (&FORWARD, &[sinks.row_part][..]),
                 false => (&BACKWARD, &[self.pairs.dy, sinks.g, sinks.row_part][..]),
             };
-            plan.tiles(kernel, &[&inputs, others].concat(), chunk.shape(), &scalars, chunk.grid)
+            plan.tiles(kernel, &[&inputs, others].concat(), chunk.shape(), &scalars, &[], chunk.grid)
         })
     }
 }

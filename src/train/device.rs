@@ -10,7 +10,7 @@ pub(super) struct Device<'a> {
     template: Model,
     sides: [Side; 2],
     log_scale: Parameter,
-    lse: Matrix,
+    state: Matrix,
     losses: Matrix,
     /// Losses since the last read.
     steps: usize,
@@ -138,7 +138,7 @@ impl<'a> Device<'a> {
             template: start.clone(),
             sides: [Side::new(gpu, &start.query, config.batch)?, Side::new(gpu, &start.key, config.batch)?],
             log_scale: Parameter::new(gpu, &[start.log_scale], 1)?,
-            lse: Matrix::new(gpu, 2 * config.batch, 2)?,
+            state: Matrix::new(gpu, 2 * config.batch, 4)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
             steps: 0,
         })
@@ -156,16 +156,21 @@ impl Engine for Device<'_> {
     fn step(&mut self, ids: &[u32]) -> Result<()> {
         self.load(ids)?;
         let [query, key] = &self.sides;
-        let (q, k, lse) = (query.unit.view()?, key.unit.view()?, self.lse.view()?);
-        let (dq, dk) = (query.d_unit.view()?, key.d_unit.view()?);
-        let (log_scale, d_log_scale) = (Some(self.log_scale.value.view()?), Some(self.log_scale.gradient.view()?));
+        let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
+        let batch = info_nce::Batch::new(q, k).scaled(self.log_scale.value.view()?);
+        let gradients = info_nce::Gradients {
+            dq: Some(query.d_unit.view()?),
+            dk: Some(key.d_unit.view()?),
+            d_log_scale: Some(self.log_scale.gradient.view()?),
+            d_bias: None,
+        };
         let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
         let options = info_nce::Options { symmetric: true, ..Default::default() };
         self.gpu.run(|recorder| {
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
-            info_nce::forward(recorder, q, k, log_scale, loss, lse, options)?;
-            info_nce::backward(recorder, q, k, log_scale, lse, None, dq, dk, d_log_scale, options)?;
+            info_nce::forward(recorder, batch, loss, state, options)?;
+            info_nce::backward(recorder, batch, state, None, gradients, options)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
             for parameter in query.parameters().chain(key.parameters()) {

@@ -57,13 +57,15 @@ fn case(
     check.magnifies_flushed(scale * f64::from(largest) * keys as f64);
     let loss_rows = if options.reduction == Reduction::None { queries } else { 1 };
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 19));
-    let lse_rows = options.lse_rows(queries, keys);
 
     let held_q = check.input_as(storage, queries, dim, &q)?;
     let held_k = check.input_as(storage, keys, dim, &k)?;
     let held_dy = check.input_as(storage, loss_rows, 1, &dy)?;
     let held_scale = check.input(1, 1, &[log_scale.unwrap_or(0.0)])?;
-    let (loss, lse) = (check.output_as(storage, loss_rows, 1)?, check.output(lse_rows, 2)?);
+    let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
+    let batch = if log_scale.is_some() { batch.scaled(held_scale.view()?) } else { batch };
+    let [state_rows, state_cols] = batch.state_shape(options);
+    let (loss, state) = (check.output_as(storage, loss_rows, 1)?, check.output(state_rows, state_cols)?);
     let accum = options.accum;
     let (old_q, old_k) = (before(accum, storage, queries * dim, 20), before(accum, storage, keys * dim, 21));
     let old_scale = before(accum, Storage::F32, 1, 22);
@@ -71,11 +73,10 @@ fn case(
     let dk = check.holding(storage, keys, dim, &old_k)?;
     let d_scale = check.holding(Storage::F32, 1, 1, &old_scale)?;
     check.run(|recorder| {
-        let (q, k, lse) = (held_q.view()?, held_k.view()?, lse.view()?);
-        let scale = log_scale.is_some().then(|| held_scale.view()).transpose()?;
-        info_nce::forward(recorder, q, k, scale, loss.view()?, lse, options)?;
-        let (dy, d_scale) = (Some(held_dy.view()?), Some(d_scale.view()?));
-        info_nce::backward(recorder, q, k, scale, lse, dy, dq.view()?, dk.view()?, d_scale, options)
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
+        let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_scale.view()?));
+        let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
+        info_nce::backward(recorder, batch, state.view()?, Some(held_dy.view()?), gradients, options)
     })?;
     let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));
     let wide_scale = log_scale.map(f64::from);
