@@ -1,4 +1,5 @@
 use wgloss::info_nce::{self, Options};
+use wgloss::reference::info_nce::Gradients;
 use wgloss::verify::{Fill, Held};
 use wgloss::{Accum, Gpu, Reduction, Tensor, normalize, reference};
 
@@ -71,9 +72,10 @@ pub fn all_of<'a>(dq: &'a Held, dk: &'a Held, d_log_scale: &'a Held) -> wgloss::
 
 pub fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
     let (q, k, log_scale) = (wide(batch.q), wide(batch.k), batch.log_scale.map(f64::from));
-    let loss = reference::info_nce::forward(&q, &k, batch.dim, log_scale, options);
-    let (dq, dk, d) = reference::info_nce::backward(&q, &k, batch.dim, log_scale, &wide(batch.dy), options);
-    [loss, dq, dk, vec![d]]
+    let wide_batch = reference::info_nce::Batch { log_scale, ..reference::info_nce::Batch::new(&q, &k, batch.dim) };
+    let loss = reference::info_nce::forward(wide_batch, options);
+    let found = reference::info_nce::backward(wide_batch, &wide(batch.dy), options);
+    [loss, found.dq, found.dk, vec![found.d_log_scale]]
 }
 
 #[test]
@@ -148,10 +150,12 @@ fn golden_reference() {
             }
             let (q, k, eps) = (wide(q), wide(k), normalize::Options::default());
             let unit = |x: &[f64]| reference::normalize::forward(x, dim, eps);
-            let loss = reference::info_nce::forward(&unit(&q), &unit(&k), dim, None, options);
-            let (dq, dk, d) = reference::info_nce::backward(&unit(&q), &unit(&k), dim, None, &[], options);
+            let (q_unit, k_unit) = (unit(&q), unit(&k));
+            let batch = reference::info_nce::Batch::new(&q_unit, &k_unit, dim);
+            let loss = reference::info_nce::forward(batch, options);
+            let found = reference::info_nce::backward(batch, &[], options);
             let back = |x: &[f64], dy: &[f64]| reference::normalize::backward(x, dy, dim, eps);
-            [loss, back(&q, &dq), back(&k, &dk), vec![d]]
+            [loss, back(&q, &found.dq), back(&k, &found.dk), vec![found.d_log_scale]]
         })
     });
 }
@@ -164,15 +168,18 @@ fn reference_gradient() {
             let options = Options { temperature: 0.5, symmetric, reduction, ..UNIT };
             let (q, k) = (rows(4, 1), rows(keys, 2));
             let dy = wide(&Fill::Small.matrix(if reduction == Reduction::None { 4 } else { 1 }, 1, 3));
+            let batch =
+                reference::info_nce::Batch { log_scale: Some(0.7), ..reference::info_nce::Batch::new(&q, &k, 3) };
             let forward = |q: &[f64], k: &[f64], log_scale| {
-                dot(&reference::info_nce::forward(q, k, 3, Some(log_scale), options), &dy)
+                let batch = reference::info_nce::Batch { q, k, log_scale: Some(log_scale), ..batch };
+                dot(&reference::info_nce::forward(batch, options), &dy)
             };
-            let (dq, dk, d_log_scale) = reference::info_nce::backward(&q, &k, 3, Some(0.7), &dy, options);
+            let Gradients { dq, dk, d_log_scale } = reference::info_nce::backward(batch, &dy, options);
             assert_gradient(&q, &dq, |q| forward(q, &k, 0.7));
             assert_gradient(&k, &dk, |k| forward(&q, k, 0.7));
             assert_gradient(&[0.7], &[d_log_scale], |scale| forward(&q, &k, scale[0]));
             let clamped = Options { max_scale: 2.0, ..options };
-            assert_eq!(reference::info_nce::backward(&q, &k, 3, Some(0.7), &dy, clamped).2, 0.0);
+            assert_eq!(reference::info_nce::backward(batch, &dy, clamped).d_log_scale, 0.0);
         }
     }
 }

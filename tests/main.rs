@@ -13,6 +13,7 @@ mod cast;
 mod cross_entropy;
 mod gaussian_kl;
 mod info_nce;
+mod info_nce_reference;
 mod kl;
 mod l2;
 mod linear;

@@ -132,8 +132,9 @@ fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
         outputs: outputs.map(|(what, buffer)| (what, buffer.clone())).to_vec(),
         truth: Box::new(move || {
             let (q, k) = (wide(&q), wide(&k));
-            let (dq, dk, _) = reference::info_nce::backward(&q, &k, cols, None, &[], options);
-            vec![reference::info_nce::forward(&q, &k, cols, None, options), dq, dk]
+            let batch = reference::info_nce::Batch::new(&q, &k, cols);
+            let gradients = reference::info_nce::backward(batch, &[], options);
+            vec![reference::info_nce::forward(batch, options), gradients.dq, gradients.dk]
         }),
         submit: submit(gpu, move |recorder| {
             let [q, k, dq, dk] = [&inputs[0], &inputs[1], &dq, &dk].map(|buffer| Tensor::matrix(buffer, rows, cols));

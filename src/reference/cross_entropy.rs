@@ -1,6 +1,7 @@
 //! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c e^(x_ic)).
 use super::{
-    Real, count, divisor, factor, largest, log_softmax, log_sum_exp, minus_log_p, p_minus_own, real, reduce, times,
+    Real, count, divisor, factor, largest, log_softmax, log_sum_exp, minus_log_p, p_minus_own, probabilities, real,
+    reduce, times,
 };
 use crate::cross_entropy::Options;
 
@@ -137,7 +138,7 @@ impl<F: Real> Batch<'_, F> {
         let (x, shares) = (self.logits(row), self.shares(row));
         let (max, rest) = log_sum_exp(&x);
         let of_z = times(z * real(2.0) * real(self.options.z_loss), max + rest);
-        let (p, hot) = (p_minus_own(&x, self.classes), p_minus_own(&x, shares.own));
+        let (p, hot) = (probabilities(&x), p_minus_own(&x, shares.own));
         let sum = shares.soft.iter().copied().sum::<F>();
         let gradient = |c: usize| {
             let masked = shares.soft.is_empty() || x[c] == F::neg_infinity();

@@ -92,12 +92,17 @@ fn minus_log_p<F: Real>(x: &[F], own: usize) -> F {
     }
 }
 
-/// p − (1 for `own`) for each element of a row; for `own` that is −Σ p of the others.
-fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
+/// p of a row: 0 for a mask, and for all of a row of masks.
+fn probabilities<F: Real>(x: &[F]) -> Vec<F> {
     let (max, rest) = log_sum_exp(x);
     let p = |v: F| if v == F::neg_infinity() { F::zero() } else { (v - max - rest).exp() };
-    let mut p: Vec<F> = x.iter().map(|&v| p(v)).collect();
-    if own < x.len() && x[own] != F::neg_infinity() {
+    x.iter().map(|&v| p(v)).collect()
+}
+
+/// p − (1 for `own`) for each element of a row; for `own` that is −Σ p of the others.
+fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
+    let mut p = probabilities(x);
+    if x[own] != F::neg_infinity() {
         p[own] = F::zero();
         p[own] = -p.iter().copied().sum::<F>();
     }

@@ -1,6 +1,7 @@
 //! Training by the reference, for machines without any adapter.
 
 use super::{Config, Engine, Model, Pairs, SCALE_RATE, Tower};
+use crate::reference::info_nce::{Batch, Gradients};
 use crate::reference::{info_nce, linear, normalize, sgd, tanh};
 use crate::{Result, info_nce::Options, normalize::Options as Unit};
 
@@ -120,9 +121,9 @@ impl Engine for Host<'_> {
         let traces = self.embed(ids);
         let [q, k] = [&traces[0].unit, &traces[1].unit];
         let options = Options { symmetric: true, ..Default::default() };
-        let (dim, log_scale) = (self.config.dim, Some(self.log_scale[0]));
-        self.losses.push(info_nce::forward(q, k, dim, log_scale, options)[0] as f32);
-        let (dq, dk, d_log_scale) = info_nce::backward(q, k, dim, log_scale, &[], options);
+        let batch = Batch { log_scale: Some(self.log_scale[0]), ..Batch::new(q, k, self.config.dim) };
+        self.losses.push(info_nce::forward(batch, options)[0] as f32);
+        let Gradients { dq, dk, d_log_scale } = info_nce::backward(batch, &[], options);
         for ((side, trace), gradient) in self.sides.iter_mut().zip(&traces).zip([dq, dk]) {
             side.update(trace, &gradient, self.config);
         }

@@ -1,5 +1,6 @@
 use super::{Check, Fill, before, cast, rounded};
 use crate::info_nce::{self, Options};
+use crate::reference::info_nce::Batch;
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
@@ -79,25 +80,28 @@ fn case(
         info_nce::backward(recorder, batch, state.view()?, Some(held_dy.view()?), gradients, options)
     })?;
     let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));
-    let wide_scale = log_scale.map(f64::from);
-    let want = reference::info_nce::forward(&wide_q, &wide_k, dim, wide_scale, options);
-    let yardstick = reference::info_nce::forward(&q, &k, dim, log_scale, options);
-    let terms = loss_terms(&wide_q, &wide_k, dim, wide_scale, options);
+    let truth = Batch { log_scale: log_scale.map(f64::from), ..Batch::new(&wide_q, &wide_k, dim) };
+    let plain = Batch { log_scale, ..Batch::new(&q, &k, dim) };
+    let want = reference::info_nce::forward(truth, options);
+    let yardstick = reference::info_nce::forward(plain, options);
+    let terms = loss_terms(truth, options);
     check.compare_sum("loss", &loss, &want, &yardstick, &terms)?;
-    let want = reference::info_nce::backward(&wide_q, &wide_k, dim, wide_scale, &wide_dy, options);
-    let yardstick = reference::info_nce::backward(&q, &k, dim, log_scale, &dy, options);
+    let want = reference::info_nce::backward(truth, &wide_dy, options);
+    let yardstick = reference::info_nce::backward(plain, &dy, options);
     let terms = backward_terms(&wide_q, &wide_k, dim, scale, &wide_dy, options);
-    check.compare_added("dq", &dq, &old_q, &want.0, &yardstick.0, &terms.0)?;
-    check.compare_added("dk", &dk, &old_k, &want.1, &yardstick.1, &terms.1)?;
-    check.compare_added("d_log_scale", &d_scale, &old_scale, &[want.2], &[yardstick.2], &[terms.2])
+    check.compare_added("dq", &dq, &old_q, &want.dq, &yardstick.dq, &terms.0)?;
+    check.compare_added("dk", &dk, &old_k, &want.dk, &yardstick.dk, &terms.1)?;
+    let (want, yardstick) = ([want.d_log_scale], [yardstick.d_log_scale]);
+    check.compare_added("d_log_scale", &d_scale, &old_scale, &want, &yardstick, &[terms.2])
 }
 
 /// A row's loss carries the absolute error of the scores, as far as it depends on them: -ln p changes by 1 - p <= min(1, loss).
-fn loss_terms(q: &[f64], k: &[f64], dim: usize, log_scale: Option<f64>, options: Options) -> Vec<f64> {
+fn loss_terms(batch: Batch<f64>, options: Options) -> Vec<f64> {
     let by_row = Options { reduction: Reduction::None, ..options };
-    let losses = reference::info_nce::forward(q, k, dim, log_scale, by_row);
-    let largest = |x: &[f64]| x.chunks(dim).map(|x| x.iter().map(|x| x * x).sum::<f64>().sqrt()).fold(0.0, f64::max);
-    let score = reference::info_nce::scale(log_scale, options) * largest(q) * largest(k);
+    let losses = reference::info_nce::forward(batch, by_row);
+    let largest =
+        |x: &[f64]| x.chunks(batch.dim).map(|x| x.iter().map(|x| x * x).sum::<f64>().sqrt()).fold(0.0, f64::max);
+    let score = reference::info_nce::scale(batch.log_scale, options) * largest(batch.q) * largest(batch.k);
     let terms: Vec<f64> = losses.iter().map(|loss| loss + score * loss.min(1.0)).collect();
     match options.reduction {
         Reduction::None | Reduction::Rows => terms,
