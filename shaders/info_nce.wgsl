@@ -256,7 +256,10 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
                 let b = masked4(i + 1u, j, part, scale, cols, r[1]);
                 let c = masked4(i + 2u, j, part, scale, cols, r[2]);
                 let d = masked4(i + 3u, j, part, scale, cols, r[3]);
-                tile_put_rows(lane, h, pair_of4(a.row, part), pair_of4(b.row, part), pair_of4(c.row, part), pair_of4(d.row, part));
+                tile_put_row(lane, 4u * h, pair_of4(a.row, part));
+                tile_put_row(lane, 4u * h + 1u, pair_of4(b.row, part));
+                tile_put_row(lane, 4u * h + 2u, pair_of4(c.row, part));
+                tile_put_row(lane, 4u * h + 3u, pair_of4(d.row, part));
                 if SYMMETRIC == 1u {
                     let columns = transpose(mat4x4(a.column, b.column, c.column, d.column));
                     c0 = joined(c0, pair_of4(columns[0], part), part);
@@ -587,9 +590,6 @@ fn slope4(slopes: Slopes, four: Four, negative: vec4<bool>) -> vec4<f32> {
 
 // Writes g of four pairs in one row; what they add to dlog_scale.
 fn put_gradients(i: u32, j: u32, scale: f32, c: vec4<f32>, cols: Tags, by_column: Slopes) -> vec2<f32> {
-    if i >= params.rows {
-        return vec2(0.0);
-    }
     let four = four_of(i, j, scale, row_tag(i), cols, c);
     var slope = slope4(row_slopes(i), four, four.negative);
     if SYMMETRIC == 1u {
@@ -612,15 +612,10 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
         tile_barrier();
         for (var h = 2u * half; h < 2u * half + 2u; h++) {
             let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let r = tile_rows4(t, h);
-            tile_put_rows(
-                lane,
-                h,
-                put_gradients(i, j, scale, r[0], cols, by_column),
-                put_gradients(i + 1u, j, scale, r[1], cols, by_column),
-                put_gradients(i + 2u, j, scale, r[2], cols, by_column),
-                put_gradients(i + 3u, j, scale, r[3], cols, by_column),
-            );
+            let four = tile_rows4(t, h);
+            for (var r = 0u; r < tile_rows_inside(i); r++) {
+                tile_put_row(lane, 4u * h + r, put_gradients(i + r, j, scale, quad_of(four, r), cols, by_column));
+            }
         }
         tile_barrier();
         if params.has_sums == 1u {
@@ -636,7 +631,7 @@ fn keep4(i: u32, j: u32, c: vec4<f32>) {
         own = row_tag(i).own;
     }
     let col = params.first_col + j;
-    if i < params.rows && own >= col && own < col + 4u && own < params.first_col + params.cols {
+    if own >= col && own < col + 4u && own < params.first_col + params.cols {
         store_positive(row, 0u, c[own - col]);
     }
 }
@@ -644,11 +639,10 @@ fn keep4(i: u32, j: u32, c: vec4<f32>) {
 fn keep_positives(t: Tile, i: u32, j: u32, lane: u32) {
     for (var h = 0u; h < 4u; h++) {
         let row = i + tile_row(lane, 4u * h);
-        let r = tile_rows4(t, h);
-        keep4(row, j, r[0]);
-        keep4(row + 1u, j, r[1]);
-        keep4(row + 2u, j, r[2]);
-        keep4(row + 3u, j, r[3]);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(row); r++) {
+            keep4(row + r, j, quad_of(four, r));
+        }
     }
 }
 
@@ -689,9 +683,6 @@ fn above(row: u32, j: u32, score: f32, own: f32) -> u32 {
 }
 
 fn count_above(i: u32, j: u32, c: vec4<f32>) {
-    if i >= params.rows {
-        return;
-    }
     let row = params.first_row + i;
     let own = load_positive_in(row, 0u);
     // Whole numbers: the order does not matter.
@@ -706,10 +697,9 @@ fn count_ranks(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let t = product(group, lane);
     for (var h = 0u; h < 4u; h++) {
         let row = i + tile_row(lane, 4u * h);
-        let r = tile_rows4(t, h);
-        count_above(row, j, r[0]);
-        count_above(row + 1u, j, r[1]);
-        count_above(row + 2u, j, r[2]);
-        count_above(row + 3u, j, r[3]);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(row); r++) {
+            count_above(row + r, j, quad_of(four, r));
+        }
     }
 }

@@ -7,32 +7,18 @@
 override A_BY_K: u32 = 1u;
 override B_BY_K: u32 = 1u;
 
-fn a4(i: u32, k: u32) -> vec4<f32> {
-    if A_BY_K == 1u {
-        return load_a4(i, k, select(0u, params.depth, i < params.rows), 0.0);
-    }
-    return load_a4(k, i, select(0u, params.rows, k < params.depth), 0.0);
-}
-
-fn b4(j: u32, k: u32) -> vec4<f32> {
-    if B_BY_K == 1u {
-        return load_b4(j, k, select(0u, params.depth, j < params.cols), 0.0);
-    }
-    return load_b4(k, j, select(0u, params.cols, k < params.depth), 0.0);
-}
-
 fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
     if A_BY_K == 1u {
-        return transpose(mat4x4(a4(i, k), a4(i + 1u, k), a4(i + 2u, k), a4(i + 3u, k)));
+        return transpose(load_a4x4(i, k, params.rows, params.depth));
     }
-    return mat4x4(a4(i, k), a4(i, k + 1u), a4(i, k + 2u), a4(i, k + 3u));
+    return load_a4x4(k, i, params.depth, params.rows);
 }
 
 fn tile_b(j: u32, k: u32) -> mat4x4<f32> {
     if B_BY_K == 1u {
-        return transpose(mat4x4(b4(j, k), b4(j + 1u, k), b4(j + 2u, k), b4(j + 3u, k)));
+        return transpose(load_b4x4(j, k, params.cols, params.depth));
     }
-    return mat4x4(b4(j, k), b4(j, k + 1u), b4(j, k + 2u), b4(j, k + 3u));
+    return load_b4x4(k, j, params.depth, params.cols);
 }
 
 fn bias_of(j: u32) -> f32 {
@@ -52,15 +38,12 @@ fn finish(i: u32, j: u32, slice: u32, value: f32) {
 }
 
 fn finish4(i: u32, j: u32, slice: u32, values: vec4<f32>) {
-    if i >= params.rows {
-        return;
-    }
     let row = slice * params.rows + i;
+    var sum = values;
     if params.accumulate == 1u {
-        store_c4(row, j, params.cols, load_c4(row, j, params.cols, 0.0) + values);
-    } else {
-        store_c4(row, j, params.cols, values);
+        sum += load_c4(row, j, params.cols, 0.0);
     }
+    store_c4(row, j, params.cols, sum);
 }
 
 // c = a b^T (+ bias) (+ c), each operand as it lies or transposed: y, dx and dw alike.
@@ -75,11 +58,10 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let bias = vec4(bias_of(j), bias_of(j + 1u), bias_of(j + 2u), bias_of(j + 3u));
     for (var h = 0u; h < 4u; h++) {
         let i = row0 + tile_row(lane, 4u * h);
-        let r = tile_rows4(t, h);
-        finish4(i, j, group.z, r[0] + bias);
-        finish4(i + 1u, j, group.z, r[1] + bias);
-        finish4(i + 2u, j, group.z, r[2] + bias);
-        finish4(i + 3u, j, group.z, r[3] + bias);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(i); r++) {
+            finish4(i + r, j, group.z, quad_of(four, r) + bias);
+        }
     }
 }
 

@@ -53,10 +53,10 @@ fn store_losses(t: Tile, group: vec3<u32>, lane: u32, column: u32) {
         tile_barrier();
         for (var h = 2u * half; h < 2u * half + 2u; h++) {
             let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let r = tile_rows4(t, h);
-            tile_put_rows(
-                lane, h, loss4(i, j, score, r[0]), loss4(i + 1u, j, score, r[1]), loss4(i + 2u, j, score, r[2]), loss4(i + 3u, j, score, r[3]),
-            );
+            let four = tile_rows4(t, h);
+            for (var r = 0u; r < tile_rows_inside(i); r++) {
+                tile_put_row(lane, 4u * h + r, loss4(i + r, j, score, quad_of(four, r)));
+            }
         }
         tile_barrier();
         store_row_sums(group, lane, half, column, false);
@@ -76,9 +76,6 @@ fn weight(row: u32) -> f32 {
 
 // Writes g of four pairs in one row; what they add to dlog_scale and dbias.
 fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
-    if i >= params.rows {
-        return vec2(0.0);
-    }
     let own = own4(i, j);
     let scores = score.scale * products;
     let z = scores + score.bias;
@@ -101,10 +98,10 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
         tile_barrier();
         for (var h = 2u * half; h < 2u * half + 2u; h++) {
             let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let r = tile_rows4(t, h);
-            tile_put_rows(
-                lane, h, slopes4(i, j, score, r[0]), slopes4(i + 1u, j, score, r[1]), slopes4(i + 2u, j, score, r[2]), slopes4(i + 3u, j, score, r[3]),
-            );
+            let four = tile_rows4(t, h);
+            for (var r = 0u; r < tile_rows_inside(i); r++) {
+                tile_put_row(lane, 4u * h + r, slopes4(i + r, j, score, quad_of(four, r)));
+            }
         }
         tile_barrier();
         if params.has_sums == 1u {

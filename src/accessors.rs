@@ -5,7 +5,8 @@
 //! - `load_x4(i, j, end, none) -> vec4<f32>`, `store_x4(i, j, end, values)`: four neighbours from column j on. Columns from `end` on load
 //!   as `none` and are not stored;
 //! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j, j + HOP,
-//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses.
+//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses;
+//! - `load_x4x4(i, j, rows, end) -> mat4x4<f32>`: four neighbours of rows i to i + 3 each, 0 from row `rows` and column `end` on.
 //!
 //! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
 //! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
@@ -42,7 +43,7 @@ impl Format {
 /// Whether the shader takes four elements of the binding at a time.
 pub fn takes_quads(shader: &Shader, index: usize) -> bool {
     let name = shader.bindings[index].0;
-    ["4", "16"].iter().any(|width| calls(shader, "load", name, width) || calls(shader, "store", name, width))
+    ["4", "16", "4x4"].iter().any(|width| calls(shader, "load", name, width) || calls(shader, "store", name, width))
 }
 
 /// Whether lanes store single elements, so that two of them may share a word.
@@ -154,8 +155,9 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     let shared = shares_words(shader, partner, format);
     let quads = format.quads && !shared;
     let [load16, store16] = ["load", "store"].map(|verb| calls(shader, verb, name, "16"));
+    let block = calls(shader, "load", name, "4x4");
     let [wide_load, wide_store] =
-        [load16 || calls(shader, "load", name, "4"), store16 || calls(shader, "store", name, "4")];
+        [load16 || block || calls(shader, "load", name, "4"), store16 || calls(shader, "store", name, "4")];
     let mut text = AT.to_owned();
     if calls(shader, "load", name, "") || (wide_load && !quads) {
         text += match (format.half(), quads) {
@@ -172,6 +174,11 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (_, false) => FOUR,
         };
         text += if load16 { LOAD16 } else { "" };
+        text += match (block, quads) {
+            (true, true) => BLOCK,
+            (true, false) => BLOCK_OF_SINGLES,
+            (false, _) => "",
+        };
     }
     if wide_store || calls(shader, "store", name, "") {
         text += match (format.half(), format.quads, shared) {
@@ -288,6 +295,34 @@ fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
         load_NAME4(i, j + 2u * HOP, end, none),
         load_NAME4(i, j + 3u * HOP, end, none),
     );
+}
+
+";
+
+const BLOCK: &str = "\
+fn load_NAME4x4(i: u32, j: u32, rows: u32, end: u32) -> mat4x4<f32> {
+    return mat4x4(
+        load_NAME4(i, j, select(0u, end, i < rows), 0.0),
+        load_NAME4(i + 1u, j, select(0u, end, i + 1u < rows), 0.0),
+        load_NAME4(i + 2u, j, select(0u, end, i + 2u < rows), 0.0),
+        load_NAME4(i + 3u, j, select(0u, end, i + 3u < rows), 0.0),
+    );
+}
+
+";
+
+/// A loop whose rounds the compiler does not know, so that it stays one: sixteen loads in a row take llvmpipe seconds to compile.
+const BLOCK_OF_SINGLES: &str = "\
+fn load_NAME4x4(i: u32, j: u32, rows: u32, end: u32) -> mat4x4<f32> {
+    var block = mat4x4<f32>();
+    for (var r = 0u; r < min(4u, max(rows, i) - i); r++) {
+        let four = load_NAME4(i + r, j, end, 0.0);
+        block[0] = select(block[0], four, r == 0u);
+        block[1] = select(block[1], four, r == 1u);
+        block[2] = select(block[2], four, r == 2u);
+        block[3] = select(block[3], four, r == 3u);
+    }
+    return block;
 }
 
 ";

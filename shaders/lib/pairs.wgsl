@@ -19,20 +19,12 @@ fn clamped() -> bool {
     return params.learnable == 1u && learned_scale() > params.max_scale;
 }
 
-fn q4(i: u32, d: u32) -> vec4<f32> {
-    return load_q4(i, d, select(0u, params.dim, i < params.rows), 0.0);
-}
-
-fn k4(j: u32, d: u32) -> vec4<f32> {
-    return load_k4(j, d, select(0u, params.dim, j < params.cols), 0.0);
-}
-
 fn tile_a(i: u32, d: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(q4(i, d), q4(i + 1u, d), q4(i + 2u, d), q4(i + 3u, d)));
+    return transpose(load_q4x4(i, d, params.rows, params.dim));
 }
 
 fn tile_b(j: u32, d: u32) -> mat4x4<f32> {
-    return transpose(mat4x4(k4(j, d), k4(j + 1u, d), k4(j + 2u, d), k4(j + 3u, d)));
+    return transpose(load_k4x4(j, d, params.cols, params.dim));
 }
 
 // A tile of <q_i, k_j>.

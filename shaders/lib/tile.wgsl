@@ -65,14 +65,15 @@ fn tile_rows4(t: Tile, h: u32) -> mat4x4<f32> {
     );
 }
 
-// Rows are shared eight of each lane at a time, `half` 0 or 1 of the sixteen: a barrier, `tile_put_rows` for h = 2 half and 2 half + 1, a
+// How many of the four rows from i on are rows of the result.
+fn tile_rows_inside(i: u32) -> u32 {
+    return min(4u, max(params.rows, i) - i);
+}
+
+// Rows are shared eight of each lane at a time, `half` 0 or 1 of the sixteen: a barrier, `tile_put_row` of a lane's rows 8 half to 8 half + 7, a
 // barrier. Line n, of row `tile_line_row(n, half)`, then has the pair of the lane at x as `tile_line(n, x, TX)`.
-fn tile_put_rows(lane: u32, h: u32, p0: vec2<f32>, p1: vec2<f32>, p2: vec2<f32>, p3: vec2<f32>) {
-    let at = (h % 2u) * 4u * TX * TY + lane;
-    tile_scratch[at] = p0;
-    tile_scratch[at + TX * TY] = p1;
-    tile_scratch[at + 2u * TX * TY] = p2;
-    tile_scratch[at + 3u * TX * TY] = p3;
+fn tile_put_row(lane: u32, r: u32, pair: vec2<f32>) {
+    tile_scratch[(r % 8u) * TX * TY + lane] = pair;
 }
 
 fn tile_barrier() {
