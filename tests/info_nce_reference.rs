@@ -405,19 +405,19 @@ fn void_rows() {
     assert_eq!(forward(weighted, mean), [0.0]);
 }
 
-/// 1 − p = e^−40: lost by any form that rounds p, or the sum beside a score of 10⁴.
+/// 1 − p = 2 e^−40: lost by any form that rounds p, or a log-sum-exp beside a score of 10¹².
 #[test]
 fn nearly_certain() {
-    let rest = (-40f64).exp();
-    let g = rest / (1.0 + rest);
-    for offset in [0.0, 1e4, -1e4] {
-        let (q, k) = ([1.0, 1.0], [40.0, offset, 0.0, offset]);
+    let rest = 2.0 * (-40f64).exp();
+    let g = 0.5 * rest / (1.0 + rest);
+    for offset in [0.0, 1e12, -1e12] {
+        let (q, k) = ([1.0, 1.0], [40.0, offset, 0.0, offset, 0.0, offset]);
         let plain = Options { temperature: 1.0, ..options() };
         for options in [plain, Options { inside_log: true, ..plain }] {
             assert_close(&forward(Batch::new(&q, &k, 2), options), &[rest], 1e-12);
-            assert_close(&backward(Batch::new(&q, &k, 2), &[], options).dk, &[-g, -g, g, g], 1e-12);
+            assert_close(&backward(Batch::new(&q, &k, 2), &[], options).dk, &[-2.0 * g, -2.0 * g, g, g, g, g], 1e-12);
         }
-        // Ng e^−s_p = (e^−40 − τ) / (1 − τ).
+        // Ng e^−s_p = 2 (e^−40 − τ) / (1 − τ).
         if offset < 0.0 {
             continue; // the floor, e^−1, is far above
         }
@@ -439,6 +439,8 @@ fn special_values() {
     // A masked positive costs infinitely much.
     let (loss, Gradients { dk, .. }) = of(&[1.0], &[f64::NEG_INFINITY, 0.25]);
     assert_eq!((loss, dk), (vec![f64::INFINITY], vec![0.0, 1.0]));
+    let (loss, Gradients { dk, .. }) = of(&[1.0], &[f64::NEG_INFINITY]);
+    assert_eq!((loss, dk), (vec![f64::INFINITY], vec![0.0]));
     for bad in [f64::NAN, f64::INFINITY] {
         for k in [[bad, 0.5], [0.5, bad]] {
             let (loss, Gradients { dq, dk, d_log_scale }) = of(&[1.0], &k);

@@ -87,10 +87,10 @@ impl<'a, F: Real> Batch<'a, F> {
         belong && !(options.exclude_self && i == j)
     }
 
-    /// For a pair that is not positive: whether nothing bars it from being a negative one.
-    fn is_negative(&self, [i, j]: [usize; 2], options: Options) -> bool {
+    /// Whether a pair that is not positive is no negative either.
+    fn is_left_out(&self, [i, j]: [usize; 2], options: Options) -> bool {
         let same = self.ids.is_some_and(|(queries, keys)| queries[i] == keys[j]);
-        !same && !(options.exclude_self && i == j)
+        same || (options.exclude_self && i == j)
     }
 
     /// What the queries with a positive add to the divisor of the mean.
@@ -110,7 +110,7 @@ impl<'a, F: Real> Batch<'a, F> {
         // Of rows with one positive.
         let bound = positives.first().map_or(F::infinity(), |&p| c[p] + real(options.near_margin));
         let near = |at: usize| c[at] > bound;
-        let negatives = others.into_iter().filter(|&at| self.is_negative(pairs[at], options) && !near(at)).collect();
+        let negatives = others.into_iter().filter(|&at| !self.is_left_out(pairs[at], options) && !near(at)).collect();
         let scale = scale(self.log_scale, options);
         let mut scaled: Vec<F> = c.iter().map(|&c| scale * c).collect();
         positives.iter().for_each(|&p| scaled[p] = scale * (c[p] - real(options.margin)));
