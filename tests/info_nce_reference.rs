@@ -2,7 +2,7 @@
 
 use wgloss::info_nce::Options;
 use wgloss::reference::cross_entropy::{self, Target, Weights};
-use wgloss::reference::info_nce::{Batch, Gradients, Positive, backward, forward, statistics};
+use wgloss::reference::info_nce::{Batch, Gradients, Positive, backward, forward};
 use wgloss::verify::Fill;
 use wgloss::{Reduction, cross_entropy as ce};
 
@@ -451,35 +451,4 @@ fn special_values() {
     let ids: (&[u32], &[u32]) = (&[7], &[7, 7, 1]);
     let batch = Batch { ids: Some(ids), ..Batch::new(&[1.0], &[0.5, f64::INFINITY, 0.25], 1) };
     assert_eq!(forward(batch, plain), want);
-}
-
-#[test]
-fn statistics_of_rows() {
-    let (q, k) = (rows(N, 1), rows(M, 2));
-    let batch = Batch { positive: GROUPS, ids: IDS, log_q: LOG_Q, ..Batch::new(&q, &k, DIM) };
-    let options = Options { margin: 0.3, exclude_self: true, ..options() };
-    let found = statistics(batch, options);
-    let (Positive::Groups(queries, keys), Some((ids, key_ids))) = (GROUPS, IDS) else { unreachable!() };
-    let c = products(&q, &k, DIM);
-    let (mut hits, mut misses) = (0, 0);
-    for i in 0..N {
-        let positive = |j: usize| queries[i] == keys[j];
-        let s = |j: usize| 2.0 * (c[i * M + j] - if positive(j) { f64::from(0.3f32) } else { 0.0 }) - LOG_Q[j];
-        let kept: Vec<usize> = (0..M).filter(|&j| j != i && (positive(j) || ids[i] != key_ids[j])).collect();
-        let sum = kept.iter().map(|&j| s(j).exp()).sum::<f64>();
-        let p: Vec<f64> = kept.iter().map(|&j| s(j).exp() / sum).collect();
-        assert_close(&[found.lse[i]], &[sum.ln()], 1e-13);
-        assert_close(&[found.entropy[i]], &[p.iter().map(|p| -p * p.ln()).sum()], 1e-13);
-        let best = kept.iter().copied().max_by(|&a, &b| s(a).total_cmp(&s(b))).unwrap();
-        assert_eq!(found.hit[i], positive(best));
-        if positive(best) { hits += 1 } else { misses += 1 }
-    }
-    assert!(hits > 0 && misses > 0, "{hits} hits, {misses} misses");
-    let unit = Options { exclude_self: false, margin: 0.0, ..options };
-    // A tie is a hit; a row of nothing has no score.
-    let tie = statistics(Batch::new(&[1.0], &[0.5, 0.5], 1), unit);
-    assert_eq!((tie.hit[0], tie.entropy[0]), (true, 2f64.ln()));
-    let alone = Options { exclude_self: true, ..unit };
-    let nothing = statistics(Batch::new(&[1.0], &[0.5], 1), alone);
-    assert_eq!((nothing.lse[0], nothing.hit[0], nothing.entropy[0]), (f64::NEG_INFINITY, false, 0.0));
 }

@@ -423,14 +423,15 @@ fn chunks_of_half_precision() {
 #[test]
 fn a_workspace_too_small_for_a_tile() {
     let Some(gpu) = gpu() else { return };
-    let tight = gpu.with_tuning(wgloss::Tuning { workspace: 4096, ..*gpu.tuning() });
+    let tight = gpu.with_tuning(wgloss::Tuning { workspace: 1024, ..*gpu.tuning() });
     let (q, dq) = (input(gpu, 2, 3, &[0.5f32; 6]), output(gpu, 2, 3));
     let error = refused(&tight, &[&dq], |r| {
         let gradients = Gradients { dq: Some(dq.view()?), ..Default::default() };
         siglip::backward(r, q.view()?, q.view()?, Default::default(), None, gradients, UNIT)
     });
     let what = "siglip: the workspace of one tile".to_owned();
-    assert_eq!(error, Error::Limit { what, needed: 4 * 64 * 64, limit: 4096 });
+    let [rows, cols] = tight.tuning().tile();
+    assert_eq!(error, Error::Limit { what, needed: 4 * (rows * cols) as u64, limit: 1024 });
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl<'a, F: Real> Batch<'a, F> {
         if self.log_q.is_empty() { F::zero() } else { self.log_q[key] }
     }
 
-    fn is_positive(&self, [i, j]: [usize; 2], options: Options) -> bool {
+    pub(crate) fn is_positive(&self, [i, j]: [usize; 2], options: Options) -> bool {
         let belong = match self.positive {
             Positive::Own => i == j,
             Positive::Index(index) => index[i] as usize == j,
@@ -311,32 +311,6 @@ pub fn backward<F: Real>(batch: Batch<F>, dy: &[F], options: Options) -> Gradien
         sums.d_log_scale = F::zero();
     }
     sums
-}
-
-/// What [`statistics`] gives, by query.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Statistics<F> {
-    /// ln Σ e^s over positives and negatives.
-    pub lse: Vec<F>,
-    /// Whether a positive scores at least as high as every negative.
-    pub hit: Vec<bool>,
-    /// −Σ p ln p of the softmax of s over positives and negatives.
-    pub entropy: Vec<F>,
-}
-
-/// How the queries' scores are distributed.
-pub fn statistics<F: Real>(batch: Batch<F>, options: Options) -> Statistics<F> {
-    let mut found = Statistics { lse: vec![], hit: vec![], entropy: vec![] };
-    for i in 0..batch.queries() {
-        let row = batch.query(i, options);
-        let best = |of: &[usize]| largest(&of.iter().map(|&at| row.s[at]).collect::<Vec<F>>());
-        let s: Vec<F> = row.compared().map(|at| row.s[at]).collect();
-        let (max, rest) = log_sum_exp(&s);
-        found.lse.push(max + rest);
-        found.hit.push(!row.positives.is_empty() && best(&row.positives) >= best(&row.negatives));
-        found.entropy.push(probabilities(&s).into_iter().zip(log_softmax(&s)).map(|(p, log_p)| times(p, -log_p)).sum());
-    }
-    found
 }
 
 /// How many keys come before each query's own: those that score higher, or as high with a smaller number.

@@ -1,6 +1,6 @@
 use super::{Check, Fill, before, cast, rounded};
 use crate::info_nce::{self, Options};
-use crate::reference::info_nce::Batch;
+use crate::reference::info_nce::{Batch, Positive};
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
@@ -34,7 +34,130 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             }
         }
     }
-    Ok(())
+    option_cases(check)
+}
+
+/// Every option, alone and beside others. Each set of flags is a pipeline: cases that share one stand next to each other.
+fn option_cases(check: &mut Check) -> Result<()> {
+    let plain = Options { temperature: 0.5, ..Default::default() };
+    let full = Extras { positive: Kind::Groups, ..Extras::default() };
+    let one = Extras { positive: Kind::Index, ..Extras::default() };
+    let (rows, wide) = ([37, 37, 9], [37, 53, 9]);
+    let mut each = |sizes, extras, options| option_case(check, sizes, extras, options);
+    let corrected = Extras { weight: true, log_q: true, ids: true, ..Extras::default() };
+    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean, Reduction::None] {
+        each(wide, corrected, Options { margin: 0.2, reduction, ..plain })?;
+    }
+    each(
+        rows,
+        Extras { weight: true, ..Extras::default() },
+        Options { hardness: 0.7, near_margin: 0.1, symmetric: true, ..plain },
+    )?;
+    each(rows, Extras::default(), Options { near_margin: 0.0, symmetric: true, reduction: Reduction::None, ..plain })?;
+    each(rows, Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
+    each([1, 1, 9], Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
+    for tau_plus in [0.01, 0.3] {
+        each(rows, Extras::default(), Options { tau_plus, symmetric: true, ..plain })?;
+    }
+    each(rows, Extras::default(), Options { label_smoothing: 0.1, symmetric: true, margin: 0.1, ..plain })?;
+    each(rows, one, Options { exclude_self: true, ..plain })?; // NT-Xent
+    each(wide, one, Options { near_margin: 0.3, label_smoothing: 0.2, hardness: 0.5, ..plain })?;
+    each(rows, Extras { weight: true, ..full }, Options { exclude_self: true, symmetric: true, ..plain })?; // SupCon, "out"
+    each(rows, full, Options { exclude_self: true, symmetric: true, reduction: Reduction::None, ..plain })?;
+    each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain })?;
+    each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain })?;
+    each(wide, full, Options { decoupled: true, ..plain })?;
+    each(wide, full, Options { label_smoothing: 0.3, ..plain })
+}
+
+/// Which keys are positives, without the numbers.
+#[derive(Debug, Clone, Copy, Default)]
+enum Kind {
+    #[default]
+    Own,
+    Index,
+    Groups,
+}
+
+/// What a batch has beside queries and keys.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extras {
+    positive: Kind,
+    weight: bool,
+    log_q: bool,
+    ids: bool,
+}
+
+fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, options: Options) -> Result<()> {
+    check.case(format_args!("{n} x {m} x {dim} {extras:?} {options:?}"));
+    let matrix = |rows, cols, seed| Fill::Small.matrix(rows, cols, seed);
+    let words = |len: usize, from: &dyn Fn(usize) -> usize| -> Vec<u32> { (0..len).map(|i| from(i) as u32).collect() };
+    let (q, mut k) = (matrix(n, dim, 30), matrix(m, dim, 31));
+    if n > 4 {
+        k.copy_within(..dim, 2 * dim); // key 2 is key 0 again
+    }
+    let loss_rows = options.reduction.of_rows(n)[0];
+    let dy = matrix(loss_rows, 1, 32);
+    let weight: Vec<f32> = matrix(if extras.weight { n } else { 0 }, 1, 33).iter().map(|w| w.abs()).collect();
+    let log_q = matrix(if extras.log_q { m } else { 0 }, 1, 34);
+    // The last query has no positive: no key has that number, no key is of that group.
+    let index = words(n, &|i| if i + 1 == n { u32::MAX as usize } else { (i + n / 2) % n });
+    let (q_groups, k_groups) = (words(n, &|i| if i + 1 == n { 99 } else { i % 11 }), words(m, &|j| (j * 5) % 11));
+    let (q_ids, k_ids) = (words(n, &|i| i % 7), words(m, &|j| (j * 3) % 7));
+
+    let column = |data: &[f32]| check.input(data.len(), 1, data);
+    let column_of_words = |data: &[u32]| check.input(data.len(), 1, data);
+    let (held_q, held_k) = (check.input(n, dim, &q)?, check.input(m, dim, &k)?);
+    let (held_weight, held_log_q, held_dy) = (column(&weight)?, column(&log_q)?, column(&dy)?);
+    let held_index = column_of_words(&index)?;
+    let (held_q_groups, held_k_groups) = (column_of_words(&q_groups)?, column_of_words(&k_groups)?);
+    let (held_q_ids, held_k_ids) = (column_of_words(&q_ids)?, column_of_words(&k_ids)?);
+    let batch = info_nce::Batch {
+        weight: extras.weight.then(|| held_weight.view()).transpose()?,
+        log_q: extras.log_q.then(|| held_log_q.view()).transpose()?,
+        ids: if extras.ids { Some((held_q_ids.view()?, held_k_ids.view()?)) } else { None },
+        positive: match extras.positive {
+            Kind::Own => info_nce::Positive::Own,
+            Kind::Index => info_nce::Positive::Index(held_index.view()?),
+            Kind::Groups => info_nce::Positive::Groups(held_q_groups.view()?, held_k_groups.view()?),
+        },
+        ..info_nce::Batch::new(held_q.view()?, held_k.view()?)
+    };
+    let [state_rows, state_cols] = batch.state_shape(options);
+    let (loss, state) = (check.output(loss_rows, 1)?, check.output(state_rows, state_cols)?);
+    let (dq, dk, d_scale) = (check.output(n, dim)?, check.output(m, dim)?, check.output(1, 1)?);
+    check.run(|recorder| {
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
+        let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_scale.view()?));
+        let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
+        info_nce::backward(recorder, batch, state.view()?, Some(held_dy.view()?), gradients, options)
+    })?;
+
+    let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));
+    let (wide_weight, wide_log_q): (Vec<f64>, Vec<f64>) = (cast(&weight), cast(&log_q));
+    let positive = match extras.positive {
+        Kind::Own => Positive::Own,
+        Kind::Index => Positive::Index(&index),
+        Kind::Groups => Positive::Groups(&q_groups, &k_groups),
+    };
+    let ids = extras.ids.then_some((&q_ids[..], &k_ids[..]));
+    let truth = Batch { weight: &wide_weight, log_q: &wide_log_q, positive, ids, ..Batch::new(&wide_q, &wide_k, dim) };
+    let plain = Batch { weight: &weight, log_q: &log_q, positive, ids, ..Batch::new(&q, &k, dim) };
+    let (want, yardstick) =
+        (reference::info_nce::forward(truth, options), reference::info_nce::forward(plain, options));
+    // The losses are differences of scores and log-sum-exps of at most this size, each weighted with 1 at most, the mean's divisor included.
+    let size = (dim as f64 / f64::from(options.temperature)) + (m as f64).ln();
+    let size = if options.reduction == Reduction::Sum { size * n as f64 } else { size };
+    check.compare_sum("loss", &loss, &want, &yardstick, &vec![size; loss_rows])?;
+    let (want, yardstick) =
+        (reference::info_nce::backward(truth, &wide_dy, options), reference::info_nce::backward(plain, &dy, options));
+    // A gradient's terms, probabilities and shares times elements of at most 1, and their relative errors, those of the scores.
+    let by_row = if matches!(options.reduction, Reduction::None | Reduction::Sum) { 1.0 } else { 1.0 / n as f64 };
+    let slope = 4.0 * by_row * size / f64::from(options.temperature);
+    check.compare_sum("dq", &dq, &want.dq, &yardstick.dq, &vec![slope; n * dim])?;
+    check.compare_sum("dk", &dk, &want.dk, &yardstick.dk, &vec![slope * n as f64 / 4.0; m * dim])?;
+    let (want, yardstick) = ([want.d_log_scale], [yardstick.d_log_scale]);
+    check.compare_sum("d_log_scale", &d_scale, &want, &yardstick, &[slope * n as f64])
 }
 
 /// `storage` is that of the matrices; the scale, its gradient and the log-sum-exps are f32.
