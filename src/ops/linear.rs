@@ -28,6 +28,8 @@ const PART: usize = 1;
 
 /// A sum is split only into slices of at least this many terms.
 const SHORTEST_SLICE: usize = 256;
+/// And, for the sake of its error, into slices of at most so many.
+const LONGEST_SLICE: usize = 8192;
 
 /// `y` [rows, out] = `x` [rows, in] · `w`ᵀ + `b`, with `w` [out, in] and `b` [out, 1].
 ///
@@ -117,7 +119,8 @@ impl<'a> Operand<'a> {
 fn slices(plan: &Plan, depth: usize, groups: usize, elements: usize) -> (usize, usize) {
     let tuning = plan.gpu().tuning();
     let most = (tuning.workspace as usize / 4 / elements.max(1)).min(u16::MAX as usize);
-    let wanted = (tuning.groups as usize / groups.max(1)).min(depth / SHORTEST_SLICE).min(most).max(1);
+    let enough = (tuning.groups as usize / groups.max(1)).max(depth / LONGEST_SLICE);
+    let wanted = enough.min(depth / SHORTEST_SLICE).min(most).max(1);
     let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
     let per_slice = depth.div_ceil(wanted.min(most)).next_multiple_of(tuning.tile_depth as usize);
     (depth.div_ceil(per_slice.max(1)).max(1), per_slice)
