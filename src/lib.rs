@@ -10,21 +10,21 @@
 //! # fn main() -> wgloss::Result<()> {
 //! # let Ok(opened) = Gpu::new() else { return Ok(()) };
 //! # let (device, queue) = (opened.device().clone(), opened.queue().clone());
-//! # let (batch, dim) = (512, 64);
-//! # let rows: Vec<f32> = (0..batch * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
+//! # let (n, dim) = (512, 64);
+//! # let rows: Vec<f32> = (0..n * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
 //! # let (queries, keys) = (opened.upload(&rows)?, opened.upload(&rows)?);
-//! # let (d_queries, d_keys) = (opened.zeros::<f32>(batch * dim)?, opened.zeros::<f32>(batch * dim)?);
-//! # let (loss, lse) = (opened.zeros::<f32>(1)?, opened.zeros::<f32>(4 * batch)?);
+//! # let (d_queries, d_keys) = (opened.zeros::<f32>(n * dim)?, opened.zeros::<f32>(n * dim)?);
+//! # let (loss, state) = (opened.zeros::<f32>(1)?, opened.zeros::<f32>(8 * n)?);
 //! let gpu = Gpu::from_wgpu(device.clone(), queue.clone())?; // your device, your queue
-//! let (q, k) = (Tensor::matrix(&queries, batch, dim)?, Tensor::matrix(&keys, batch, dim)?); // views of your buffers
-//! let (dq, dk) = (Tensor::matrix(&d_queries, batch, dim)?, Tensor::matrix(&d_keys, batch, dim)?);
-//! let (loss, lse) = (Tensor::scalar(&loss, 0)?, Tensor::matrix(&lse, 2 * batch, 2)?);
+//! let batch = info_nce::Batch::new(Tensor::matrix(&queries, n, dim)?, Tensor::matrix(&keys, n, dim)?); // views of your buffers
+//! let (dq, dk) = (Some(Tensor::matrix(&d_queries, n, dim)?), Some(Tensor::matrix(&d_keys, n, dim)?));
+//! let (loss, state) = (Tensor::scalar(&loss, 0)?, Tensor::matrix(&state, 2 * n, 4)?);
 //! let options = info_nce::Options { temperature: 0.07, symmetric: true, ..Default::default() };
 //!
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! let mut recorder = gpu.record(&mut encoder);
-//! info_nce::forward(&mut recorder, q, k, None, loss, lse, options)?;
-//! info_nce::backward(&mut recorder, q, k, None, lse, None, dq, dk, None, options)?;
+//! info_nce::forward(&mut recorder, batch, loss, state, options)?;
+//! info_nce::backward(&mut recorder, batch, state, None, info_nce::Gradients { dq, dk, ..Default::default() }, options)?;
 //! queue.submit([encoder.finish()]);
 //! println!("loss {}", gpu.read(loss)?[0]);
 //! # assert!((gpu.read(loss)?[0] - 3.674).abs() < 1e-3);

@@ -162,14 +162,17 @@ fn traffic(name: &str, flags: &[(&str, u32)], holds: bool) -> Traffic {
     walk.traffic
 }
 
-const LOSS_AND_GRADIENTS: &[(&str, u32)] = &[("HAS_DX", 1), ("HAS_DT", 1), ("HAS_SUMS", 0)];
-const LOSS_ALONE: &[(&str, u32)] = &[("HAS_DX", 0), ("HAS_DT", 0), ("HAS_SUMS", 0)];
-const JENSEN_SHANNON: &[(&str, u32)] = &[("DIVERGENCE", 1), ("HAS_DX", 1), ("HAS_DT", 1), ("HAS_SUMS", 1)];
+/// `override` constants.
+type Flags = &'static [(&'static str, u32)];
+
+const LOSS_AND_GRADIENTS: Flags = &[("HAS_DX", 1), ("HAS_DT", 1), ("HAS_SUMS", 0)];
+const LOSS_ALONE: Flags = &[("HAS_DX", 0), ("HAS_DT", 0), ("HAS_SUMS", 0)];
+const JENSEN_SHANNON: Flags = &[("DIVERGENCE", 1), ("HAS_DX", 1), ("HAS_DT", 1), ("HAS_SUMS", 1)];
 
 #[test]
 fn elements_are_touched_as_often_as_the_headers_say() {
     // Kernel, flags; loads and stores of a row that fits its lanes; of one that does not.
-    let cases: &[(&str, &[(&str, u32)], &str, &str)] = &[
+    let cases: &[(&str, Flags, &str, &str)] = &[
         ("softmax.forward", &[], "load x, store y", "load x, load x, store y"),
         ("softmax.forward", &[("LOG_FORM", 1)], "load x, store y", "load x, load x, store y"),
         ("softmax.backward", &[], "load dy, load y_in, store dx", "load dy, load dy, load y_in, load y_in, store dx"),
