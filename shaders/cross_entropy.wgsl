@@ -205,7 +205,9 @@ fn forward(
         for (var j = span.first; j < span.end; j += step_size()) {
             if !holds() {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
-                soft = soft16(span.i, j, span.end);
+                if SOFT_TARGET == 1u {
+                    soft = soft16(span.i, j, span.end);
+                }
             }
             let wanted = wanted16(row, j, span.end, soft);
             if elementwise {

@@ -8,7 +8,7 @@
 // SYMMETRIC: the mean of that and of the same over columns. g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q;
 // dlog_scale = sum_ij dloss/ds_ij (s_ij + log_q_j), 0 where the scale is clamped.
 // Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020;
-// several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021, arXiv:2110.06848, eq. 6; debiased: Chuang
+// several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021, arXiv:2110.06848; debiased: Chuang
 // et al. 2020, arXiv:2007.00224, eq. 7 and 8; log_q: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312.
 // Log-sum-exps are pairs (max, rest), see lib/lse.wgsl. A line, a row or a column, has in `state`
 //     max, rest of n;  c of the positive, 0                      where each row has one positive and no more is needed, else (FULL)
@@ -403,6 +403,9 @@ fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
     }
     if none && (FORM & DEBIASED) == 0u {
         head.loss = select(0.0, precise_log4(vec4(sums.y)).x, (FORM & INSIDE) != 0u);
+        if is_masked(p.x) {
+            head.loss = infinity();
+        }
         return head;
     }
     let x = (n.x - p.x) + (ln_rest(n) - ln_rest(p));

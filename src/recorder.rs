@@ -205,12 +205,12 @@ impl<'g> Plan<'g> {
     ) -> Result<()> {
         let cut = self.cut(rows, cols);
         let has_parts = kernel.uses.contains(&"part");
-        if !has_parts {
-            let cut = Cut { segments: 1, per_segment: cols.max(1), ..cut };
-            return self.split(kernel, [rows, cols], cut, flags, args, scalars);
-        }
+        let cut = if has_parts { cut } else { Cut { segments: 1, per_segment: cols.max(1), ..cut } };
         if cut.segments == 1 {
-            return self.split(kernel, [rows, cols], cut, flags, &[args, &[Arg::NONE]].concat(), scalars);
+            let holds = cut.per_segment <= AT_A_TIME * cut.lanes as usize;
+            let flags = [&[("HOLDS", holds.into())], flags].concat();
+            let part: &[Arg] = if has_parts { &[Arg::NONE] } else { &[] };
+            return self.split(kernel, [rows, cols], cut, &flags, &[args, part].concat(), scalars);
         }
         let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;

@@ -479,3 +479,11 @@ fn same_bits() {
     let (q, k) = (Fill::Small.matrix(600, 9, 9), Fill::Small.matrix(600, 9, 10));
     assert_repeats(|| on_device(gpu, &plain(&q, &k, 9), Options { reduction: Reduction::Mean, ..BOTH }).into());
 }
+
+/// A lone pair, the own score −∞: as cross_entropy's masked target.
+#[test]
+fn masked_without_negatives() {
+    let Some(gpu) = gpu() else { return };
+    let [loss, ..] = on_device(gpu, &plain(&[3e38], &[-3e38], 1), UNIT);
+    assert_eq!(loss, [f64::INFINITY]);
+}

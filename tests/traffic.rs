@@ -13,14 +13,13 @@ use wgloss::internals::{Build, Format, kernels, source, takes_quads};
 /// Loads and stores of whole rows, by binding. A loop whose number of rounds is not known is over a row's columns: its body counts once.
 type Traffic = BTreeMap<String, usize>;
 
-/// Walks an entry point as it is built for some `override` constants, where a lane holds its row or does not.
+/// Walks an entry point as it is built for some `override` constants.
 struct Walk<'a> {
     module: &'a Module,
-    holds: bool,
     traffic: Traffic,
 }
 
-/// What is known of numbers and truths (0, 1) that follow from constants and from `holds()`.
+/// What is known of numbers and truths (0, 1) that follow from constants.
 #[derive(Default)]
 struct Known {
     locals: HashMap<Handle<LocalVariable>, Option<u32>>,
@@ -133,8 +132,6 @@ impl Walk<'_> {
             return None;
         }
         match self.block(callee, &callee.body, &mut Known::default()) {
-            // Whether a row fits is up to its length.
-            End::Returns(None) if name == "holds" => Some(self.holds.into()),
             End::Returns(value) => value,
             _ => None,
         }
@@ -150,14 +147,15 @@ fn traffic(name: &str, flags: &[(&str, u32)], holds: bool) -> Traffic {
     let source = source(kernel.shader, &Build { formats: formats.collect(), ..Build::default() });
     let module = naga::front::wgsl::parse_str(&source).unwrap();
     let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
-    let constants = flags.iter().map(|&(flag, value)| {
+    let held = [("HOLDS", u32::from(holds))].into_iter().filter(|_| source.contains("override HOLDS:"));
+    let constants = flags.iter().copied().chain(held).map(|(flag, value)| {
         assert!(source.contains(&format!("override {flag}:")), "{name} has no flag {flag}");
         (flag.to_owned(), value.into())
     });
     let stage = Some((ShaderStage::Compute, entry));
     let (module, _) = process_overrides(&module, &info, stage, &constants.collect()).unwrap();
     let function = &module.entry_points.iter().find(|point| point.name == entry).unwrap().function;
-    let mut walk = Walk { module: &module, holds, traffic: Traffic::new() };
+    let mut walk = Walk { module: &module, traffic: Traffic::new() };
     walk.block(function, &function.body, &mut Known::default());
     walk.traffic
 }

@@ -38,9 +38,12 @@ fn span_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Span {
     return Span(i, segment, start + 4u * (lane % LANES), end, i < params.rows && lane % LANES == 0u);
 }
 
-// Whether a lane still holds all its columns of the row after it reduced them.
+// Whether a lane still holds all its columns of the row after it reduced them. Known when the pipeline is made, so that it has no code for
+// the other case.
+override HOLDS: u32 = 0u;
+
 fn holds() -> bool {
-    return STAGE == WHOLE && params.per_segment <= step_size();
+    return HOLDS == 1u;
 }
 
 // Four of the sixteen that a lane took: those of its columns from `first` + 4 LANES `quad` on.

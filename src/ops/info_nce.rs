@@ -7,7 +7,7 @@
 //! [`Gradients::dk`] absent.
 //!
 //! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
-//! its row and column, one of −inf is left out. Memory beyond inputs and outputs is at most twice
+//! its row and column, one of −inf is left out, as the only positive it makes the loss infinite. Memory beyond inputs and outputs is at most twice
 //! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: forward U,
 //! backward 3U, U less for each side without gradient.
 //!
@@ -591,7 +591,6 @@ pub fn backward(
 ) -> Result<()> {
     let call = Call::new(batch, state, options)?;
     call.pairs.check(&gradients)?;
-    let by_row = options.reduction.by_row();
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, call.pairs.loss_shape())?;
     }
@@ -607,7 +606,6 @@ pub fn backward(
     if gradients.is_empty() {
         return Ok(());
     }
-    debug_assert!(!by_row || dy.is_none_or(|dy| dy.rows == batch.q.rows));
     recorder.plan(|plan| {
         let near = call.near(plan)?;
         let near = near.as_ref().map(|near| Tensor::vector(near, batch.q.rows)).transpose()?;

@@ -15,7 +15,7 @@
 //! A row without positives has loss and gradient 0 and does not count in the mean. Nor has one without negatives if decoupled, where
 //! the formula would say −∞; it counts.
 //!
-//! Sources: outside and inside, Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled, Yeh et al. 2021, arXiv:2110.06848, eq. 6;
+//! Sources: outside and inside, Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled, Yeh et al. 2021, arXiv:2110.06848;
 //! debiased, Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8; the hardness is sentence-transformers'.
 use super::sigmoid::{sigmoid, softplus};
 use super::{
