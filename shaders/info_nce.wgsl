@@ -370,7 +370,7 @@ fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
         return head;
     }
     let none = n.y < 0.0;
-    let spread = 1.0 / (1.0 + max(n.y, 0.0));
+    let spread = lse_inverse(n);
     if (FORM & SMOOTHS) != 0u || (FORM == 0u && sums.y != 1.0) {
         let all = lse_merge(n, p, UNIT);
         let own_share = (1.0 - params.smoothing) / sums.y;

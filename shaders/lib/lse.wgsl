@@ -76,18 +76,6 @@ fn is_masked(x: f32) -> bool {
     return bitcast<u32>(x) == 0xff800000u;
 }
 
-// p of one element of the set.
-fn lse_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
-    let p = exp_gap(min(x, acc.x), acc.x, scale) / (1.0 + acc.y);
-    return select(p, 0.0, is_masked(x) && !is_nan(acc.y));
-}
-
-// p - 1 of one element of the set, formed without cancellation where p -> 1.
-fn lse_p_minus_1(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
-    let e = exp_gap(min(x, acc.x), acc.x, scale);
-    return select(e - (1.0 + acc.y), -acc.y, x >= acc.x) / (1.0 + acc.y);
-}
-
 // -ln p of one element of the set; +inf for a masked one.
 fn lse_minus_log_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
     let half_gap = 0.5 * acc.x - 0.5 * x;

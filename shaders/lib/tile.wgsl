@@ -53,7 +53,7 @@ fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>
     (*t).r15 += a3.w * b;
 }
 
-// A lane's rows 4 h to 4 h + 3, for loops over a tile: the same code for sixteen rows took drivers four times as long to compile.
+// A lane's rows 4 h to 4 h + 3, for loops over a tile: sixteen copies of an epilogue take llvmpipe twice as long to compile.
 fn tile_rows4(t: Tile, h: u32) -> mat4x4<f32> {
     let low = h == 0u || h == 2u;
     let high = h > 1u;

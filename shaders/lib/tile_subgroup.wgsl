@@ -1,8 +1,7 @@
 // The product with a's rows shared by the eight lanes of a subgroup, which are the whole workgroup (TX = 8, TY = 1), for lib/tile.wgsl.
-// A software adapter loads vectors lane by lane, from workgroup memory too, but spreads one lane's value for nothing: llvmpipe computes
-// products three times as fast as with lib/tile_workgroup.wgsl.
+// A software adapter loads vectors lane by lane, from workgroup memory too, but spreads one lane's value for nothing.
 
-// What lane `from` holds of k.
+// One k, of which the first or the second four lanes hold a's rows.
 fn tile_share_step(t: ptr<function, Tile>, a: vec4<f32>, b: vec4<f32>, second: bool) {
     if second {
         tile_step(t, subgroupBroadcast(a, 4u), subgroupBroadcast(a, 5u), subgroupBroadcast(a, 6u), subgroupBroadcast(a, 7u), b);

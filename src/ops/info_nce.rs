@@ -19,6 +19,7 @@ use super::pairs::{Chunk, Form, Pairs};
 use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
+use crate::tensor::Element;
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";
@@ -381,11 +382,7 @@ impl<'a> Call<'a> {
         if self.options.symmetric { &[Side::Rows, Side::Columns] } else { &[Side::Rows] }
     }
 
-    fn rows(tensor: Option<Tensor<'a>>, range: &core::ops::Range<usize>) -> Arg<'a> {
-        tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
-    }
-
-    fn words(tensor: Option<Tensor<'a, u32>>, range: &core::ops::Range<usize>) -> Arg<'a> {
+    fn rows<T: Element>(tensor: Option<Tensor<'a, T>>, range: &core::ops::Range<usize>) -> Arg<'a> {
         tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
     }
 
@@ -428,9 +425,9 @@ impl<'a> Call<'a> {
         let log_q = batch.log_q.filter(|_| side == Side::Columns);
         let near = positive.map_or(Arg::NONE, |positive| Arg::by_row(positive.row_range(range.clone())));
         let args = [
-            Self::words(index, range),
-            Self::words(of(batch.groups()), range),
-            Self::words(of(batch.ids), range),
+            Self::rows(index, range),
+            Self::rows(of(batch.groups()), range),
+            Self::rows(of(batch.ids), range),
             Self::rows(log_q, range),
             near,
             Arg::by_row(lines),
