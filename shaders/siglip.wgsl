@@ -84,7 +84,7 @@ fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     if params.has_g == 1u {
         store_g4(i, j, params.cols, score.scale * slopes);
     }
-    return vec2(scale_terms4(slopes, scores), sum4(slopes));
+    return vec2(sum4(products4(slopes, scores)), sum4(slopes));
 }
 
 // One tile of g; the sums over its rows that dlog_scale and dbias need; the loss of its rows.

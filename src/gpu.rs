@@ -44,7 +44,7 @@ struct Shared {
     fault: Arc<Mutex<Option<Error>>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
-    scratch: Mutex<[Option<wgpu::Buffer>; 9]>,
+    scratch: Mutex<[Option<wgpu::Buffer>; 20]>,
     one: wgpu::Buffer,
     sink: wgpu::Buffer,
 }

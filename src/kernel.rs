@@ -121,8 +121,8 @@ impl Kernel {
 macro_rules! wgsl {
     ($op:literal $(, $lib:literal)*) => {
         concat!(
-            include_str!(concat!("../../shaders/", $op, ".wgsl"))
-            $(, "\n", include_str!(concat!("../../shaders/lib/", $lib, ".wgsl")))*
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $op, ".wgsl"))
+            $(, "\n", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/lib/", $lib, ".wgsl")))*
         )
     };
 }

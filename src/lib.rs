@@ -23,8 +23,7 @@
 //!
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! let mut recorder = gpu.record(&mut encoder);
-//! info_nce::forward(&mut recorder, batch, loss, state, options)?;
-//! info_nce::backward(&mut recorder, batch, state, None, info_nce::Gradients { dq, dk, ..Default::default() }, options)?;
+//! info_nce::forward(&mut recorder, batch, loss, state, info_nce::Gradients { dq, dk, ..Default::default() }, options)?;
 //! queue.submit([encoder.finish()]);
 //! println!("loss {}", gpu.read(loss)?[0]);
 //! # assert!((gpu.read(loss)?[0] - 3.674).abs() < 1e-3);

@@ -9,7 +9,11 @@ use crate::harness::*;
 const UNIT: Options = Options {
     temperature: 1.0,
     max_scale: 100.0,
+    normalize: false,
     symmetric: false,
+    in_batch: true,
+    query_negatives: false,
+    key_negatives: false,
     reduction: Reduction::None,
     accum: Accum::Write,
     exclude_self: false,
@@ -57,7 +61,7 @@ pub fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
         let log_scale = log_scale.as_ref().map(Held::view).transpose()?;
         let batch = info_nce::Batch { log_scale, ..info_nce::Batch::new(q.view()?, k.view()?) };
         let dy = dy.as_ref().map(Held::view).transpose()?;
-        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, Default::default(), options)?;
         info_nce::backward(recorder, batch, state.view()?, dy, all_of(&dq, &dk, &d_log_scale)?, options)
     });
     record.unwrap();
@@ -67,7 +71,7 @@ pub fn on_device(gpu: &Gpu, batch: &Batch, options: Options) -> [Vec<f64>; 4] {
 /// All gradients.
 pub fn all_of<'a>(dq: &'a Held, dk: &'a Held, d_log_scale: &'a Held) -> wgloss::Result<info_nce::Gradients<'a>> {
     let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_log_scale.view()?));
-    Ok(info_nce::Gradients { dq, dk, d_log_scale, d_bias: None })
+    Ok(info_nce::Gradients { dq, dk, d_log_scale, ..Default::default() })
 }
 
 pub fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
@@ -128,7 +132,7 @@ fn golden() {
                 normalize::forward(r, q.view()?, q_unit.view()?, eps)?;
                 normalize::forward(r, k.view()?, k_unit.view()?, eps)?;
                 let batch = info_nce::Batch::new(q_unit.view()?, k_unit.view()?);
-                info_nce::forward(r, batch, loss.view()?, state.view()?, options)?;
+                info_nce::forward(r, batch, loss.view()?, state.view()?, Default::default(), options)?;
                 let gradients = all_of(&dq_unit, &dk_unit, &d_log_scale)?;
                 info_nce::backward(r, batch, state.view()?, None, gradients, options)?;
                 normalize::backward(r, q.view()?, dq_unit.view()?, dq.view()?, eps)?;
@@ -174,7 +178,7 @@ fn reference_gradient() {
                 let batch = reference::info_nce::Batch { q, k, log_scale: Some(log_scale), ..batch };
                 dot(&reference::info_nce::forward(batch, options), &dy)
             };
-            let Gradients { dq, dk, d_log_scale } = reference::info_nce::backward(batch, &dy, options);
+            let Gradients { dq, dk, d_log_scale, .. } = reference::info_nce::backward(batch, &dy, options);
             assert_gradient(&q, &dq, |q| forward(q, &k, 0.7));
             assert_gradient(&k, &dk, |k| forward(&q, k, 0.7));
             assert_gradient(&[0.7], &[d_log_scale], |scale| forward(&q, &k, scale[0]));
@@ -387,7 +391,7 @@ fn refusals() {
     let forward = |k: &Held, log_scale: &Held, loss: &Held, state: &Held, options| {
         refused(gpu, &outputs, |r| {
             let batch = info_nce::Batch::new(q.view()?, k.view()?).scaled(log_scale.view()?);
-            info_nce::forward(r, batch, loss.view()?, state.view()?, options)
+            info_nce::forward(r, batch, loss.view()?, state.view()?, Default::default(), options)
         })
     };
     assert_eq!(forward(&turned, &scalar, &loss, &state, mean), shape("info_nce", "k", "5 x 3", "5 x 2"));
@@ -448,7 +452,7 @@ fn overlaps() {
     let forward = |loss: &Held, state: &Held| {
         refused(gpu, &[loss, state], |r| {
             let batch = info_nce::Batch::new(q.view()?, k.view()?).scaled(corner(&other)?);
-            info_nce::forward(r, batch, corner(loss)?, state.view()?, mean)
+            info_nce::forward(r, batch, corner(loss)?, state.view()?, Default::default(), mean)
         })
     };
     assert_eq!(forward(&state, &state), overlap("info_nce", "loss", "state"));
@@ -459,7 +463,7 @@ fn overlaps() {
         refused(gpu, &[dq, dk, d_log_scale], |r| {
             let (batch, dy) = (info_nce::Batch::new(q.view()?, k.view()?), Some(corner(&other)?));
             let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(corner(d_log_scale)?));
-            let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
+            let gradients = info_nce::Gradients { dq, dk, d_log_scale, ..Default::default() };
             info_nce::backward(r, batch, state.view()?, dy, gradients, mean)
         })
     };

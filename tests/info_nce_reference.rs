@@ -135,7 +135,7 @@ fn check(batch: Batch<f64>, options: Options) {
             let want = textbook(batch, options, &constants);
             assert!(loss.iter().zip(want.clone()).all(close), "{loss:?} for {want:?} of {options:?}");
             let dy = wide(&Fill::Small.matrix(loss.len(), 1, 3));
-            let Gradients { dq, dk, d_log_scale } = backward(batch, &dy, options);
+            let Gradients { dq, dk, d_log_scale, .. } = backward(batch, &dy, options);
             let differences = |loss: &dyn Fn(Batch<f64>) -> Vec<f64>| {
                 assert_gradient(batch.q, &dq, |q| dot(&loss(Batch { q, ..batch }), &dy));
                 assert_gradient(batch.k, &dk, |k| dot(&loss(Batch { k, ..batch }), &dy));
@@ -254,7 +254,7 @@ fn clamped_scale() {
     let (q, k) = (rows(N, 1), rows(M, 2));
     let batch = Batch { log_scale: Some(0.7), ..Batch::new(&q, &k, DIM) };
     let clamped = Options { max_scale: 2.0, margin: 0.3, ..options() };
-    let Gradients { dq, dk, d_log_scale } = backward(batch, &[], clamped);
+    let Gradients { dq, dk, d_log_scale, .. } = backward(batch, &[], clamped);
     assert_eq!(d_log_scale, 0.0);
     // Temperature 1/2 is scale 2.
     let fixed = backward(Batch { log_scale: None, ..batch }, &[], clamped);
@@ -443,7 +443,7 @@ fn special_values() {
     assert_eq!((loss, dk), (vec![f64::INFINITY], vec![0.0]));
     for bad in [f64::NAN, f64::INFINITY] {
         for k in [[bad, 0.5], [0.5, bad]] {
-            let (loss, Gradients { dq, dk, d_log_scale }) = of(&[1.0], &k);
+            let (loss, Gradients { dq, dk, d_log_scale, .. }) = of(&[1.0], &k);
             assert_nan(&[loss, dq, dk, vec![d_log_scale]].concat());
         }
     }

@@ -200,7 +200,14 @@ fn what_cannot_be_split() {
             linear::forward(r, narrow.view()?, input(gpu, wide, 3, &vec![0.0; 3 * wide]).view()?, None, y.view()?)
         }),
         refused(gpu, &[&scalar, &state], |r| {
-            info_nce::forward(r, info_nce::Batch::new(x.view()?, x.view()?), scalar.view()?, state.view()?, mean)
+            info_nce::forward(
+                r,
+                info_nce::Batch::new(x.view()?, x.view()?),
+                scalar.view()?,
+                state.view()?,
+                Default::default(),
+                mean,
+            )
         }),
     ];
     for (index, error) in errors.iter().enumerate() {
@@ -256,7 +263,7 @@ fn a_part_of_the_output_over_another_part_of_the_input() {
 fn default_limits_of_webgpu() {
     let Some(gpu) = open(Some(wgpu::Limits::default())) else { return };
     for (op, _) in SUITES {
-        verifies_on(&gpu, op);
+        verifies_on(&gpu, op, wgloss::verify::run_briefly);
     }
 }
 
@@ -358,7 +365,7 @@ fn pairs_that_are_never_stored() {
     let before = allocated();
     let record = gpu.run(|r| {
         let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
-        info_nce::forward(r, batch, loss.view()?, state.view()?, options)?;
+        info_nce::forward(r, batch, loss.view()?, state.view()?, Default::default(), options)?;
         let gradients = info_nce::Gradients { dq: Some(dq.view()?), dk: Some(dk.view()?), ..Default::default() };
         info_nce::backward(r, batch, state.view()?, None, gradients, options)
     });

@@ -120,7 +120,7 @@ fn kl(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
 
 /// CLIP's symmetric loss of `rows` pairs of unit vectors of `cols` elements, with the gradients of both sides and of the scale.
 fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
-    use wgloss::info_nce::{Batch, Gradients, Options, backward, forward};
+    use wgloss::info_nce::{Batch, Gradients, Options, forward};
     let options = Options { symmetric: true, ..Options::default() };
     let (q, k) = (unit(normal(rows * cols, 0), cols), unit(normal(rows * cols, 1), cols));
     let inputs = [gpu.upload(&q)?, gpu.upload(&k)?];
@@ -139,10 +139,9 @@ fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
         submit: submit(gpu, move |recorder| {
             let [q, k, dq, dk] = [&inputs[0], &inputs[1], &dq, &dk].map(|buffer| Tensor::matrix(buffer, rows, cols));
             let (batch, state) = (Batch::new(q?, k?), Tensor::matrix(&state, 2 * rows, 4)?);
-            forward(recorder, batch, Tensor::scalar(&loss, 0)?, state, options)?;
             let d_log_scale = Some(Tensor::scalar(&d_scale, 0)?);
-            let gradients = Gradients { dq: Some(dq?), dk: Some(dk?), d_log_scale, d_bias: None };
-            backward(recorder, batch, state, None, gradients, options)
+            let gradients = Gradients { dq: Some(dq?), dk: Some(dk?), d_log_scale, ..Default::default() };
+            forward(recorder, batch, Tensor::scalar(&loss, 0)?, state, gradients, options)
         }),
     })
 }

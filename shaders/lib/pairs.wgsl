@@ -44,9 +44,9 @@ fn sum4(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// What four pairs add to dlog_scale. One without gradient adds nothing, be its score infinite.
-fn scale_terms4(gradient: vec4<f32>, scores: vec4<f32>) -> f32 {
-    return sum4(select(gradient * scores, vec4(0.0), gradient == vec4(0.0)));
+// A pair without gradient adds nothing, be its score infinite.
+fn products4(gradient: vec4<f32>, scores: vec4<f32>) -> vec4<f32> {
+    return select(gradient * scores, vec4(0.0), gradient == vec4(0.0));
 }
 
 // row_part's columns `column` and `column` + 1 = the sums of the lines of half of a tile's rows, in order; 0 for the first where `drop`.

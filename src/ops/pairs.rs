@@ -8,10 +8,12 @@ use super::{Accum, Reduction, required, shaped, total};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Result, Storage, Tensor};
 
-/// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles; sums of whole rows.
+/// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles and of whole rows, the same of columns.
 const G: usize = 0;
 const ROW_PARTS: usize = 2;
 const ROW_SUMS: usize = 3;
+const COL_PARTS: usize = 9;
+const COL_SUMS: usize = 10;
 
 /// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
 const CHUNK_ROWS: usize = 512;
@@ -57,6 +59,19 @@ pub(super) struct Pairs<'a> {
     reduction: Reduction,
     pub(super) dy: Arg<'a>,
     dy_by_row: bool,
+    /// Which pairs there are.
+    extent: Extent,
+    /// Whether a chunk has whole rows.
+    whole_rows: bool,
+}
+
+/// Which pairs of all there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All.
+    All,
+    /// Of the first N columns only those with a row of the same number.
+    Diagonal,
 }
 
 /// How scores are formed and losses reduced.
@@ -75,6 +90,8 @@ pub(super) struct Chunk<'a> {
     pub(super) q: Tensor<'a>,
     pub(super) k: Tensor<'a>,
     pub(super) grid: [usize; 3],
+    /// Whether no chunk before it has its rows, its columns.
+    pub(super) is_first: [bool; 2],
 }
 
 impl Chunk<'_> {
@@ -87,6 +104,24 @@ impl Chunk<'_> {
 pub(super) struct Sinks<'a> {
     pub(super) g: Arg<'a>,
     pub(super) row_part: Arg<'a>,
+    pub(super) col_part: Arg<'a>,
+}
+
+/// What becomes of what [`Pairs::walk`] finds.
+#[derive(Clone, Copy)]
+pub(super) struct Goal<'a> {
+    pub(super) loss: Option<Tensor<'a>>,
+    pub(super) gradients: Gradients<'a>,
+    /// Of rows and the scale, of columns.
+    pub(super) accum: [Accum; 2],
+    /// Whether the second columns of the sums of rows, and of columns, are what [`Along`] holds.
+    pub(super) along: bool,
+}
+
+/// In the second columns: ⟨row, gradient of the row⟩ of all rows, and the same of columns.
+pub(super) struct Along {
+    pub(super) rows: wgpu::Buffer,
+    pub(super) cols: wgpu::Buffer,
 }
 
 /// The scalars that the op's shader starts with.
@@ -115,7 +150,37 @@ impl<'a> Pairs<'a> {
         let learnable = log_scale.is_some();
         let log_scale = log_scale.map_or(Arg::NONE, Arg::whole);
         let (dy, dy_by_row) = (Arg::NONE, false);
-        Ok(Pairs { op, q, k, log_scale, temperature, max_scale, learnable, reduction, dy, dy_by_row })
+        let (extent, whole_rows) = (Extent::All, false);
+        Ok(Pairs {
+            op,
+            q,
+            k,
+            log_scale,
+            temperature,
+            max_scale,
+            learnable,
+            reduction,
+            dy,
+            dy_by_row,
+            extent,
+            whole_rows,
+        })
+    }
+
+    /// The same of other rows and columns, all with each other.
+    pub(super) fn of(&self, q: Tensor<'a>, k: Tensor<'a>) -> Result<Self> {
+        shaped(self.op, "k", k, [k.rows, q.cols])?;
+        Ok(Pairs { q, k, extent: Extent::All, whole_rows: false, ..*self })
+    }
+
+    /// With fewer pairs.
+    pub(super) fn within(self, extent: Extent) -> Self {
+        Pairs { extent, ..self }
+    }
+
+    /// Taken in whole rows, or not.
+    pub(super) fn by_whole_rows(&self, whole_rows: bool) -> Self {
+        Pairs { whole_rows, ..*self }
     }
 
     /// With the gradient of the loss.
@@ -177,7 +242,8 @@ impl<'a> Pairs<'a> {
         let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
         let pairs = (tuning.workspace as f64 / bytes) as usize;
         let whole_tiles = |count: usize, tile: usize| (count / tile).clamp(1, most) * tile;
-        let rows_wanted = self.q.rows.clamp(1, CHUNK_ROWS).next_multiple_of(tile_rows);
+        let rows_wanted = if self.whole_rows { 1 } else { CHUNK_ROWS };
+        let rows_wanted = self.q.rows.clamp(1, rows_wanted).next_multiple_of(tile_rows);
         let fit_k = plan.rows_per_binding(self.k) as usize;
         let cols =
             whole_tiles((pairs / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
@@ -200,65 +266,91 @@ impl<'a> Pairs<'a> {
         let (rows_at_once, cols_at_once) = self.at_once(plan, bytes)?;
         let tuning = plan.gpu().tuning();
         let [tile_rows, tile_cols] = tuning.tile();
-        let chunk = |rows: Range<usize>, cols: Range<usize>| Chunk {
+        let chunk = |rows: Range<usize>, cols: Range<usize>, is_first| Chunk {
             q: self.q.row_range(rows.clone()),
             k: self.k.row_range(cols.clone()),
             grid: [cols.len().div_ceil(tile_cols), rows.len().div_ceil(tile_rows), 1],
             rows,
             cols,
+            is_first,
         };
+        let diagonal = self.extent == Extent::Diagonal;
+        let rows_at_once = if diagonal { rows_at_once.min(cols_at_once).min(CHUNK_ROWS) } else { rows_at_once };
         let rows = chunks(self.q.rows, rows_at_once).chain((self.q.rows == 0).then_some(0..0));
-        Ok(rows.flat_map(|rows| chunks(self.k.rows, cols_at_once).map(move |cols| chunk(rows.clone(), cols))).collect())
+        let of_rows = |rows: Range<usize>| {
+            let square = (diagonal && !rows.is_empty()).then(|| chunk(rows.clone(), rows.clone(), [true, true]));
+            let first = if diagonal { self.q.rows } else { 0 };
+            let rest = chunks(self.k.rows - first, cols_at_once).map(move |cols| {
+                let is_first = [!diagonal && cols.start == 0, rows.start == 0];
+                chunk(rows.clone(), first + cols.start..first + cols.end, is_first)
+            });
+            square.into_iter().chain(rest).collect::<Vec<_>>()
+        };
+        Ok(rows.flat_map(of_rows).collect())
+    }
+
+    /// Whether all pairs, or with `whole_rows` some whole rows, fit the workspace at once, so that what one pass keeps of them another finds.
+    pub(super) fn fits(&self, plan: &Plan, bytes: f64, all: bool) -> Result<bool> {
+        let chunks = self.by_whole_rows(true).chunks(plan, bytes)?;
+        let whole = chunks.iter().all(|chunk| chunk.cols.len() == self.k.rows);
+        Ok(self.extent == Extent::All && whole && (!all || chunks.len() == 1))
     }
 
     /// Lets `tiles` record each chunk's dispatch, adds what it writes up and multiplies g with both sides. `row_part` has `width` columns:
-    /// two with what the rows of tiles add to d_log_scale and d_bias if these are asked for, then two of which the first is the rows' losses
-    /// if there is a `loss`.
+    /// two with what the rows of tiles add to d_log_scale and to d_bias or [`Along`] if these are asked for, then two of which the first is
+    /// the rows' losses if there is a `loss`.
     pub(super) fn walk<'g>(
         &self,
         plan: &mut Plan<'g>,
-        loss: Option<Tensor>,
-        gradients: Gradients,
-        accum: Accum,
+        goal: Goal,
         tiles: impl Fn(&mut Plan<'g>, &Chunk, Sinks) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<Along>> {
         let gpu = plan.gpu();
+        let Goal { loss, gradients, accum, along } = goal;
         let Gradients { dq, dk, d_log_scale, d_bias } = gradients;
-        let add = accum == Accum::Add;
+        let [add_rows, add_cols] = accum.map(|accum| accum == Accum::Add);
         let loss_column = if gradients.is_empty() { 0 } else { 2 };
         let width = if loss.is_some() { loss_column + 2 } else { 2 };
         let scratch = gpu.scratch(ROW_SUMS, self.q.rows * width)?;
         let sums: Tensor = Tensor::matrix(&scratch, self.q.rows, width)?;
+        let col_scratch = gpu.scratch(COL_SUMS, if along { 2 * self.k.rows } else { 0 })?;
         let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
         for chunk in self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })? {
             let [rows, cols] = chunk.shape();
             let stride = cols.next_multiple_of(4); // so that rows are written and read four at a time
             let g = gpu.scratch(G, if gradients.has_g() { rows * stride } else { 0 })?;
             let g = gradients.has_g().then(|| Tensor::view(Storage::F32, &g, rows, cols, 0, stride)).transpose()?;
-            let sums_wanted = gradients.has_sums() || loss.is_some();
+            let sums_wanted = gradients.has_sums() || loss.is_some() || along;
             let parts = gpu.scratch(ROW_PARTS, if sums_wanted { chunk.grid[0] * rows * width } else { 0 })?;
             let parts = sums_wanted.then(|| Tensor::matrix(&parts, chunk.grid[0] * rows, width)).transpose()?;
-            let sinks = Sinks { g: g.map_or(Arg::NONE, Arg::whole), row_part: parts.map_or(Arg::NONE, Arg::whole) };
-            tiles(plan, &chunk, sinks)?;
-            let (first_row, first_col) = (chunk.rows.start == 0, chunk.cols.start == 0);
+            let col_parts = gpu.scratch(COL_PARTS, if along { chunk.grid[1] * cols * 2 } else { 0 })?;
+            let col_parts = along.then(|| Tensor::matrix(&col_parts, chunk.grid[1] * cols, 2)).transpose()?;
+            let [g_arg, row_part, col_part] = [g, parts, col_parts].map(|sink| sink.map_or(Arg::NONE, Arg::whole));
+            tiles(plan, &chunk, Sinks { g: g_arg, row_part, col_part })?;
+            let [first_rows, first_cols] = chunk.is_first;
             if let Some(parts) = parts {
-                linear::add_slices(plan, parts, chunk.grid[0], sums.row_range(chunk.rows.clone()), !first_col)?;
+                linear::add_slices(plan, parts, chunk.grid[0], sums.row_range(chunk.rows.clone()), !first_rows)?;
+            }
+            if let Some(parts) = col_parts {
+                let sums = Tensor::matrix(&col_scratch, self.k.rows, 2)?.row_range(chunk.cols.clone());
+                linear::add_slices(plan, parts, chunk.grid[1], sums, !first_cols)?;
             }
             if let Some((g, dq)) = g.zip(dq) {
                 let dq = dq.row_range(chunk.rows);
-                linear::product(plan, Operand::by_k(g), Operand::by_row(chunk.k), None, dq, add || !first_col)?;
+                linear::product(plan, Operand::by_k(g), Operand::by_row(chunk.k), None, dq, add_rows || !first_rows)?;
             }
             if let Some((g, dk)) = g.zip(dk) {
                 let dk = dk.row_range(chunk.cols);
-                linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add || !first_row)?;
+                linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add_cols || !first_cols)?;
             }
         }
         let column = |index: usize| sums.col_range(index..index + 1);
         for (index, sum) in [d_log_scale, d_bias].into_iter().enumerate() {
             if let Some(sum) = sum {
-                total::accumulated(plan, column(index), sum, 1.0, accum)?;
+                total::accumulated(plan, column(index), sum, 1.0, accum[0])?;
             }
         }
-        loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))
+        loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))?;
+        Ok(along.then_some(Along { rows: scratch, cols: col_scratch }))
     }
 }

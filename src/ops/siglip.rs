@@ -8,7 +8,7 @@
 //! Source: Zhai et al. 2023, arXiv:2303.15343, section 3.2 and its initial values.
 
 pub use super::pairs::Gradients;
-use super::pairs::{Chunk, Form, Pairs};
+use super::pairs::{Chunk, Form, Goal, Pairs};
 use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -147,7 +147,8 @@ impl<'a> Batch<'a> {
     }
 
     fn record(&self, plan: &mut Plan, loss: Option<Tensor>) -> Result<()> {
-        self.pairs.walk(plan, loss, self.gradients, self.options.accum, |plan, chunk, sinks| {
+        let goal = Goal { loss, gradients: self.gradients, accum: [self.options.accum; 2], along: false };
+        self.pairs.walk(plan, goal, |plan, chunk, sinks| {
             let inputs = [
                 Arg::whole(chunk.q),
                 Arg::whole(chunk.k),
@@ -160,7 +161,8 @@ impl<'a> Batch<'a> {
                 false => (&BACKWARD, &[self.pairs.dy, sinks.g, sinks.row_part][..]),
             };
             plan.tiles(kernel, &[&inputs, others].concat(), chunk.shape(), &scalars, &[], chunk.grid)
-        })
+        })?;
+        Ok(())
     }
 }
 

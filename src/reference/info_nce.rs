@@ -17,6 +17,7 @@
 //!
 //! Sources: outside and inside, Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled, Yeh et al. 2021, arXiv:2110.06848;
 //! debiased, Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8; the hardness is sentence-transformers'.
+use super::normalize;
 use super::sigmoid::{sigmoid, softplus};
 use super::{
     Real, count, divisor, dot, factor, largest, log_softmax, log_sum_exp, over, probabilities, real, reduce, times,
@@ -33,6 +34,23 @@ pub enum Positive<'a> {
     Index(&'a [u32]),
     /// All keys of the query's group: the groups of the queries, those of the keys.
     Groups(&'a [u32], &'a [u32]),
+}
+
+/// Keys that are no query's positives. An empty slice is absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Negatives<'a, F> {
+    /// L rows.
+    pub k: &'a [F],
+    /// The logarithm of each one's probability of being drawn, L.
+    pub log_q: &'a [F],
+    /// One with the query's id is left out, L.
+    pub ids: &'a [u32],
+}
+
+impl<F> Default for Negatives<'_, F> {
+    fn default() -> Self {
+        Negatives { k: &[], log_q: &[], ids: &[] }
+    }
 }
 
 /// What is compared with what. An empty slice is absent.
@@ -54,12 +72,26 @@ pub struct Batch<'a, F> {
     pub positive: Positive<'a>,
     /// Of the queries and of the keys: a key with the query's id that is no positive of it is left out.
     pub ids: Option<(&'a [u32], &'a [u32])>,
+    /// Further negatives of every query.
+    pub shared: Negatives<'a, F>,
+    /// Further negatives of each query by itself, as many for each, one query's after the other's.
+    pub each: Negatives<'a, F>,
+}
+
+/// One vector of the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Vector {
+    Query(usize),
+    Key(usize),
+    Shared(usize),
+    Each(usize),
 }
 
 impl<'a, F: Real> Batch<'a, F> {
     /// Query i belongs to key i; nothing else is given.
     pub fn new(q: &'a [F], k: &'a [F], dim: usize) -> Self {
-        Batch { q, k, dim, log_scale: None, weight: &[], log_q: &[], positive: Positive::Own, ids: None }
+        let (shared, each) = (Negatives::default(), Negatives::default());
+        Batch { q, k, dim, log_scale: None, weight: &[], log_q: &[], positive: Positive::Own, ids: None, shared, each }
     }
 
     fn queries(&self) -> usize {
@@ -74,8 +106,41 @@ impl<'a, F: Real> Batch<'a, F> {
         if self.weight.is_empty() { F::one() } else { self.weight[query] }
     }
 
-    fn log_q(&self, key: usize) -> F {
-        if self.log_q.is_empty() { F::zero() } else { self.log_q[key] }
+    /// Subtracted from the scores with a vector as a key.
+    fn log_q(&self, key: Vector) -> F {
+        let (all, at) = match key {
+            Vector::Query(_) => return F::zero(),
+            Vector::Key(at) => (self.log_q, at),
+            Vector::Shared(at) => (self.shared.log_q, at),
+            Vector::Each(at) => (self.each.log_q, at),
+        };
+        all.get(at).copied().unwrap_or(F::zero())
+    }
+
+    fn id(&self, vector: Vector) -> Option<u32> {
+        match vector {
+            Vector::Query(at) => self.ids.map(|(queries, _)| queries[at]),
+            Vector::Key(at) => self.ids.map(|(_, keys)| keys[at]),
+            Vector::Shared(at) => self.shared.ids.get(at).copied(),
+            Vector::Each(at) => self.each.ids.get(at).copied(),
+        }
+    }
+
+    fn group(&self, vector: Vector) -> Option<u32> {
+        match (self.positive, vector) {
+            (Positive::Groups(queries, _), Vector::Query(at)) => Some(queries[at]),
+            (Positive::Groups(_, keys), Vector::Key(at)) => Some(keys[at]),
+            _ => None,
+        }
+    }
+
+    fn vector(&self, vector: Vector) -> &'a [F] {
+        match vector {
+            Vector::Query(at) => row(self.q, self.dim, at),
+            Vector::Key(at) => row(self.k, self.dim, at),
+            Vector::Shared(at) => row(self.shared.k, self.dim, at),
+            Vector::Each(at) => row(self.each.k, self.dim, at),
+        }
     }
 
     pub(crate) fn is_positive(&self, [i, j]: [usize; 2], options: Options) -> bool {
@@ -87,10 +152,18 @@ impl<'a, F: Real> Batch<'a, F> {
         belong && !(options.exclude_self && i == j)
     }
 
-    /// Whether a pair that is not positive is no negative either.
-    fn is_left_out(&self, [i, j]: [usize; 2], options: Options) -> bool {
-        let same = self.ids.is_some_and(|(queries, keys)| queries[i] == keys[j]);
-        same || (options.exclude_self && i == j)
+    /// Whether a line's vector `a` is not compared with `b`, which is no positive of it.
+    fn is_left_out(&self, [a, b]: [Vector; 2], options: Options) -> bool {
+        let same = |of: &dyn Fn(Vector) -> Option<u32>| of(a).zip(of(b)).is_some_and(|(a, b)| a == b);
+        let (own, others) = match (a, b) {
+            (Vector::Query(i), Vector::Key(j)) => {
+                (options.exclude_self && i == j, !options.in_batch && j < self.queries())
+            }
+            (Vector::Key(j), Vector::Query(i)) => (options.exclude_self && i == j, false),
+            _ => (a == b, false),
+        };
+        let related = matches!((a, b), (Vector::Query(_), Vector::Query(_)) | (Vector::Key(_), Vector::Key(_)));
+        own || others || same(&|vector| self.id(vector)) || (related && same(&|vector| self.group(vector)))
     }
 
     /// What the queries with a positive add to the divisor of the mean.
@@ -100,13 +173,17 @@ impl<'a, F: Real> Batch<'a, F> {
         divisor(total, self.queries(), options.reduction)
     }
 
-    /// `pairs` are those of one query with all keys, or of one key with all queries.
-    fn row(&self, pairs: impl Iterator<Item = [usize; 2]>, options: Options) -> Row<F> {
-        let pairs: Vec<_> = pairs.collect();
-        let product = |&[i, j]: &[usize; 2]| dot(row(self.q, self.dim, i), row(self.k, self.dim, j));
-        let c: Vec<F> = pairs.iter().map(product).collect();
-        let (positives, others): (Vec<_>, Vec<_>) =
-            (0..pairs.len()).partition(|&at| self.is_positive(pairs[at], options));
+    /// What `line` is compared with.
+    fn row(&self, line: Vector, others: impl Iterator<Item = Vector>, options: Options) -> Row<F> {
+        let pairs: Vec<_> = others.map(|other| [line, other]).collect();
+        let c: Vec<F> = pairs.iter().map(|&[a, b]| dot(self.vector(a), self.vector(b))).collect();
+        let is_positive = |pair: [Vector; 2]| match pair {
+            [Vector::Query(i), Vector::Key(j)] | [Vector::Key(j), Vector::Query(i)] => {
+                self.is_positive([i, j], options)
+            }
+            _ => false,
+        };
+        let (positives, others): (Vec<_>, Vec<_>) = (0..pairs.len()).partition(|&at| is_positive(pairs[at]));
         // Of rows with one positive.
         let bound = positives.first().map_or(F::infinity(), |&p| c[p] + real(options.near_margin));
         let near = |at: usize| c[at] > bound;
@@ -114,17 +191,54 @@ impl<'a, F: Real> Batch<'a, F> {
         let scale = scale(self.log_scale, options);
         let mut scaled: Vec<F> = c.iter().map(|&c| scale * c).collect();
         positives.iter().for_each(|&p| scaled[p] = scale * (c[p] - real(options.margin)));
-        let s = scaled.iter().zip(&pairs).map(|(&scaled, &[_, j])| scaled - self.log_q(j)).collect();
+        let key = |[a, b]: [Vector; 2]| if let (Vector::Key(_), Vector::Query(_)) = (a, b) { a } else { b };
+        let s = scaled.iter().zip(&pairs).map(|(&scaled, &pair)| scaled - self.log_q(key(pair))).collect();
         Row { pairs, c, scaled, s, positives, negatives, scale, options }
     }
 
     fn query(&self, i: usize, options: Options) -> Row<F> {
-        self.row((0..self.keys()).map(|j| [i, j]), options)
+        let [shared, each] = [self.shared.k.len(), self.each.k.len()].map(|len| len / self.dim);
+        let per = each / self.queries();
+        let queries = if options.query_negatives { self.queries() } else { 0 };
+        let others = (0..self.keys()).map(Vector::Key).chain((0..shared).map(Vector::Shared));
+        let others = others.chain((i * per..(i + 1) * per).map(Vector::Each)).chain((0..queries).map(Vector::Query));
+        self.row(Vector::Query(i), others, options)
     }
 
     fn key(&self, j: usize, options: Options) -> Row<F> {
-        self.row((0..self.queries()).map(|i| [i, j]), options)
+        let keys = if options.key_negatives { self.keys() } else { 0 };
+        let others = (0..self.queries()).map(Vector::Query).chain((0..keys).map(Vector::Key));
+        self.row(Vector::Key(j), others, options)
     }
+
+    fn line(&self, index: usize, options: Options) -> Row<F> {
+        let n = self.queries();
+        if index < n { self.query(index, options) } else { self.key(index - n, options) }
+    }
+}
+
+/// Rows of unit length in place of rows of any length.
+struct Unit<F> {
+    q: Vec<F>,
+    k: Vec<F>,
+    shared: Vec<F>,
+    each: Vec<F>,
+}
+
+impl<F: Real> Unit<F> {
+    fn of(batch: &Batch<F>) -> Self {
+        let unit = |x: &[F]| normalize::forward(x, batch.dim, normalize_options());
+        Unit { q: unit(batch.q), k: unit(batch.k), shared: unit(batch.shared.k), each: unit(batch.each.k) }
+    }
+
+    fn batch<'a>(&'a self, batch: Batch<'a, F>) -> Batch<'a, F> {
+        let shared = Negatives { k: &self.shared, ..batch.shared };
+        Batch { q: &self.q, k: &self.k, shared, each: Negatives { k: &self.each, ..batch.each }, ..batch }
+    }
+}
+
+fn normalize_options() -> crate::normalize::Options {
+    Default::default()
 }
 
 /// The factor of the scores: 1/temperature, or min(e^log_scale, max_scale).
@@ -151,7 +265,7 @@ fn mean<F: Real>(x: impl ExactSizeIterator<Item = F>) -> F {
 
 /// One query's scores of all keys, or one key's of all queries.
 struct Row<F> {
-    pairs: Vec<[usize; 2]>,
+    pairs: Vec<[Vector; 2]>,
     c: Vec<F>,
     /// s + log_q: what is proportional to the scale.
     scaled: Vec<F>,
@@ -258,12 +372,47 @@ impl<F: Real> Row<F> {
 
 /// The loss: one number, or one per query without reduction.
 pub fn forward<F: Real>(batch: Batch<F>, options: Options) -> Vec<F> {
+    if options.normalize {
+        return forward(Unit::of(&batch).batch(batch), Options { normalize: false, ..options });
+    }
     let loss = |i| match options.symmetric {
         false => batch.query(i, options).loss(),
         true => real::<F>(0.5) * (batch.query(i, options).loss() + batch.key(i, options).loss()),
     };
     let losses = (0..batch.queries()).map(|i| times(batch.weight(i), loss(i)));
     reduce(losses.collect(), batch.divisor(options), options.reduction)
+}
+
+/// What can be said of a query, or of a key in its own direction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Value<F> {
+    /// Neither weighted nor halved.
+    pub loss: F,
+    /// Of all that it is compared with; negatives count as the hardness says.
+    pub lse: F,
+    /// Whether no negative scores above the best positive.
+    pub correct: bool,
+    /// −Σ p ln p over all that it is compared with.
+    pub entropy: F,
+}
+
+/// The values of each query and then, if symmetric, of each key.
+pub fn values<F: Real>(batch: Batch<F>, options: Options) -> Vec<Value<F>> {
+    if options.normalize {
+        return values(Unit::of(&batch).batch(batch), Options { normalize: false, ..options });
+    }
+    let lines = batch.queries() + if options.symmetric { batch.keys() } else { 0 };
+    let value = |index| {
+        let row = batch.line(index, options);
+        let (positives, negatives) = (row.of_positives(), row.of_negatives());
+        let all = [&positives[..], &negatives].concat();
+        let (max, rest) = log_sum_exp(&all);
+        let correct = !positives.is_empty() && largest(&positives) >= largest(&negatives);
+        let terms = log_softmax(&all).into_iter().zip(probabilities(&all));
+        let entropy = terms.map(|(log_p, p)| if p == F::zero() { p } else { -p * log_p }).sum();
+        Value { loss: row.loss(), lse: max + rest, correct, entropy }
+    };
+    (0..lines).map(value).collect()
 }
 
 /// What [`backward`] gives.
@@ -273,20 +422,33 @@ pub struct Gradients<F> {
     pub dq: Vec<F>,
     /// Of the keys.
     pub dk: Vec<F>,
+    /// Of the further negatives of all queries.
+    pub d_shared: Vec<F>,
+    /// Of those of each query.
+    pub d_each: Vec<F>,
     /// Of ln(1/temperature).
     pub d_log_scale: F,
 }
 
 impl<F: Real> Gradients<F> {
+    fn of(&mut self, vector: Vector, dim: usize) -> &mut [F] {
+        let (all, at) = match vector {
+            Vector::Query(at) => (&mut self.dq, at),
+            Vector::Key(at) => (&mut self.dk, at),
+            Vector::Shared(at) => (&mut self.d_shared, at),
+            Vector::Each(at) => (&mut self.d_each, at),
+        };
+        &mut all[at * dim..][..dim]
+    }
+
     /// What a row gives that counts `weight`.
     fn add(&mut self, batch: &Batch<F>, row: &Row<F>, weight: F) {
-        for ((&[i, j], ds), &scaled) in row.pairs.iter().zip(row.gradient()).zip(&row.scaled) {
+        for ((&[a, b], ds), &scaled) in row.pairs.iter().zip(row.gradient()).zip(&row.scaled) {
             let ds = times(weight, ds);
             self.d_log_scale = self.d_log_scale + times(ds, scaled);
-            for d in 0..batch.dim {
-                let (q, k) = (i * batch.dim + d, j * batch.dim + d);
-                self.dq[q] = self.dq[q] + row.scale * ds * batch.k[k];
-                self.dk[k] = self.dk[k] + row.scale * ds * batch.q[q];
+            for (vector, other) in [(a, b), (b, a)] {
+                let gradient = self.of(vector, batch.dim).iter_mut();
+                gradient.zip(batch.vector(other)).for_each(|(sum, &other)| *sum = *sum + row.scale * ds * other);
             }
         }
     }
@@ -294,8 +456,20 @@ impl<F: Real> Gradients<F> {
 
 /// All gradients; `dy` is the gradient of the loss, empty for ones.
 pub fn backward<F: Real>(batch: Batch<F>, dy: &[F], options: Options) -> Gradients<F> {
+    if options.normalize {
+        let found = backward(Unit::of(&batch).batch(batch), dy, Options { normalize: false, ..options });
+        let back = |x: &[F], dy: &[F]| normalize::backward(x, dy, batch.dim, normalize_options());
+        return Gradients {
+            dq: back(batch.q, &found.dq),
+            dk: back(batch.k, &found.dk),
+            d_shared: back(batch.shared.k, &found.d_shared),
+            d_each: back(batch.each.k, &found.d_each),
+            ..found
+        };
+    }
     let zeros = |x: &[F]| vec![F::zero(); x.len()];
-    let mut sums = Gradients { dq: zeros(batch.q), dk: zeros(batch.k), d_log_scale: F::zero() };
+    let (d_shared, d_each) = (zeros(batch.shared.k), zeros(batch.each.k));
+    let mut sums = Gradients { dq: zeros(batch.q), dk: zeros(batch.k), d_shared, d_each, d_log_scale: F::zero() };
     let divisor = batch.divisor(options);
     for i in 0..batch.queries() {
         let weight = batch.weight(i) * factor(dy, i, divisor, options.reduction);

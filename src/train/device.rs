@@ -162,15 +162,14 @@ impl Engine for Device<'_> {
             dq: Some(query.d_unit.view()?),
             dk: Some(key.d_unit.view()?),
             d_log_scale: Some(self.log_scale.gradient.view()?),
-            d_bias: None,
+            ..Default::default()
         };
         let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
         let options = info_nce::Options { symmetric: true, ..Default::default() };
         self.gpu.run(|recorder| {
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
-            info_nce::forward(recorder, batch, loss, state, options)?;
-            info_nce::backward(recorder, batch, state, None, gradients, options)?;
+            info_nce::forward(recorder, batch, loss, state, gradients, options)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
             for parameter in query.parameters().chain(key.parameters()) {

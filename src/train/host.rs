@@ -123,7 +123,7 @@ impl Engine for Host<'_> {
         let options = Options { symmetric: true, ..Default::default() };
         let batch = Batch { log_scale: Some(self.log_scale[0]), ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
-        let Gradients { dq, dk, d_log_scale } = info_nce::backward(batch, &[], options);
+        let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
         for ((side, trace), gradient) in self.sides.iter_mut().zip(&traces).zip([dq, dk]) {
             side.update(trace, &gradient, self.config);
         }

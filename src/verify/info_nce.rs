@@ -1,6 +1,6 @@
-use super::{Check, Fill, before, cast, rounded};
+use super::{Check, Fill, Held, before, cast, rounded};
 use crate::info_nce::{self, Options};
-use crate::reference::info_nce::{Batch, Positive};
+use crate::reference::info_nce::{Batch, Negatives, Positive};
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
@@ -34,7 +34,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             }
         }
     }
-    option_cases(check)
+    if check.is_brief { Ok(()) } else { option_cases(check) }
 }
 
 /// Every option, alone and beside others. Each set of flags is a pipeline: cases that share one stand next to each other.
@@ -53,7 +53,11 @@ fn option_cases(check: &mut Check) -> Result<()> {
         Extras { weight: true, ..Extras::default() },
         Options { hardness: 0.7, near_margin: 0.1, symmetric: true, ..plain },
     )?;
-    each(rows, Extras::default(), Options { near_margin: 0.0, symmetric: true, reduction: Reduction::None, ..plain })?;
+    each(
+        rows,
+        Extras { values: true, ..Extras::default() },
+        Options { near_margin: 0.0, symmetric: true, reduction: Reduction::None, ..plain },
+    )?;
     each(rows, Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
     each([1, 1, 9], Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
     for tau_plus in [0.01, 0.3] {
@@ -61,13 +65,68 @@ fn option_cases(check: &mut Check) -> Result<()> {
     }
     each(rows, Extras::default(), Options { label_smoothing: 0.1, symmetric: true, margin: 0.1, ..plain })?;
     each(rows, one, Options { exclude_self: true, ..plain })?; // NT-Xent
-    each(wide, one, Options { near_margin: 0.3, label_smoothing: 0.2, hardness: 0.5, ..plain })?;
+    each(
+        wide,
+        Extras { values: true, ..one },
+        Options { near_margin: 0.3, label_smoothing: 0.2, hardness: 0.5, ..plain },
+    )?;
     each(rows, Extras { weight: true, ..full }, Options { exclude_self: true, symmetric: true, ..plain })?; // SupCon, "out"
     each(rows, full, Options { exclude_self: true, symmetric: true, reduction: Reduction::None, ..plain })?;
     each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain })?;
     each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain })?;
     each(wide, full, Options { decoupled: true, ..plain })?;
-    each(wide, full, Options { label_smoothing: 0.3, ..plain })
+    each(wide, Extras { values: true, ..full }, Options { label_smoothing: 0.3, ..plain })?;
+    more_negatives(check)
+}
+
+/// Negatives beside the keys of the batch; rows of any length; gradients in the forward's pass.
+fn more_negatives(check: &mut Check) -> Result<()> {
+    let plain = Options { temperature: 0.5, ..Default::default() };
+    let (rows, wide) = ([37, 37, 9], [37, 53, 9]);
+    let mut each = |sizes, extras, options| option_case(check, sizes, extras, options);
+    let shared = Extras { shared: 45, log_q: true, ids: true, ..Extras::default() };
+    let own = Extras { each: 6, log_q: true, ids: true, weight: true, ..Extras::default() };
+    let fused = Extras { fused: true, ..Extras::default() };
+    each(wide, shared, plain)?;
+    each(rows, Extras { positive: Kind::Groups, ..shared }, Options { near_margin: f32::INFINITY, ..plain })?;
+    each(wide, Extras { values: true, ..own }, plain)?;
+    for per in [1, 3, 4] {
+        each(rows, Extras { each: per, ..Extras::default() }, Options { symmetric: true, hardness: 0.4, ..plain })?;
+    }
+    each(
+        rows,
+        Extras { each: 5, shared: 7, ..Extras::default() },
+        Options { tau_plus: 0.1, near_margin: 0.4, ..plain },
+    )?;
+    let explicit = Options { in_batch: false, ..plain };
+    each(wide, Extras { each: 5, ..Extras::default() }, explicit)?;
+    each([700, 701, 3], Extras::default(), explicit)?;
+    each(rows, Extras { each: 4, ..Extras::default() }, Options { label_smoothing: 0.2, ..explicit })?;
+    let around = Options { query_negatives: true, key_negatives: true, symmetric: true, ..plain };
+    each(rows, Extras::default(), around)?; // NT-Xent again
+    each(
+        rows,
+        Extras { ids: true, ..Extras::default() },
+        Options { query_negatives: true, near_margin: 0.2, ..plain },
+    )?;
+    each(rows, Extras { positive: Kind::Groups, ..Extras::default() }, around)?;
+    let unit = Options { normalize: true, ..plain };
+    each(wide, Extras { log_scale: true, ..Extras::default() }, unit)?;
+    each(rows, Extras { log_scale: true, ..fused }, Options { symmetric: true, margin: 0.1, ..unit })?;
+    each(
+        rows,
+        Extras { shared: 5, each: 3, ..Extras::default() },
+        Options { normalize: true, near_margin: 0.1, ..around },
+    )?;
+    each(wide, Extras { positive: Kind::Index, ..Extras::default() }, unit)?;
+    each(wide, Extras { each: 3, ..fused }, Options { accum: Accum::Add, ..explicit })?;
+    each(rows, Extras { shared: 3, each: 3, ..fused }, Options { accum: Accum::Add, ..unit })?;
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        each(wide, fused, Options { reduction, ..plain })?;
+        each(rows, Extras { shared: 9, each: 3, ..fused }, Options { reduction, ..around })?;
+    }
+    each(wide, Extras { positive: Kind::Groups, ..fused }, Options { reduction: Reduction::None, ..plain })?;
+    each(wide, Extras { positive: Kind::Groups, ..fused }, plain)
 }
 
 /// Which keys are positives, without the numbers.
@@ -86,6 +145,14 @@ struct Extras {
     weight: bool,
     log_q: bool,
     ids: bool,
+    log_scale: bool,
+    /// Further negatives of all queries; of each.
+    shared: usize,
+    each: usize,
+    /// Gradients with the loss.
+    fused: bool,
+    /// What can be said of each line too.
+    values: bool,
 }
 
 fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, options: Options) -> Result<()> {
@@ -96,68 +163,207 @@ fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, optio
     if n > 4 {
         k.copy_within(..dim, 2 * dim); // key 2 is key 0 again
     }
+    let (l, e) = (extras.shared, extras.each * n);
+    let (shared, each) = (matrix(l, dim, 35), matrix(e, dim, 36));
     let loss_rows = options.reduction.of_rows(n)[0];
-    let dy = matrix(loss_rows, 1, 32);
+    let dy = if extras.fused { vec![1.0; loss_rows] } else { matrix(loss_rows, 1, 32) };
     let weight: Vec<f32> = matrix(if extras.weight { n } else { 0 }, 1, 33).iter().map(|w| w.abs()).collect();
-    let log_q = matrix(if extras.log_q { m } else { 0 }, 1, 34);
+    let log_q = |len, seed| matrix(if extras.log_q { len } else { 0 }, 1, seed);
+    let (log_q, shared_log_q, each_log_q) = (log_q(m, 34), log_q(l, 37), log_q(e, 38));
     // The last query has no positive: no key has that number, no key is of that group.
     let index = words(n, &|i| if i + 1 == n { u32::MAX as usize } else { (i + n / 2) % n });
     let (q_groups, k_groups) = (words(n, &|i| if i + 1 == n { 99 } else { i % 11 }), words(m, &|j| (j * 5) % 11));
-    let (q_ids, k_ids) = (words(n, &|i| i % 7), words(m, &|j| (j * 3) % 7));
+    let ids =
+        [words(n, &|i| i % 7), words(m, &|j| (j * 3) % 7), words(l, &|j| (j * 2) % 7), words(e, &|j| (j * 4) % 7)];
+    let log_scale = extras.log_scale.then_some(1.5f32);
 
     let column = |data: &[f32]| check.input(data.len(), 1, data);
     let column_of_words = |data: &[u32]| check.input(data.len(), 1, data);
     let (held_q, held_k) = (check.input(n, dim, &q)?, check.input(m, dim, &k)?);
+    let (held_shared, held_each) = (check.input(l, dim, &shared)?, check.input(e, dim, &each)?);
     let (held_weight, held_log_q, held_dy) = (column(&weight)?, column(&log_q)?, column(&dy)?);
-    let held_index = column_of_words(&index)?;
+    let (held_shared_log_q, held_each_log_q) = (column(&shared_log_q)?, column(&each_log_q)?);
+    let (held_index, held_scale) = (column_of_words(&index)?, column(&[log_scale.unwrap_or(0.0)])?);
     let (held_q_groups, held_k_groups) = (column_of_words(&q_groups)?, column_of_words(&k_groups)?);
-    let (held_q_ids, held_k_ids) = (column_of_words(&q_ids)?, column_of_words(&k_ids)?);
+    let [q_ids, k_ids, shared_ids, each_ids] = [0, 1, 2, 3].map(|at| column_of_words(&ids[at]));
+    let (q_ids, k_ids, shared_ids, each_ids) = (q_ids?, k_ids?, shared_ids?, each_ids?);
     let batch = info_nce::Batch {
+        log_scale: extras.log_scale.then(|| held_scale.view()).transpose()?,
         weight: extras.weight.then(|| held_weight.view()).transpose()?,
         log_q: extras.log_q.then(|| held_log_q.view()).transpose()?,
-        ids: if extras.ids { Some((held_q_ids.view()?, held_k_ids.view()?)) } else { None },
+        ids: if extras.ids { Some((q_ids.view()?, k_ids.view()?)) } else { None },
         positive: match extras.positive {
             Kind::Own => info_nce::Positive::Own,
             Kind::Index => info_nce::Positive::Index(held_index.view()?),
             Kind::Groups => info_nce::Positive::Groups(held_q_groups.view()?, held_k_groups.view()?),
         },
+        shared: if l > 0 { Some(negatives(extras, [&held_shared, &held_shared_log_q], &shared_ids)?) } else { None },
+        each: if e > 0 { Some(negatives(extras, [&held_each, &held_each_log_q], &each_ids)?) } else { None },
         ..info_nce::Batch::new(held_q.view()?, held_k.view()?)
     };
     let [state_rows, state_cols] = batch.state_shape(options);
+    let lines = if options.symmetric { n + m } else { n };
     let (loss, state) = (check.output(loss_rows, 1)?, check.output(state_rows, state_cols)?);
-    let (dq, dk, d_scale) = (check.output(n, dim)?, check.output(m, dim)?, check.output(1, 1)?);
+    let old = |len, seed| before(options.accum, Storage::F32, len, seed);
+    let olds = [old(n * dim, 40), old(m * dim, 41), old(l * dim, 42), old(e * dim, 43), old(1, 44)];
+    let holding = |rows, cols, at: usize| check.holding(Storage::F32, rows, cols, &olds[at]);
+    let (dq, dk, d_shared) = (holding(n, dim, 0)?, holding(m, dim, 1)?, holding(l, dim, 2)?);
+    let (d_each, d_scale) = (holding(e, dim, 3)?, holding(1, 1, 4)?);
+    let of_lines = [0; 4].map(|_| check.output(lines, 1));
+    let [by_line, lse, correct, entropy] = of_lines;
+    let (by_line, lse, correct, entropy) = (by_line?, lse?, correct?, entropy?);
     check.run(|recorder| {
-        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
-        let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_scale.view()?));
-        let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
-        info_nce::backward(recorder, batch, state.view()?, Some(held_dy.view()?), gradients, options)
+        let (loss, state) = (loss.view()?, state.view()?);
+        let gradients = info_nce::Gradients {
+            dq: Some(dq.view()?),
+            dk: Some(dk.view()?),
+            d_shared: if l > 0 { Some(d_shared.view()?) } else { None },
+            d_each: if e > 0 { Some(d_each.view()?) } else { None },
+            d_log_scale: Some(d_scale.view()?),
+        };
+        if extras.fused {
+            info_nce::forward(recorder, batch, loss, state, gradients, options)?;
+        } else {
+            info_nce::forward(recorder, batch, loss, state, Default::default(), options)?;
+            info_nce::backward(recorder, batch, state, Some(held_dy.view()?), gradients, options)?;
+        }
+        if !extras.values {
+            return Ok(());
+        }
+        let [loss, lse, correct, entropy] = [&by_line, &lse, &correct, &entropy].map(|held| held.view());
+        let values =
+            info_nce::Values { loss: Some(loss?), lse: Some(lse?), correct: Some(correct?), entropy: Some(entropy?) };
+        info_nce::values(recorder, batch, state, values, options)
     })?;
 
-    let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));
-    let (wide_weight, wide_log_q): (Vec<f64>, Vec<f64>) = (cast(&weight), cast(&log_q));
+    let texts = Texts {
+        q: &q,
+        k: &k,
+        shared: &shared,
+        each: &each,
+        weight: &weight,
+        log_q: [&log_q, &shared_log_q, &each_log_q],
+    };
+    let wide = texts.map(|x| cast(x));
     let positive = match extras.positive {
         Kind::Own => Positive::Own,
         Kind::Index => Positive::Index(&index),
         Kind::Groups => Positive::Groups(&q_groups, &k_groups),
     };
-    let ids = extras.ids.then_some((&q_ids[..], &k_ids[..]));
-    let truth = Batch { weight: &wide_weight, log_q: &wide_log_q, positive, ids, ..Batch::new(&wide_q, &wide_k, dim) };
-    let plain = Batch { weight: &weight, log_q: &log_q, positive, ids, ..Batch::new(&q, &k, dim) };
+    let ids = extras.ids.then_some(&ids);
+    let truth = wide.batch(dim, log_scale.map(f64::from), positive, ids);
+    let narrow = texts.map(|x| x.to_vec());
+    let plain = narrow.batch(dim, log_scale, positive, ids);
     let (want, yardstick) =
         (reference::info_nce::forward(truth, options), reference::info_nce::forward(plain, options));
     // The losses are differences of scores and log-sum-exps of at most this size, each weighted with 1 at most, the mean's divisor included.
-    let size = (dim as f64 / f64::from(options.temperature)) + (m as f64).ln();
-    let size = if options.reduction == Reduction::Sum { size * n as f64 } else { size };
-    check.compare_sum("loss", &loss, &want, &yardstick, &vec![size; loss_rows])?;
-    let (want, yardstick) =
-        (reference::info_nce::backward(truth, &wide_dy, options), reference::info_nce::backward(plain, &dy, options));
-    // A gradient's terms, probabilities and shares times elements of at most 1, and their relative errors, those of the scores.
+    let scale = reference::info_nce::scale(log_scale.map(f64::from), options);
+    let length = if options.normalize { 1.0 } else { dim as f64 };
+    let size = (length + 1.0) * scale + ((m + l + e + n) as f64).ln();
+    let whole = if options.reduction == Reduction::Sum { size * n as f64 } else { size };
+    check.compare_sum("loss", &loss, &want, &yardstick, &vec![whole; loss_rows])?;
+    if extras.values {
+        let (want, yardstick) =
+            (reference::info_nce::values(truth, options), reference::info_nce::values(plain, options));
+        let mut by_lines = |what,
+                            held,
+                            of: &dyn Fn(reference::info_nce::Value<f64>) -> f64,
+                            near: &dyn Fn(reference::info_nce::Value<f32>) -> f32| {
+            let want: Vec<f64> = want.iter().map(|&value| of(value)).collect();
+            let yardstick: Vec<f32> = yardstick.iter().map(|&value| near(value)).collect();
+            check.compare_sum(what, held, &want, &yardstick, &vec![size; lines])
+        };
+        by_lines("loss of a line", &by_line, &|value| value.loss, &|value| value.loss)?;
+        by_lines("lse", &lse, &|value| value.lse, &|value| value.lse)?;
+        by_lines("correct", &correct, &|value| f64::from(u8::from(value.correct)), &|value| {
+            f32::from(u8::from(value.correct))
+        })?;
+        // An error of the scores moves p ln p by (1 + |ln p|) as much.
+        by_lines("entropy", &entropy, &|value| value.entropy, &|value| value.entropy)?;
+    }
+    let (want, yardstick) = (
+        reference::info_nce::backward(truth, &cast::<f64>(&dy), options),
+        reference::info_nce::backward(plain, &dy, options),
+    );
+    // A gradient's terms, probabilities and shares times elements of at most 1, and their relative errors, those of the scores; rows of unit
+    // length come from rows that may be shorter.
     let by_row = if matches!(options.reduction, Reduction::None | Reduction::Sum) { 1.0 } else { 1.0 / n as f64 };
-    let slope = 4.0 * by_row * size / f64::from(options.temperature);
-    check.compare_sum("dq", &dq, &want.dq, &yardstick.dq, &vec![slope; n * dim])?;
-    check.compare_sum("dk", &dk, &want.dk, &yardstick.dk, &vec![slope * n as f64 / 4.0; m * dim])?;
+    let shortest = [&q, &k, &shared, &each]
+        .into_iter()
+        .flat_map(|x| x.chunks(dim))
+        .map(|x| x.iter().map(|x| x * x).sum::<f32>().sqrt());
+    let shortest = if options.normalize { f64::from(shortest.fold(1.0, f32::min)) } else { 1.0 };
+    let slope = 4.0 * by_row * size * scale / shortest;
+    let of_keys = slope * n as f64 / 4.0;
+    check.compare_added("dq", &dq, &olds[0], &want.dq, &yardstick.dq, &vec![slope; n * dim])?;
+    check.compare_added("dk", &dk, &olds[1], &want.dk, &yardstick.dk, &vec![of_keys; m * dim])?;
+    check.compare_added(
+        "d_shared",
+        &d_shared,
+        &olds[2],
+        &want.d_shared,
+        &yardstick.d_shared,
+        &vec![of_keys; l * dim],
+    )?;
+    check.compare_added("d_each", &d_each, &olds[3], &want.d_each, &yardstick.d_each, &vec![slope; e * dim])?;
     let (want, yardstick) = ([want.d_log_scale], [yardstick.d_log_scale]);
-    check.compare_sum("d_log_scale", &d_scale, &want, &yardstick, &[slope * n as f64])
+    check.compare_added("d_log_scale", &d_scale, &olds[4], &want, &yardstick, &[slope * n as f64])
+}
+
+fn negatives<'a>(extras: Extras, [k, log_q]: [&'a Held; 2], ids: &'a Held<u32>) -> Result<info_nce::Negatives<'a>> {
+    Ok(info_nce::Negatives {
+        k: k.view()?,
+        log_q: extras.log_q.then(|| log_q.view()).transpose()?,
+        ids: extras.ids.then(|| ids.view()).transpose()?,
+    })
+}
+
+/// The numbers of a batch.
+struct Texts<T> {
+    q: T,
+    k: T,
+    shared: T,
+    each: T,
+    weight: T,
+    /// Of the keys, of the further negatives of all and of each.
+    log_q: [T; 3],
+}
+
+impl<T> Texts<T> {
+    fn map<U>(&self, of: impl Fn(&T) -> U) -> Texts<U> {
+        let Texts { q, k, shared, each, weight, log_q } = self;
+        let [a, b, c] = log_q;
+        Texts {
+            q: of(q),
+            k: of(k),
+            shared: of(shared),
+            each: of(each),
+            weight: of(weight),
+            log_q: [of(a), of(b), of(c)],
+        }
+    }
+}
+
+impl<F: reference::Real> Texts<Vec<F>> {
+    fn batch<'a>(
+        &'a self,
+        dim: usize,
+        log_scale: Option<F>,
+        positive: Positive<'a>,
+        ids: Option<&'a [Vec<u32>; 4]>,
+    ) -> Batch<'a, F> {
+        let of = |at: usize| ids.map_or(&[][..], |ids| &ids[at]);
+        Batch {
+            log_scale,
+            weight: &self.weight,
+            log_q: &self.log_q[0],
+            positive,
+            ids: ids.map(|ids| (&ids[0][..], &ids[1][..])),
+            shared: Negatives { k: &self.shared, log_q: &self.log_q[1], ids: of(2) },
+            each: Negatives { k: &self.each, log_q: &self.log_q[2], ids: of(3) },
+            ..Batch::new(&self.q, &self.k, dim)
+        }
+    }
 }
 
 /// `storage` is that of the matrices; the scale, its gradient and the log-sum-exps are f32.
@@ -197,9 +403,9 @@ fn case(
     let dk = check.holding(storage, keys, dim, &old_k)?;
     let d_scale = check.holding(Storage::F32, 1, 1, &old_scale)?;
     check.run(|recorder| {
-        info_nce::forward(recorder, batch, loss.view()?, state.view()?, options)?;
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, Default::default(), options)?;
         let (dq, dk, d_log_scale) = (Some(dq.view()?), Some(dk.view()?), Some(d_scale.view()?));
-        let gradients = info_nce::Gradients { dq, dk, d_log_scale, d_bias: None };
+        let gradients = info_nce::Gradients { dq, dk, d_log_scale, ..Default::default() };
         info_nce::backward(recorder, batch, state.view()?, Some(held_dy.view()?), gradients, options)
     })?;
     let (wide_q, wide_k, wide_dy): (Vec<f64>, Vec<f64>, Vec<f64>) = (cast(&q), cast(&k), cast(&dy));

@@ -71,6 +71,16 @@ pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
     Ok(check.report)
 }
 
+/// The same without the cases that only vary options of one kernel: for another device or tuning of which the rest is known.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_briefly(gpu: &Gpu, suite: Suite) -> Result<Report> {
+    let mut check = Check { is_brief: true, ..Check::new(gpu) };
+    suite(&mut check)?;
+    Ok(check.report)
+}
+
 /// Where a matrix lies in its buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -142,6 +152,8 @@ pub struct Check<'g> {
     pub gpu: &'g Gpu,
     /// What came of it so far.
     pub report: Report,
+    /// Whether cases that only vary options may be left out.
+    pub is_brief: bool,
     case: String,
     layout: usize,
     /// By how much the case's op magnifies what a device flushes to 0 on the way.
@@ -151,7 +163,7 @@ pub struct Check<'g> {
 impl<'g> Check<'g> {
     /// Nothing compared yet.
     pub fn new(gpu: &'g Gpu) -> Self {
-        Check { gpu, report: Report::default(), case: String::new(), layout: 0, gain: 1.0 }
+        Check { gpu, report: Report::default(), is_brief: false, case: String::new(), layout: 0, gain: 1.0 }
     }
 
     /// Names the case that the next comparisons belong to and moves on to the next layout.

@@ -1,0 +1,233 @@
+// Kernels of which each lane takes a line: a row or a column of the pairs.
+
+// state[i] = the parts of a line, merged over the tiles in order, after what is there unless `fresh`.
+@compute @workgroup_size(WG)
+fn merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    for (var part = 0u; part < parts(); part++) {
+        var acc = select(LSE_EMPTY, vec2(0.0), is_sum(part));
+        if params.fresh == 0u {
+            acc = vec2(load_state(i, 2u * part), load_state(i, 2u * part + 1u));
+        }
+        for (var p = 0u; p < params.parts; p++) {
+            let row = p * params.rows + i;
+            acc = joined(acc, vec2(load_part(row, 2u * part), load_part(row, 2u * part + 1u)), is_sum(part));
+        }
+        store_state(i, 2u * part, acc.x);
+        store_state(i, 2u * part + 1u, acc.y);
+    }
+}
+
+// The words that identify the lines of a part of the batch.
+@compute @workgroup_size(WG)
+fn tag(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    if POSITIVE == INDEX {
+        store_line(i, AT_OWN, load_index(i, 0u));
+    }
+    if HAS_GROUP == 1u {
+        store_line(i, AT_GROUP, load_group(i, 0u));
+    }
+    if HAS_ID == 1u {
+        store_line(i, AT_ID, load_id(i, 0u));
+    }
+    if HAS_LOG_Q == 1u {
+        store_line(i, AT_LOG_Q, bitcast<u32>(load_log_q(i, 0u)));
+    }
+    if NEAR == 1u {
+        store_line(i, AT_NEAREST, bitcast<u32>(load_positive_in(i, 0u) + params.near_margin));
+    }
+    if NORMALIZE == 1u {
+        store_line(i, AT_INVERSE, bitcast<u32>(inverse_of(load_squares(i, 0u))));
+    }
+}
+
+// s of the row's own pair.
+fn own_score(i: u32, c: f32) -> f32 {
+    var s = score_scale() * (c - params.margin);
+    if HAS_LOG_Q == 1u {
+        s -= load_log_q(i, 0u);
+    }
+    return s;
+}
+
+// Log-sum-exps of a line's negatives and positives; sum_P s, |P|, sum_N s, |N|.
+struct Line {
+    n: vec2<f32>,
+    p: vec2<f32>,
+    sums: vec4<f32>,
+}
+
+fn line_at(i: u32) -> Line {
+    let n = vec2(load_state_in(i, 0u), load_state_in(i, 1u));
+    let third = load_state_in(i, 2u);
+    if FULL == 0u {
+        let s = own_score(i, third);
+        return Line(n, vec2(s, 0.0), vec4(s, 1.0, 0.0, 0.0));
+    }
+    let sums = vec4(load_state_in(i, 4u), load_state_in(i, 5u), load_state_in(i, 6u), load_state_in(i, 7u));
+    return Line(n, vec2(third, load_state_in(i, 3u)), sums);
+}
+
+fn head_at(i: u32) -> Head {
+    let line = line_at(i);
+    return head_of(line.n, line.p, line.sums);
+}
+
+// The log-sum-exp of all that a line is compared with; NaN where something poisons it.
+fn all_of(line: Line) -> vec2<f32> {
+    let all = lse_merge(line.n, line.p, UNIT);
+    let poisoned = is_nan(line.n.y) || not_finite(vec4(line.p, line.p)).x && !is_masked(line.p.x);
+    return select(select(all, line.n, is_masked(line.p.x)), vec2(not_a_number()), poisoned);
+}
+
+fn weight_of(i: u32) -> f32 {
+    if params.has_weight == 0u {
+        return 1.0;
+    }
+    return load_weight(i, 0u);
+}
+
+// What each row adds to the loss: directly, or half of it for rows and for columns, one after the other; and, where rows are counted, its weight.
+@compute @workgroup_size(WG)
+fn line_loss(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    let w = weight_of(i);
+    var loss = select(w * head_at(i).loss, 0.0, w == 0.0);
+    if SYMMETRIC == 1u {
+        loss *= 0.5;
+    }
+    if params.fresh == 0u {
+        loss += load_loss(i, 0u);
+    }
+    store_loss(i, 0u, loss);
+    if params.counts == 1u && params.fresh == 1u {
+        let has = FULL == 0u || load_state_in(i, 5u) != 0.0;
+        store_loss(i, 1u, select(0.0, w, has));
+    }
+}
+
+// loss = sums[0]/sums[1], the mean over what counts; state = 1/sums[1]; 0 where nothing does.
+@compute @workgroup_size(WG)
+fn finish(@builtin(local_invocation_index) lane: u32) {
+    if lane != 0u {
+        return;
+    }
+    let sum = load_sums(0u, 0u);
+    let count = load_sums(1u, 0u);
+    store_loss(0u, 0u, select(sum / count, 0.0, count == 0.0));
+    store_state(0u, 0u, select(1.0 / count, 0.0, count == 0.0));
+}
+
+// What the gradients of the lines of a part of the batch have in common.
+@compute @workgroup_size(WG)
+fn weigh(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i >= params.rows {
+        return;
+    }
+    let head = head_at(i);
+    let mean = select(params.factor, load_inverse(0u, 0u), params.counts == 1u);
+    var w = mean * load_dy(select(0u, i, params.dy_by_row == 1u), 0u) * weight_of(i);
+    if SYMMETRIC == 1u {
+        w *= 0.5;
+    }
+    store_line(i, AT_TOP, bitcast<u32>(head.top));
+    store_line(i, AT_FACTOR, bitcast<u32>(times(w, head.factor)));
+    store_line(i, AT_OF_POSITIVES, bitcast<u32>(times(w, head.of_positives)));
+    if FULL == 1u {
+        store_line(i, AT_POSITIVE_TOP, bitcast<u32>(head.positive_top));
+        store_line(i, AT_POSITIVE_FACTOR, bitcast<u32>(times(w, head.positive_factor)));
+        store_line(i, AT_OF_ALL, bitcast<u32>(times(w, head.of_all)));
+    }
+}
+
+// w x, but 0 for w = 0, be x NaN.
+fn times(w: f32, x: f32) -> f32 {
+    return select(w * x, 0.0, w == 0.0);
+}
+
+
+// 1/max(length, 1e-12), from the square of the length; NaN where that is not finite.
+fn inverse_of(squares: f32) -> f32 {
+    if is_nan(squares) || is_infinite(squares) {
+        return not_a_number();
+    }
+    return 1.0 / max(sqrt(squares), 1e-12);
+}
+
+// The factor of a line itself in its gradient: its part along the line goes, as far as the length is not bounded from below.
+fn along_of(along: f32, squares: f32) -> f32 {
+    let inverse = inverse_of(squares);
+    return select(-along * inverse * inverse, 0.0, inverse > 0.999e12);
+}
+
+// coef[i] = along_of <line i, gradient of line i of unit length>.
+@compute @workgroup_size(WG)
+fn project(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i < params.rows {
+        store_coef(i, 0u, along_of(load_sums(i, 0u), load_squares(i, 0u)));
+    }
+}
+
+// The log-sum-exp that the entropy of a line is taken with.
+@compute @workgroup_size(WG)
+fn level(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i < params.rows {
+        let all = all_of(line_at(i));
+        store_line(i, AT_TOP, bitcast<u32>(all.x));
+        store_line(i, AT_FACTOR, bitcast<u32>(ln_rest(all)));
+    }
+}
+
+// row_part[i] = a line's loss, log-sum-exp, and whether no negative scores above the positive.
+@compute @workgroup_size(WG)
+fn line_values(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i < params.rows {
+        let line = line_at(i);
+        let all = all_of(line);
+        store_row_part(i, 0u, head_at(i).loss);
+        store_row_part(i, 1u, all.x + ln_rest(all));
+        store_row_part(i, 2u, select(0.0, 1.0, line.sums.y > 0.0 && !is_nan(all.y) && line.p.x >= line.n.x));
+    }
+}

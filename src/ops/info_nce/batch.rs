@@ -1,0 +1,210 @@
+use super::{OP, Options};
+use crate::ops::{Reduction, named, pairs, shaped};
+use crate::tensor::Element;
+use crate::{Error, Result, Tensor};
+
+/// Which keys are a query's positives.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Positive<'a> {
+    /// Key i of query i; there are as many keys as queries at least.
+    #[default]
+    Own,
+    /// [N, 1]: one key, by its number; a number that no key has: none.
+    Index(Tensor<'a, u32>),
+    /// The keys of the query's group: groups of the queries [N, 1], of the keys [M, 1].
+    Groups(Tensor<'a, u32>, Tensor<'a, u32>),
+}
+
+/// Keys that are no query's positives.
+#[derive(Debug, Clone, Copy)]
+pub struct Negatives<'a> {
+    /// [L, D].
+    pub k: Tensor<'a>,
+    /// Subtracted from their scores [L, 1], as [`Batch::log_q`].
+    pub log_q: Option<Tensor<'a>>,
+    /// [L, 1]: one with the query's id, of [`Batch::ids`], is left out.
+    pub ids: Option<Tensor<'a, u32>>,
+}
+
+impl<'a> From<Tensor<'a>> for Negatives<'a> {
+    fn from(k: Tensor<'a>) -> Self {
+        Negatives { k, log_q: None, ids: None }
+    }
+}
+
+/// What is compared with what.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Queries [N, D].
+    pub q: Tensor<'a>,
+    /// Keys [M, D].
+    pub k: Tensor<'a>,
+    /// [1, 1]: makes the scale min(e^log_scale, [`Options::max_scale`]); without it the scale is 1/[`Options::temperature`].
+    pub log_scale: Option<Tensor<'a>>,
+    /// Weights of the queries' losses [N, 1].
+    pub weight: Option<Tensor<'a>>,
+    /// Subtracted from the scores of each key [M, 1]: the logarithm of the probability with which it was drawn (logQ correction).
+    pub log_q: Option<Tensor<'a>>,
+    /// Which keys are positives.
+    pub positive: Positive<'a>,
+    /// Of the queries [N, 1], of the keys [M, 1]: a key with the query's id that is no positive of it is left out (false negatives).
+    pub ids: Option<(Tensor<'a, u32>, Tensor<'a, u32>)>,
+    /// Further negatives of every query: drawn ones, or a queue of past keys.
+    pub shared: Option<Negatives<'a>>,
+    /// Further negatives of each query by itself, K of them: rows i K to (i + 1) K − 1 of N K are query i's.
+    pub each: Option<Negatives<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Queries and keys, and nothing else.
+    pub fn new(q: Tensor<'a>, k: Tensor<'a>) -> Self {
+        let positive = Positive::Own;
+        Batch { q, k, log_scale: None, weight: None, log_q: None, positive, ids: None, shared: None, each: None }
+    }
+
+    /// With a learned scale [1, 1].
+    pub fn scaled(self, log_scale: Tensor<'a>) -> Self {
+        Batch { log_scale: Some(log_scale), ..self }
+    }
+
+    /// The shape of the tensor that [`forward`](super::forward) leaves for [`backward`](super::backward): a line a query and, if symmetric,
+    /// a line a key, and one more where the queries that count have to be counted.
+    pub fn state_shape(&self, options: Options) -> [usize; 2] {
+        [self.lines(options) + usize::from(self.counts(options)), if self.is_full(options) { 8 } else { 4 }]
+    }
+
+    /// Queries and, if symmetric, keys.
+    pub(super) fn lines(&self, options: Options) -> usize {
+        self.q.rows + if options.symmetric { self.k.rows } else { 0 }
+    }
+
+    /// Whether the mean divides by something that only the device knows.
+    pub(super) fn counts(&self, options: Options) -> bool {
+        options.reduction == Reduction::Mean && (self.weight.is_some() || !matches!(self.positive, Positive::Own))
+    }
+
+    /// Whether a line needs more than the log-sum-exp of its negatives and one positive score.
+    pub(super) fn is_full(&self, options: Options) -> bool {
+        !matches!(self.positive, Positive::Own) || options.label_smoothing != 0.0 || options.tau_plus != 0.0
+    }
+
+    pub(super) fn index(&self) -> Option<Tensor<'a, u32>> {
+        if let Positive::Index(index) = self.positive { Some(index) } else { None }
+    }
+
+    pub(super) fn groups(&self) -> Option<(Tensor<'a, u32>, Tensor<'a, u32>)> {
+        if let Positive::Groups(q, k) = self.positive { Some((q, k)) } else { None }
+    }
+
+    /// How many vectors of its own a query has.
+    pub(super) fn per_query(&self) -> usize {
+        self.each.map_or(0, |each| each.k.rows / self.q.rows.max(1))
+    }
+
+    pub(super) fn named(&self) -> Vec<(&'static str, Option<Tensor<'a, u32>>)> {
+        let (groups, ids) = (self.groups(), self.ids);
+        let mut all = vec![
+            named("q", self.q),
+            named("k", self.k),
+            named("log_scale", self.log_scale),
+            named("weight", self.weight),
+            named("log_q", self.log_q),
+            named("index", self.index()),
+            named("groups of q", groups.map(|(q, _)| q)),
+            named("groups of k", groups.map(|(_, k)| k)),
+            named("ids of q", ids.map(|(q, _)| q)),
+            named("ids of k", ids.map(|(_, k)| k)),
+        ];
+        for (names, negatives) in [
+            (["shared", "log_q of shared", "ids of shared"], self.shared),
+            (["each", "log_q of each", "ids of each"], self.each),
+        ] {
+            let [k, log_q, ids] = names;
+            all.push(named(k, negatives.map(|negatives| negatives.k)));
+            all.push(named(log_q, negatives.and_then(|negatives| negatives.log_q)));
+            all.push(named(ids, negatives.and_then(|negatives| negatives.ids)));
+        }
+        all
+    }
+
+    /// Refuses tensors that do not fit each other.
+    pub(super) fn check(&self, options: Options) -> Result<()> {
+        let (n, m) = (self.q.rows, self.k.rows);
+        if options.symmetric && self.k.cols == self.q.cols && m != n {
+            let (expected, found) = (format!("{n} rows"), format!("{m} rows"));
+            return Err(Error::Shape { op: OP, what: "k", expected, found });
+        }
+        column("weight", self.weight, n)?;
+        column("log_q", self.log_q, m)?;
+        column("index", self.index(), n)?;
+        for (what, pair) in [("groups", self.groups()), ("ids", self.ids)] {
+            column(what, pair.map(|(of_q, _)| of_q), n)?;
+            column(what, pair.map(|(_, of_k)| of_k), m)?;
+        }
+        let rows = self.shared.map_or(0, |shared| shared.k.rows);
+        for (names, negatives, rows) in [
+            (["shared", "log_q of shared", "ids of shared"], self.shared, rows),
+            (["each", "log_q of each", "ids of each"], self.each, self.per_query().max(1) * n),
+        ] {
+            let Some(Negatives { k, log_q, ids }) = negatives else { continue };
+            shaped(OP, names[0], k, [rows, self.q.cols])?;
+            column(names[1], log_q, rows)?;
+            column(names[2], ids, rows)?;
+            if ids.is_some() && self.ids.is_none() {
+                let (expected, found) = ("ids of the queries beside them".into(), "none".into());
+                return Err(Error::Shape { op: OP, what: names[2], expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn column<T: Element>(what: &'static str, tensor: Option<Tensor<T>>, rows: usize) -> Result<()> {
+    tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, [rows, 1]))
+}
+
+/// Where gradients go, each of the shape of its input; absent: not computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gradients<'a> {
+    /// Of the queries.
+    pub dq: Option<Tensor<'a>>,
+    /// Of the keys.
+    pub dk: Option<Tensor<'a>>,
+    /// Of [`Batch::shared`].
+    pub d_shared: Option<Tensor<'a>>,
+    /// Of [`Batch::each`].
+    pub d_each: Option<Tensor<'a>>,
+    /// Of ln(1/temperature).
+    pub d_log_scale: Option<Tensor<'a>>,
+}
+
+impl<'a> Gradients<'a> {
+    pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 5] {
+        [
+            named("dq", self.dq),
+            named("dk", self.dk),
+            named("d_shared", self.d_shared),
+            named("d_each", self.d_each),
+            named("d_log_scale", self.d_log_scale),
+        ]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.named().iter().all(|(_, gradient)| gradient.is_none())
+    }
+
+    /// Refuses gradients that have not the shapes of their inputs.
+    pub(super) fn check(&self, batch: &Batch) -> Result<()> {
+        let inputs = [Some(batch.q), Some(batch.k), batch.shared.map(|s| s.k), batch.each.map(|e| e.k)];
+        let shapes = inputs.map(|input| input.map_or([0, 0], |input| input.shape()));
+        for ((what, gradient), shape) in self.named().into_iter().zip(shapes.into_iter().chain([[1, 1]])) {
+            gradient.map_or(Ok(()), |gradient| shaped(OP, what, gradient, shape))?;
+        }
+        Ok(())
+    }
+
+    /// Those of a block's rows and columns.
+    pub(super) fn of(&self, dq: Option<Tensor<'a>>, dk: Option<Tensor<'a>>) -> pairs::Gradients<'a> {
+        pairs::Gradients { dq, dk, d_log_scale: self.d_log_scale, d_bias: None }
+    }
+}

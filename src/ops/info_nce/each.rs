@@ -1,0 +1,157 @@
+//! Queries with negatives of their own: products of rows instead of tiles.
+
+use core::ops::Range;
+
+use super::blocks::{
+    COL_LINES, Call, Extra, Flags, Kind, Lines, Pass, Purpose, SQUARES_OF_EACH, Side, WORDS, flags, words_of,
+};
+use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP, WEIGHTED_SUMS};
+use crate::ops::{Accum, linear, total};
+use crate::recorder::{Arg, Plan};
+use crate::{Error, Result, Tensor};
+
+/// Scratch: products; g; what is along each vector; the same along queries and what d_log_scale needs.
+const DOT: usize = 15;
+const G: usize = 16;
+const ALONG: usize = 17;
+const SUMS: usize = 18;
+
+/// Queries and their own negatives, for some of the queries.
+struct Part<'a> {
+    rows: Range<usize>,
+    own: Range<usize>,
+    q: Tensor<'a>,
+    k: Tensor<'a>,
+    per: usize,
+}
+
+impl<'a> Call<'a> {
+    fn parts(&self, plan: &Plan) -> Result<Vec<Part<'a>>> {
+        let (Some(each), q) = (self.batch.each, self.batch.q) else { return Ok(Vec::new()) };
+        let per = self.batch.per_query();
+        // A dozen words for each vector is the most that is kept of them.
+        let at_once = (plan.gpu().tuning().workspace as usize / 4 / WORDS)
+            .min(plan.rows_per_binding(each.k) as usize / 2) // gradients may take twice the bytes
+            .checked_div(per)
+            .unwrap_or(usize::MAX)
+            .min(plan.rows_per_binding(q) as usize);
+        if at_once == 0 && q.rows > 0 {
+            let needed = (per * each.k.cols) as u64 * 4;
+            let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+            return Err(Error::Limit { what: format!("{OP}: one query's own negatives"), needed, limit });
+        }
+        let part = |rows: Range<usize>| {
+            let own = rows.start * per..rows.end * per;
+            Part { q: q.row_range(rows.clone()), k: each.k.row_range(own.clone()), rows, own, per }
+        };
+        Ok(linear::chunks(q.rows, at_once).map(part).collect())
+    }
+
+    fn own_lines(&self, each: Negatives<'a>) -> (Lines<'a>, Flags) {
+        let lines = Lines {
+            vectors: each.k,
+            index: None,
+            groups: None,
+            ids: each.ids,
+            log_q: each.log_q,
+            side: None,
+            squares: SQUARES_OF_EACH,
+            words: COL_LINES,
+        };
+        (lines, flags(&self.batch, self.options, Kind::Shared, &lines))
+    }
+
+    /// Lets `record` use the words of a part's queries and of their own negatives, and their products.
+    fn each_part(
+        &self,
+        plan: &mut Plan,
+        positive: Option<Tensor>,
+        purpose: Purpose,
+        mut record: impl FnMut(&mut Plan, &Part<'a>, [Arg; 3], &Flags) -> Result<()>,
+    ) -> Result<()> {
+        let Some(each) = self.batch.each.filter(|each| each.k.rows > 0) else { return Ok(()) };
+        let (lines, flags) = self.own_lines(each);
+        if self.options.normalize {
+            self.squares_of(plan, each.k, SQUARES_OF_EACH)?;
+        }
+        for part in self.parts(plan)? {
+            let queries = self.main().rows;
+            let row_words = self.words(plan, &flags, &queries, &part.rows, positive, purpose)?;
+            let own_words = self.words(plan, &flags, &lines, &part.own, None, Purpose::Tags)?;
+            let dot = plan.gpu().scratch(DOT, part.own.len())?;
+            let dot: Tensor = Tensor::matrix(&dot, part.rows.len(), part.per)?;
+            self.dots(plan, part.q, part.k, dot.reshaped(part.own.len(), 1, 0))?;
+            let words = [words_of(&row_words, part.rows.len())?, words_of(&own_words, part.own.len())?];
+            record(plan, &part, [words[0], words[1], Arg::whole(dot)], &flags)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the queries' lines in `target` with them.
+    pub(super) fn each_forward(&self, plan: &mut Plan, pass: Pass) -> Result<()> {
+        let Pass { purpose, positive, target } = pass;
+        let is_entropy = matches!(purpose, Purpose::Entropy(_));
+        self.each_part(plan, positive, purpose, |plan, part, [row_words, own_words, dot], flags| {
+            let target = self.side(target, Side::Queries).row_range(part.rows.clone());
+            let args = [self.main().pairs.log_scale, row_words, own_words, dot, Arg::whole(target)];
+            let flags = [&flags[..], &[("ENTROPY", is_entropy.into())]].concat();
+            let scalars = self.of_lines(Extra::default());
+            plan.each_row(&EACH_FORWARD, [part.rows.len(), part.per], &args, &scalars, &flags)
+        })
+    }
+
+    /// What they add to gradients.
+    pub(super) fn each_backward(
+        &self,
+        plan: &mut Plan,
+        positive: Option<Tensor>,
+        purpose: Purpose,
+        gradients: Gradients,
+    ) -> Result<()> {
+        let along = self.options.normalize;
+        self.each_part(plan, positive, purpose, |plan, part, [row_words, own_words, dot], flags| {
+            let gpu = plan.gpu();
+            let (n, per) = (part.rows.len(), part.per);
+            let (g, own_along) = (gpu.scratch(G, n * per)?, gpu.scratch(ALONG, if along { n * per } else { 0 })?);
+            let sums = gpu.scratch(SUMS, 2 * n)?;
+            let (g, sums): (Tensor, Tensor) = (Tensor::matrix(&g, n, per)?, Tensor::matrix(&sums, n, 2)?);
+            let own_along: Option<Tensor> = along.then(|| Tensor::matrix(&own_along, n, per)).transpose()?;
+            let along_arg = own_along.map_or(Arg::NONE, Arg::whole);
+            let args =
+                [self.main().pairs.log_scale, row_words, own_words, dot, Arg::whole(g), along_arg, Arg::whole(sums)];
+            let scalars = self.of_lines(Extra::default());
+            plan.each_row(&EACH_BACKWARD, [n, per], &args, &scalars, flags)?;
+            if let Some(sum) = gradients.d_log_scale {
+                total::accumulated(plan, sums.col_range(0..1), sum, 1.0, Accum::Add)?;
+            }
+            if let Some(dq) = gradients.dq {
+                let dq = dq.row_range(part.rows.clone());
+                self.weighted_sums(plan, g, part.k, dq, Extra { per: 1, terms: per, ..Extra::default() })?;
+                self.project(plan, sums, [part.q, dq], self.main().rows.squares, &part.rows)?;
+            }
+            if let Some(d_each) = gradients.d_each {
+                let d_each = d_each.row_range(part.own.clone());
+                let one = |per| Extra { per, terms: 1, fresh: self.options.accum == Accum::Write, ..Extra::default() };
+                self.weighted_sums(plan, g.reshaped(n * per, 1, 0), part.q, d_each, one(per))?;
+                if let Some(own_along) = own_along {
+                    let coef = own_along.reshaped(n * per, 1, 0);
+                    self.weighted_sums(plan, coef, part.k, d_each, Extra { fresh: false, ..one(1) })?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// `gradient`[r] += Σ_t `coef`[r, t] `own`[r / per · terms + t], or that alone if `fresh`.
+    pub(super) fn weighted_sums(
+        &self,
+        plan: &mut Plan,
+        coef: Tensor,
+        own: Tensor,
+        gradient: Tensor,
+        form: Extra,
+    ) -> Result<()> {
+        let args = [Arg::whole(own), Arg::whole(coef), Arg::whole(gradient)];
+        plan.rows(&WEIGHTED_SUMS, gradient.shape(), &args, &self.of_lines(form), &[])
+    }
+}

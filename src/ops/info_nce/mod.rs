@@ -1,0 +1,414 @@
+//! The contrastive loss over all pairs of a batch, without ever storing the pairs.
+//!
+//! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns ([`Options::symmetric`]).
+//! Key i is query i's positive, all others are its negatives, unless [`Batch`] and [`Options`] say otherwise: a positive by index, several by
+//! group, pairs that are left out, corrected scores, other forms of the loss. NT-Xent over N pairs is one batch of 2N rows that are queries
+//! and keys, with [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`]; a queue of past keys is more rows of `k` and
+//! [`Gradients::dk`] absent.
+//!
+//! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
+//! its row and column, one of −inf is left out, as the only positive it makes the loss infinite. Memory beyond inputs and outputs is at most twice
+//! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: forward U,
+//! backward 3U, U less for each side without gradient.
+//!
+//! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020;
+//! the sources of the options stand at shaders/info_nce.wgsl.
+
+mod batch;
+mod blocks;
+mod each;
+mod options;
+mod rank;
+mod values;
+
+pub use batch::{Batch, Gradients, Negatives, Positive};
+pub use options::Options;
+pub use rank::rank;
+pub use values::{Values, values};
+
+use core::ops::Range;
+
+use blocks::{Call, Extra, Kind, Pass, Purpose, words_of};
+use options::is_near;
+
+use super::linear::chunks;
+use super::pairs::Goal;
+use super::{Accum, disjoint, named, rows_of, shaped, total};
+use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
+use crate::recorder::{Arg, Plan};
+use crate::{Gpu, Recorder, Result, Tensor};
+
+const OP: &str = "info_nce";
+static SHADER: Shader = Shader {
+    op: OP,
+    source: wgsl!(
+        "info_nce",
+        "../info_nce/pair",
+        "../info_nce/line",
+        "../info_nce/head",
+        "../info_nce/each",
+        "../info_nce/rank",
+        "pairs",
+        "tile",
+        "math",
+        "lse",
+        "row"
+    ),
+    bindings: &[
+        input("q"),
+        input("k"),
+        input("log_scale"),
+        ids("row_line"),
+        ids("col_line"),
+        output("row_part"),
+        output("col_part"),
+        input("part"),
+        output("state"),
+        input("state_in"),
+        ids("index"),
+        ids("group"),
+        ids("id"),
+        input("log_q"),
+        output("positive"),
+        input("positive_in"),
+        input("squares"),
+        new_ids("line"),
+        input("weight"),
+        output("loss"),
+        input("sums"),
+        input("inverse"),
+        input("dy"),
+        output("g"),
+        input("own"),
+        output("score"),
+        input("score_in"),
+        output("coef"),
+        input("coef_in"),
+        output("gradient"),
+        counters("rank"),
+    ],
+    scalars: &[
+        ("dim", U32),
+        ("first_row", U32),
+        ("first_col", U32),
+        ("learnable", U32),
+        ("scale", F32),
+        ("max_scale", F32),
+        ("dy_by_row", U32),
+        ("factor", F32),
+        ("has_sums", U32),
+        ("parts", U32),
+        ("fresh", U32),
+        ("counts", U32),
+        ("has_weight", U32),
+        ("margin", F32),
+        ("near_margin", F32),
+        ("hardness", F32),
+        ("tau_plus", F32),
+        ("smoothing", F32),
+        ("queries", U32),
+        ("keys", U32),
+        ("per", U32),
+        ("terms", U32),
+    ],
+    family: Family::Tile,
+};
+const fn kernel(entry: &'static str, uses: &'static [&'static str]) -> Kernel {
+    Kernel { shader: &SHADER, entry, uses, in_place: None }
+}
+static FORWARD: Kernel =
+    kernel("forward", &["q", "k", "log_scale", "row_line", "col_line", "row_part", "col_part", "g"]);
+static BACKWARD: Kernel =
+    kernel("backward", &["q", "k", "log_scale", "row_line", "col_line", "g", "row_part", "col_part"]);
+static POSITIVES: Kernel = kernel("positives", &["q", "k", "row_line", "col_line", "positive"]);
+static MERGE: Kernel = kernel("merge", &["part", "state"]);
+static TAG: Kernel = kernel("tag", &["index", "group", "id", "log_q", "positive_in", "squares", "line"]);
+static LINE_LOSS: Kernel = kernel("line_loss", &["log_scale", "state_in", "log_q", "weight", "loss"]);
+static FINISH: Kernel = kernel("finish", &["sums", "loss", "state"]);
+static WEIGH: Kernel = kernel("weigh", &["log_scale", "state_in", "log_q", "weight", "inverse", "dy", "line"]);
+static PROJECT: Kernel = kernel("project", &["sums", "squares", "coef"]);
+static LEVEL: Kernel = kernel("level", &["log_scale", "state_in", "log_q", "line"]);
+static LINE_VALUES: Kernel = kernel("line_values", &["log_scale", "state_in", "log_q", "row_part"]);
+static DOTS: Kernel = kernel("dots", &["q", "own", "score"]);
+static WEIGHTED_SUMS: Kernel = kernel("weighted_sums", &["own", "coef_in", "gradient"]);
+static EACH_FORWARD: Kernel = kernel("each_forward", &["log_scale", "row_line", "col_line", "score_in", "state"]);
+static EACH_BACKWARD: Kernel =
+    kernel("each_backward", &["log_scale", "row_line", "col_line", "score_in", "g", "coef", "row_part"]);
+static CLEAR: Kernel = kernel("clear", &["rank"]);
+static COUNT_RANKS: Kernel = kernel("count_ranks", &["q", "k", "positive_in", "rank"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FORWARD,
+    &BACKWARD,
+    &POSITIVES,
+    &MERGE,
+    &TAG,
+    &LINE_LOSS,
+    &FINISH,
+    &WEIGH,
+    &PROJECT,
+    &LEVEL,
+    &LINE_VALUES,
+    &DOTS,
+    &WEIGHTED_SUMS,
+    &EACH_FORWARD,
+    &EACH_BACKWARD,
+    &CLEAR,
+    &COUNT_RANKS,
+];
+
+/// Scratch: two sums; what is along some lines.
+const TWO_SUMS: usize = 3;
+const COEF: usize = 19;
+
+impl<'a> Call<'a> {
+    /// The loss from the state of all lines.
+    fn finish(&self, plan: &mut Plan, state: Tensor, loss: Tensor) -> Result<()> {
+        let (n, direct) = (self.batch.q.rows, self.options.reduction.by_row());
+        let values = total::values(plan, n, 2)?;
+        let value = if direct { loss } else { Tensor::matrix(&values, n, 2)? };
+        self.losses(plan, state, value)?;
+        if !self.batch.counts(self.options) {
+            let factor = self.main().pairs.factor();
+            return if direct { Ok(()) } else { total::total(plan, value.col_range(0..1), loss, factor) };
+        }
+        let sums = plan.gpu().scratch(TWO_SUMS, 2)?;
+        let sums = Tensor::vector(&sums, 2)?;
+        for column in 0..2 {
+            total::total(plan, value.col_range(column..column + 1), sums.row_range(column..column + 1), 1.0)?;
+        }
+        let inverse = state.row_range(state.rows - 1..state.rows);
+        let args = [Arg::whole(sums), Arg::whole(loss), Arg::whole(inverse)];
+        plan.single(&FINISH, &args, [1, 1], &self.of_lines(Extra { fresh: true, ..Extra::default() }), &[])
+    }
+
+    /// c of the positives in the state, where that has a place for them.
+    fn put_positives(&self, plan: &mut Plan, state: Tensor) -> Result<()> {
+        if self.batch.is_full(self.options) {
+            return Ok(());
+        }
+        for side in self.sides() {
+            self.positives(plan, self.side(state, side).col_range(2..3))?;
+        }
+        Ok(())
+    }
+
+    /// Adds to `gradient` what is along the `vectors` themselves, which have any length; `sums` has their ⟨vector, gradient⟩.
+    fn project(
+        &self,
+        plan: &mut Plan,
+        sums: Tensor,
+        [vectors, gradient]: [Tensor; 2],
+        squares: usize,
+        range: &Range<usize>,
+    ) -> Result<()> {
+        if !self.options.normalize {
+            return Ok(());
+        }
+        let scratch = plan.gpu().scratch(squares, range.end)?;
+        let squares: Tensor = Tensor::vector(&scratch, range.end)?.row_range(range.clone());
+        let at_once = plan.rows_per_binding(vectors).min(plan.rows_per_binding(gradient)) as usize;
+        for rows in chunks(range.len(), at_once) {
+            let coef = plan.gpu().scratch(COEF, rows.len())?;
+            let coef: Tensor = Tensor::vector(&coef, rows.len())?;
+            let args =
+                [sums.col_range(1..2).row_range(rows.clone()), squares.row_range(rows.clone()), coef].map(Arg::by_row);
+            let form = Extra { per: 1, terms: 1, ..Extra::default() };
+            plan.each_row(&PROJECT, [rows.len(), 1], &args, &self.of_lines(form), &[])?;
+            self.weighted_sums(plan, coef, vectors.row_range(rows.clone()), gradient.row_range(rows.clone()), form)?;
+        }
+        Ok(())
+    }
+
+    /// Whether what the forward finds of all pairs, or of whole rows, has place until the backward takes it.
+    fn keeps(&self, plan: &Plan, gradients: &Gradients) -> Result<bool> {
+        let has_g = gradients.dq.is_some() || gradients.dk.is_some();
+        Ok(has_g && !self.batch.counts(self.options) && self.main().pairs.fits(plan, 4.0, self.options.symmetric)?)
+    }
+
+    /// All gradients, for a gradient `dy` of the loss. Where `keeps`, the pass over the batch's own pairs is still to be made, and made here.
+    fn gradients(
+        &self,
+        plan: &mut Plan,
+        pass: Pass,
+        dy: Option<Tensor>,
+        gradients: Gradients,
+        keeps: bool,
+    ) -> Result<()> {
+        let state = pass.target;
+        let purpose = Purpose::Gradients(state, dy);
+        let (along, accum) = (self.options.normalize, self.options.accum);
+        for block in self.blocks.iter().rev() {
+            let Gradients { dq, dk, d_shared, .. } = gradients;
+            let (dq, dk, accum) = match block.kind {
+                Kind::Main => (dq, dk, [accum, accum]),
+                Kind::Shared => (dq, d_shared, [Accum::Add, accum]),
+                Kind::Queries => (dq, dq, [Accum::Add, Accum::Add]),
+                Kind::Keys => (dk, dk, [Accum::Add, Accum::Add]),
+            };
+            let kept = keeps && block.kind == Kind::Main;
+            let goal = Goal { loss: None, gradients: gradients.of(dq, dk), accum, along };
+            if goal.gradients.is_empty() {
+                continue;
+            }
+            let found = block.pairs.by_whole_rows(kept).walk(plan, goal, |plan, chunk, sinks| {
+                if kept {
+                    self.pass_chunk(plan, block, chunk, pass, Some(sinks.g))?;
+                }
+                let [row_words, col_words] = self.chunk_words(plan, block, chunk, pass.positive, purpose)?;
+                let args = [
+                    Arg::whole(chunk.q),
+                    Arg::whole(chunk.k),
+                    block.pairs.log_scale,
+                    words_of(&row_words, chunk.rows.len())?,
+                    words_of(&col_words, chunk.cols.len())?,
+                    sinks.g,
+                    sinks.row_part,
+                    sinks.col_part,
+                ];
+                let flags = [&block.flags[..], &[("KEEP", kept.into())]].concat();
+                let scalars = self.of_chunk(block, chunk, goal.gradients.has_sums() || along);
+                plan.tiles(&BACKWARD, &args, chunk.shape(), &scalars, &flags, chunk.grid)
+            })?;
+            let Some(found) = found else { continue };
+            for (sums, lines, gradient) in [(found.rows, block.rows, dq), (found.cols, block.cols, dk)] {
+                if let Some(gradient) = gradient {
+                    let rows = lines.vectors.rows;
+                    self.project(
+                        plan,
+                        Tensor::matrix(&sums, rows, 2)?,
+                        [lines.vectors, gradient],
+                        lines.squares,
+                        &(0..rows),
+                    )?;
+                }
+            }
+        }
+        self.each_backward(plan, pass.positive, purpose, gradients)
+    }
+}
+
+/// `loss`: [N, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `state`, of
+/// [`Batch::state_shape`], receives what [`backward`] and [`values`] need: of each row, and each column if symmetric, the log-sum-exp of the
+/// negatives as (max, rest), ln Σ e^s = max + ln(1 + rest), in its first two columns.
+///
+/// With `gradients`, those of them that are given, for a loss whose own gradient is 1: from the same products where they can be kept in the
+/// workspace, of all pairs if symmetric, else of some whole rows; from products formed again where they cannot.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
+/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile.
+pub fn forward(
+    recorder: &mut Recorder,
+    batch: Batch,
+    loss: Tensor,
+    state: Tensor,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    let call = Call::new(batch, state, options)?;
+    shaped(OP, "loss", loss, call.main().pairs.loss_shape())?;
+    gradients.check(&batch)?;
+    let outputs = [&[named("loss", loss), named("state", state)], &gradients.named()[..]].concat();
+    disjoint(OP, &outputs, &batch.named())?;
+    recorder.plan(|plan| {
+        call.squares(plan)?;
+        let near = call.near(plan)?;
+        let positive = near.as_ref().map(|near| Tensor::vector(near, batch.q.rows)).transpose()?;
+        let pass = Pass { purpose: Purpose::Tags, positive, target: state };
+        let keeps = call.keeps(plan, &gradients)?;
+        let blocks = if keeps { &call.blocks[..call.blocks.len() - 1] } else { &call.blocks };
+        call.each_forward(plan, pass)?;
+        call.pass(plan, blocks, pass)?;
+        call.put_positives(plan, state)?;
+        if keeps {
+            call.gradients(plan, pass, None, gradients, true)?;
+        }
+        call.finish(plan, state, loss)?;
+        if !keeps && !gradients.is_empty() {
+            call.gradients(plan, pass, None, gradients, false)?;
+        }
+        Ok(())
+    })
+}
+
+/// Those of `gradients` that are given, from the forward's batch and its `state`. A side without one is frozen, and its product is skipped.
+/// `dy` is the gradient of the loss, of the loss's shape, ones if absent. Where the pairs exceed the workspace gradients are sums of several
+/// chunks, each rounded as they are stored.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    recorder: &mut Recorder,
+    batch: Batch,
+    state: Tensor,
+    dy: Option<Tensor>,
+    gradients: Gradients,
+    options: Options,
+) -> Result<()> {
+    let call = Call::new(batch, state, options)?;
+    gradients.check(&batch)?;
+    if let Some(dy) = dy {
+        shaped(OP, "dy", dy, call.main().pairs.loss_shape())?;
+    }
+    let call = call.weighted(dy)?;
+    let inputs = [&batch.named()[..], &[named("state", state), named("dy", dy)]].concat();
+    disjoint(OP, &gradients.named(), &inputs)?;
+    if gradients.is_empty() {
+        return Ok(());
+    }
+    recorder.plan(|plan| {
+        call.squares(plan)?;
+        let near = call.near(plan)?;
+        let positive = near.as_ref().map(|near| Tensor::vector(near, batch.q.rows)).transpose()?;
+        call.gradients(plan, Pass { purpose: Purpose::Tags, positive, target: state }, dy, gradients, false)
+    })
+}
+
+/// What [`compute`] returns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// One number, or one per query for [`Reduction::None`].
+    pub loss: Vec<f32>,
+    /// Gradient of the queries.
+    pub d_queries: Vec<f32>,
+    /// Gradient of the keys.
+    pub d_keys: Vec<f32>,
+    /// Gradient of ln(1/temperature).
+    pub d_log_scale: f32,
+}
+
+/// The loss of slices of queries and keys, rows of `dim` elements, and all gradients.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// use wgloss::info_nce;
+/// let (queries, keys) = ([1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]);
+/// let options = info_nce::Options { temperature: 1.0, ..Default::default() };
+/// let found = info_nce::compute(&gpu, &queries, &keys, 2, options).unwrap();
+/// assert!((found.loss[0] - (1.0 + (-1f32).exp()).ln()).abs() < 1e-6);
+/// ```
+///
+/// # Errors
+/// As [`forward`], and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, options: Options) -> Result<Output> {
+    let (n, m) = (rows_of(OP, "q", queries, dim)?, rows_of(OP, "k", keys, dim)?);
+    let [loss_rows, _] = options.reduction.of_rows(n);
+    let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
+    let (dq, dk) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(m * dim)?);
+    let (loss, scale) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(1)?);
+    let (q, k) = (Tensor::matrix(&q, n, dim)?, Tensor::matrix(&k, m, dim)?);
+    let (dq, dk) = (Tensor::matrix(&dq, n, dim)?, Tensor::matrix(&dk, m, dim)?);
+    let (batch, loss, d_log_scale) = (Batch::new(q, k), Tensor::vector(&loss, loss_rows)?, Tensor::scalar(&scale, 0)?);
+    let [rows, cols] = batch.state_shape(options);
+    let state = gpu.zeros::<f32>(rows * cols)?;
+    let state = Tensor::matrix(&state, rows, cols)?;
+    let gradients = Gradients { dq: Some(dq), dk: Some(dk), d_log_scale: Some(d_log_scale), ..Gradients::default() };
+    gpu.run(|recorder| forward(recorder, batch, loss, state, gradients, options))?;
+    Ok(Output {
+        loss: gpu.read(loss)?,
+        d_queries: gpu.read(dq)?,
+        d_keys: gpu.read(dk)?,
+        d_log_scale: gpu.read(d_log_scale)?[0],
+    })
+}

@@ -1,0 +1,118 @@
+use super::{Batch, OP, Positive};
+use crate::ops::{Accum, Reduction, required};
+use crate::{Error, Result};
+
+/// Options of the op.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// 1/scale, above 0, where no `log_scale` tensor is given. Default 0.07 (CLIP's initial value).
+    pub temperature: f32,
+    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default 100 (CLIP's).
+    pub max_scale: f32,
+    /// Rows may have any length: c is their cosine, gradients are those of the rows as given. Default no: c is their product.
+    pub normalize: bool,
+    /// The mean of both directions; needs as many keys as queries. Default no.
+    pub symmetric: bool,
+    /// Whether the keys of other queries are negatives. If not, keys from number N on and [`Batch::shared`] and [`Batch::each`] still are, and
+    /// other queries' keys cost nothing. Default yes.
+    pub in_batch: bool,
+    /// Whether other queries are negatives of a query. Default no.
+    pub query_negatives: bool,
+    /// Whether other keys are negatives of a key, in the direction from keys to queries. Default no.
+    pub key_negatives: bool,
+    /// Default mean over the queries that have a positive.
+    pub reduction: Reduction,
+    /// Whether gradients are added to what their outputs hold. Default no.
+    pub accum: Accum,
+    /// Query i is never compared with key i: for queries and keys that are the same rows. Default no.
+    pub exclude_self: bool,
+    /// The sum over several positives stands inside the logarithm, ln Σ_p e^s / |P|, instead of outside. Default no.
+    pub inside_log: bool,
+    /// The positives are left out of the sum that they are compared with (decoupled contrastive learning). Default no.
+    pub decoupled: bool,
+    /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning). Default 0.
+    pub tau_plus: f32,
+    /// α: a negative counts e^(s + α c) with the second term taken as constant, so that hard ones count more. Default 0.
+    pub hardness: f32,
+    /// ε: the target is 1 − ε for the positives, and ε spread over all keys that take part. Default 0.
+    pub label_smoothing: f32,
+    /// Subtracted from the positives' c before scaling. Default 0.
+    pub margin: f32,
+    /// A key whose c exceeds that of the positive by more is no negative: it is taken for a false one. Default +∞.
+    pub near_margin: f32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            temperature: 0.07,
+            max_scale: 100.0,
+            normalize: false,
+            symmetric: false,
+            in_batch: true,
+            query_negatives: false,
+            key_negatives: false,
+            reduction: Reduction::Mean,
+            accum: Accum::Write,
+            exclude_self: false,
+            inside_log: false,
+            decoupled: false,
+            tau_plus: 0.0,
+            hardness: 0.0,
+            label_smoothing: 0.0,
+            margin: 0.0,
+            near_margin: f32::INFINITY,
+        }
+    }
+}
+
+pub(super) fn is_near(options: Options) -> bool {
+    options.near_margin != f32::INFINITY
+}
+
+impl Options {
+    pub(super) fn check(&self, batch: &Batch) -> Result<()> {
+        let need = |option, value: f32, holds, expected| required(OP, option, value, holds, expected);
+        let share = |value: f32| (0.0..1.0).contains(&value);
+        need("tau_plus", self.tau_plus, share(self.tau_plus), "from 0 to below 1")?;
+        need("label_smoothing", self.label_smoothing, (0.0..=1.0).contains(&self.label_smoothing), "from 0 to 1")?;
+        need("hardness", self.hardness, self.hardness.is_finite(), "a finite number")?;
+        need("margin", self.margin, self.margin.is_finite(), "a finite number")?;
+        need("near_margin", self.near_margin, !self.near_margin.is_nan(), "a number")?;
+        let refused = |option: &'static str, expected: &'static str, found: &str, holds: bool| match holds {
+            true => Err(Error::Option { op: OP, option, expected, found: found.into() }),
+            false => Ok(()),
+        };
+        let only_one = |option, expected, holds| refused(option, expected, "both", holds);
+        let (smooths, debiased) = (self.label_smoothing != 0.0, self.tau_plus != 0.0);
+        let groups = matches!(batch.positive, Positive::Groups(..));
+        only_one(
+            "label_smoothing",
+            "without inside_log, decoupled and tau_plus",
+            smooths && (self.inside_log || self.decoupled || debiased),
+        )?;
+        only_one(
+            "tau_plus",
+            "without inside_log, decoupled and groups",
+            debiased && (self.inside_log || self.decoupled || groups),
+        )?;
+        only_one("near_margin", "one positive a query, no groups", is_near(*self) && groups)?;
+        let own = matches!(batch.positive, Positive::Own);
+        only_one("exclude_self", "positives by index or by group", self.exclude_self && own)?;
+        only_one(
+            "symmetric",
+            "positives of the query's own number or by group",
+            self.symmetric && batch.index().is_some(),
+        )?;
+        refused("in_batch", "yes, with positives by index or by group", "no", !self.in_batch && !own)?;
+        refused("in_batch", "yes, if symmetric", "no", !self.in_batch && self.symmetric)?;
+        refused("key_negatives", "symmetric beside it", "one direction", self.key_negatives && !self.symmetric)?;
+        only_one("key_negatives", "without log_q", self.key_negatives && batch.log_q.is_some())
+    }
+
+    /// What the shader's `FORM` says.
+    pub(super) fn form(&self) -> u32 {
+        let bits = [self.inside_log, self.decoupled, self.tau_plus != 0.0, self.label_smoothing != 0.0];
+        bits.into_iter().enumerate().map(|(bit, set)| u32::from(set) << bit).sum()
+    }
+}
