@@ -72,6 +72,12 @@ pub enum Error {
         /// What there is.
         limit: u64,
     },
+    /// What watched long work ended it.
+    #[error("{op} was cancelled between two submits: its results are not complete")]
+    Cancelled {
+        /// The op that was being computed.
+        op: &'static str,
+    },
     /// The device has no memory left.
     #[error("the device is out of memory: {message}")]
     OutOfMemory {

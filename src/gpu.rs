@@ -1,3 +1,4 @@
+use core::ops::ControlFlow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -5,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::accessors::{self, Build, Format};
 use crate::kernel::{Access, Kernel};
 use crate::tensor::WORD;
-use crate::{Error, Recorder, Result, Tuning};
+use crate::{Error, Recorder, Result, Tuning, Watch};
 
 /// How to open a device.
 #[derive(Debug, Clone)]
@@ -232,16 +233,43 @@ impl Gpu {
         Recorder::new(self, encoder)
     }
 
-    /// Records what `record` records into an encoder of its own and submits it.
+    /// Records what `record` records into an encoder of its own and submits it; long work as [`Gpu::run_watched`] does.
     ///
     /// # Errors
     /// Those of `record`; nothing is submitted then. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
     pub fn run<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>) -> Result<R> {
+        self.run_watched(record, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same; `watch` is called between the submits of long work and can end it. A submit holds about as much as
+    /// [`Tuning::work`] allows, so that it ends before the watchdog of an operating system ends it, and two are under way at most.
+    ///
+    /// ```
+    /// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+    /// # use std::ops::ControlFlow;
+    /// use wgloss::{Tensor, linear};
+    /// let (x, y) = (gpu.upload(&[1.0f32; 4]).unwrap(), gpu.zeros::<f32>(4).unwrap());
+    /// let (x, y) = (Tensor::matrix(&x, 2, 2).unwrap(), Tensor::matrix(&y, 2, 2).unwrap());
+    /// gpu.run_watched(|recorder| linear::forward(recorder, x, x, None, y), &mut |progress| {
+    ///     println!("{} {:.0} %", progress.op, 100.0 * progress.share);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok::<(), wgloss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Gpu::run`]; [`Error::Cancelled`] if `watch` breaks: what was submitted until then is done, outputs hold part of their results.
+    pub fn run_watched<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>, watch: Watch) -> Result<R> {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
         let mut encoder = self.device().create_command_encoder(&descriptor);
-        let result = record(&mut self.record(&mut encoder))?;
+        let result = record(&mut Recorder::watched(self, &mut encoder, watch))?;
         self.guard(|| self.queue().submit([encoder.finish()]))?;
         Ok(result)
+    }
+
+    /// Waits until a submit is done.
+    pub(crate) fn wait_for(&self, submit: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submit), timeout: None })
     }
 
     /// Waits until all submitted work is done.
@@ -249,8 +277,12 @@ impl Gpu {
     /// # Errors
     /// Any error or loss of the device so far.
     pub fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    fn poll(&self, until: wgpu::PollType) -> Result<()> {
         // A loss that the wait itself meets makes poll panic instead of returning (wgpu 30, Device::poll).
-        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::wait_indefinitely())));
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(until)));
         self.check()?;
         match polled {
             Ok(Ok(_)) => Ok(()),

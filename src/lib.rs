@@ -73,7 +73,7 @@ pub use ops::{
     softmax, tanh,
 };
 pub use random::Random;
-pub use recorder::Recorder;
+pub use recorder::{Progress, Recorder, Watch};
 pub use tensor::{Element, Storage, Tensor};
 pub use tuning::Tuning;
 pub use wgpu;

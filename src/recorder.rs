@@ -1,3 +1,5 @@
+use core::ops::ControlFlow;
+
 use crate::accessors::{self, Format};
 use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::tensor::{Element, WORD};
@@ -11,6 +13,34 @@ pub struct Recorder<'e> {
     gpu: &'e Gpu,
     encoder: &'e mut wgpu::CommandEncoder,
     page: Option<Page>,
+    split: Option<Split<'e>>,
+}
+
+/// How far long work has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// The op that is being computed.
+    pub op: &'static str,
+    /// The share of its work that has been submitted, below 1.
+    pub share: f64,
+}
+
+/// What sees the progress of long work, and can end it.
+pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// Submits between dispatches, for encoders that belong to [`Gpu::run_watched`].
+struct Split<'e> {
+    watch: Watch<'e>,
+    /// Multiply-adds that are recorded and not submitted.
+    recorded: u64,
+    /// The submit before.
+    before: Option<wgpu::SubmissionIndex>,
+}
+
+impl core::fmt::Debug for Split<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
+        f.debug_struct("Split").field("recorded", &self.recorded).finish_non_exhaustive()
+    }
 }
 
 /// Each dispatch has a slot of its own for its parameters: a slot written twice before one submit would show both
@@ -25,7 +55,12 @@ const PAGE: u64 = 16 << 10;
 
 impl<'e> Recorder<'e> {
     pub(crate) fn new(gpu: &'e Gpu, encoder: &'e mut wgpu::CommandEncoder) -> Self {
-        Recorder { gpu, encoder, page: None }
+        Recorder { gpu, encoder, page: None, split: None }
+    }
+
+    pub(crate) fn watched(gpu: &'e Gpu, encoder: &'e mut wgpu::CommandEncoder, watch: Watch<'e>) -> Self {
+        let split = Some(Split { watch, recorded: 0, before: None });
+        Recorder { split, ..Recorder::new(gpu, encoder) }
     }
 
     /// Runs `op`; what it planned is recorded only if all of it was accepted.
@@ -44,18 +79,60 @@ impl<'e> Recorder<'e> {
         if steps.is_empty() {
             return Ok(());
         }
-        gpu.guard(|| {
-            let label = steps[0].kernel.shader.op;
-            let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
-            let mut pass = self.encoder.begin_compute_pass(&descriptor);
-            for (step, group) in steps.iter().zip(&groups) {
-                pass.push_debug_group(step.kernel.entry);
-                pass.set_pipeline(&step.pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
-                pass.pop_debug_group();
+        let op = steps[0].kernel.shader.op;
+        let whole: u64 = steps.iter().map(|step| step.work).sum();
+        let (mut first, mut done) = (0, 0);
+        while first < steps.len() {
+            if first > 0 {
+                self.submit(Progress { op, share: done as f64 / whole as f64 })?;
             }
-        })
+            let end = first + self.at_once(&steps[first..]);
+            gpu.guard(|| {
+                let descriptor = wgpu::ComputePassDescriptor { label: Some(op), timestamp_writes: None };
+                let mut pass = self.encoder.begin_compute_pass(&descriptor);
+                for (step, group) in steps[first..end].iter().zip(&groups[first..end]) {
+                    pass.push_debug_group(step.kernel.entry);
+                    pass.set_pipeline(&step.pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
+                    pass.pop_debug_group();
+                }
+            })?;
+            let work: u64 = steps[first..end].iter().map(|step| step.work).sum();
+            self.split.iter_mut().for_each(|split| split.recorded += work);
+            (first, done) = (end, done + work);
+        }
+        Ok(())
+    }
+
+    /// How many dispatches to record before the next submit: all, if the encoder belongs to the caller.
+    fn at_once(&self, steps: &[Step]) -> usize {
+        let Some(split) = &self.split else { return steps.len() };
+        let most = self.gpu.tuning().work;
+        let mut sum = split.recorded;
+        let fits = |step: &&Step| {
+            sum = sum.saturating_add(step.work);
+            sum <= most
+        };
+        steps.iter().take_while(fits).count().max(1)
+    }
+
+    /// Submits what is recorded and goes on in a new encoder, once the submit before is done: so much is under way that the device does not
+    /// wait for the host, and no more.
+    fn submit(&mut self, progress: Progress) -> Result<()> {
+        let Some(split) = &mut self.split else { return Ok(()) };
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
+        let next = self.gpu.device().create_command_encoder(&descriptor);
+        let full = core::mem::replace(self.encoder, next);
+        let index = self.gpu.guard(|| self.gpu.queue().submit([full.finish()]))?;
+        if let Some(before) = split.before.replace(index) {
+            self.gpu.wait_for(before)?;
+        }
+        split.recorded = 0;
+        match (split.watch)(progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled { op: progress.op }),
+        }
     }
 }
 
@@ -73,6 +150,8 @@ struct Step {
     bindings: Vec<Binding>,
     params: Vec<u32>,
     groups: [u32; 3],
+    /// Multiply-adds, or as much.
+    work: u64,
 }
 
 #[derive(Debug)]
@@ -144,6 +223,8 @@ const AT_A_TIME: usize = 16;
 const BLOCK: usize = 4096;
 /// Partial results of a segment: at most this many numbers.
 const PART: usize = 6;
+/// Multiply-adds that take as long as an element of a kernel that goes over rows.
+const ELEMENT: u64 = 16;
 /// Scratch: the parts of long rows.
 const PARTS: usize = 4;
 
@@ -324,12 +405,12 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// One dispatch of a tile kernel; `flags` are its `override` constants, the grid is in tiles.
+    /// One dispatch of a tile kernel, of products that are sums of `depth` terms; `flags` are its `override` constants, the grid is in tiles.
     pub(crate) fn tiles(
         &mut self,
         kernel: &'static Kernel,
         args: &[Arg],
-        [rows, cols]: [usize; 2],
+        [rows, cols, depth]: [usize; 3],
         scalars: &[Scalar],
         flags: &[(&'static str, u32)],
         grid: [usize; 3],
@@ -343,7 +424,10 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
-        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))?;
+        let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(depth as u64);
+        self.steps.iter_mut().last().into_iter().for_each(|step| step.work = work);
+        Ok(())
     }
 
     /// One dispatch of a kernel with one lane for each of rows × cols items, `slices` times.
@@ -439,7 +523,8 @@ impl<'g> Plan<'g> {
             };
         }
         let pipeline = self.gpu.pipeline(kernel, constants, formats, shares_buffer)?;
-        self.steps.push(Step { kernel, pipeline, bindings, params, groups });
+        let work = ELEMENT.saturating_mul(shape[0] as u64).saturating_mul(shape[1] as u64);
+        self.steps.push(Step { kernel, pipeline, bindings, params, groups, work });
         Ok(())
     }
 

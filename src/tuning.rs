@@ -19,6 +19,8 @@ pub struct Tuning {
     pub groups: u32,
     /// Largest workspace, in bytes, of an op that works in chunks.
     pub workspace: u64,
+    /// Multiply-adds of one dispatch, and of one submit where long work is split, at most: a second's for the slowest such device.
+    pub work: u64,
 }
 
 impl Tuning {
@@ -32,12 +34,21 @@ impl Tuning {
         tile_by_subgroup: false,
         groups: 512,
         workspace: 64 << 20,
+        work: 1 << 36,
     };
 
     /// A software adapter: a workgroup of one subgroup needs no barrier between subgroups, which cost most there
     /// (llvmpipe runs them as coroutines: softmax 4096 x 4096 took 48 ms with 8 lanes, 122 ms with 256).
-    pub const SOFTWARE: Tuning =
-        Tuning { workgroup: 8, widest: 8, tile_x: 8, tile_y: 1, tile_by_subgroup: true, groups: 8, ..Tuning::GPU };
+    pub const SOFTWARE: Tuning = Tuning {
+        workgroup: 8,
+        widest: 8,
+        tile_x: 8,
+        tile_y: 1,
+        tile_by_subgroup: true,
+        groups: 8,
+        work: 1 << 32, // llvmpipe with one core: 5 to 8 G a second
+        ..Tuning::GPU
+    };
 
     /// The row of the table for a device.
     pub(crate) fn for_device(device: &wgpu::Device) -> Tuning {

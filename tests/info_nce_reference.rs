@@ -2,7 +2,7 @@
 
 use wgloss::info_nce::Options;
 use wgloss::reference::cross_entropy::{self, Target, Weights};
-use wgloss::reference::info_nce::{Batch, Gradients, Positive, backward, forward};
+use wgloss::reference::info_nce::{Batch, Gradients, Negatives, Positive, backward, forward, values};
 use wgloss::verify::Fill;
 use wgloss::{Reduction, cross_entropy as ce};
 
@@ -451,4 +451,174 @@ fn special_values() {
     let ids: (&[u32], &[u32]) = (&[7], &[7, 7, 1]);
     let batch = Batch { ids: Some(ids), ..Batch::new(&[1.0], &[0.5, f64::INFINITY, 0.25], 1) };
     assert_eq!(forward(batch, plain), want);
+}
+
+/// Further negatives of all queries are keys that are nobody's.
+#[test]
+fn shared_negatives_are_more_keys() {
+    let (q, all) = (rows(N, 1), rows(M, 2));
+    let (k, more) = all.split_at(N * DIM);
+    let (_, k_ids) = IDS.unwrap();
+    for options in [kinds(), single_kinds()].concat().into_iter().filter(|options| !options.exclude_self) {
+        let one = Batch { log_q: LOG_Q, ids: IDS, weight: WEIGHT, ..Batch::new(&q, &all, DIM) };
+        let shared = Negatives { k: more, log_q: &LOG_Q[N..], ids: &k_ids[N..] };
+        let ids = IDS.map(|(q_ids, k_ids)| (q_ids, &k_ids[..N]));
+        let two = Batch { k, log_q: &LOG_Q[..N], ids, shared, ..one };
+        assert_close(&forward(two, options), &forward(one, options), 1e-14);
+        let (want, found) = (backward(one, &[], options), backward(two, &[], options));
+        assert_close(&found.dq, &want.dq, 1e-14);
+        assert_close(&[found.dk, found.d_shared].concat(), &want.dk, 1e-14);
+        assert_close(&[found.d_log_scale], &[want.d_log_scale], 1e-13);
+    }
+}
+
+/// What is said of queries with negatives of their own is what is said of each query alone.
+#[test]
+fn own_negatives_are_those_of_a_query_alone() {
+    let (q, k, own) = (rows(N, 1), rows(M, 2), rows(3 * N, 4));
+    let log_q = wide(&Fill::Small.matrix(3 * N, 1, 5));
+    let ids: Vec<u32> = (0..3 * N as u32).map(|at| at % 4).collect();
+    let (q_ids, _) = IDS.unwrap();
+    for in_batch in [true, false] {
+        for options in [kinds(), single_kinds()].concat().into_iter().filter(|options| !options.exclude_self) {
+            let options = Options { in_batch, query_negatives: true, ..options };
+            let each = Negatives { k: &own, log_q: &log_q, ids: &ids };
+            let batch = Batch { ids: IDS, each, ..Batch::new(&q, &k, DIM) };
+            let (losses, found) = (forward(batch, options), backward(batch, &[], options));
+            let mut d_each = Vec::new();
+            let (mut dq, mut dk) = (vec![0.0; q.len()], vec![0.0; k.len()]);
+            for i in 0..N {
+                // All others as further negatives of the one, but for those that are left out.
+                let (_, k_ids) = IDS.unwrap();
+                let others: Vec<usize> = (0..N).filter(|&other| other != i && q_ids[other] != q_ids[i]).collect();
+                let keys: Vec<usize> =
+                    (0..M).filter(|&j| j != i && (in_batch || j >= N) && k_ids[j] != q_ids[i]).collect();
+                let mine: Vec<usize> = (3 * i..3 * i + 3).filter(|&at| ids[at] != q_ids[i]).collect();
+                let take = |x: &[f64], at: &[usize]| at.iter().flat_map(|&at| row(x, at).to_vec()).collect::<Vec<_>>();
+                let more = [take(&k, &keys), take(&q, &others), take(&own, &mine)].concat();
+                let more_log_q =
+                    [vec![0.0; keys.len() + others.len()], mine.iter().map(|&at| log_q[at]).collect()].concat();
+                let shared = Negatives { k: &more, log_q: &more_log_q, ids: &[] };
+                let single = Options { in_batch: true, query_negatives: false, ..options };
+                let alone = Batch { shared, ..Batch::new(row(&q, i), row(&k, i), DIM) };
+                assert_close(&losses[i..=i], &forward(alone, single), 1e-13);
+                let want = backward(alone, &[], single);
+                let at_row = |into: &mut [f64], at: usize, from: &[f64]| {
+                    into[at * DIM..][..DIM].iter_mut().zip(from).for_each(|(sum, from)| *sum += from);
+                };
+                at_row(&mut dq, i, &want.dq);
+                at_row(&mut dk, i, &want.dk);
+                let mut own_gradient = vec![0.0; 3 * DIM];
+                for (from, place) in want.d_shared.chunks(DIM).zip(
+                    keys.iter()
+                        .map(|&j| (0, j))
+                        .chain(others.iter().map(|&other| (1, other)).chain(mine.iter().map(|&at| (2, at - 3 * i)))),
+                ) {
+                    match place {
+                        (0, j) => at_row(&mut dk, j, from),
+                        (1, other) => at_row(&mut dq, other, from),
+                        (_, at) => at_row(&mut own_gradient, at, from),
+                    }
+                }
+                d_each.extend(own_gradient);
+            }
+            assert_close(&found.d_each, &d_each, 1e-13);
+            assert_close(&found.dq, &dq, 1e-13);
+            assert_close(&found.dk, &dk, 1e-13);
+        }
+    }
+}
+
+fn row(x: &[f64], at: usize) -> &[f64] {
+    &x[at * DIM..][..DIM]
+}
+
+/// Queries and keys among themselves are NT-Xent of both in one.
+#[test]
+fn negatives_on_both_sides_are_nt_xent() {
+    let (q, k) = (rows(N, 1), rows(N, 2));
+    let both = [&q[..], &k].concat();
+    let index: Vec<u32> = (0..2 * N as u32).map(|i| (i + N as u32) % (2 * N as u32)).collect();
+    let one = Batch { positive: Positive::Index(&index), ..Batch::new(&both, &both, DIM) };
+    let two = Batch::new(&q, &k, DIM);
+    for kind in [kinds(), single_kinds()].concat().into_iter().filter(|options| !options.exclude_self) {
+        let nt_xent = Options { exclude_self: true, reduction: Reduction::Mean, ..kind };
+        let ours =
+            Options { symmetric: true, query_negatives: true, key_negatives: true, reduction: Reduction::Mean, ..kind };
+        assert_close(&forward(two, ours), &forward(one, nt_xent), 1e-14);
+        let (found, want) = (backward(two, &[], ours), backward(one, &[], nt_xent));
+        let sum: Vec<f64> = want.dq.iter().zip(&want.dk).map(|(a, b)| a + b).collect();
+        assert_close(&[found.dq, found.dk].concat(), &sum, 1e-12);
+        assert_close(&[found.d_log_scale], &[want.d_log_scale], 1e-13);
+    }
+}
+
+/// Queries of one group are no negatives of each other, and neither are keys.
+#[test]
+fn groups_among_themselves() {
+    let (q, k) = (rows(N, 1), rows(N, 2));
+    let batch = Batch { positive: SQUARE_GROUPS, ..Batch::new(&q, &k, DIM) };
+    let options = Options { symmetric: true, query_negatives: true, key_negatives: true, ..options() };
+    let Positive::Groups(of_q, of_k) = SQUARE_GROUPS else { unreachable!() };
+    let exp = |a: &[f64], b: &[f64]| (dot(a, b) * 2.0).exp();
+    let line = |own: usize, mine: &[f64], groups: &[u32], others: &[f64], other_groups: &[u32]| {
+        let positives: Vec<usize> = (0..N).filter(|&j| other_groups[j] == groups[own]).collect();
+        let across: f64 = (0..N).map(|j| exp(row(mine, own), row(others, j))).sum();
+        let along: f64 = (0..N).filter(|&j| groups[j] != groups[own]).map(|j| exp(row(mine, own), row(mine, j))).sum();
+        let mean = |s: &dyn Fn(usize) -> f64| positives.iter().map(|&j| s(j)).sum::<f64>() / positives.len() as f64;
+        if positives.is_empty() {
+            0.0
+        } else {
+            (across + along).ln() - mean(&|j| 2.0 * dot(row(mine, own), row(others, j)))
+        }
+    };
+    let want: Vec<f64> = (0..N).map(|i| (line(i, &q, of_q, &k, of_k) + line(i, &k, of_k, &q, of_q)) / 2.0).collect();
+    assert_close(&forward(batch, options), &want, 1e-13);
+}
+
+#[test]
+fn rows_of_any_length() {
+    let (q, k, more, own) = (rows(N, 1), rows(N, 2), rows(3, 4), rows(2 * N, 5));
+    let batch = Batch {
+        log_scale: Some(0.7),
+        shared: Negatives { k: &more, ..Default::default() },
+        each: Negatives { k: &own, ..Default::default() },
+        ..Batch::new(&q, &k, DIM)
+    };
+    let options = Options {
+        normalize: true,
+        symmetric: true,
+        query_negatives: true,
+        key_negatives: true,
+        margin: 0.1,
+        ..options()
+    };
+    let dy = wide(&Fill::Small.matrix(N, 1, 3));
+    let found = backward(batch, &dy, options);
+    let loss = |batch: Batch<f64>| dot(&forward(batch, options), &dy);
+    assert_gradient(&q, &found.dq, |q| loss(Batch { q, ..batch }));
+    assert_gradient(&k, &found.dk, |k| loss(Batch { k, ..batch }));
+    assert_gradient(&more, &found.d_shared, |k| loss(Batch { shared: Negatives { k, ..batch.shared }, ..batch }));
+    assert_gradient(&own, &found.d_each, |k| loss(Batch { each: Negatives { k, ..batch.each }, ..batch }));
+    assert_gradient(&[0.7], &[found.d_log_scale], |scale| loss(Batch { log_scale: Some(scale[0]), ..batch }));
+    // The lengths do not matter, but for those of the gradients.
+    let longer: Vec<f64> = q.iter().map(|x| 3.0 * x).collect();
+    assert_close(&forward(Batch { q: &longer, ..batch }, options), &forward(batch, options), 1e-14);
+}
+
+#[test]
+fn values_of_lines() {
+    let (q, k) = (rows(N, 1), rows(N, 2));
+    for options in [options(), Options { symmetric: true, ..options() }] {
+        let found = values(Batch::new(&q, &k, DIM), options);
+        assert_eq!(found.len(), if options.symmetric { 2 * N } else { N });
+        for (at, value) in found.into_iter().enumerate() {
+            let (mine, others, own) = if at < N { (row(&q, at), &k, at) } else { (row(&k, at - N), &q, at - N) };
+            let s: Vec<f64> = others.chunks(DIM).map(|other| 2.0 * dot(mine, other)).collect();
+            let z: f64 = s.iter().map(|s| s.exp()).sum();
+            let entropy: f64 = s.iter().map(|s| -(s.exp() / z) * (s.exp() / z).ln()).sum();
+            assert_close(&[value.loss, value.lse, value.entropy], &[z.ln() - s[own], z.ln(), entropy], 1e-13);
+            assert_eq!(value.correct, s.iter().all(|&other| other <= s[own]));
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Work that exceeds a limit of the device: a grid, a binding, the workspace.
 
+use std::ops::ControlFlow;
+
 use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
@@ -403,5 +405,118 @@ fn pairs_that_are_never_stored() {
         let found = [row(&dq, i), row(&dk, i)].concat();
         let want = [gradient(i, &of_row, r, of_columns, &k), gradient(i, &of_column, c, of_rows, &q)].concat();
         assert_near(&format!("dq, dk of {i}"), &found, &want, 1.0);
+    }
+}
+
+/// 65,536 queries and as many keys: 4.3 G pairs, 17 GB if they were stored.
+#[test]
+fn a_batch_of_65536() {
+    let Some(gpu) = open(None) else { return };
+    let (n, dim) = (65_536, 2);
+    let options = info_nce::Options { temperature: 0.5, ..Default::default() };
+    let (q, k) = (Fill::Small.matrix(n, dim, 12), Fill::Small.matrix(n, dim, 13));
+    let (held_q, held_k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
+    let (loss, state) = (output(&gpu, 1, 1), output(&gpu, n, 4));
+    let dq = output(&gpu, n, dim);
+    let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
+    let before = allocated();
+    let record = gpu.run(|r| {
+        let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
+        let gradients = info_nce::Gradients { dq: Some(dq.view()?), ..Default::default() };
+        info_nce::forward(r, batch, loss.view()?, state.view()?, gradients, options)
+    });
+    record.unwrap();
+    let grown = allocated() - before;
+    assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
+    assert!(grown <= 160 << 20, "{grown} bytes beside inputs and outputs");
+
+    let (q, k) = (wide(&q), wide(&k));
+    let [loss, state, dq] = [&loss, &state, &dq].map(|held| read(&gpu, held));
+    let lse: Vec<f64> =
+        state.chunks(4).map(|line| ((line[0] + line[1].ln_1p()).exp() + (2.0 * line[2]).exp()).ln()).collect();
+    let mean = lse.iter().zip(state.chunks(4)).map(|(lse, line)| lse - 2.0 * line[2]).sum::<f64>() / n as f64;
+    assert_near("loss", &loss, &[mean], 1.0);
+    for i in (0..n).step_by(8191) {
+        let row = &q[i * dim..][..dim];
+        let scores: Vec<f64> = k.chunks(dim).map(|k| 2.0 * dot(row, k)).collect();
+        let want = scores.iter().map(|s| s.exp()).sum::<f64>().ln();
+        assert_near(&format!("lse of {i}"), &[lse[i]], &[want], 1.0);
+        let mut sum = vec![0.0; dim];
+        for (j, s) in scores.iter().enumerate() {
+            let g = 2.0 / n as f64 * ((s - want).exp() - f64::from(u8::from(i == j)));
+            sum.iter_mut().zip(&k[j * dim..]).for_each(|(sum, k)| *sum += g * k);
+        }
+        assert_near(&format!("dq of {i}"), &dq[i * dim..][..dim], &sum, 2.0 / n as f64);
+    }
+}
+
+/// Some queries against 1,048,576 keys.
+#[test]
+fn a_million_keys() {
+    let Some(gpu) = gpu() else { return };
+    let (n, m, dim) = (64, 1 << 20, 8);
+    let (q, k) = (Fill::Small.matrix(n, dim, 14), Fill::Small.matrix(m, dim, 15));
+    let (held_q, held_k) = (input(gpu, n, dim, &q), input(gpu, m, dim, &k));
+    let index: Vec<u32> = (0..n as u32).map(|i| i * 16_381).collect();
+    let held_index = input(gpu, n, 1, &index);
+    let options = info_nce::Options { temperature: 0.1, reduction: Reduction::None, ..Default::default() };
+    let (loss, state) = (output(gpu, n, 1), output(gpu, n, 8));
+    gpu.run(|r| {
+        let positive = info_nce::Positive::Index(held_index.view()?);
+        let batch = info_nce::Batch { positive, ..info_nce::Batch::new(held_q.view()?, held_k.view()?) };
+        info_nce::forward(r, batch, loss.view()?, state.view()?, Default::default(), options)
+    })
+    .unwrap();
+    let (q, k, loss) = (wide(&q), wide(&k), read(gpu, &loss));
+    for i in [0, 17, n - 1] {
+        let scores: Vec<f64> = k.chunks(dim).map(|k| 10.0 * dot(&q[i * dim..][..dim], k)).collect();
+        let top = largest(&scores);
+        let want = top + scores.iter().map(|s| (s - top).exp()).sum::<f64>().ln() - scores[index[i] as usize];
+        assert_near(&format!("loss of {i}"), &[loss[i]], &[want], want + top);
+    }
+}
+
+/// Long work is submitted in parts, in order, and ends where it is told to.
+#[test]
+fn long_work_is_watched_and_cancelled() {
+    let Some(gpu) = open(None) else { return };
+    let gpu = gpu.with_tuning(Tuning { work: 1 << 18, ..*gpu.tuning() });
+    let (n, dim) = (700, 8);
+    let (q, k) = (Fill::Small.matrix(n, dim, 16), Fill::Small.matrix(n, dim, 17));
+    let (held_q, held_k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
+    let options = info_nce::Options { temperature: 0.5, symmetric: true, ..Default::default() };
+    let (loss, state, dq, dk) =
+        (output(&gpu, 1, 1), output(&gpu, 2 * n, 4), output(&gpu, n, dim), output(&gpu, n, dim));
+    let record = |r: &mut wgloss::Recorder| {
+        let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
+        let gradients = info_nce::Gradients { dq: Some(dq.view()?), dk: Some(dk.view()?), ..Default::default() };
+        info_nce::forward(r, batch, loss.view()?, state.view()?, gradients, options)
+    };
+    let mut seen = Vec::new();
+    gpu.run_watched(record, &mut |progress| {
+        assert_eq!(progress.op, "info_nce");
+        seen.push(progress.share);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(seen.len() >= 8 && seen.is_sorted() && seen[0] > 0.0 && seen[seen.len() - 1] < 1.0, "{seen:?}");
+    let watched = [&loss, &dq, &dk].map(|held| read(&gpu, held));
+
+    let mut calls = 0;
+    let end = gpu.run_watched(record, &mut |_| {
+        calls += 1;
+        if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((end, calls), (Err(Error::Cancelled { op: "info_nce" }), 3));
+
+    // One encoder and one submit of the caller's give the same bits.
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    record(&mut gpu.record(&mut encoder)).unwrap();
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!([&loss, &dq, &dk].map(|held| read(&gpu, held)), watched);
+    let batch = nce::plain(&q, &k, dim);
+    let want = nce::by_reference(&batch, options);
+    for (found, (what, want)) in watched.iter().zip(["loss", "dq", "dk"].into_iter().zip(&want)) {
+        assert_near(what, found, want, largest(want));
     }
 }

@@ -9,7 +9,7 @@ use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgloss::train::{Config, End, Event, Metrics, Outcome, fit};
-use wgloss::{Error, Gpu};
+use wgloss::{Error, Gpu, info_nce};
 
 use crate::adapters::HOW_TO_GET_ONE;
 use crate::data;
@@ -41,6 +41,8 @@ pub struct Arguments {
     /// Temperature to start with; it is learned [default: 0.07].
     #[arg(long)]
     temperature: Option<f32>,
+    #[command(flatten)]
+    loss: Loss,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
     #[arg(long)]
     dim: Option<usize>,
@@ -63,6 +65,60 @@ pub struct Arguments {
     /// Replace the run that --out already holds.
     #[arg(long, requires = "out")]
     overwrite: bool,
+}
+
+/// The forms of the loss; see the options of wgloss::info_nce.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Loss")]
+struct Loss {
+    /// Only from queries to keys, instead of the mean of both directions.
+    #[arg(long)]
+    one_direction: bool,
+    /// Other queries of the batch are negatives of a query too.
+    #[arg(long)]
+    query_negatives: bool,
+    /// Other keys of the batch are negatives of a key too.
+    #[arg(long)]
+    key_negatives: bool,
+    /// The positive is left out of the sum that it is compared with (decoupled contrastive learning).
+    #[arg(long)]
+    decoupled: bool,
+    /// Taken off the positive's similarity.
+    #[arg(long, default_value_t = 0.0)]
+    margin: f32,
+    /// How much more hard negatives count: e^(hardness * similarity) times.
+    #[arg(long, default_value_t = 0.0)]
+    hardness: f32,
+    /// The probability that a negative is a positive, which is corrected for (debiased contrastive learning).
+    #[arg(long, default_value_t = 0.0)]
+    tau_plus: f32,
+    /// Share of the target that is spread over all keys.
+    #[arg(long, default_value_t = 0.0)]
+    label_smoothing: f32,
+    /// A key whose similarity exceeds the positive's by more is taken for a false negative and left out [default: none].
+    #[arg(long)]
+    near_margin: Option<f32>,
+    /// Upper bound of 1/temperature.
+    #[arg(long, default_value_t = 100.0)]
+    max_scale: f32,
+}
+
+impl Loss {
+    fn options(&self) -> info_nce::Options {
+        info_nce::Options {
+            symmetric: !self.one_direction,
+            query_negatives: self.query_negatives,
+            key_negatives: self.key_negatives,
+            decoupled: self.decoupled,
+            margin: self.margin,
+            hardness: self.hardness,
+            tau_plus: self.tau_plus,
+            label_smoothing: self.label_smoothing,
+            near_margin: self.near_margin.unwrap_or(f32::INFINITY),
+            max_scale: self.max_scale,
+            ..Default::default()
+        }
+    }
 }
 
 pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -107,7 +163,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "pairs": pairs.len(), "held_out": split.held_out.len(),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
         "lr": shortest(config.rate), "momentum": shortest(config.momentum), "temperature": shortest(config.temperature),
-        "seed": config.seed,
+        "seed": config.seed, "loss": record_of_loss(&config.loss),
     });
     let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
         let kept = watch.see(&event, &mut run, &about);
@@ -135,6 +191,7 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pai
         rate: arguments.lr.unwrap_or(defaults.rate),
         momentum: arguments.momentum.unwrap_or(defaults.momentum),
         temperature: arguments.temperature.unwrap_or(defaults.temperature),
+        loss: arguments.loss.options(),
         held_out: arguments.held_out.unwrap_or(defaults.held_out),
         seed: arguments.seed.unwrap_or(defaults.seed),
         ..defaults
@@ -196,6 +253,10 @@ impl Watch {
                 self.start = Instant::now();
                 run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
             }
+            Event::Within { progress } => {
+                self.bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                Ok(())
+            }
             Event::Steps { losses, temperature, .. } => {
                 self.curves.losses.extend_from_slice(losses);
                 let loss = losses.last().copied().unwrap_or(f32::NAN);
@@ -227,6 +288,29 @@ impl Watch {
             }
         }
     }
+}
+
+/// What is not as by default.
+fn record_of_loss(loss: &info_nce::Options) -> serde_json::Value {
+    let plain = info_nce::Options { symmetric: true, ..Default::default() };
+    let numbers = [
+        ("margin", loss.margin, plain.margin),
+        ("hardness", loss.hardness, plain.hardness),
+        ("tau_plus", loss.tau_plus, plain.tau_plus),
+        ("label_smoothing", loss.label_smoothing, plain.label_smoothing),
+        ("near_margin", loss.near_margin, plain.near_margin),
+        ("max_scale", loss.max_scale, plain.max_scale),
+    ];
+    let flags = [
+        ("one_direction", !loss.symmetric),
+        ("query_negatives", loss.query_negatives),
+        ("key_negatives", loss.key_negatives),
+        ("decoupled", loss.decoupled),
+    ];
+    let numbers = numbers.into_iter().filter(|(_, value, plain)| value != plain);
+    let numbers = numbers.map(|(name, value, _)| (name.to_owned(), shortest(value)));
+    let flags = flags.into_iter().filter(|(_, set)| *set).map(|(name, set)| (name.to_owned(), set.into()));
+    numbers.chain(flags).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// 0.1, not 0.10000000149011612.

@@ -142,9 +142,12 @@ pub(super) fn product<'a>(
         true => plan.rows_per_binding(tensor) as usize,
         false => usize::MAX,
     };
-    let rows_at_once = fit(c, true).min(fit(a.tensor, a.by_k)).min(most.saturating_mul(tile_rows));
     let cols_at_once = fit(b.tensor, b.by_k).min(most.saturating_mul(tile_cols));
     let depth_at_once = fit(a.tensor, !a.by_k).min(fit(b.tensor, !b.by_k));
+    let work_of_row = (c.cols.min(cols_at_once) as u64).saturating_mul(a.depth().min(depth_at_once) as u64).max(1);
+    let rows_in_time = (tuning.work / work_of_row) as usize / tile_rows * tile_rows;
+    let rows_at_once =
+        fit(c, true).min(fit(a.tensor, a.by_k)).min(most.saturating_mul(tile_rows)).min(rows_in_time.max(tile_rows));
     if rows_at_once.min(cols_at_once).min(depth_at_once) == 0 {
         let widest = a.tensor.cols.max(b.tensor.cols).max(c.cols) as u64;
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
@@ -170,7 +173,7 @@ pub(super) fn product<'a>(
                     plan.tiles(
                         &PRODUCT,
                         &args,
-                        target.shape(),
+                        [target.rows, target.cols, k.len()],
                         &form(bias.is_some(), accumulate),
                         &flags,
                         [grid[0], grid[1], 1],
@@ -182,7 +185,7 @@ pub(super) fn product<'a>(
                     plan.tiles(
                         &PRODUCT,
                         &args,
-                        target.shape(),
+                        [target.rows, target.cols, k.len()],
                         &form(false, false),
                         &flags,
                         [grid[0], grid[1], splits],

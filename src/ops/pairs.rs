@@ -18,6 +18,9 @@ const COL_SUMS: usize = 10;
 /// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
 const CHUNK_ROWS: usize = 512;
 
+/// With fewer rows of g in a chunk the products with it are not efficient.
+const FEW_ROWS: usize = 128;
+
 /// Where gradients go, each of the shape of its input; absent: not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
@@ -97,6 +100,11 @@ pub(super) struct Chunk<'a> {
 impl Chunk<'_> {
     pub(super) fn shape(&self) -> [usize; 2] {
         [self.rows.len(), self.cols.len()]
+    }
+
+    /// Rows, columns and terms of the products.
+    pub(super) fn products(&self) -> [usize; 3] {
+        [self.rows.len(), self.cols.len(), self.q.cols]
     }
 }
 
@@ -245,10 +253,12 @@ impl<'a> Pairs<'a> {
         let rows_wanted = if self.whole_rows { 1 } else { CHUNK_ROWS };
         let rows_wanted = self.q.rows.clamp(1, rows_wanted).next_multiple_of(tile_rows);
         let fit_k = plan.rows_per_binding(self.k) as usize;
+        let in_time = (tuning.work / self.q.cols.max(1) as u64) as usize;
+        let at_once = pairs.min(in_time.max(tile_rows * tile_cols));
         let cols =
-            whole_tiles((pairs / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
+            whole_tiles((at_once / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
         let fit_q = plan.rows_per_binding(self.q) as usize;
-        let rows = whole_tiles((pairs / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
+        let rows = whole_tiles((at_once / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
         if pairs < rows * cols {
             let (needed, limit) = (((rows * cols) as f64 * bytes).ceil() as u64, tuning.workspace);
             return Err(Error::Limit { what: format!("{}: the workspace of one tile", self.op), needed, limit });
@@ -292,7 +302,9 @@ impl<'a> Pairs<'a> {
     /// Whether all pairs, or with `whole_rows` some whole rows, fit the workspace at once, so that what one pass keeps of them another finds.
     pub(super) fn fits(&self, plan: &Plan, bytes: f64, all: bool) -> Result<bool> {
         let chunks = self.by_whole_rows(true).chunks(plan, bytes)?;
-        let whole = chunks.iter().all(|chunk| chunk.cols.len() == self.k.rows);
+        // Few rows at a time would take longer to multiply than to form again.
+        let is_whole = |chunk: &Chunk| chunk.cols.len() == self.k.rows && chunk.rows.len() >= self.q.rows.min(FEW_ROWS);
+        let whole = chunks.first().is_none_or(is_whole);
         Ok(self.extent == Extent::All && whole && (!all || chunks.len() == 1))
     }
 

@@ -160,7 +160,7 @@ impl<'a> Batch<'a> {
                 true => (&FORWARD, &[sinks.row_part][..]),
                 false => (&BACKWARD, &[self.pairs.dy, sinks.g, sinks.row_part][..]),
             };
-            plan.tiles(kernel, &[&inputs, others].concat(), chunk.shape(), &scalars, &[], chunk.grid)
+            plan.tiles(kernel, &[&inputs, others].concat(), chunk.products(), &scalars, &[], chunk.grid)
         })?;
         Ok(())
     }

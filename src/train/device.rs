@@ -1,7 +1,7 @@
 //! Training on a device: a step is one submit, its loss stays on the device until asked for.
 
 use super::{Config, Engine, Layer, Model, Pairs, SCALE_RATE, STEPS_PER_READ, Tower};
-use crate::{Accum, Gpu, Recorder, Result, Tensor, info_nce, linear, normalize, sgd, tanh};
+use crate::{Accum, Gpu, Recorder, Result, Tensor, Watch, info_nce, linear, normalize, sgd, tanh};
 
 pub(super) struct Device<'a> {
     gpu: &'a Gpu,
@@ -131,14 +131,17 @@ impl Side {
 
 impl<'a> Device<'a> {
     pub(super) fn new(gpu: &'a Gpu, pairs: &'a Pairs, config: &'a Config, start: &Model) -> Result<Self> {
+        let sides = [Side::new(gpu, &start.query, config.batch)?, Side::new(gpu, &start.key, config.batch)?];
+        let batch = info_nce::Batch::new(sides[0].unit.view()?, sides[1].unit.view()?);
+        let [lines, columns] = batch.state_shape(config.loss());
         Ok(Device {
             gpu,
             pairs,
             config,
             template: start.clone(),
-            sides: [Side::new(gpu, &start.query, config.batch)?, Side::new(gpu, &start.key, config.batch)?],
+            sides,
             log_scale: Parameter::new(gpu, &[start.log_scale], 1)?,
-            state: Matrix::new(gpu, 2 * config.batch, 4)?,
+            state: Matrix::new(gpu, lines, columns)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
             steps: 0,
         })
@@ -153,7 +156,7 @@ impl<'a> Device<'a> {
 }
 
 impl Engine for Device<'_> {
-    fn step(&mut self, ids: &[u32]) -> Result<()> {
+    fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()> {
         self.load(ids)?;
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
@@ -165,18 +168,18 @@ impl Engine for Device<'_> {
             ..Default::default()
         };
         let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
-        let options = info_nce::Options { symmetric: true, ..Default::default() };
-        self.gpu.run(|recorder| {
+        let step = |recorder: &mut Recorder| {
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
-            info_nce::forward(recorder, batch, loss, state, gradients, options)?;
+            info_nce::forward(recorder, batch, loss, state, gradients, self.config.loss())?;
             query.backward(recorder)?;
             key.backward(recorder)?;
             for parameter in query.parameters().chain(key.parameters()) {
                 parameter.step(recorder, self.config.sgd(self.config.rate))?;
             }
             self.log_scale.step(recorder, self.config.sgd(self.config.rate * SCALE_RATE))
-        })?;
+        };
+        self.gpu.run_watched(step, watch)?;
         self.steps += 1;
         Ok(())
     }
@@ -187,7 +190,7 @@ impl Engine for Device<'_> {
         Ok((losses, self.gpu.read(self.log_scale.value.view()?)?[0]))
     }
 
-    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<u32>> {
         let [queries, keys] =
             [Matrix::new(self.gpu, ids.len(), self.config.dim)?, Matrix::new(self.gpu, ids.len(), self.config.dim)?];
         for (index, part) in ids.chunks(self.config.batch).enumerate() {
@@ -200,7 +203,7 @@ impl Engine for Device<'_> {
         }
         let ranks = self.gpu.zeros::<u32>(ids.len())?;
         let ranks = Tensor::<u32>::vector(&ranks, ids.len())?;
-        self.gpu.run(|recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, ranks))?;
+        self.gpu.run_watched(|recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, ranks), watch)?;
         self.gpu.read(ranks)
     }
 

@@ -3,7 +3,7 @@
 use super::{Config, Engine, Model, Pairs, SCALE_RATE, Tower};
 use crate::reference::info_nce::{Batch, Gradients};
 use crate::reference::{info_nce, linear, normalize, sgd, tanh};
-use crate::{Result, info_nce::Options, normalize::Options as Unit};
+use crate::{Result, Watch, normalize::Options as Unit};
 
 pub(super) struct Host<'a> {
     pairs: &'a Pairs,
@@ -117,10 +117,10 @@ impl<'a> Host<'a> {
 }
 
 impl Engine for Host<'_> {
-    fn step(&mut self, ids: &[u32]) -> Result<()> {
+    fn step(&mut self, ids: &[u32], _: Watch) -> Result<()> {
         let traces = self.embed(ids);
         let [q, k] = [&traces[0].unit, &traces[1].unit];
-        let options = Options { symmetric: true, ..Default::default() };
+        let options = self.config.loss();
         let batch = Batch { log_scale: Some(self.log_scale[0]), ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
         let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
@@ -136,7 +136,7 @@ impl Engine for Host<'_> {
         Ok((core::mem::take(&mut self.losses), self.log_scale[0] as f32))
     }
 
-    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>> {
+    fn ranks(&mut self, ids: &[u32], _: Watch) -> Result<Vec<u32>> {
         let [q, k] = self.embed(ids);
         Ok(info_nce::rank(&q.unit, &k.unit, self.config.dim))
     }

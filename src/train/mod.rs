@@ -1,7 +1,7 @@
 //! Training two small towers on pairs with [`info_nce`]: what `wgloss train` runs.
 //!
 //! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
-//! identity where the widths agree: training then starts from the given embeddings themselves. The loss is symmetric InfoNCE with a
+//! identity where the widths agree: training then starts from the given embeddings themselves. The loss is symmetric InfoNCE, unless [`Config::loss`] says otherwise, with a
 //! learnable temperature, the update mini-batch SGD with momentum; forward, loss, backward and update run on the device.
 //!
 //! ```
@@ -26,11 +26,12 @@ mod model;
 mod pairs;
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 pub use model::{Layer, Model, Tower};
 pub use pairs::{Pairs, Split};
 
-use crate::{Error, Gpu, Random, Result, info_nce, sgd};
+use crate::{Accum, Error, Gpu, Progress, Random, Reduction, Result, Watch, info_nce, sgd};
 
 /// The scale's logarithm moves at this fraction of the weights' rate.
 const SCALE_RATE: f32 = 0.01;
@@ -59,6 +60,8 @@ pub struct Config {
     pub momentum: f32,
     /// Temperature to start with.
     pub temperature: f32,
+    /// The loss; its temperature, reduction and normalization are the training's. Default symmetric.
+    pub loss: info_nce::Options,
     /// Share of the pairs that are held out to measure with.
     pub held_out: f32,
     /// Decides the split, the weights to start with and the batches.
@@ -77,6 +80,7 @@ impl Config {
             rate: 0.1,
             momentum: 0.9,
             temperature: 0.07,
+            loss: info_nce::Options { symmetric: true, ..Default::default() },
             held_out: 0.2,
             seed: 1,
         };
@@ -110,10 +114,16 @@ impl Config {
         if self.dim == 0 {
             return option("dim", "at least 1", "0".into());
         }
-        if !(self.temperature.is_finite() && self.temperature >= 1.0 / info_nce::Options::default().max_scale) {
-            return option("temperature", "at least 0.01", self.temperature.to_string());
+        self.loss().check(info_nce::Given::default())?;
+        let least = 1.0 / self.loss.max_scale;
+        if !(self.temperature.is_finite() && self.temperature >= least) {
+            return option("temperature", "at least 1/max_scale, 0.01 unless set", self.temperature.to_string());
         }
         self.sgd(self.rate).check()
+    }
+
+    fn loss(&self) -> info_nce::Options {
+        info_nce::Options { reduction: Reduction::Mean, accum: Accum::Write, normalize: false, ..self.loss }
     }
 
     fn sgd(&self, rate: f32) -> sgd::Options {
@@ -162,6 +172,11 @@ pub enum Event<'a> {
         before: Metrics,
         /// Steps in an epoch.
         steps: usize,
+    },
+    /// A step, or the ranking after an epoch, takes long; told about once a second.
+    Within {
+        /// How far the op has come that is being computed.
+        progress: Progress,
     },
     /// Some steps are done.
     Steps {
@@ -218,13 +233,25 @@ pub struct Outcome {
 /// Runs steps on some processor.
 trait Engine {
     /// One update on the pairs `ids`; may return before it is done.
-    fn step(&mut self, ids: &[u32]) -> Result<()>;
+    fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()>;
     /// The losses of the steps since the last call, and log_scale after them.
     fn losses(&mut self) -> Result<(Vec<f32>, f32)>;
     /// The rank of each of the pairs `ids` among them.
-    fn ranks(&mut self, ids: &[u32]) -> Result<Vec<u32>>;
+    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<u32>>;
     /// The weights now.
     fn model(&self) -> Result<Model>;
+}
+
+/// Tells of long work about once a second.
+fn patient(watch: &mut dyn FnMut(Event) -> ControlFlow<()>) -> impl FnMut(Progress) -> ControlFlow<()> {
+    let mut told = Instant::now();
+    move |progress| {
+        if told.elapsed().as_secs_f64() < 1.0 {
+            return ControlFlow::Continue(());
+        }
+        told = Instant::now();
+        watch(Event::Within { progress })
+    }
 }
 
 /// Trains on `pairs`: on `gpu`, or without one on the CPU by the f64 reference.
@@ -247,7 +274,7 @@ pub fn fit(
         None => Box::new(host::Host::new(pairs, config, &start)),
     };
     let ranked = &split.held_out[..split.held_out.len().min(MOST_RANKED)];
-    let before = Metrics::of(&engine.ranks(ranked)?);
+    let before = Metrics::of(&engine.ranks(ranked, &mut patient(watch))?);
     let steps = split.train.len() / config.batch;
     let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
     let mut first_loss = None;
@@ -262,7 +289,10 @@ pub fn fit(
         let mut losses = Vec::with_capacity(steps);
         let mut temperature = 0.0;
         for (step, batch) in ids.chunks_exact(config.batch).enumerate() {
-            engine.step(batch)?;
+            match engine.step(batch, &mut patient(watch)) {
+                Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
+                done => done?,
+            }
             if (step + 1) % STEPS_PER_READ == 0 || step + 1 == steps {
                 let (new, log_scale) = engine.losses()?;
                 losses.extend_from_slice(&new);
@@ -274,7 +304,10 @@ pub fn fit(
             }
         }
         let loss = losses.iter().copied().map(f64::from).sum::<f64>() / steps as f64;
-        let held_out = Metrics::of(&engine.ranks(ranked)?);
+        let held_out = match engine.ranks(ranked, &mut patient(watch)) {
+            Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
+            ranks => Metrics::of(&ranks?),
+        };
         let model = engine.model()?;
         let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, model: &model });
         let sound = loss.is_finite() && model.is_finite();

@@ -3,7 +3,9 @@
 
 use core::ops::Range;
 
-use super::{Batch, DOTS, FORWARD, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near};
+use super::{
+    Batch, DOTS, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near,
+};
 use crate::ops::pairs::{Chunk, Extent, Form, Pairs};
 use crate::ops::{linear, shaped};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -123,7 +125,7 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new(batch: Batch<'a>, state: Tensor<'a>, options: Options) -> Result<Self> {
         let Options { temperature, max_scale, reduction, .. } = options;
-        options.check(&batch)?;
+        options.check(Given::of(&batch))?;
         let own = matches!(batch.positive, Positive::Own);
         let pairs = Pairs::new(OP, batch.q, batch.k, batch.log_scale, Form { temperature, max_scale, reduction, own })?;
         batch.check(options)?;
@@ -374,7 +376,7 @@ impl<'a> Call<'a> {
             let [across, down, _] = chunk.grid;
             let grid = [if by_index { across } else { 1 }, down, 1];
             let flags = only(&block.flags, &["POSITIVE", "NORMALIZE"]);
-            plan.tiles(&POSITIVES, &args, chunk.shape(), &self.of_chunk(block, &chunk, false), &flags, grid)?;
+            plan.tiles(&POSITIVES, &args, chunk.products(), &self.of_chunk(block, &chunk, false), &flags, grid)?;
         }
         Ok(())
     }
@@ -425,7 +427,7 @@ impl<'a> Call<'a> {
         let is_entropy = matches!(purpose, Purpose::Entropy(_));
         let more = [("ENTROPY", is_entropy.into()), ("KEEP", kept.is_some().into())];
         let flags = [&block.flags[..], &more].concat();
-        plan.tiles(&FORWARD, &args, chunk.shape(), &self.of_chunk(block, chunk, false), &flags, grid)?;
+        plan.tiles(&FORWARD, &args, chunk.products(), &self.of_chunk(block, chunk, false), &flags, grid)?;
         let seen = |side| self.comes_before(block, side);
         let merges = [
             (Some(row_parts), row_side, &chunk.rows, grid[0], chunk.is_first[0]),

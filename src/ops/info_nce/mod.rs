@@ -29,6 +29,7 @@ pub use values::{Values, values};
 use core::ops::Range;
 
 use blocks::{Call, Extra, Kind, Pass, Purpose, words_of};
+pub(crate) use options::Given;
 use options::is_near;
 
 use super::linear::chunks;
@@ -267,7 +268,7 @@ impl<'a> Call<'a> {
                 ];
                 let flags = [&block.flags[..], &[("KEEP", kept.into())]].concat();
                 let scalars = self.of_chunk(block, chunk, goal.gradients.has_sums() || along);
-                plan.tiles(&BACKWARD, &args, chunk.shape(), &scalars, &flags, chunk.grid)
+                plan.tiles(&BACKWARD, &args, chunk.products(), &scalars, &flags, chunk.grid)
             })?;
             let Some(found) = found else { continue };
             for (sums, lines, gradient) in [(found.rows, block.rows, dq), (found.cols, block.cols, dk)] {

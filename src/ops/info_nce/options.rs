@@ -1,4 +1,4 @@
-use super::{Batch, OP, Positive};
+use super::{Batch, OP};
 use crate::ops::{Accum, Reduction, required};
 use crate::{Error, Result};
 
@@ -70,10 +70,28 @@ pub(super) fn is_near(options: Options) -> bool {
     options.near_margin != f32::INFINITY
 }
 
+/// What options may not go with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Given {
+    index: bool,
+    groups: bool,
+    log_q: bool,
+}
+
+impl Given {
+    pub(super) fn of(batch: &Batch) -> Self {
+        Given { index: batch.index().is_some(), groups: batch.groups().is_some(), log_q: batch.log_q.is_some() }
+    }
+}
+
 impl Options {
-    pub(super) fn check(&self, batch: &Batch) -> Result<()> {
+    pub(crate) fn check(&self, given: Given) -> Result<()> {
+        let Given { index, groups, log_q } = given;
+        let own = !index && !groups;
+        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
         let need = |option, value: f32, holds, expected| required(OP, option, value, holds, expected);
         let share = |value: f32| (0.0..1.0).contains(&value);
+        need("max_scale", self.max_scale, usable(self.max_scale), "a number above 0")?;
         need("tau_plus", self.tau_plus, share(self.tau_plus), "from 0 to below 1")?;
         need("label_smoothing", self.label_smoothing, (0.0..=1.0).contains(&self.label_smoothing), "from 0 to 1")?;
         need("hardness", self.hardness, self.hardness.is_finite(), "a finite number")?;
@@ -85,7 +103,6 @@ impl Options {
         };
         let only_one = |option, expected, holds| refused(option, expected, "both", holds);
         let (smooths, debiased) = (self.label_smoothing != 0.0, self.tau_plus != 0.0);
-        let groups = matches!(batch.positive, Positive::Groups(..));
         only_one(
             "label_smoothing",
             "without inside_log, decoupled and tau_plus",
@@ -97,17 +114,12 @@ impl Options {
             debiased && (self.inside_log || self.decoupled || groups),
         )?;
         only_one("near_margin", "one positive a query, no groups", is_near(*self) && groups)?;
-        let own = matches!(batch.positive, Positive::Own);
         only_one("exclude_self", "positives by index or by group", self.exclude_self && own)?;
-        only_one(
-            "symmetric",
-            "positives of the query's own number or by group",
-            self.symmetric && batch.index().is_some(),
-        )?;
+        only_one("symmetric", "positives of the query's own number or by group", self.symmetric && index)?;
         refused("in_batch", "yes, with positives by index or by group", "no", !self.in_batch && !own)?;
         refused("in_batch", "yes, if symmetric", "no", !self.in_batch && self.symmetric)?;
         refused("key_negatives", "symmetric beside it", "one direction", self.key_negatives && !self.symmetric)?;
-        only_one("key_negatives", "without log_q", self.key_negatives && batch.log_q.is_some())
+        only_one("key_negatives", "without log_q", self.key_negatives && log_q)
     }
 
     /// What the shader's `FORM` says.

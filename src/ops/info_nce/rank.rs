@@ -26,7 +26,7 @@ pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) ->
         for chunk in call.main().pairs.chunks(plan, 1.0)? {
             let args = [Arg::whole(chunk.q), Arg::whole(chunk.k), Arg::whole(positive), Arg::whole(rank)];
             let scalars = call.of_chunk(call.main(), &chunk, false);
-            plan.tiles(&COUNT_RANKS, &args, chunk.shape(), &scalars, &[], chunk.grid)?;
+            plan.tiles(&COUNT_RANKS, &args, chunk.products(), &scalars, &[], chunk.grid)?;
         }
         Ok(())
     })
