@@ -26,7 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Train two towers on pairs; without arguments on the bundled digits.
-    Train(train::Arguments),
+    Train(Box<train::Arguments>),
     /// Compare every kernel with the f64 reference on an adapter.
     Verify(verify::Arguments),
     /// List the adapters of this machine.

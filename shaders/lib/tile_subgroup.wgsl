@@ -1,13 +1,11 @@
 // The product with a's rows shared by the eight lanes of a subgroup, which are the whole workgroup (TX = 8, TY = 1), for lib/tile.wgsl.
 // A software adapter loads vectors lane by lane, from workgroup memory too, but spreads one lane's value for nothing.
 
-// One k, of which the first or the second four lanes hold a's rows.
-fn tile_share_step(t: ptr<function, Tile>, a: vec4<f32>, b: vec4<f32>, second: bool) {
-    if second {
-        tile_step(t, subgroupBroadcast(a, 4u), subgroupBroadcast(a, 5u), subgroupBroadcast(a, 6u), subgroupBroadcast(a, 7u), b);
-    } else {
-        tile_step(t, subgroupBroadcast(a, 0u), subgroupBroadcast(a, 1u), subgroupBroadcast(a, 2u), subgroupBroadcast(a, 3u), b);
-    }
+// Four columns of a row after eight more k: its elements a and c at these, the columns' elements b and d. Row by row, since a CPU has registers
+// for the sums of a row but not of sixteen.
+fn tile_along(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>, c: vec4<f32>, d: mat4x4<f32>) -> vec4<f32> {
+    let half = fma(vec4(a.w), b[3], fma(vec4(a.z), b[2], fma(vec4(a.y), b[1], fma(vec4(a.x), b[0], sum))));
+    return fma(vec4(c.w), d[3], fma(vec4(c.z), d[2], fma(vec4(c.y), d[1], fma(vec4(c.x), d[0], half))));
 }
 
 // The product over k in first..end. Lane n holds four rows from 4 (n mod 4) on at four k, those from k0 on or the four after.
@@ -16,17 +14,25 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     let i = row0 + 4u * (lane % 4u);
     let j = col0 + tile_col(lane);
     for (var k0 = first; k0 < end; k0 += 8u) {
-        let a = tile_a(i, k0 + 4u * (lane / 4u));
+        let a = transpose(tile_a(i, k0 + 4u * (lane / 4u)));
         let b = tile_b(j, k0);
-        tile_share_step(&t, a[0], b[0], false);
-        tile_share_step(&t, a[1], b[1], false);
-        tile_share_step(&t, a[2], b[2], false);
-        tile_share_step(&t, a[3], b[3], false);
-        let c = tile_b(j, k0 + 4u);
-        tile_share_step(&t, a[0], c[0], true);
-        tile_share_step(&t, a[1], c[1], true);
-        tile_share_step(&t, a[2], c[2], true);
-        tile_share_step(&t, a[3], c[3], true);
+        let d = tile_b(j, k0 + 4u);
+        t.r0 = tile_along(t.r0, subgroupBroadcast(a[0], 0u), b, subgroupBroadcast(a[0], 4u), d);
+        t.r1 = tile_along(t.r1, subgroupBroadcast(a[1], 0u), b, subgroupBroadcast(a[1], 4u), d);
+        t.r2 = tile_along(t.r2, subgroupBroadcast(a[2], 0u), b, subgroupBroadcast(a[2], 4u), d);
+        t.r3 = tile_along(t.r3, subgroupBroadcast(a[3], 0u), b, subgroupBroadcast(a[3], 4u), d);
+        t.r4 = tile_along(t.r4, subgroupBroadcast(a[0], 1u), b, subgroupBroadcast(a[0], 5u), d);
+        t.r5 = tile_along(t.r5, subgroupBroadcast(a[1], 1u), b, subgroupBroadcast(a[1], 5u), d);
+        t.r6 = tile_along(t.r6, subgroupBroadcast(a[2], 1u), b, subgroupBroadcast(a[2], 5u), d);
+        t.r7 = tile_along(t.r7, subgroupBroadcast(a[3], 1u), b, subgroupBroadcast(a[3], 5u), d);
+        t.r8 = tile_along(t.r8, subgroupBroadcast(a[0], 2u), b, subgroupBroadcast(a[0], 6u), d);
+        t.r9 = tile_along(t.r9, subgroupBroadcast(a[1], 2u), b, subgroupBroadcast(a[1], 6u), d);
+        t.r10 = tile_along(t.r10, subgroupBroadcast(a[2], 2u), b, subgroupBroadcast(a[2], 6u), d);
+        t.r11 = tile_along(t.r11, subgroupBroadcast(a[3], 2u), b, subgroupBroadcast(a[3], 6u), d);
+        t.r12 = tile_along(t.r12, subgroupBroadcast(a[0], 3u), b, subgroupBroadcast(a[0], 7u), d);
+        t.r13 = tile_along(t.r13, subgroupBroadcast(a[1], 3u), b, subgroupBroadcast(a[1], 7u), d);
+        t.r14 = tile_along(t.r14, subgroupBroadcast(a[2], 3u), b, subgroupBroadcast(a[2], 7u), d);
+        t.r15 = tile_along(t.r15, subgroupBroadcast(a[3], 3u), b, subgroupBroadcast(a[3], 7u), d);
     }
     return t;
 }

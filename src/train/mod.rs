@@ -1,8 +1,9 @@
 //! Training two small towers on pairs with [`info_nce`]: what `wgloss train` runs.
 //!
 //! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
-//! identity where the widths agree: training then starts from the given embeddings themselves. The loss is symmetric InfoNCE, unless [`Config::loss`] says otherwise, with a
-//! learnable temperature, the update mini-batch SGD with momentum; forward, loss, backward and update run on the device.
+//! identity where the widths agree: training then starts from the given embeddings themselves. The loss
+//! is symmetric InfoNCE, unless the configuration's `loss` says otherwise, with a learnable temperature, the update mini-batch SGD with
+//! momentum; forward, loss, backward and update run on the device.
 //!
 //! ```
 //! use wgloss::train::{Config, Event, Pairs, fit};

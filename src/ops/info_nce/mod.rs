@@ -2,14 +2,17 @@
 //!
 //! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns ([`Options::symmetric`]).
 //! Key i is query i's positive, all others are its negatives, unless [`Batch`] and [`Options`] say otherwise: a positive by index, several by
-//! group, pairs that are left out, corrected scores, other forms of the loss. NT-Xent over N pairs is one batch of 2N rows that are queries
-//! and keys, with [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`]; a queue of past keys is more rows of `k` and
-//! [`Gradients::dk`] absent.
+//! group, further negatives, pairs that are left out, corrected scores, other forms of the loss. NT-Xent over N pairs is
+//! [`Options::query_negatives`] and [`Options::key_negatives`] of a symmetric batch, or one batch of 2N rows that are queries and keys, with
+//! [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`]; a queue of past keys is [`Batch::shared`] with
+//! [`Gradients::d_shared`] absent.
 //!
 //! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
 //! its row and column, one of −inf is left out, as the only positive it makes the loss infinite. Memory beyond inputs and outputs is at most twice
-//! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: forward U,
-//! backward 3U, U less for each side without gradient.
+//! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: [`forward`] U,
+//! [`backward`] 3U; [`forward`] with gradients 3U where the products fit the workspace, of all pairs if symmetric, else of 128 whole rows at
+//! least, and 4U where they do not; U less for each side without gradient. M counts further negatives, and not the batch's own pairs without
+//! [`Options::in_batch`].
 //!
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020;
 //! the sources of the options stand at shaders/info_nce.wgsl.
@@ -368,7 +371,7 @@ pub fn backward(
 /// What [`compute`] returns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// One number, or one per query for [`Reduction::None`].
+    /// One number, or one per query for [`Reduction::None`](crate::Reduction::None).
     pub loss: Vec<f32>,
     /// Gradient of the queries.
     pub d_queries: Vec<f32>,

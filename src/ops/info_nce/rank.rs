@@ -9,7 +9,7 @@ use crate::{Recorder, Result, Tensor};
 /// A key comes before if it scores higher, or as high and has the smaller number. A query whose own score is NaN ranks last.
 ///
 /// # Errors
-/// As [`forward`].
+/// As [`forward`](super::forward).
 pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) -> Result<()> {
     let options = Options { temperature: 1.0, ..Options::default() };
     let form = Form { temperature: 1.0, max_scale: 1.0, reduction: Reduction::Sum, own: true };
