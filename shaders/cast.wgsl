@@ -12,3 +12,16 @@ fn forward(
         store_y4(span.i, j, span.end, load_x4(span.i, j, span.end, 0.0));
     }
 }
+
+// new_ids = ids, a column.
+@compute @workgroup_size(WG)
+fn copy_ids(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = item_of(group, groups, lane);
+    if i < params.rows {
+        store_new_ids(i, 0u, load_ids(i, 0u));
+    }
+}

@@ -438,6 +438,54 @@ fn refusals() {
     assert_eq!(error, shape("info_nce", "k", "at least 5 rows", "4 rows"));
 }
 
+/// Pushes of which one passes the end of the ring and one is longer than it: the ring holds what a list of the last keys holds.
+#[test]
+fn queue() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, dim) = (5, 3);
+    let (ring, ring_q) = (output(gpu, rows, dim), output(gpu, rows, 1));
+    let ring_ids = input(gpu, rows, 1, &[0u32; 5]);
+    let ring = || -> wgloss::Result<info_nce::Negatives> {
+        Ok(info_nce::Negatives { k: ring.view()?, log_q: Some(ring_q.view()?), ids: Some(ring_ids.view()?) })
+    };
+    let mut queue = info_nce::Queue::new(rows);
+    assert!(queue.view(ring().unwrap()).is_none());
+    let mut want: Vec<u32> = Vec::new();
+    for count in [3, 1, 3, 0, 7, 2] {
+        let start = 1 + want.len() as u32;
+        let new: Vec<u32> = (start..start + count).collect();
+        let keys: Vec<f32> = new.iter().flat_map(|&id| [0.0, 0.25, 0.5].map(|part| id as f32 + part)).collect();
+        let log_q: Vec<f32> = new.iter().map(|&id| -(id as f32)).collect();
+        let n = count as usize;
+        let (k, log_q, ids) = (input(gpu, n, dim, &keys), input(gpu, n, 1, &log_q), input(gpu, n, 1, &new));
+        gpu.run(|recorder| {
+            let keys = info_nce::Negatives { k: k.view()?, log_q: Some(log_q.view()?), ids: Some(ids.view()?) };
+            queue.push(recorder, keys, ring()?)
+        })
+        .unwrap();
+        want.extend(new);
+        let info_nce::Negatives { k, log_q, ids } = queue.view(ring().unwrap()).unwrap();
+        let (k, log_q) = (gpu.read(k).unwrap(), gpu.read(log_q.unwrap()).unwrap());
+        let mut held = gpu.read(ids.unwrap()).unwrap();
+        for (at, &id) in held.iter().enumerate() {
+            let id = id as f32;
+            assert_eq!((&k[at * dim..(at + 1) * dim], log_q[at]), (&[id, id + 0.25, id + 0.5][..], -id));
+        }
+        held.sort_unstable();
+        assert_eq!(held, want[want.len().saturating_sub(rows)..]);
+        assert_eq!(queue.len(), held.len());
+    }
+
+    let (keys, before) = (output(gpu, 2, dim), queue);
+    let error = refused(gpu, &[], |r| queue.push(r, keys.view()?, keys.view()?));
+    assert_eq!(error, shape("info_nce", "ring", "5 x 3", "2 x 3"));
+    let error = refused(gpu, &[], |r| queue.push(r, keys.view()?, ring()?));
+    assert_eq!(error, shape("info_nce", "log_q of keys", "given", "none"));
+    let error = refused(gpu, &[], |r| queue.push(r, ring()?.k.row_range(1..3), ring()?.k));
+    assert_eq!(error, overlap("info_nce", "ring", "keys"));
+    assert_eq!(queue, before);
+}
+
 /// Also where no single dispatch has both: dk reads q after dq is written.
 #[test]
 fn overlaps() {

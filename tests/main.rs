@@ -3,6 +3,7 @@
 mod golden;
 mod harness;
 
+mod examples;
 mod faults;
 mod kernels;
 mod scale;

@@ -87,6 +87,22 @@ fn the_reference_agrees_with_pytorch() {
 }
 
 #[test]
+fn a_queue_of_past_keys_agrees_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = mapped();
+    // Three steps an epoch of 16 of 51 pairs; 40 rows, so that the ring wraps and meets pairs again.
+    let config = Config { queue: 40, epochs: 4, ..small(&pairs) };
+    let run = |gpu, config: &Config| losses(gpu, &pairs, config, usize::MAX).unwrap().0;
+    let (device, reference) = (run(Some(gpu), &config), run(None, &config));
+    for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
+        assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: loss {device}, reference {reference}");
+    }
+    let without = run(None, &small(&pairs));
+    assert_eq!(reference[0], without[0]);
+    assert!(reference[1] > without[1], "the first step's keys are negatives of the second's queries");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bits() {
     let Some(gpu) = gpu() else { return };
     let pairs = mapped();

@@ -43,6 +43,9 @@ pub struct Arguments {
     temperature: Option<f32>,
     #[command(flatten)]
     loss: Loss,
+    /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
+    #[arg(long, value_name = "KEYS")]
+    queue: Option<usize>,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
     #[arg(long)]
     dim: Option<usize>,
@@ -163,7 +166,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "pairs": pairs.len(), "held_out": split.held_out.len(),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
         "lr": shortest(config.rate), "momentum": shortest(config.momentum), "temperature": shortest(config.temperature),
-        "seed": config.seed, "loss": record_of_loss(&config.loss),
+        "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
     });
     let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
         let kept = watch.see(&event, &mut run, &about);
@@ -192,6 +195,7 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pai
         momentum: arguments.momentum.unwrap_or(defaults.momentum),
         temperature: arguments.temperature.unwrap_or(defaults.temperature),
         loss: arguments.loss.options(),
+        queue: arguments.queue.unwrap_or(defaults.queue),
         held_out: arguments.held_out.unwrap_or(defaults.held_out),
         seed: arguments.seed.unwrap_or(defaults.seed),
         ..defaults

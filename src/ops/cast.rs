@@ -4,19 +4,21 @@
 //! Source: IEEE 754-2019, section 4.3.1.
 
 use super::{each, shaped};
-use crate::kernel::{Family, Kernel, Shader, input, output, wgsl};
+use crate::kernel::{Family, Kernel, Shader, ids, input, new_ids, output, wgsl};
+use crate::recorder::{Arg, Plan};
 use crate::{Recorder, Result, Tensor};
 
 const OP: &str = "cast";
 static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("cast", "math", "lse", "row"),
-    bindings: &[input("x"), output("y")],
+    bindings: &[input("x"), output("y"), ids("ids"), new_ids("new_ids")],
     scalars: &[],
     family: Family::Rows,
 };
 static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &["x", "y"], in_place: None };
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
+static COPY_IDS: Kernel = Kernel { shader: &SHADER, entry: "copy_ids", uses: &["ids", "new_ids"], in_place: None };
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &COPY_IDS];
 
 /// `y` = `x`, shapes equal. Its gradient is the same with `dy` and `dx`.
 ///
@@ -35,5 +37,14 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     shaped(OP, "y", y, x.shape())?;
-    recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[], &[]))
+    recorder.plan(|plan| copy(plan, x, y))
+}
+
+pub(super) fn copy(plan: &mut Plan, x: Tensor, y: Tensor) -> Result<()> {
+    each(plan, &FORWARD, [Some(x), Some(y)], &[], &[])
+}
+
+/// `new` [N, 1] = `ids` [N, 1].
+pub(super) fn copy_ids(plan: &mut Plan, ids: Tensor<u32>, new: Tensor<u32>) -> Result<()> {
+    plan.each_row(&COPY_IDS, ids.shape(), &[Arg::by_row(ids), Arg::by_row(new)], &[], &[])
 }

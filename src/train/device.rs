@@ -10,6 +10,7 @@ pub(super) struct Device<'a> {
     template: Model,
     sides: [Side; 2],
     log_scale: Parameter,
+    memory: Memory,
     state: Matrix,
     losses: Matrix,
     /// Losses since the last read.
@@ -34,6 +35,34 @@ impl Matrix {
 
     fn first(&self, rows: usize) -> Result<Tensor<'_>> {
         Ok(self.view()?.row_range(0..rows))
+    }
+}
+
+/// Past keys and the pairs that they are of.
+struct Memory {
+    queue: info_nce::Queue,
+    ring: Matrix,
+    ring_ids: wgpu::Buffer,
+    ids: wgpu::Buffer,
+}
+
+impl Memory {
+    fn new(gpu: &Gpu, config: &Config) -> Result<Memory> {
+        Ok(Memory {
+            queue: info_nce::Queue::new(config.queue),
+            ring: Matrix::new(gpu, config.queue, config.dim)?,
+            ring_ids: gpu.zeros::<u32>(config.queue)?,
+            ids: gpu.zeros::<u32>(config.batch)?,
+        })
+    }
+
+    fn ring(&self) -> Result<info_nce::Negatives<'_>> {
+        let ids = Tensor::vector(&self.ring_ids, self.ring.rows)?;
+        Ok(info_nce::Negatives { ids: Some(ids), ..self.ring.view()?.into() })
+    }
+
+    fn ids(&self, batch: usize) -> Result<Tensor<'_, u32>> {
+        Tensor::vector(&self.ids, batch)
     }
 }
 
@@ -141,6 +170,7 @@ impl<'a> Device<'a> {
             template: start.clone(),
             sides,
             log_scale: Parameter::new(gpu, &[start.log_scale], 1)?,
+            memory: Memory::new(gpu, config)?,
             state: Matrix::new(gpu, lines, columns)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
             steps: 0,
@@ -158,9 +188,17 @@ impl<'a> Device<'a> {
 impl Engine for Device<'_> {
     fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()> {
         self.load(ids)?;
+        self.gpu.write(self.memory.ids(ids.len())?, ids)?;
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
-        let batch = info_nce::Batch::new(q, k).scaled(self.log_scale.value.view()?);
+        let (ids, ring) = (self.memory.ids(self.config.batch)?, self.memory.ring()?);
+        let mut queue = self.memory.queue;
+        let shared = queue.view(ring);
+        let batch = info_nce::Batch {
+            shared,
+            ids: shared.map(|_| (ids, ids)),
+            ..info_nce::Batch::new(q, k).scaled(self.log_scale.value.view()?)
+        };
         let gradients = info_nce::Gradients {
             dq: Some(query.d_unit.view()?),
             dk: Some(key.d_unit.view()?),
@@ -172,6 +210,7 @@ impl Engine for Device<'_> {
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
             info_nce::forward(recorder, batch, loss, state, gradients, self.config.loss())?;
+            queue.push(recorder, info_nce::Negatives { ids: Some(ids), ..k.into() }, ring)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
             for parameter in query.parameters().chain(key.parameters()) {
@@ -180,6 +219,7 @@ impl Engine for Device<'_> {
             self.log_scale.step(recorder, self.config.sgd(self.config.rate * SCALE_RATE))
         };
         self.gpu.run_watched(step, watch)?;
+        self.memory.queue = queue;
         self.steps += 1;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Training by the reference, for machines without any adapter.
 
 use super::{Config, Engine, Model, Pairs, SCALE_RATE, Tower};
-use crate::reference::info_nce::{Batch, Gradients};
+use crate::reference::info_nce::{Batch, Gradients, Negatives};
 use crate::reference::{info_nce, linear, normalize, sgd, tanh};
 use crate::{Result, Watch, normalize::Options as Unit};
 
@@ -12,6 +12,8 @@ pub(super) struct Host<'a> {
     sides: [Side; 2],
     log_scale: [f64; 1],
     log_scale_velocity: [f64; 1],
+    /// Past keys and the pairs that they are of.
+    memory: (Vec<f64>, Vec<u32>),
     losses: Vec<f32>,
 }
 
@@ -106,6 +108,7 @@ impl<'a> Host<'a> {
             sides: [Side::new(&start.query), Side::new(&start.key)],
             log_scale: [start.log_scale.into()],
             log_scale_velocity: [0.0],
+            memory: Default::default(),
             losses: Vec::new(),
         }
     }
@@ -121,9 +124,17 @@ impl Engine for Host<'_> {
         let traces = self.embed(ids);
         let [q, k] = [&traces[0].unit, &traces[1].unit];
         let options = self.config.loss();
-        let batch = Batch { log_scale: Some(self.log_scale[0]), ..Batch::new(q, k, self.config.dim) };
+        let shared = Negatives { k: &self.memory.0, ids: &self.memory.1, ..Default::default() };
+        let log_scale = Some(self.log_scale[0]);
+        let batch = Batch { log_scale, shared, ids: Some((ids, ids)), ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
         let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
+        let (keys, pairs) = &mut self.memory;
+        keys.extend_from_slice(k);
+        pairs.extend_from_slice(ids);
+        let past = pairs.len().saturating_sub(self.config.queue);
+        keys.drain(..past * self.config.dim);
+        pairs.drain(..past);
         for ((side, trace), gradient) in self.sides.iter_mut().zip(&traces).zip([dq, dk]) {
             side.update(trace, &gradient, self.config);
         }

@@ -63,6 +63,9 @@ pub struct Config {
     pub temperature: f32,
     /// The loss; its temperature, reduction and normalization are the training's. Default symmetric.
     pub loss: info_nce::Options,
+    /// Keys of the last steps that are further negatives of every query, without gradient: a cross-batch memory. A pair's own key of an
+    /// earlier step is left out. Default 0.
+    pub queue: usize,
     /// Share of the pairs that are held out to measure with.
     pub held_out: f32,
     /// Decides the split, the weights to start with and the batches.
@@ -82,6 +85,7 @@ impl Config {
             momentum: 0.9,
             temperature: 0.07,
             loss: info_nce::Options { symmetric: true, ..Default::default() },
+            queue: 0,
             held_out: 0.2,
             seed: 1,
         };

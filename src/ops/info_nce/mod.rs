@@ -21,11 +21,13 @@ mod batch;
 mod blocks;
 mod each;
 mod options;
+mod queue;
 mod rank;
 mod values;
 
 pub use batch::{Batch, Gradients, Negatives, Positive};
 pub use options::Options;
+pub use queue::Queue;
 pub use rank::rank;
 pub use values::{Values, values};
 
