@@ -1,11 +1,12 @@
-// c_ij = <q_i, k_j>;  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale, max_scale) or 1/temperature.
-// P_i are the positives of row i, N_i its negatives, A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
+// c_ij = <q_i, k_j>, NORMALIZE: <q_i, k_j>/(|q_i| |k_j|);  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale, max_scale) or 1/temperature.
+// P_i are the positives of row i, N_i its negatives, among the keys and whatever else the row is compared with, A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
 //     loss_i = a - mean_P s                      outside the logarithm; for one positive ln(1 + e^(n - p))
 //     loss_i = a - p + ln |P|                    INSIDE the logarithm
 //     loss_i = n - ..                            DECOUPLED: n instead of a
 //     loss_i = ln(1 + e^(u - p))                 DEBIASED: e^u = max((e^n - |N| tau e^p)/(1 - tau), |N| e^-scale)
 //     loss_i = a - (1 - e) mean_P s - e mean_A s SMOOTHS, by e
-// SYMMETRIC: the mean of that and of the same over columns. g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q;
+// SYMMETRIC: the mean of that and of the same over columns. g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q;  NORMALIZE: with
+// g_ij/(|q_i| |k_j|), less what is along the row itself, dq_i -= q_i <q_i, dq_i>/|q_i|^2 and so the keys.
 // dlog_scale = sum_ij dloss/ds_ij (s_ij + log_q_j), 0 where the scale is clamped.
 // Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020;
 // several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021, arXiv:2110.06848; debiased: Chuang
@@ -14,7 +15,8 @@
 //     max, rest of n;  c of the positive, 0                      where each row has one positive and no more is needed, else (FULL)
 //     max, rest of n;  max, rest of p;  sum_P s, |P|;  sum_N s, |N|.
 // row_part [column tiles * rows, ..] and col_part [row tiles * cols, ..] hold those of a tile; backward's row_part the sums for dlog_scale.
-// Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g in chunks of bounded size.
+// Cost, U = 2NMD FLOP: forward U, backward 3U; where the forward KEEPs c in place of g, 3U together. s is formed tile by tile in registers
+// and never stored; g in chunks of bounded size.
 
 // Whether the forward keeps c where g will be, and the backward finds it there.
 override KEEP: u32 = 0u;

@@ -1,0 +1,45 @@
+//! Writes the WGSL of every op as a device gets it, for compilers that say what becomes of it without the card.
+//!
+//! ```sh
+//! cargo run --example wgsl -- target/wgsl
+//! ```
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use wgloss::Storage;
+use wgloss::internals::{Build, Content, Family, Format, kernels, source, takes_quads};
+
+/// The WGSL of every op: FOLDER/<op>.wgsl, for rows that are aligned to four elements; tiles share their operands in workgroup memory.
+#[derive(Parser)]
+struct Arguments {
+    folder: PathBuf,
+    /// How the tensors are stored.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    storage: String,
+    /// Tiles share their operands through subgroup broadcasts.
+    #[arg(long)]
+    subgroups: bool,
+}
+
+fn main() -> std::io::Result<()> {
+    let Arguments { folder, storage, subgroups } = Arguments::parse();
+    let storage = match storage.as_str() {
+        "f16" => Storage::F16,
+        "bf16" => Storage::Bf16,
+        _ => Storage::F32,
+    };
+    std::fs::create_dir_all(&folder)?;
+    for kernel in kernels() {
+        let shader = kernel.shader;
+        let formats = shader.bindings.iter().enumerate().map(|(index, (.., content))| match content {
+            Content::Numbers => Format { storage, quads: takes_quads(shader, index), in_place: None },
+            Content::Words | Content::Counters => Format::default(),
+        });
+        let tile_by_subgroup = subgroups && shader.family == Family::Tile;
+        let build = Build { formats: formats.collect(), tile_by_subgroup, ..Build::default() };
+        std::fs::write(folder.join(format!("{}.wgsl", shader.op)), source(shader, &build))?;
+    }
+    println!("{}", folder.display());
+    Ok(())
+}
