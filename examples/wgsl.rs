@@ -33,7 +33,7 @@ fn main() -> std::io::Result<()> {
     for kernel in kernels() {
         let shader = kernel.shader;
         let formats = shader.bindings.iter().enumerate().map(|(index, (.., content))| match content {
-            Content::Numbers => Format { storage, quads: takes_quads(shader, index), in_place: None },
+            Content::Numbers => Format { storage, quads: takes_quads(shader, index), ..Format::default() },
             Content::Words | Content::Counters => Format::default(),
         });
         let tile_by_subgroup = subgroups && shader.family == Family::Tile;

@@ -21,6 +21,8 @@ pub struct Format {
     pub storage: Storage,
     /// Rows start at multiples of four elements and the binding ends at one: four are read and written at once.
     pub quads: bool,
+    /// Quads are read and written in numbers of eight bytes.
+    pub wide: bool,
     /// The index of the output that is the same tensor; this binding is not declared.
     pub in_place: Option<usize>,
 }
@@ -31,11 +33,13 @@ impl Format {
     }
 
     fn element(self) -> &'static str {
-        match (self.half(), self.quads) {
-            (false, false) => "f32",
-            (false, true) => "vec4<f32>",
-            (true, false) => "u32",
-            (true, true) => "vec2<u32>",
+        match (self.half(), self.quads, self.wide) {
+            (false, false, _) => "f32",
+            (false, true, false) => "vec4<f32>",
+            (false, true, true) => "vec2<u64>",
+            (true, false, _) => "u32",
+            (true, true, false) => "vec2<u32>",
+            (true, true, true) => "u64",
         }
     }
 }
@@ -44,6 +48,12 @@ impl Format {
 pub fn takes_quads(shader: &Shader, index: usize) -> bool {
     let name = shader.bindings[index].0;
     ["4", "16", "4x4"].iter().any(|width| calls(shader, "load", name, width) || calls(shader, "store", name, width))
+}
+
+/// Whether it may take them in numbers of eight bytes: not where lanes store single elements, of which two lie in one.
+pub fn takes_wide(shader: &Shader, index: usize) -> bool {
+    let (name, access, _) = shader.bindings[index];
+    takes_quads(shader, index) && !(access == Access::Write && stores_single(shader, name))
 }
 
 /// Whether lanes store single elements, so that two of them may share a word.
@@ -95,6 +105,9 @@ pub fn source(shader: &Shader, build: &Build) -> String {
             Content::Words | Content::Counters => words(shader, name, content),
         };
         source += &text.replace("HOP", "(4u * LANES)");
+    }
+    if formats.iter().any(|format| format.wide) {
+        source += WIDE;
     }
     for (storage, library) in [(Storage::F16, F16), (Storage::Bf16, BF16)] {
         if formats.iter().any(|format| format.storage == storage) {
@@ -160,11 +173,13 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
         [load16 || block || calls(shader, "load", name, "4"), store16 || calls(shader, "store", name, "4")];
     let mut text = AT.to_owned();
     if calls(shader, "load", name, "") || (wide_load && !quads) {
-        text += match (format.half(), quads) {
-            (false, false) => LOAD,
-            (false, true) => LOAD_OF_QUAD,
-            (true, false) => LOAD_HALF,
-            (true, true) => LOAD_HALF_OF_QUAD,
+        text += match (format.half(), quads, format.wide) {
+            (false, false, _) => LOAD,
+            (false, true, false) => LOAD_OF_QUAD,
+            (false, true, true) => LOAD_OF_WIDE,
+            (true, false, _) => LOAD_HALF,
+            (true, true, false) => LOAD_HALF_OF_QUAD,
+            (true, true, true) => LOAD_HALF_OF_WIDE,
         };
     }
     if wide_load {
@@ -181,11 +196,13 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
         };
     }
     if wide_store || calls(shader, "store", name, "") {
-        text += match (format.half(), format.quads, shared) {
-            (false, false, _) => STORE,
-            (false, true, _) => STORE_OF_QUAD,
-            (true, _, true) => STORE_SHARED,
-            (true, _, false) => STORE_HALF,
+        text += match (format.half(), format.quads, shared, format.wide) {
+            (false, false, ..) => STORE,
+            (false, true, _, false) => STORE_OF_QUAD,
+            (false, true, _, true) => STORE_OF_WIDE,
+            (true, _, true, _) => STORE_SHARED,
+            (true, _, false, false) => STORE_HALF,
+            (true, _, false, true) => STORE_HALF_OF_WIDE,
         };
     }
     if wide_store {
@@ -204,7 +221,17 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     let storage = if format.storage == Storage::F16 { "f16" } else { "bf16" };
     let word = if shared { "atomicLoad(&ARRAY[at / 2u])" } else { "ARRAY[at / 2u]" };
-    let text = text.replace("WORD", word).replace("STORAGE", storage).replace("ARRAY", shader.bindings[partner].0);
+    let [from, into] = match (format.wide, format.half()) {
+        (false, _) => ["(", "("],
+        (true, false) => ["from_wide(", "into_wide("],
+        (true, true) => ["words_from_wide(", "words_into_wide("],
+    };
+    let text = text
+        .replace("FROM(", from)
+        .replace("INTO(", into)
+        .replace("WORD", word)
+        .replace("STORAGE", storage)
+        .replace("ARRAY", shader.bindings[partner].0);
     text.replace("params.NAME", &format!("params.{}", shader.bindings[partner].0)).replace("NAME", name)
 }
 
@@ -246,13 +273,29 @@ fn load_NAME(i: u32, j: u32) -> f32 {
 
 ";
 
+const LOAD_OF_WIDE: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    let at = at_NAME(i, j);
+    return bitcast<f32>(u32(ARRAY[at / 4u][at / 2u % 2u] >> (32u * (at % 2u))));
+}
+
+";
+
+const LOAD_HALF_OF_WIDE: &str = "\
+fn load_NAME(i: u32, j: u32) -> f32 {
+    let at = at_NAME(i, j);
+    return from_STORAGE(u32(ARRAY[at / 4u] >> (16u * (at % 4u))));
+}
+
+";
+
 /// Four neighbours that lie in the binding even where the row ends between them.
 const QUAD: &str = "\
 fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
         return vec4(none);
     }
-    return select(vec4(none), ARRAY[at_NAME(i, j) / 4u], vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
+    return select(vec4(none), FROM(ARRAY[at_NAME(i, j) / 4u]), vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
 }
 
 ";
@@ -262,7 +305,7 @@ fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
         return vec4(none);
     }
-    let words = ARRAY[at_NAME(i, j) / 4u];
+    let words = FROM(ARRAY[at_NAME(i, j) / 4u]);
     let four = vec4(
         from_STORAGE(words.x & 0xffffu), from_STORAGE(words.x >> 16u), from_STORAGE(words.y & 0xffffu), from_STORAGE(words.y >> 16u),
     );
@@ -345,7 +388,7 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 const PUT_QUAD: &str = "\
 fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
     if j + 4u <= end {
-        ARRAY[at_NAME(i, j) / 4u] = values;
+        ARRAY[at_NAME(i, j) / 4u] = INTO(values);
     }
 }
 
@@ -354,8 +397,9 @@ fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
 const PUT_HALF_QUAD: &str = "\
 fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
     if j + 4u <= end {
-        ARRAY[at_NAME(i, j) / 4u] =
+        let words =
             vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));
+        ARRAY[at_NAME(i, j) / 4u] = INTO(words);
     }
 }
 
@@ -459,6 +503,28 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 ";
 
+/// As [`STORE_HALF`], only for what is left of a row.
+const STORE_OF_WIDE: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    let at = at_NAME(i, j);
+    let shift = 32u * (at % 2u);
+    let other = ARRAY[at / 4u][at / 2u % 2u] & (0xffffffff00000000lu >> shift);
+    ARRAY[at / 4u][at / 2u % 2u] = other | (u64(bitcast<u32>(value)) << shift);
+}
+
+";
+
+const STORE_HALF_OF_WIDE: &str = "\
+fn store_NAME(i: u32, j: u32, value: f32) {
+    let at = at_NAME(i, j);
+    let shift = 16u * (at % 4u);
+    let other = ARRAY[at / 4u] & ~(0xfffflu << shift);
+    ARRAY[at / 4u] = other | (u64(to_STORAGE(value)) << shift);
+}
+
+";
+
+const WIDE: &str = include_str!("../shaders/lib/wide.wgsl");
 const F16: &str = include_str!("../shaders/lib/f16.wgsl");
 const BF16: &str = include_str!("../shaders/lib/bf16.wgsl");
 const TILE_WORKGROUP: &str = include_str!("../shaders/lib/tile_workgroup.wgsl");

@@ -136,9 +136,12 @@ impl Gpu {
         if let Some(fault) = known_fault(&info) {
             return Err(Error::NoAdapter { message: format!("{} ({}): {fault}", info.name, info.driver_info) });
         }
+        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let wanted =
+            if software { wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64 } else { wgpu::Features::SUBGROUP };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgloss"),
-            required_features: adapter.features() & wgpu::Features::SUBGROUP,
+            required_features: adapter.features() & wanted,
             required_limits: options.limits.clone().unwrap_or_else(|| adapter.limits()),
             ..Default::default()
         };

@@ -81,7 +81,7 @@ pub use wgpu;
 /// What the tests compare with the shaders.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::accessors::{Build, Format, source, takes_quads};
+    pub use crate::accessors::{Build, Format, source, takes_quads, takes_wide};
     pub use crate::kernel::{Access, Content, Family, Kernel, SHAPE, ScalarType, Shader};
     pub use crate::ops::kernels;
 }

@@ -416,7 +416,11 @@ impl<'g> Plan<'g> {
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let constants = [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], flags].concat();
+        let [across, down, slices] = grid.map(|count| count as u32);
+        // The rows of a stack that the result has not are computed too.
+        let stack = if down > tuning.tile_stack / 2 { tuning.tile_stack } else { 1 };
+        let sizes = [("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth), ("STACK", stack)];
+        let constants = [&sizes, flags].concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -424,7 +428,14 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
-        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))?;
+        self.dispatch(
+            kernel,
+            &constants,
+            args,
+            [rows, cols, 1, cols],
+            scalars,
+            [across, down.div_ceil(stack), slices],
+        )?;
         let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(depth as u64);
         self.steps.iter_mut().last().into_iter().for_each(|step| step.work = work);
         Ok(())
@@ -543,12 +554,12 @@ impl<'g> Plan<'g> {
         // A word that holds the end of one output's row and the start of another's.
         let beside = |other: Tensor<u32>| other.buffer == tensor.buffer && !other.same(tensor);
         let outputs = kernel.uses.iter().zip(args).filter(|(name, _)| kernel.access(name) == Access::Write);
-        let shares_words = tensor.storage != Storage::F32
-            && access == Access::Write
-            && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
+        let may_share = access == Access::Write && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
+        let shares_words = tensor.storage != Storage::F32 && may_share;
         let quads = content == Content::Numbers && aligned && !shares_words && accessors::takes_quads(shader, index);
+        let wide = quads && self.gpu.tuning().wide && !may_share && accessors::takes_wide(shader, index);
         let unit = if quads { four } else { WORD };
-        (Format { storage: tensor.storage, quads, in_place: None }, start, size.next_multiple_of(unit))
+        (Format { storage: tensor.storage, quads, wide, in_place: None }, start, size.next_multiple_of(unit))
     }
 
     /// Refuses an output that overlaps another argument; tells whether some buffer is both read and written.

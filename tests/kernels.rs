@@ -7,13 +7,14 @@ use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 use wgloss::internals::{
-    Access, Build, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, kernels, source, takes_quads,
+    Access, Build, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, kernels, source, takes_quads, takes_wide,
 };
 use wgloss::{Storage, Tuning, verify, wgpu};
 
-/// None: f32 and u32 only. Subgroup operations where a tile's lanes share operands with them.
+/// None: f32 and u32 only. Subgroup operations where a tile's lanes share operands with them, u64 where memory is read in numbers of that size.
 fn capabilities(source: &str) -> Capabilities {
-    if source.contains("subgroupBroadcast") { Capabilities::SUBGROUP } else { Capabilities::empty() }
+    let of = |word: &str, capability| if source.contains(word) { capability } else { Capabilities::empty() };
+    of("subgroupBroadcast", Capabilities::SUBGROUP) | of("u64", Capabilities::SHADER_INT64)
 }
 
 /// Valid without any other feature.
@@ -46,9 +47,14 @@ fn builds(kernel: &Kernel) -> Vec<String> {
     let shader = kernel.shader;
     let mut formats = Vec::new();
     for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
-        for quads in [false, true] {
+        for [quads, wide] in [[false, false], [true, false], [true, true]] {
             let format = |(index, binding): (usize, &(_, _, Content))| match binding.2 {
-                Content::Numbers => Format { storage, quads: quads && takes_quads(shader, index), in_place: None },
+                Content::Numbers => Format {
+                    storage,
+                    quads: quads && takes_quads(shader, index),
+                    wide: wide && takes_wide(shader, index),
+                    in_place: None,
+                },
                 Content::Words | Content::Counters => Format::default(),
             };
             let all: Vec<Format> = shader.bindings.iter().enumerate().map(format).collect();
@@ -254,6 +260,7 @@ fn no_barrier_is_lost() {
         ("math", 0),
         ("f16", 0),
         ("bf16", 0),
+        ("wide", 0),
         ("total", 0),
         ("loss", 0),
         ("pairs", 0),
@@ -263,7 +270,7 @@ fn no_barrier_is_lost() {
         let found = std::fs::read_to_string(path).unwrap().matches("workgroupBarrier();").count();
         assert_eq!(found, count, "{file}");
     }
-    assert_eq!(stems("shaders/lib", "wgsl").len(), 12);
+    assert_eq!(stems("shaders/lib", "wgsl").len(), 13);
     // Before and after the lanes of a tile put what they share of half of their rows.
     for (file, count) in [("info_nce", 4), ("siglip", 4), ("linear", 0)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders").join(file).with_extension("wgsl");
