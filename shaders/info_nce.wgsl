@@ -33,9 +33,8 @@ fn cosines(t: Tile, i: u32, j: u32, lane: u32) -> Tile {
     );
 }
 
-// Those of a tile of the grid.
-fn similarities(t: Tile, group: vec3<u32>, lane: u32) -> Tile {
-    return cosines(t, group.y * 16u * TY, group.x * 4u * TX, lane);
+fn similarities(group: vec3<u32>, lane: u32) -> Tile {
+    return cosines(product(group, lane), group.y * 16u * TY, group.x * 4u * TX, lane);
 }
 
 fn row_inverses4(i: u32) -> vec4<f32> {
@@ -67,16 +66,9 @@ fn kept4(group: vec3<u32>, lane: u32, h: u32) -> mat4x4<f32> {
     return load_g4x4(group.y * 16u * TY + tile_row(lane, 4u * h), group.x * 4u * TX + tile_col(lane), params.rows, params.cols);
 }
 
-fn products_unless_kept(group: vec3<u32>, lane: u32) -> Stack {
-    if KEEP == 1u {
-        return Stack();
-    }
-    return products(group, lane);
-}
-
-fn kept_or_new(t: Tile, group: vec3<u32>, lane: u32) -> Tile {
+fn kept_or_new(group: vec3<u32>, lane: u32) -> Tile {
     if KEEP == 0u {
-        return similarities(t, group, lane);
+        return similarities(group, lane);
     }
     let a = kept4(group, lane, 0u);
     let b = kept4(group, lane, 1u);
@@ -115,8 +107,10 @@ fn put_col_parts(group: vec3<u32>, lane: u32, part: u32, sums: bool) {
     }
 }
 
-// One tile of c: the parts of its rows and, if symmetric, of its columns.
-fn forward_tile(t: Tile, group: vec3<u32>, lane: u32) {
+// One tile of s: the parts of its rows and, if symmetric, of its columns.
+@compute @workgroup_size(TX, TY)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let t = similarities(group, lane);
     let j = group.x * 4u * TX + tile_col(lane);
     let scale = score_scale();
     let cols = col_tags(0u, j);
@@ -161,14 +155,6 @@ fn forward_tile(t: Tile, group: vec3<u32>, lane: u32) {
     }
 }
 
-@compute @workgroup_size(TX, TY)
-fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let s = products(group, lane);
-    for (var n = 0u; n < STACK && tile_is_inside(stacked(group, n)); n++) {
-        forward_tile(similarities(stack_tile(s, n), stacked(group, n), lane), stacked(group, n), lane);
-    }
-}
-
 // What four pairs in one row add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i and to the same of the columns' lines.
 struct Sums {
     row: vec2<f32>,
@@ -193,8 +179,10 @@ fn put_gradients(i: u32, j: u32, scale: f32, c: vec4<f32>, cols: Tags, by_column
     return sums;
 }
 
-// The g of a tile of c, and the sums over its rows, and NORMALIZE its columns, that go with it.
-fn backward_tile(t: Tile, group: vec3<u32>, lane: u32) {
+// One tile of g, and the sums over its rows, and NORMALIZE its columns, that go with it.
+@compute @workgroup_size(TX, TY)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let t = kept_or_new(group, lane);
     let j = group.x * 4u * TX + tile_col(lane);
     let scale = score_scale();
     let cols = col_tags(0u, j);
@@ -224,14 +212,6 @@ fn backward_tile(t: Tile, group: vec3<u32>, lane: u32) {
     }
 }
 
-@compute @workgroup_size(TX, TY)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let s = products_unless_kept(group, lane);
-    for (var n = 0u; n < STACK && tile_is_inside(stacked(group, n)); n++) {
-        backward_tile(kept_or_new(stack_tile(s, n), stacked(group, n), lane), stacked(group, n), lane);
-    }
-}
-
 fn keep4(i: u32, j: u32, c: vec4<f32>) {
     let row = params.first_row + i;
     var own = row;
@@ -247,34 +227,29 @@ fn keep4(i: u32, j: u32, c: vec4<f32>) {
     }
 }
 
-// Of a workgroup's tiles, from row i and column j on.
-fn keep_positives(s: Stack, i: u32, j: u32, lane: u32) {
-    for (var n = 0u; n < STACK; n++) {
-        let t = cosines(stack_tile(s, n), i + 16u * TY * n, j, lane);
-        for (var h = 0u; h < 4u; h++) {
-            let row = i + 16u * TY * n + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(row); r++) {
-                keep4(row + r, j + tile_col(lane), quad_of(four, r));
-            }
+fn keep_positives(t: Tile, i: u32, j: u32, lane: u32) {
+    for (var h = 0u; h < 4u; h++) {
+        let row = i + tile_row(lane, 4u * h);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(row); r++) {
+            keep4(row + r, j, quad_of(four, r));
         }
     }
 }
 
-// c of the positives in a stack's height: of rows with positives of their own number, the tiles that the diagonal crosses.
+// c of the positives in a tile's height: of rows with positives of their own number, the tiles that the diagonal crosses.
 @compute @workgroup_size(TX, TY)
 fn positives(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let height = STACK * 16u * TY;
-    let i = group.y * height;
+    let i = group.y * 16u * TY;
     if POSITIVE == INDEX {
-        keep_positives(products(group, lane), i, group.x * 4u * TX, lane);
+        keep_positives(similarities(group, lane), i, group.x * 4u * TX + tile_col(lane), lane);
         return;
     }
     let first = params.first_row + i;
-    for (var col = first - first % (4u * TX); col < first + height; col += 4u * TX) {
+    for (var col = first - first % (4u * TX); col < first + 16u * TY; col += 4u * TX) {
         if col >= params.first_col && col < params.first_col + params.cols {
             let at = col - params.first_col;
-            keep_positives(tile_products(i, at, 0u, params.dim, lane), i, at, lane);
+            keep_positives(cosines(tile_product(i, at, 0u, params.dim, lane), i, at, lane), i, at + tile_col(lane), lane);
         }
     }
 }

@@ -49,21 +49,18 @@ fn finish4(i: u32, j: u32, slice: u32, values: vec4<f32>) {
 // c = a b^T (+ bias) (+ c), each operand as it lies or transposed: y, dx and dw alike.
 @compute @workgroup_size(TX, TY)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * STACK * 16u * TY;
+    let row0 = group.y * 16u * TY;
     let col0 = group.x * 4u * TX;
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
-    let s = tile_products(row0, col0, first, end, lane);
+    let t = tile_product(row0, col0, first, end, lane);
     let j = col0 + tile_col(lane);
     let bias = vec4(bias_of(j), bias_of(j + 1u), bias_of(j + 2u), bias_of(j + 3u));
-    for (var n = 0u; n < STACK; n++) {
-        let t = stack_tile(s, n);
-        for (var h = 0u; h < 4u; h++) {
-            let i = row0 + 16u * TY * n + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(i); r++) {
-                finish4(i + r, j, group.z, quad_of(four, r) + bias);
-            }
+    for (var h = 0u; h < 4u; h++) {
+        let i = row0 + tile_row(lane, 4u * h);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(i); r++) {
+            finish4(i + r, j, group.z, quad_of(four, r) + bias);
         }
     }
 }

@@ -63,13 +63,10 @@ fn store_losses(t: Tile, group: vec3<u32>, lane: u32, column: u32) {
     }
 }
 
-// Tiles of s: the losses of their rows.
+// One tile of s: the loss of its rows.
 @compute @workgroup_size(TX, TY)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let s = products(group, lane);
-    for (var n = 0u; n < STACK && tile_is_inside(stacked(group, n)); n++) {
-        store_losses(stack_tile(s, n), stacked(group, n), lane, 0u);
-    }
+    store_losses(product(group, lane), group, lane, 0u);
 }
 
 // By which the gradient of a row's loss is multiplied.
@@ -90,8 +87,10 @@ fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     return vec2(sum4(products4(slopes, scores)), sum4(slopes));
 }
 
-// The g of a tile; the sums over its rows that dlog_scale and dbias need; the loss of its rows.
-fn backward_tile(t: Tile, group: vec3<u32>, lane: u32) {
+// One tile of g; the sums over its rows that dlog_scale and dbias need; the loss of its rows.
+@compute @workgroup_size(TX, TY)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let t = product(group, lane);
     let j = group.x * 4u * TX + tile_col(lane);
     let score = Score(score_scale(), score_bias());
     let drop = clamped();
@@ -111,13 +110,5 @@ fn backward_tile(t: Tile, group: vec3<u32>, lane: u32) {
     }
     if params.has_loss == 1u {
         store_losses(t, group, lane, 2u);
-    }
-}
-
-@compute @workgroup_size(TX, TY)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let s = products(group, lane);
-    for (var n = 0u; n < STACK && tile_is_inside(stacked(group, n)); n++) {
-        backward_tile(stack_tile(s, n), stacked(group, n), lane);
     }
 }

@@ -416,11 +416,7 @@ impl<'g> Plan<'g> {
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let [across, down, slices] = grid.map(|count| count as u32);
-        // The rows of a stack that the result has not are computed too.
-        let stack = if down > tuning.tile_stack / 2 { tuning.tile_stack } else { 1 };
-        let sizes = [("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth), ("STACK", stack)];
-        let constants = [&sizes, flags].concat();
+        let constants = [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], flags].concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -428,14 +424,7 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
-        self.dispatch(
-            kernel,
-            &constants,
-            args,
-            [rows, cols, 1, cols],
-            scalars,
-            [across, down.div_ceil(stack), slices],
-        )?;
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))?;
         let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(depth as u64);
         self.steps.iter_mut().last().into_iter().for_each(|step| step.work = work);
         Ok(())

@@ -17,8 +17,6 @@ pub struct Tuning {
     pub tile_by_subgroup: bool,
     /// Workgroups that fill the device: a product with fewer tiles is split along the summed dimension.
     pub groups: u32,
-    /// Tiles, one below the other, that a workgroup computes together where its lanes share operands through subgroup operations: 1 to 4.
-    pub tile_stack: u32,
     /// Whether aligned rows are read and written in numbers of eight bytes, on devices with `SHADER_INT64`.
     pub wide: bool,
     /// Largest workspace, in bytes, of an op that works in chunks.
@@ -36,7 +34,6 @@ impl Tuning {
         tile_y: 4,
         tile_depth: 16,
         tile_by_subgroup: false,
-        tile_stack: 1,
         wide: false,
         groups: 512,
         workspace: 64 << 20,
@@ -51,7 +48,6 @@ impl Tuning {
         tile_x: 8,
         tile_y: 1,
         tile_by_subgroup: true,
-        tile_stack: 2,
         wide: true, // llvmpipe makes every load and store lane by lane, of four bytes or eight
         groups: 8,
         work: 1 << 32, // llvmpipe with one core: 5 to 8 G a second
@@ -70,7 +66,7 @@ impl Tuning {
             device.features().contains(wgpu::Features::SUBGROUP) && device.adapter_info().subgroup_min_size >= 8;
         let within = self.within(&device.limits());
         let wide = within.wide && device.features().contains(wgpu::Features::SHADER_INT64);
-        Tuning { wide, ..within.sharing_by_subgroup(subgroups) }
+        Tuning { tile_by_subgroup: within.tile_by_subgroup && subgroups, wide, ..within }
     }
 
     /// The same sizes, cut to what `limits` allow.
@@ -91,20 +87,13 @@ impl Tuning {
                 _ => break,
             }
         }
-        self = self.sharing_by_subgroup([self.tile_x, self.tile_y] == [8, 1]);
+        self.tile_by_subgroup &= [self.tile_x, self.tile_y] == [8, 1];
         while self.row_bytes() > limits.max_compute_workgroup_storage_size && self.widest > 1 {
             self.widest /= 2;
             self.workgroup = self.workgroup.min(self.widest);
         }
         self.workspace = self.workspace.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
         self
-    }
-
-    /// Where subgroup operations can share a tile's operands, or not.
-    fn sharing_by_subgroup(self, can: bool) -> Tuning {
-        let tile_by_subgroup = self.tile_by_subgroup && can;
-        let tile_stack = if tile_by_subgroup { self.tile_stack.clamp(1, 4) } else { 1 };
-        Tuning { tile_by_subgroup, tile_stack, ..self }
     }
 
     /// Workgroup memory of the widest row kernel: one pair of f32 a lane.

@@ -27,16 +27,14 @@ fn count_above(i: u32, j: u32, c: vec4<f32>) {
 // rank[i] = how many keys come before the row's own.
 @compute @workgroup_size(TX, TY)
 fn count_ranks(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = group.y * 16u * TY;
     let j = group.x * 4u * TX + tile_col(lane);
-    let s = products(group, lane);
-    for (var n = 0u; n < STACK; n++) {
-        let t = stack_tile(s, n);
-        for (var h = 0u; h < 4u; h++) {
-            let row = stacked(group, n).y * 16u * TY + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(row); r++) {
-                count_above(row + r, j, quad_of(four, r));
-            }
+    let t = product(group, lane);
+    for (var h = 0u; h < 4u; h++) {
+        let row = i + tile_row(lane, 4u * h);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < tile_rows_inside(row); r++) {
+            count_above(row + r, j, quad_of(four, r));
         }
     }
 }

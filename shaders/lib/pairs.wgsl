@@ -27,9 +27,9 @@ fn tile_b(j: u32, d: u32) -> mat4x4<f32> {
     return transpose(load_k4x4(j, d, params.cols, params.dim));
 }
 
-// A workgroup's tiles of <q_i, k_j>.
-fn products(group: vec3<u32>, lane: u32) -> Stack {
-    return tile_products(group.y * STACK * 16u * TY, group.x * 4u * TX, 0u, params.dim, lane);
+// A tile of <q_i, k_j>.
+fn product(group: vec3<u32>, lane: u32) -> Tile {
+    return tile_product(group.y * 16u * TY, group.x * 4u * TX, 0u, params.dim, lane);
 }
 
 fn columns4(j: u32) -> vec4<u32> {

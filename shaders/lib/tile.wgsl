@@ -1,15 +1,13 @@
-// Tiles of a matrix product, sum_k a(i, k) b(j, k), 16*TY rows by 4*TX columns, 16 x 4 results in the registers of each of TX*TY lanes. A workgroup
-// has a stack of them, one below the other.
+// One tile of a matrix product, sum_k a(i, k) b(j, k), 16*TY rows by 4*TX columns, 16 x 4 results in the registers of each of TX*TY lanes.
 // The op's file gives the operands in blocks, column c of which holds four rows at k + c, 0 outside the matrix:
 //     fn tile_a(i: u32, k: u32) -> mat4x4<f32>      fn tile_b(j: u32, k: u32) -> mat4x4<f32>
-// lib/tile_workgroup.wgsl or lib/tile_subgroup.wgsl has `tile_products`, which shares the blocks among lanes. All other barriers of the tile
+// lib/tile_workgroup.wgsl or lib/tile_subgroup.wgsl has `tile_product`, which shares the blocks among lanes. All other barriers of the tile
 // kernels are here; call in uniform control flow. Accumulators are named: dynamically indexed arrays of registers cost a factor of ten on some
 // drivers.
 
 override TX: u32 = 16u;
 override TY: u32 = 4u;
 override BK: u32 = 16u; // a multiple of 8
-override STACK: u32 = 1u; // tiles of a workgroup: 1, or up to 4 where a subgroup shares operands
 
 // Sizes have names: naga 30 panics where a size without one comes before an override, in the order of use.
 override LINES: u32 = 8u * TX * TY;
@@ -33,16 +31,6 @@ fn tile_row(lane: u32, r: u32) -> u32 {
 // The first of a lane's four columns.
 fn tile_col(lane: u32) -> u32 {
     return (lane % TX) * 4u;
-}
-
-// A workgroup's tile n as one of a grid of single tiles.
-fn stacked(group: vec3<u32>, n: u32) -> vec3<u32> {
-    return vec3(group.x, group.y * STACK + n, group.z);
-}
-
-// Whether such a tile has rows of the result.
-fn tile_is_inside(group: vec3<u32>) -> bool {
-    return group.y * 16u * TY < params.rows;
 }
 
 // Adds what one k gives: a lane's sixteen rows of a, four columns of b.

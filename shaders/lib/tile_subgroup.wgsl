@@ -8,68 +8,31 @@ fn tile_along(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>, c: vec4<f32>, d: mat
     return fma(vec4(c.w), d[3], fma(vec4(c.z), d[2], fma(vec4(c.y), d[1], fma(vec4(c.x), d[0], half))));
 }
 
-// A tile after eight more k. Lane n holds four rows from 4 (n mod 4) on at four k, the first four or the last.
-fn tile_after(t: Tile, row0: u32, k: u32, b: mat4x4<f32>, d: mat4x4<f32>, lane: u32) -> Tile {
-    let a = transpose(tile_a(row0 + 4u * (lane % 4u), k + 4u * (lane / 4u)));
-    return Tile(
-        tile_along(t.r0, subgroupBroadcast(a[0], 0u), b, subgroupBroadcast(a[0], 4u), d),
-        tile_along(t.r1, subgroupBroadcast(a[1], 0u), b, subgroupBroadcast(a[1], 4u), d),
-        tile_along(t.r2, subgroupBroadcast(a[2], 0u), b, subgroupBroadcast(a[2], 4u), d),
-        tile_along(t.r3, subgroupBroadcast(a[3], 0u), b, subgroupBroadcast(a[3], 4u), d),
-        tile_along(t.r4, subgroupBroadcast(a[0], 1u), b, subgroupBroadcast(a[0], 5u), d),
-        tile_along(t.r5, subgroupBroadcast(a[1], 1u), b, subgroupBroadcast(a[1], 5u), d),
-        tile_along(t.r6, subgroupBroadcast(a[2], 1u), b, subgroupBroadcast(a[2], 5u), d),
-        tile_along(t.r7, subgroupBroadcast(a[3], 1u), b, subgroupBroadcast(a[3], 5u), d),
-        tile_along(t.r8, subgroupBroadcast(a[0], 2u), b, subgroupBroadcast(a[0], 6u), d),
-        tile_along(t.r9, subgroupBroadcast(a[1], 2u), b, subgroupBroadcast(a[1], 6u), d),
-        tile_along(t.r10, subgroupBroadcast(a[2], 2u), b, subgroupBroadcast(a[2], 6u), d),
-        tile_along(t.r11, subgroupBroadcast(a[3], 2u), b, subgroupBroadcast(a[3], 6u), d),
-        tile_along(t.r12, subgroupBroadcast(a[0], 3u), b, subgroupBroadcast(a[0], 7u), d),
-        tile_along(t.r13, subgroupBroadcast(a[1], 3u), b, subgroupBroadcast(a[1], 7u), d),
-        tile_along(t.r14, subgroupBroadcast(a[2], 3u), b, subgroupBroadcast(a[2], 7u), d),
-        tile_along(t.r15, subgroupBroadcast(a[3], 3u), b, subgroupBroadcast(a[3], 7u), d),
-    );
-}
-
-// Loads of the columns' operand cost most, so up to four tiles share them.
-struct Stack {
-    t0: Tile,
-    t1: Tile,
-    t2: Tile,
-    t3: Tile,
-}
-
-fn stack_tile(s: Stack, n: u32) -> Tile {
-    var t = s.t0;
-    if n == 1u {
-        t = s.t1;
-    }
-    if n == 2u {
-        t = s.t2;
-    }
-    if n == 3u {
-        t = s.t3;
+// The product over k in first..end. Lane n holds four rows from 4 (n mod 4) on at four k, those from k0 on or the four after.
+fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
+    var t = Tile();
+    let i = row0 + 4u * (lane % 4u);
+    let j = col0 + tile_col(lane);
+    for (var k0 = first; k0 < end; k0 += 8u) {
+        let a = transpose(tile_a(i, k0 + 4u * (lane / 4u)));
+        let b = tile_b(j, k0);
+        let d = tile_b(j, k0 + 4u);
+        t.r0 = tile_along(t.r0, subgroupBroadcast(a[0], 0u), b, subgroupBroadcast(a[0], 4u), d);
+        t.r1 = tile_along(t.r1, subgroupBroadcast(a[1], 0u), b, subgroupBroadcast(a[1], 4u), d);
+        t.r2 = tile_along(t.r2, subgroupBroadcast(a[2], 0u), b, subgroupBroadcast(a[2], 4u), d);
+        t.r3 = tile_along(t.r3, subgroupBroadcast(a[3], 0u), b, subgroupBroadcast(a[3], 4u), d);
+        t.r4 = tile_along(t.r4, subgroupBroadcast(a[0], 1u), b, subgroupBroadcast(a[0], 5u), d);
+        t.r5 = tile_along(t.r5, subgroupBroadcast(a[1], 1u), b, subgroupBroadcast(a[1], 5u), d);
+        t.r6 = tile_along(t.r6, subgroupBroadcast(a[2], 1u), b, subgroupBroadcast(a[2], 5u), d);
+        t.r7 = tile_along(t.r7, subgroupBroadcast(a[3], 1u), b, subgroupBroadcast(a[3], 5u), d);
+        t.r8 = tile_along(t.r8, subgroupBroadcast(a[0], 2u), b, subgroupBroadcast(a[0], 6u), d);
+        t.r9 = tile_along(t.r9, subgroupBroadcast(a[1], 2u), b, subgroupBroadcast(a[1], 6u), d);
+        t.r10 = tile_along(t.r10, subgroupBroadcast(a[2], 2u), b, subgroupBroadcast(a[2], 6u), d);
+        t.r11 = tile_along(t.r11, subgroupBroadcast(a[3], 2u), b, subgroupBroadcast(a[3], 6u), d);
+        t.r12 = tile_along(t.r12, subgroupBroadcast(a[0], 3u), b, subgroupBroadcast(a[0], 7u), d);
+        t.r13 = tile_along(t.r13, subgroupBroadcast(a[1], 3u), b, subgroupBroadcast(a[1], 7u), d);
+        t.r14 = tile_along(t.r14, subgroupBroadcast(a[2], 3u), b, subgroupBroadcast(a[2], 7u), d);
+        t.r15 = tile_along(t.r15, subgroupBroadcast(a[3], 3u), b, subgroupBroadcast(a[3], 7u), d);
     }
     return t;
-}
-
-// The product over k in first..end.
-fn tile_products(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Stack {
-    var s = Stack();
-    let j = col0 + tile_col(lane);
-    for (var k = first; k < end; k += 8u) {
-        let b = tile_b(j, k);
-        let d = tile_b(j, k + 4u);
-        s.t0 = tile_after(s.t0, row0, k, b, d, lane);
-        if STACK > 1u {
-            s.t1 = tile_after(s.t1, row0 + 16u, k, b, d, lane);
-        }
-        if STACK > 2u {
-            s.t2 = tile_after(s.t2, row0 + 32u, k, b, d, lane);
-        }
-        if STACK > 3u {
-            s.t3 = tile_after(s.t3, row0 + 48u, k, b, d, lane);
-        }
-    }
-    return s;
 }

@@ -28,17 +28,8 @@ fn tile_stage(row0: u32, col0: u32, k0: u32, lane: u32) {
     }
 }
 
-// One tile, as more would not fit the registers.
-struct Stack {
-    t: Tile,
-}
-
-fn stack_tile(s: Stack, n: u32) -> Tile {
-    return s.t;
-}
-
 // The product over k in first..end.
-fn tile_products(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Stack {
+fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();
     let y = lane / TX;
     let x = lane % TX;
@@ -52,5 +43,5 @@ fn tile_products(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Stack
             tile_step(&t, staged_a[a], staged_a[a + TY], staged_a[a + 2u * TY], staged_a[a + 3u * TY], staged_b[k * (TX + 1u) + x]);
         }
     }
-    return Stack(t);
+    return t;
 }
