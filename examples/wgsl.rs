@@ -8,16 +8,16 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use wgloss::Storage;
-use wgloss::internals::{Build, Content, Family, Format, kernels, source, takes_quads};
+use wgloss::internals::{Build, Content, Format, kernels, source, takes_quads};
 
-/// The WGSL of every op: FOLDER/<op>.wgsl, for rows that are aligned to four elements; tiles share their operands in workgroup memory.
+/// The WGSL of every op: FOLDER/<op>.wgsl, for rows that are aligned to four elements; lanes share what they have in workgroup memory.
 #[derive(Parser)]
 struct Arguments {
     folder: PathBuf,
     /// How the tensors are stored.
     #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     storage: String,
-    /// Tiles share their operands through subgroup broadcasts.
+    /// Lanes share what they have through subgroup operations.
     #[arg(long)]
     subgroups: bool,
 }
@@ -36,8 +36,7 @@ fn main() -> std::io::Result<()> {
             Content::Numbers => Format { storage, quads: takes_quads(shader, index), ..Format::default() },
             Content::Words | Content::Counters => Format::default(),
         });
-        let tile_by_subgroup = subgroups && shader.family == Family::Tile;
-        let build = Build { formats: formats.collect(), tile_by_subgroup, ..Build::default() };
+        let build = Build { formats: formats.collect(), by_subgroup: subgroups, ..Build::default() };
         std::fs::write(folder.join(format!("{}.wgsl", shader.op)), source(shader, &build))?;
     }
     println!("{}", folder.display());

@@ -72,18 +72,17 @@ pub struct Build {
     pub formats: Vec<Format>,
     /// Every binding is declared `read_write`, which wgpu asks for when an input and an output lie in one buffer.
     pub all_write: bool,
-    /// How the lanes of a tile share operands; see [`Tuning`](crate::Tuning).
-    pub tile_by_subgroup: bool,
+    /// How lanes share what they have; see [`Tuning`](crate::Tuning).
+    pub by_subgroup: bool,
 }
 
 /// The whole source of a shader.
 pub fn source(shader: &Shader, build: &Build) -> String {
-    let Build { formats, all_write, tile_by_subgroup } = build;
+    let Build { formats, all_write, by_subgroup } = build;
     let mut source = shader.source.to_owned();
-    if shader.family == Family::Tile {
-        source += "\n";
-        source += if *tile_by_subgroup { TILE_SUBGROUP } else { TILE_WORKGROUP };
-    }
+    let [row, tile] = if *by_subgroup { [ROW_SUBGROUP, TILE_SUBGROUP] } else { [ROW_WORKGROUP, TILE_WORKGROUP] };
+    source += row;
+    source += if shader.family == Family::Tile { tile } else { "" };
     source += "\n// src/accessors.rs\n\n";
     source += &params(shader);
     for (index, &(name, access, content)) in shader.bindings.iter().enumerate() {
@@ -527,5 +526,7 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 const WIDE: &str = include_str!("../shaders/lib/wide.wgsl");
 const F16: &str = include_str!("../shaders/lib/f16.wgsl");
 const BF16: &str = include_str!("../shaders/lib/bf16.wgsl");
+const ROW_WORKGROUP: &str = include_str!("../shaders/lib/row_workgroup.wgsl");
+const ROW_SUBGROUP: &str = include_str!("../shaders/lib/row_subgroup.wgsl");
 const TILE_WORKGROUP: &str = include_str!("../shaders/lib/tile_workgroup.wgsl");
 const TILE_SUBGROUP: &str = include_str!("../shaders/lib/tile_subgroup.wgsl");

@@ -374,7 +374,7 @@ impl Gpu {
         all_write: bool,
     ) -> Result<wgpu::ComputePipeline> {
         let shader = kernel.shader;
-        let build = Build { formats, all_write, tile_by_subgroup: self.tuning.tile_by_subgroup };
+        let build = Build { formats, all_write, by_subgroup: self.tuning.by_subgroup };
         let module_key = ModuleKey { op: shader.op, build: build.clone() };
         let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants: constants.to_vec() };
         if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {

@@ -12,9 +12,9 @@ pub struct Tuning {
     pub tile_y: u32,
     /// How many of the summed dimension a tile stages at once, a multiple of 8.
     pub tile_depth: u32,
-    /// Whether the lanes of a tile share operands through subgroup operations instead of workgroup memory: for 8 × 1 lanes on devices with
-    /// [`wgpu::Features::SUBGROUP`] and subgroups of at least 8.
-    pub tile_by_subgroup: bool,
+    /// Whether lanes share what they have through subgroup operations instead of workgroup memory: for workgroups of 8 lanes, tiles of
+    /// 8 × 1, on devices with [`wgpu::Features::SUBGROUP`] and subgroups of at least 8.
+    pub by_subgroup: bool,
     /// Workgroups that fill the device: a product with fewer tiles is split along the summed dimension.
     pub groups: u32,
     /// Whether aligned rows are read and written in numbers of eight bytes, on devices with `SHADER_INT64`.
@@ -33,7 +33,7 @@ impl Tuning {
         tile_x: 16,
         tile_y: 4,
         tile_depth: 16,
-        tile_by_subgroup: false,
+        by_subgroup: false,
         wide: false,
         groups: 512,
         workspace: 64 << 20,
@@ -47,7 +47,7 @@ impl Tuning {
         widest: 8,
         tile_x: 8,
         tile_y: 1,
-        tile_by_subgroup: true,
+        by_subgroup: true,
         wide: true, // llvmpipe makes every load and store lane by lane, of four bytes or eight
         groups: 8,
         work: 1 << 32, // llvmpipe with one core: 5 to 8 G a second
@@ -64,9 +64,8 @@ impl Tuning {
     pub(crate) fn on(self, device: &wgpu::Device) -> Tuning {
         let subgroups =
             device.features().contains(wgpu::Features::SUBGROUP) && device.adapter_info().subgroup_min_size >= 8;
-        let within = self.within(&device.limits());
-        let wide = within.wide && device.features().contains(wgpu::Features::SHADER_INT64);
-        Tuning { tile_by_subgroup: within.tile_by_subgroup && subgroups, wide, ..within }
+        let wide = self.wide && device.features().contains(wgpu::Features::SHADER_INT64);
+        Tuning { by_subgroup: self.by_subgroup && subgroups, wide, ..self }.within(&device.limits())
     }
 
     /// The same sizes, cut to what `limits` allow.
@@ -77,6 +76,7 @@ impl Tuning {
         self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.max(1));
         self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.max(1));
         self.tile_depth = self.tile_depth.max(1).next_multiple_of(8);
+        self.by_subgroup &= [self.workgroup, self.widest, self.tile_x, self.tile_y] == [8, 8, 8, 1];
         while self.tile_x * self.tile_y > lanes || self.tile_bytes() > limits.max_compute_workgroup_storage_size {
             match (self.tile_depth > 8, self.tile_x >= self.tile_y, self.tile_x.max(self.tile_y) > 1) {
                 (true, ..) if self.tile_x * self.tile_y <= lanes => {
@@ -87,7 +87,6 @@ impl Tuning {
                 _ => break,
             }
         }
-        self.tile_by_subgroup &= [self.tile_x, self.tile_y] == [8, 1];
         while self.row_bytes() > limits.max_compute_workgroup_storage_size && self.widest > 1 {
             self.widest /= 2;
             self.workgroup = self.workgroup.min(self.widest);
@@ -98,14 +97,14 @@ impl Tuning {
 
     /// Workgroup memory of the widest row kernel: one pair of f32 a lane.
     pub fn row_bytes(&self) -> u32 {
-        self.widest * 8
+        if self.by_subgroup { 0 } else { self.widest * 8 }
     }
 
     /// Workgroup memory of a tile kernel: both staged operands (rows padded by one vec4), and a pair of f32 for each lane and each of eight of
     /// its rows.
     pub fn tile_bytes(&self) -> u32 {
         let staged = self.tile_depth * (4 * self.tile_y + 1 + self.tile_x + 1) * 16;
-        64 * self.tile_x * self.tile_y + if self.tile_by_subgroup { 0 } else { staged }
+        64 * self.tile_x * self.tile_y + if self.by_subgroup { 0 } else { staged }
     }
 
     /// Rows and columns of a tile.

@@ -11,10 +11,10 @@ use wgloss::internals::{
 };
 use wgloss::{Storage, Tuning, verify, wgpu};
 
-/// None: f32 and u32 only. Subgroup operations where a tile's lanes share operands with them, u64 where memory is read in numbers of that size.
+/// None: f32 and u32 only. Subgroup operations where lanes share with them, u64 where memory is read in numbers of that size.
 fn capabilities(source: &str) -> Capabilities {
     let of = |word: &str, capability| if source.contains(word) { capability } else { Capabilities::empty() };
-    of("subgroupBroadcast", Capabilities::SUBGROUP) | of("u64", Capabilities::SHADER_INT64)
+    of("subgroup", Capabilities::SUBGROUP) | of("u64", Capabilities::SHADER_INT64)
 }
 
 /// Valid without any other feature.
@@ -41,8 +41,8 @@ fn plain(shader: &Shader) -> String {
     source(shader, &Build { formats: vec![Format::default(); shader.bindings.len()], ..Build::default() })
 }
 
-/// Every way in which all tensors may be stored and aligned, every output in place of its input, and every way in which the lanes of a tile may
-/// share operands.
+/// Every way in which all tensors may be stored and aligned, every output in place of its input, and both ways in which lanes may share what they
+/// have.
 fn builds(kernel: &Kernel) -> Vec<String> {
     let shader = kernel.shader;
     let mut formats = Vec::new();
@@ -66,12 +66,11 @@ fn builds(kernel: &Kernel) -> Vec<String> {
             formats.push(all);
         }
     }
-    let build = |formats: &Vec<Format>, all_write, tile_by_subgroup| {
-        source(shader, &Build { formats: formats.clone(), all_write, tile_by_subgroup })
+    let build = |formats: &Vec<Format>, all_write, by_subgroup| {
+        source(shader, &Build { formats: formats.clone(), all_write, by_subgroup })
     };
-    let ways: &[bool] = if shader.family == Family::Tile { &[false, true] } else { &[false] };
     let builds = formats.iter().flat_map(|formats| {
-        ways.iter().flat_map(move |&way| [false, true].map(|all_write| build(formats, all_write, way)))
+        [false, true].into_iter().flat_map(move |way| [false, true].map(|all_write| build(formats, all_write, way)))
     });
     builds.collect()
 }
@@ -165,7 +164,7 @@ fn every_build_is_valid() {
 fn workgroup_memory_is_what_the_tuning_says() {
     let tunings = [
         Tuning::GPU,
-        Tuning { workgroup: 16, widest: 16, ..Tuning::SOFTWARE }, // other lanes than a tile's
+        Tuning { workgroup: 16, widest: 16, by_subgroup: false, ..Tuning::SOFTWARE }, // other lanes than a tile's
         Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
         Tuning { workgroup: 64, tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU },
         Tuning { workgroup: 1, tile_x: 1, tile_y: 2, tile_depth: 8, ..Tuning::GPU },
@@ -174,7 +173,7 @@ fn workgroup_memory_is_what_the_tuning_says() {
         let (mut rows, mut tiles) = (0, 0);
         for kernel in kernels() {
             let formats = vec![Format::default(); kernel.shader.bindings.len()];
-            let build = Build { formats, all_write: false, tile_by_subgroup: tuning.tile_by_subgroup };
+            let build = Build { formats, all_write: false, by_subgroup: tuning.by_subgroup };
             let (module, info) = parse(kernel.shader.op, &source(kernel.shader, &build));
             for lanes in [1, tuning.widest] {
                 let mut constants = vec![("WG", tuning.widest), ("LANES", lanes)];
@@ -196,6 +195,12 @@ fn workgroup_memory_is_what_the_tuning_says() {
         }
         assert_eq!((rows, tiles), (tuning.row_bytes(), tuning.tile_bytes()), "{tuning:?}");
     }
+    // Where a row's lanes are a tile's they cannot be told apart by their number; they exchange values then.
+    let exchanged = Build { formats: vec![Format::default(); 64], by_subgroup: true, ..Build::default() };
+    for shader in kernels().into_iter().map(|kernel| kernel.shader).filter(|shader| shader.family == Family::Rows) {
+        assert!(!source(shader, &exchanged).contains("var<workgroup>"), "{}", shader.op);
+    }
+    assert_eq!(Tuning::SOFTWARE.row_bytes(), 0);
     for tuning in [Tuning::GPU, Tuning::SOFTWARE] {
         let most = wgpu::Limits::default().max_compute_workgroup_storage_size;
         assert!(tuning.row_bytes().max(tuning.tile_bytes()) <= most, "{tuning:?} exceeds WebGPU's {most} bytes");
@@ -252,7 +257,9 @@ fn barriers_stay_in_the_library_files() {
 #[test]
 fn no_barrier_is_lost() {
     for (file, count) in [
-        ("row", 3),
+        ("row", 0),
+        ("row_workgroup", 3),
+        ("row_subgroup", 0),
         ("tile", 3),
         ("tile_workgroup", 2),
         ("tile_subgroup", 0),
@@ -270,7 +277,7 @@ fn no_barrier_is_lost() {
         let found = std::fs::read_to_string(path).unwrap().matches("workgroupBarrier();").count();
         assert_eq!(found, count, "{file}");
     }
-    assert_eq!(stems("shaders/lib", "wgsl").len(), 13);
+    assert_eq!(stems("shaders/lib", "wgsl").len(), 15);
     // Before and after the lanes of a tile put what they share of half of their rows.
     for (file, count) in [("info_nce", 4), ("siglip", 4), ("linear", 0)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders").join(file).with_extension("wgsl");

@@ -1,5 +1,6 @@
-// Rows, or segments of rows, each taken by LANES lanes of a workgroup, sixteen elements a lane at a time. Every barrier of the row
-// kernels is here; call in uniform control flow. The order of each tree is fixed: the same input gives the same bits.
+// Rows, or segments of rows, each taken by LANES lanes of a workgroup, sixteen elements a lane at a time. lib/row_workgroup.wgsl or
+// lib/row_subgroup.wgsl has `reduce`, with every barrier of the row kernels; call in uniform control flow. The order of each tree is fixed: the
+// same input gives the same bits.
 
 override WG: u32 = 256u;
 override LANES: u32 = 256u; // a power of two that divides WG
@@ -60,30 +61,11 @@ const SUM: u32 = 0u;
 const MAX: u32 = 1u;
 const LSE: u32 = 2u;
 
-var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
-
 fn combine(how: u32, a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
     if how == LSE {
         return lse_merge(a, b, scale);
     }
     return select(a + b, max(a, b), how == MAX);
-}
-
-// Every lane of the row gets the combined value.
-fn reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
-    if LANES == 1u {
-        return value;
-    }
-    workgroupBarrier(); // the call before this one may still be reading
-    reduce_scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane % LANES < half {
-            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half], scale);
-        }
-    }
-    workgroupBarrier();
-    return reduce_scratch[lane - lane % LANES];
 }
 
 fn reduce_sum(lane: u32, value: f32) -> f32 {
