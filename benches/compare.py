@@ -58,7 +58,7 @@ def run_side(side, case, arguments):
 
 def compare(case, arguments):
     """The record of a case, and the provenance of both sides."""
-    rounds, provenance, facts, first = [], {}, {}, {}
+    rounds, provenance, facts, first, memory = [], {}, {}, {}, {}
     for number in range(arguments.rounds):
         order = SIDES if number % 2 == 0 else SIDES[::-1]
         samples = {}
@@ -66,11 +66,13 @@ def compare(case, arguments):
             provenance[side], times = run_side(side, case, arguments)
             facts[side] = {key: times[key] for key in ("case", "rows", "cols", "bytes")}
             first.setdefault(side, times.get("first_wall_s"))
+            memory[side] = times.get("memory_bytes")
             samples[side] = {clock: times[f"{clock}_samples_s"] for clock in CLOCKS}
         rounds.append({"order": order, **samples})
     if facts["ours"] != facts["peer"]:
         sys.exit(f"{case}: the two sides do not do the same: {facts}")
     record = facts["ours"] | {f"{side}_first_wall_s": first[side] for side in SIDES}
+    record |= {f"{side}_memory_bytes": memory[side] for side in SIDES}
     for clock in CLOCKS:
         for side in SIDES:
             record[f"{side}_{clock}_s"] = statistics.median(s for each in rounds for s in each[side][clock])
@@ -81,13 +83,17 @@ def compare(case, arguments):
 
 
 def table(records):
-    head = ["case", "ours wall", "cpu", "peer wall", "cpu", "ratio wall", "rounds", "cpu"]
+    head = ["case", "ours wall", "cpu", "MiB", "peer wall", "cpu", "MiB", "ratio wall", "rounds", "cpu"]
     rows = [head]
     for record in records:
-        times = [f"{record[f'{side}_{clock}_s'] * 1e3:.2f}" for side in SIDES for clock in CLOCKS]
+        sides = []
+        for side in SIDES:
+            memory = record[f"{side}_memory_bytes"]
+            sides += [f"{record[f'{side}_{clock}_s'] * 1e3:.2f}" for clock in CLOCKS]
+            sides.append("?" if memory is None else f"{memory / 2**20:.0f}")
         spread = "-".join(f"{ratio:.2f}" for ratio in record["ratio_wall_range"])
         ratios = [f"{record['ratio_wall']:.2f}", spread, f"{record['ratio_cpu']:.2f}"]
-        rows.append([f"{record['case']} {record['rows']}x{record['cols']}", *times, *ratios])
+        rows.append([f"{record['case']} {record['rows']}x{record['cols']}", *sides, *ratios])
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows]
     return "\n".join("  ".join(line) for line in lines)

@@ -50,6 +50,7 @@ impl Tuning {
         by_subgroup: true,
         wide: true, // llvmpipe makes every load and store lane by lane, of four bytes or eight
         groups: 8,
+        workspace: 32 << 20,
         work: 1 << 32, // llvmpipe with one core: 5 to 8 G a second
         ..Tuning::GPU
     };

@@ -191,10 +191,11 @@ fn l2(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
     })
 }
 
-/// The bandwidth that the others are compared with: four numbers a step of a lane, neighbours side by side.
+/// The bandwidth that the others are compared with: four numbers a step of a lane, neighbours side by side, as the tuning reads and writes
+/// them.
 const COPY: &str = "
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<QUAD>;
+@group(0) @binding(1) var<storage, read_write> y: array<QUAD>;
 override WG: u32;
 @compute @workgroup_size(WG)
 fn copy(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -213,7 +214,9 @@ fn copy(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Job> {
     let workgroup = gpu.tuning().workgroup;
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("copy"),
-        source: wgpu::ShaderSource::Wgsl(COPY.into()),
+        source: wgpu::ShaderSource::Wgsl(
+            COPY.replace("QUAD", if gpu.tuning().wide { "vec2<u64>" } else { "vec4<f32>" }).into(),
+        ),
     });
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some("copy"),

@@ -97,15 +97,22 @@ fn time(arguments: &Arguments) -> Outcome {
         Some(path) => Box::new(File::create(path)?),
         None => Box::new(std::io::stdout()),
     };
-    let gpu = open()?;
-    writeln!(out, "{}", json!({ "provenance": provenance(&gpu, arguments.calls) }))?;
+    writeln!(out, "{}", json!({ "provenance": provenance(&open()?, arguments.calls) }))?;
     for case in chosen {
+        let gpu = open()?; // with no scratch of other cases
+        let before = allocated(&gpu);
         let job = (case.build)(&gpu, case.shape)?;
-        let line = measure(&gpu, case, &job, arguments.calls)?;
+        let mut line = measure(&gpu, case, &job, arguments.calls)?;
+        line["memory_bytes"] = json!(allocated(&gpu).zip(before).map(|(after, before)| after - before));
         writeln!(out, "{line}")?;
         out.flush()?;
     }
     Ok(())
+}
+
+/// Bytes of all buffers, where the backend's allocator counts them.
+fn allocated(gpu: &Gpu) -> Option<u64> {
+    gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes)
 }
 
 fn measure(gpu: &Gpu, case: &Case, job: &Job, calls: u32) -> Outcome<Value> {

@@ -112,6 +112,33 @@ def measure(call, synchronize, calls):
     return wall, cpu
 
 
+class Memory:
+    """Bytes that the case adds to what the process has, at its peak; None where the system does not say."""
+
+    def __init__(self, device):
+        self.on_gpu = device == "cuda"
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            try:
+                with open("/proc/self/clear_refs", "w") as file:  # Linux only: the peak begins anew
+                    file.write("5")
+            except OSError:
+                pass
+        self.before = torch.cuda.memory_allocated() if self.on_gpu else self.resident("VmRSS")
+
+    def resident(self, key):
+        try:
+            with open("/proc/self/status") as lines:
+                return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+        except (OSError, StopIteration):
+            return None
+
+    def peak(self):
+        peak = torch.cuda.max_memory_allocated() if self.on_gpu else self.resident("VmHWM")
+        return None if peak is None or self.before is None else peak - self.before
+
+
 def cpu_name():
     try:
         with open("/proc/cpuinfo") as lines:  # Linux only
@@ -164,11 +191,12 @@ def main():
     out = open(arguments.out, "w") if arguments.out else sys.stdout
     print(json.dumps({"provenance": provenance(arguments)}), file=out)
     for op, shape in arguments.case:
+        memory = Memory(arguments.device)
         call, size = OPS[op](shape, arguments.device, compiled)
         wall, cpu = measure(call, synchronize, arguments.calls)
         wall_s, cpu_s = statistics.median(wall), statistics.median(cpu)
         line = {"case": op, "rows": shape[0], "cols": shape[1], "wall_s": wall_s, "cpu_s": cpu_s, "bytes": size,
-                "gb_per_s": size / wall_s / 1e9, "wall_samples_s": wall, "cpu_samples_s": cpu}
+                "gb_per_s": size / wall_s / 1e9, "memory_bytes": memory.peak(), "wall_samples_s": wall, "cpu_samples_s": cpu}
         print(json.dumps(line), file=out, flush=True)
 
 
