@@ -164,7 +164,8 @@ impl Gpu {
         Gpu::build(device, queue, fault)
     }
 
-    /// Uses a device and queue that the caller made. Any features and limits will do; see [`Gpu`] for who handles errors.
+    /// Uses a device and queue that the caller made. Any features and limits will do; a software adapter is faster with `SUBGROUP` and
+    /// `SHADER_INT64`. See [`Gpu`] for who handles errors.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made.
