@@ -57,6 +57,17 @@ at_width() { # BITS COMMAND…
     LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
 }
 
+# Two at a time, where each has to wait for a driver that compiles kernels on one core: the first in the background, its output afterwards.
+side_by_side() { # COMMAND COMMAND, functions without arguments
+    local log=$PWD/target/side-by-side.log first second=0
+    "$1" >"$log" 2>&1 &
+    first=$!
+    "$2" || second=$?
+    wait "$first" || { cat "$log"; return 1; }
+    cat "$log"
+    return "$second"
+}
+
 step "tools: rustfmt and clippy" tools
 step "driver" scripts/driver.sh
 step "format" cargo fmt --all --check
@@ -81,11 +92,17 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 !!   - some of the library's tests with subgroups of 4
 END
 elif scripts/driver.sh is-software; then
-    step "test, lavapipe with subgroups of 8" at_width 256 "${tests[@]}"
-    step "verify, lavapipe with subgroups of 8" at_width 256 "${verify[@]}"
+    slow=(info_nce scale)
+    slow_tests() { at_width 256 "${library_tests[@]}" -- "${slow[@]}"; }
+    other_tests() { at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}"; }
+    all_verify() { at_width 256 "${verify[@]}"; }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
-    step "some library tests, lavapipe with subgroups of 4" at_width 128 "${library_tests[@]}" -- \
-        softmax::verified normalize:: linear::verified cross_entropy::verified
+    narrow_tests() {
+        at_width 128 "${library_tests[@]}" -- softmax::verified normalize:: linear::verified cross_entropy::verified
+    }
+    step "tests: build" "${tests[@]}" --no-run
+    step "test, lavapipe with subgroups of 8" side_by_side slow_tests other_tests
+    step "verify, lavapipe with subgroups of 8; some library tests with subgroups of 4" side_by_side narrow_tests all_verify
 else
     step "test" "${tests[@]}"
     step "verify" "${verify[@]}"

@@ -249,7 +249,7 @@ impl Gpu {
     /// [`Tuning::work`] allows, so that it ends before the watchdog of an operating system ends it, and two are under way at most.
     ///
     /// ```
-    /// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+    /// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
     /// # use std::ops::ControlFlow;
     /// use wgloss::{Tensor, linear};
     /// let (x, y) = (gpu.upload(&[1.0f32; 4]).unwrap(), gpu.zeros::<f32>(4).unwrap());

@@ -9,6 +9,7 @@ mod kernels;
 mod scale;
 mod tensors;
 
+mod adam;
 mod bce;
 mod cast;
 mod cross_entropy;

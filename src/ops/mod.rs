@@ -1,5 +1,6 @@
 //! The ops: each function checks shapes, fills parameters and plans dispatches. The maths is in `shaders/` and `reference/`.
 
+pub mod adam;
 pub mod bce;
 pub mod cast;
 pub mod cross_entropy;
@@ -80,6 +81,7 @@ pub enum Accum {
 /// Every kernel, for the tests that compare them with their shaders.
 pub fn kernels() -> Vec<&'static Kernel> {
     [
+        adam::KERNELS,
         bce::KERNELS,
         cast::KERNELS,
         cross_entropy::KERNELS,

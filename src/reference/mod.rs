@@ -4,6 +4,7 @@
 //! Every function is written once for f64, the truth, and f32, the yardstick: what the plain formula loses in the kernels' own
 //! precision. Matrices are row-major slices; a shape that does not fit panics, as slices do.
 
+pub mod adam;
 pub mod bce;
 pub mod cast;
 pub mod cross_entropy;

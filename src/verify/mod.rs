@@ -5,6 +5,7 @@
 //! cancellation, of the sum of its terms' magnitudes. Outputs start as poison and lie between guards: everything inside must
 //! be written, nothing outside. Inputs have poison in the gaps between their rows.
 
+mod adam;
 mod bce;
 mod cast;
 mod cross_entropy;
@@ -31,7 +32,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 14] = [
+pub const SUITES: [(&str, Suite); 15] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -45,6 +46,7 @@ pub const SUITES: [(&str, Suite); 14] = [
     ("kl", kl::cases),
     ("siglip", siglip::cases),
     ("sgd", sgd::cases),
+    ("adam", adam::cases),
     ("cast", cast::cases),
 ];
 

@@ -49,7 +49,7 @@ pub struct Batch<'a> {
     pub positive: Positive<'a>,
     /// Of the queries [N, 1], of the keys [M, 1]: a key with the query's id that is no positive of it is left out (false negatives).
     pub ids: Option<(Tensor<'a, u32>, Tensor<'a, u32>)>,
-    /// Further negatives of every query: drawn ones, or a queue of past keys.
+    /// Further negatives of every query: drawn ones, or a [`Queue`](super::Queue) of past keys.
     pub shared: Option<Negatives<'a>>,
     /// Further negatives of each query by itself, K of them: rows i K to (i + 1) K − 1 of N K are query i's.
     pub each: Option<Negatives<'a>>,

@@ -29,7 +29,7 @@ use crate::{Error, Recorder, Result, Tensor};
 ///     })?;
 /// }
 /// assert_eq!(queue.len(), 5); // of six keys the last five
-/// let loss = gpu.read(Tensor::vector(&loss, 3)?)?;
+/// let loss: Vec<f32> = gpu.read(Tensor::vector(&loss, 3)?)?;
 /// assert!(loss[0] < loss[1] && loss[1] < loss[2]); // two, four and six keys beside each query's own
 /// # Ok(()) }
 /// ```

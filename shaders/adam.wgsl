@@ -1,0 +1,48 @@
+// g' = g + l p, or DECOUPLED: g' = g and first p = p - rate l p;   m = m + (1 - b1)(g' - m);   v = v + (1 - b2)(g'^2 - v);   h = v, or with
+// AMSGRAD the largest v so far;   p = p - rate/(1 - b1^t) m/(sqrt(h)/sqrt(1 - b2^t) + eps), at the step t = 1, 2, ..
+// `toward_m` is 1 - b1, `toward_v` 1 - b2, `rate_of_step` rate/(1 - b1^t), `root` sqrt(1 - b2^t): they are formed in f64.
+// Source: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov and Hutter 2019, arXiv:1711.05101; AMSGRAD: Reddi, Kale and Kumar 2018,
+// arXiv:1904.09237; in the form of torch.optim.Adam.
+// Cost: reads 4MN, writes 3MN; with AMSGRAD reads 5MN, writes 4MN.
+
+override DECOUPLED: u32 = 0u;
+override AMSGRAD: u32 = 0u;
+
+// An infinite v stays infinite.
+fn toward4(v: vec4<f32>, squares: vec4<f32>) -> vec4<f32> {
+    return select(v + params.toward_v * (squares - v), v, v == vec4(infinity()));
+}
+
+@compute @workgroup_size(WG)
+fn step(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        var p = load_p4(span.i, j, span.end, 0.0);
+        var g = load_g4(span.i, j, span.end, 0.0);
+        if params.weight_decay != 0.0 {
+            let decayed = params.weight_decay * p; // not for 0, which times an infinite p is NaN
+            if DECOUPLED == 1u {
+                p -= params.rate * decayed;
+            } else {
+                g += decayed;
+            }
+        }
+        let m = load_m4(span.i, j, span.end, 0.0);
+        let new_m = m + params.toward_m * (g - m);
+        let v = toward4(load_v4(span.i, j, span.end, 0.0), g * g);
+        store_m4(span.i, j, span.end, new_m);
+        store_v4(span.i, j, span.end, v);
+        var h = v;
+        if AMSGRAD == 1u {
+            let most = load_most4(span.i, j, span.end, 0.0);
+            h = select(max(most, v), v + most, nans(most) | nans(v));
+            store_most4(span.i, j, span.end, h);
+        }
+        let slope = new_m / (sqrt(h) / params.root + params.eps);
+        store_p4(span.i, j, span.end, p - params.rate_of_step * slope);
+    }
+}
