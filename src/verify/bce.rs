@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
 use crate::bce::{self, Options};
 use crate::reference::bce::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -18,7 +18,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         case(check, [3, 20_000], Fill::Small, Storage::F32, weights, options)?;
         case(check, [7_000, 3], Fill::Small, Storage::F32, weights, options)?;
     }
-    for storage in STORAGES {
+    for &storage in check.storages() {
         case(check, [3, 257], Fill::Small, storage, [true, true], Options::default())?;
         case(check, [3, 64], Fill::Small, storage, [true, false], Options::default())?;
     }

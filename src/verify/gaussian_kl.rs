@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
 use crate::gaussian_kl::{self, Gradients, Options};
 use crate::reference::gaussian_kl::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -14,7 +14,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         case(check, [3, 257], Fill::Small, Storage::F32, prior, Options::default())?;
         let options = Options { reduction: Reduction::Mean, accum: Accum::Add };
         case(check, [7_000, 3], Fill::Small, Storage::F32, prior, options)?;
-        for storage in STORAGES {
+        for &storage in check.storages() {
             case(check, [3, 257], Fill::Small, storage, prior, Options::default())?;
         }
     }

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
 use crate::kl::{self, Divergence, Form, Gradients, Options};
 use crate::{Reduction, Result, Storage, reference, softmax};
 
@@ -24,7 +24,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     for reduction in REDUCTIONS {
         case(check, 3, 257, Fill::Small, Options { reduction, ..Default::default() }, Storage::F32)?;
     }
-    for storage in STORAGES {
+    for &storage in check.storages() {
         for form in [Form::Logits, Form::LogQ] {
             case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, storage)?;
         }

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, STORAGES, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
 use crate::l2::{self, Gradients, Options};
 use crate::{Accum, Result, Storage, reference};
 
@@ -14,7 +14,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         let options = Options { reduction, factor: 0.5, accum: Accum::Add };
         case(check, [70_000, 3], Fill::Small, Storage::F32, options)?;
         case(check, [3, 20_000], Fill::Small, Storage::F32, options)?;
-        for storage in STORAGES {
+        for &storage in check.storages() {
             case(check, [3, 257], Fill::Small, storage, Options { reduction, ..Default::default() })?;
         }
     }

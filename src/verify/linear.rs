@@ -21,7 +21,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
                 }
             }
         }
-        for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
+        for &storage in [Storage::F32].iter().chain(check.storages()) {
             for accum in [Accum::Write, Accum::Add] {
                 let some = storage != Storage::F32 && [17, 1000].contains(&inputs); // each storage is a kernel of its own
                 if rows < 10_000 && (some || (storage == Storage::F32 && accum == Accum::Add)) {

@@ -73,7 +73,7 @@ pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
     Ok(check.report)
 }
 
-/// The same without the cases that only vary options of one kernel: for another device or tuning of which the rest is known.
+/// The same without the cases that only vary options or storage of one kernel: for another device or tuning of which the rest is known.
 ///
 /// # Errors
 /// As [`run`].
@@ -154,7 +154,7 @@ pub struct Check<'g> {
     pub gpu: &'g Gpu,
     /// What came of it so far.
     pub report: Report,
-    /// Whether cases that only vary options may be left out.
+    /// Whether cases that only vary options or storage are left out.
     pub is_brief: bool,
     case: String,
     layout: usize,
@@ -166,6 +166,11 @@ impl<'g> Check<'g> {
     /// Nothing compared yet.
     pub fn new(gpu: &'g Gpu) -> Self {
         Check { gpu, report: Report::default(), is_brief: false, case: String::new(), layout: 0, gain: 1.0 }
+    }
+
+    /// The storages that round, each with kernels of its own; none in brief.
+    fn storages(&self) -> &'static [Storage] {
+        if self.is_brief { &[] } else { &STORAGES }
     }
 
     /// Names the case that the next comparisons belong to and moves on to the next layout.

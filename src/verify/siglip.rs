@@ -25,7 +25,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             }
             case(check, size, fill, learned, Storage::F32, Options::default())?;
         }
-        for storage in [Storage::F16, Storage::Bf16] {
+        for &storage in check.storages() {
             case(check, size, Fill::Small, learned, storage, Options::default())?;
             let options = Options { reduction: Reduction::Rows, accum: Accum::Add, ..Default::default() };
             case(check, size, Fill::Small, reference::Learned::default(), storage, options)?;

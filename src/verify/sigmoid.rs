@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, STORAGES, cast, rounded};
+use super::{Check, FILLS, Fill, cast, rounded};
 use crate::sigmoid::{self, Options};
 use crate::{Result, Storage, reference};
 
@@ -11,7 +11,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
                 }
             }
         }
-        for storage in STORAGES {
+        for &storage in check.storages() {
             case(check, 3, 257, Fill::Small, storage, Options { log })?;
             case(check, 5, 64, Fill::Wide, storage, Options { log })?;
         }

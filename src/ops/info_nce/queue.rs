@@ -101,7 +101,7 @@ impl Queue {
             }
             Ok(())
         })?;
-        self.next = places.last().map_or(self.next, |(_, to)| to.end % self.rows);
+        self.next = places.last().map_or(self.next, |(_, to)| to.end);
         self.len = self.rows.min(self.len + rows);
         Ok(())
     }
