@@ -93,7 +93,7 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 END
 elif scripts/driver.sh is-software; then
     slow=(info_nce scale)
-    slow_tests() { at_width 256 "${library_tests[@]}" -- "${slow[@]}"; }
+    slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
     other_tests() { at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}"; }
     all_verify() { at_width 256 "${verify[@]}"; }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.

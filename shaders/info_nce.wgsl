@@ -1,5 +1,6 @@
-// c_ij = <q_i, k_j>, NORMALIZE: <q_i, k_j>/(|q_i| |k_j|);  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale, max_scale) or 1/temperature.
-// P_i are the positives of row i, N_i its negatives, among the keys and whatever else the row is compared with, A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
+// c_ij = <q_i, k_j>, NORMALIZE: <q_i, k_j>/(|q_i| |k_j|);  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale,
+// max_scale) or 1/temperature. P_i are the positives of row i, N_i its negatives, among the keys and whatever else the row is compared with,
+// A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
 //     loss_i = a - mean_P s                      outside the logarithm; for one positive ln(1 + e^(n - p))
 //     loss_i = a - p + ln |P|                    INSIDE the logarithm
 //     loss_i = n - ..                            DECOUPLED: n instead of a

@@ -424,9 +424,10 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
+        let before = self.steps.len(); // a grid of nothing is no dispatch
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))?;
         let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(depth as u64);
-        self.steps.iter_mut().last().into_iter().for_each(|step| step.work = work);
+        self.steps[before..].iter_mut().for_each(|step| step.work = work);
         Ok(())
     }
 

@@ -33,26 +33,6 @@ fn tile_col(lane: u32) -> u32 {
     return (lane % TX) * 4u;
 }
 
-// Adds what one k gives: a lane's sixteen rows of a, four columns of b.
-fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>, b: vec4<f32>) {
-    (*t).r0 += a0.x * b;
-    (*t).r1 += a0.y * b;
-    (*t).r2 += a0.z * b;
-    (*t).r3 += a0.w * b;
-    (*t).r4 += a1.x * b;
-    (*t).r5 += a1.y * b;
-    (*t).r6 += a1.z * b;
-    (*t).r7 += a1.w * b;
-    (*t).r8 += a2.x * b;
-    (*t).r9 += a2.y * b;
-    (*t).r10 += a2.z * b;
-    (*t).r11 += a2.w * b;
-    (*t).r12 += a3.x * b;
-    (*t).r13 += a3.y * b;
-    (*t).r14 += a3.z * b;
-    (*t).r15 += a3.w * b;
-}
-
 // A lane's results times a factor of each of its sixteen rows and of its four columns.
 fn tile_scaled(t: Tile, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>, b: vec4<f32>) -> Tile {
     return Tile(

@@ -28,6 +28,26 @@ fn tile_stage(row0: u32, col0: u32, k0: u32, lane: u32) {
     }
 }
 
+// Adds what one k gives: a lane's sixteen rows of a, four columns of b.
+fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>, b: vec4<f32>) {
+    (*t).r0 += a0.x * b;
+    (*t).r1 += a0.y * b;
+    (*t).r2 += a0.z * b;
+    (*t).r3 += a0.w * b;
+    (*t).r4 += a1.x * b;
+    (*t).r5 += a1.y * b;
+    (*t).r6 += a1.z * b;
+    (*t).r7 += a1.w * b;
+    (*t).r8 += a2.x * b;
+    (*t).r9 += a2.y * b;
+    (*t).r10 += a2.z * b;
+    (*t).r11 += a2.w * b;
+    (*t).r12 += a3.x * b;
+    (*t).r13 += a3.y * b;
+    (*t).r14 += a3.z * b;
+    (*t).r15 += a3.w * b;
+}
+
 // The product over k in first..end.
 fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();

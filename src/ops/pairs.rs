@@ -50,6 +50,15 @@ impl Gradients<'_> {
     }
 }
 
+fn usable(scale: f32) -> bool {
+    scale.is_normal() && scale > 0.0
+}
+
+/// Refuses a bound of the scale that is none.
+pub(super) fn check_max_scale(op: &'static str, max_scale: f32) -> Result<()> {
+    required(op, "max_scale", max_scale, usable(max_scale), "a number above 0")
+}
+
 /// What all dispatches of a call share.
 pub(super) struct Pairs<'a> {
     op: &'static str,
@@ -144,9 +153,8 @@ impl<'a> Pairs<'a> {
         form: Form,
     ) -> Result<Self> {
         let Form { temperature, max_scale, reduction, own } = form;
-        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
         required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
-        required(op, "max_scale", max_scale, usable(max_scale), "a number above 0")?;
+        check_max_scale(op, max_scale)?;
         shaped(op, "k", k, [k.rows, q.cols])?;
         if own && k.rows < q.rows {
             let (expected, found) = (format!("at least {} rows", q.rows), format!("{} rows", k.rows));

@@ -188,7 +188,9 @@ impl<'a> Device<'a> {
 impl Engine for Device<'_> {
     fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()> {
         self.load(ids)?;
-        self.gpu.write(self.memory.ids(ids.len())?, ids)?;
+        if self.config.queue > 0 {
+            self.gpu.write(self.memory.ids(ids.len())?, ids)?;
+        }
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
         let (ids, ring) = (self.memory.ids(self.config.batch)?, self.memory.ring()?);

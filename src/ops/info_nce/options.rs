@@ -1,4 +1,5 @@
 use super::{Batch, OP};
+use crate::ops::pairs::check_max_scale;
 use crate::ops::{Accum, Reduction, required};
 use crate::{Error, Result};
 
@@ -88,10 +89,9 @@ impl Options {
     pub(crate) fn check(&self, given: Given) -> Result<()> {
         let Given { index, groups, log_q } = given;
         let own = !index && !groups;
-        let usable = |scale: f32| scale.is_normal() && scale > 0.0;
         let need = |option, value: f32, holds, expected| required(OP, option, value, holds, expected);
         let share = |value: f32| (0.0..1.0).contains(&value);
-        need("max_scale", self.max_scale, usable(self.max_scale), "a number above 0")?;
+        check_max_scale(OP, self.max_scale)?;
         need("tau_plus", self.tau_plus, share(self.tau_plus), "from 0 to below 1")?;
         need("label_smoothing", self.label_smoothing, (0.0..=1.0).contains(&self.label_smoothing), "from 0 to 1")?;
         need("hardness", self.hardness, self.hardness.is_finite(), "a finite number")?;

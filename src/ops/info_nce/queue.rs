@@ -56,7 +56,8 @@ impl Queue {
         self.len == 0
     }
 
-    /// The keys that it has, for [`Batch::shared`](super::Batch::shared), in no order that matters.
+    /// The keys that it has, for [`Batch::shared`](super::Batch::shared), in no order that matters; none while it is empty, or of a ring of
+    /// other rows than its own.
     pub fn view<'a>(&self, ring: impl Into<Negatives<'a>>) -> Option<Negatives<'a>> {
         let Negatives { k, log_q, ids } = ring.into();
         (self.len > 0 && self.rows == k.rows).then(|| Negatives {
