@@ -10,6 +10,7 @@ pub mod info_nce;
 pub mod kl;
 pub mod l2;
 pub mod linear;
+mod lists;
 pub mod normalize;
 mod pairs;
 pub mod sgd;
@@ -18,6 +19,8 @@ pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
 mod total;
+
+pub use lists::Lists;
 
 use crate::kernel::Kernel;
 use crate::recorder::{Arg, Plan, Scalar};

@@ -1,0 +1,34 @@
+// Sorted lists of ids, one after the other: list l is items[starts[l]] to items[starts[l + 1] - 1], ascending. Bindings: `starts`, `items`, `of`;
+// scalars: `lists`, how many there are, `items_count`, and `of_rows`: row i has list of[i] instead of list 0. A list that does not exist is empty.
+
+fn list_of(i: u32) -> vec2<u32> {
+    var l = 0u;
+    if params.of_rows == 1u {
+        l = load_of(i, 0u);
+    }
+    if l >= params.lists {
+        return vec2(0u);
+    }
+    let end = min(load_starts(l + 1u, 0u), params.items_count);
+    return vec2(min(load_starts(l, 0u), end), end);
+}
+
+// Where `id` is in the list, or would be.
+fn place_in(list: vec2<u32>, id: u32) -> u32 {
+    var low = list.x;
+    var high = list.y;
+    while low < high {
+        let middle = low + (high - low) / 2u;
+        if load_items(middle, 0u) < id {
+            low = middle + 1u;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+fn is_listed(list: vec2<u32>, id: u32) -> bool {
+    let place = place_in(list, id);
+    return place < list.y && load_items(place, 0u) == id;
+}
