@@ -318,7 +318,7 @@ fn every_place_has_the_same_ops() {
         let others: HashSet<_> = others.split(' ').collect();
         stems(folder, "rs").into_iter().filter(|stem| !others.contains(stem.as_str())).collect::<BTreeSet<_>>()
     };
-    assert_eq!(without("src/ops", "elementwise mod pairs total"), want);
+    assert_eq!(without("src/ops", "elementwise lists mod pairs total"), want);
     assert_eq!(without("src/reference", "mod"), want);
     assert_eq!(without("src/verify", "mod fill"), want);
     let of_no_op = "main harness golden examples faults info_nce_reference kernels scale tensors traffic train";

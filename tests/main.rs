@@ -20,6 +20,7 @@ mod kl;
 mod l2;
 mod linear;
 mod normalize;
+mod sample;
 mod sgd;
 mod siglip;
 mod sigmoid;

@@ -1,10 +1,10 @@
-// Sorted lists of ids, one after the other: list l is items[starts[l]] to items[starts[l + 1] - 1], ascending. Bindings: `starts`, `items`, `of`;
-// scalars: `lists`, how many there are, `items_count`, and `of_rows`: row i has list of[i] instead of list 0. A list that does not exist is empty.
+// Sorted lists of ids, one after the other: list l is items[starts[l]] to items[starts[l + 1] - 1], ascending. Bindings: `starts`, `items`, `list`;
+// scalars: `lists`, how many there are, `items_count`, and `by_row`: row i has list list[i] instead of list 0. A list that does not exist is empty.
 
 fn list_of(i: u32) -> vec2<u32> {
     var l = 0u;
-    if params.of_rows == 1u {
-        l = load_of(i, 0u);
+    if params.by_row == 1u {
+        l = load_list(i, 0u);
     }
     if l >= params.lists {
         return vec2(0u);

@@ -12,24 +12,24 @@ pub struct Lists<'a> {
     /// [ids of all lists, 1].
     pub items: Tensor<'a, u32>,
     /// [rows, 1]: which list each row has; without it all rows have the first.
-    pub of: Option<Tensor<'a, u32>>,
+    pub list: Option<Tensor<'a, u32>>,
 }
 
 /// What a shader with lib/lists.wgsl binds and is told.
-pub(super) const BINDINGS: [Binding; 3] = [ids("starts"), ids("items"), ids("of")];
+pub(super) const BINDINGS: [Binding; 3] = [ids("starts"), ids("items"), ids("list")];
 pub(super) const SCALARS: [(&str, ScalarType); 3] =
-    [("lists", ScalarType::U32), ("items_count", ScalarType::U32), ("of_rows", ScalarType::U32)];
+    [("lists", ScalarType::U32), ("items_count", ScalarType::U32), ("by_row", ScalarType::U32)];
 
 /// The arguments and scalars of [`BINDINGS`] and [`SCALARS`], of no list at all without `lists`.
 pub(super) fn arguments<'a>(lists: Option<Lists<'a>>) -> ([Arg<'a>; 3], [Scalar; 3]) {
-    let Some(Lists { starts, items, of }) = lists else { return ([Arg::NONE; 3], [0u32.into(); 3]) };
-    let args = [Arg::whole(starts), Arg::whole(items), of.map_or(Arg::NONE, Arg::by_row)];
-    (args, [starts.rows.saturating_sub(1).into(), items.rows.into(), of.is_some().into()])
+    let Some(Lists { starts, items, list }) = lists else { return ([Arg::NONE; 3], [0u32.into(); 3]) };
+    let args = [Arg::whole(starts), Arg::whole(items), list.map_or(Arg::NONE, Arg::by_row)];
+    (args, [starts.rows.saturating_sub(1).into(), items.rows.into(), list.is_some().into()])
 }
 
 impl<'a> Lists<'a> {
     pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
-        [named("starts", self.starts), named("items", self.items), named("of", self.of)]
+        [named("starts", self.starts), named("items", self.items), named("list", self.list)]
     }
 
     /// Refuses lists that do not fit `rows` rows.
@@ -40,6 +40,6 @@ impl<'a> Lists<'a> {
         }
         shaped(op, "starts", self.starts, [self.starts.rows, 1])?;
         shaped(op, "items", self.items, [self.items.rows, 1])?;
-        self.of.map_or(Ok(()), |of| shaped(op, "of", of, [rows, 1]))
+        self.list.map_or(Ok(()), |list| shaped(op, "list", list, [rows, 1]))
     }
 }

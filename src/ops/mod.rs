@@ -13,6 +13,7 @@ pub mod linear;
 mod lists;
 pub mod normalize;
 mod pairs;
+pub mod sample;
 pub mod sgd;
 pub mod siglip;
 pub mod sigmoid;
@@ -94,6 +95,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         l2::KERNELS,
         linear::KERNELS,
         normalize::KERNELS,
+        sample::KERNELS,
         sgd::KERNELS,
         siglip::KERNELS,
         sigmoid::KERNELS,

@@ -14,6 +14,7 @@ pub mod kl;
 pub mod l2;
 pub mod linear;
 pub mod normalize;
+pub mod sample;
 pub mod sgd;
 pub mod siglip;
 pub mod sigmoid;

@@ -16,6 +16,7 @@ mod kl;
 mod l2;
 mod linear;
 mod normalize;
+mod sample;
 mod sgd;
 mod siglip;
 mod sigmoid;
@@ -32,7 +33,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 15] = [
+pub const SUITES: [(&str, Suite); 16] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -45,6 +46,7 @@ pub const SUITES: [(&str, Suite); 15] = [
     ("info_nce", info_nce::cases),
     ("kl", kl::cases),
     ("siglip", siglip::cases),
+    ("sample", sample::cases),
     ("sgd", sgd::cases),
     ("adam", adam::cases),
     ("cast", cast::cases),
@@ -245,8 +247,8 @@ impl<'g> Check<'g> {
         self.gpu.run(record)
     }
 
-    /// The matrix, if nothing around it was written.
-    fn body(&mut self, what: &str, held: &Held) -> Result<Option<Vec<f32>>> {
+    /// The matrix's elements, if nothing around it was written.
+    fn body<T: Element>(&mut self, what: &str, held: &Held<T>) -> Result<Option<Vec<T>>> {
         let words = self.gpu.read(Tensor::<u32>::vector(&held.buffer, (held.buffer.size() / 4) as usize)?)?;
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let (stride, size) = (held.layout.stride(held.cols), held.storage.bytes() as usize);
@@ -260,11 +262,29 @@ impl<'g> Check<'g> {
                 return Ok(None);
             }
         }
-        Ok(Some(held.storage.decode(&body)))
+        Ok(Some(T::decode(held.storage, &body)))
     }
 
     fn fail(&mut self, message: String) {
         self.report.failures.push(format!("{}: {message}", self.case));
+    }
+
+    /// Compares ids, which are right or wrong.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn compare_ids(&mut self, what: &str, held: &Held<u32>, want: &[u32]) -> Result<()> {
+        self.report.compared += 1;
+        let Some(got) = self.body(what, held)? else { return Ok(()) };
+        let cols = held.cols.max(1);
+        match got.iter().zip(want).position(|(got, want)| got != want) {
+            _ if got.len() != want.len() => self.fail(format!("{what}: {} ids, {} wanted", got.len(), want.len())),
+            Some(at) => {
+                self.fail(format!("{what}[{}, {}]: got {}, want {}", at / cols, at % cols, got[at], want[at]));
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Compares an output with the reference in f64, `want`, given the same in f32, `yardstick`.

@@ -1,0 +1,70 @@
+use super::OP;
+use crate::{Error, Result};
+
+/// A distribution over ids as an alias table: one draw takes two words and one row, however many ids there are.
+///
+/// Source: Walker 1977, doi:10.1145/355744.355749, built as by Vose 1991, doi:10.1109/32.92917.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Popularity {
+    words: Vec<u32>,
+}
+
+impl Popularity {
+    /// p(k) = `weights`\[k\]^`power`/Σ; each is drawn with its probability within 2⁻³². A power of 0.75 is word2vec's, 0 makes all that occur alike.
+    ///
+    /// # Errors
+    /// [`Error::Option`] unless each weight is finite and at least 0, one is above, and so stays their sum.
+    pub fn new(weights: &[f32], power: f64) -> Result<Popularity> {
+        let option = |option, expected, found| Err(Error::Option { op: OP, option, expected, found });
+        if !power.is_finite() {
+            return option("power", "a number", power.to_string());
+        }
+        if let Some((k, weight)) =
+            weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
+        {
+            return option("weights", "numbers of at least 0", format!("{weight} for id {k}"));
+        }
+        let raised: Vec<f64> =
+            weights.iter().map(|&weight| if weight > 0.0 { f64::from(weight).powf(power) } else { 0.0 }).collect();
+        let sum: f64 = raised.iter().fold(0.0, |sum, raised| sum + raised);
+        if !(sum.is_finite() && sum > 0.0) || u32::try_from(weights.len()).is_err() {
+            return option(
+                "weights",
+                "fewer than 2^32 with a sum above 0",
+                format!("{} with the sum {sum}", weights.len()),
+            );
+        }
+        let n = weights.len();
+        let mut words = vec![0; 3 * n];
+        // How many times the mean each is; those below it take the rest of their row from one above.
+        let mut height: Vec<f64> = raised.iter().map(|raised| raised / sum * n as f64).collect();
+        let (mut below, mut above): (Vec<usize>, Vec<usize>) = (0..n).partition(|&k| height[k] < 1.0);
+        while let (Some(&low), Some(&high)) = (below.last(), above.last()) {
+            below.pop();
+            words[3 * low] = (height[low] * 2f64.powi(32)) as u32;
+            words[3 * low + 1] = high as u32;
+            height[high] -= 1.0 - height[low];
+            if height[high] < 1.0 {
+                above.pop();
+                below.push(high);
+            }
+        }
+        // What rounding leaves is a whole row each; but what has no weight keeps none.
+        let likeliest = (0..n).max_by(|&a, &b| raised[a].total_cmp(&raised[b])).unwrap_or(0);
+        for k in below.into_iter().chain(above) {
+            let stays = raised[k] > 0.0;
+            words[3 * k] = if stays { u32::MAX } else { 0 };
+            words[3 * k + 1] = if stays { k } else { likeliest } as u32;
+        }
+        for (row, raised) in words.chunks_exact_mut(3).zip(&raised) {
+            row[2] = ((raised / sum).ln() as f32).to_bits();
+        }
+        Ok(Popularity { words })
+    }
+
+    /// [n, 3], for [`Proposal::Table`](super::Proposal::Table): below which word a row stays its own id, which id it is else, the bits of ln p as
+    /// f32, −∞ for what has no weight.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+}
