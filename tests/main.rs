@@ -13,6 +13,7 @@ mod adam;
 mod bce;
 mod cast;
 mod cross_entropy;
+mod gather;
 mod gaussian_kl;
 mod info_nce;
 mod info_nce_reference;

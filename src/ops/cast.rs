@@ -4,7 +4,7 @@
 //! Source: IEEE 754-2019, section 4.3.1.
 
 use super::{each, shaped};
-use crate::kernel::{Family, Kernel, Shader, ids, input, new_ids, output, wgsl};
+use crate::kernel::{self, Family, Kernel, Shader, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan};
 use crate::{Recorder, Result, Tensor};
 
@@ -12,7 +12,7 @@ const OP: &str = "cast";
 static SHADER: Shader = Shader {
     op: OP,
     source: wgsl!("cast", "math", "lse", "row"),
-    bindings: &[input("x"), output("y"), ids("ids"), new_ids("new_ids")],
+    bindings: &[input("x"), output("y"), kernel::ids("ids"), new_ids("new_ids")],
     scalars: &[],
     family: Family::Rows,
 };
@@ -40,11 +40,20 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     recorder.plan(|plan| copy(plan, x, y))
 }
 
+/// `new` [N, 1] = `ids` [N, 1].
+///
+/// # Errors
+/// As [`forward`].
+pub fn ids(recorder: &mut Recorder, ids: Tensor<u32>, new: Tensor<u32>) -> Result<()> {
+    shaped(OP, "new", new, [ids.rows, 1])?;
+    shaped(OP, "ids", ids, [ids.rows, 1])?;
+    recorder.plan(|plan| copy_ids(plan, ids, new))
+}
+
 pub(super) fn copy(plan: &mut Plan, x: Tensor, y: Tensor) -> Result<()> {
     each(plan, &FORWARD, [Some(x), Some(y)], &[], &[])
 }
 
-/// `new` [N, 1] = `ids` [N, 1].
 pub(super) fn copy_ids(plan: &mut Plan, ids: Tensor<u32>, new: Tensor<u32>) -> Result<()> {
     plan.each_row(&COPY_IDS, ids.shape(), &[Arg::by_row(ids), Arg::by_row(new)], &[], &[])
 }

@@ -5,6 +5,7 @@ pub mod bce;
 pub mod cast;
 pub mod cross_entropy;
 mod elementwise;
+pub mod gather;
 pub mod gaussian_kl;
 pub mod info_nce;
 pub mod kl;
@@ -89,6 +90,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         bce::KERNELS,
         cast::KERNELS,
         cross_entropy::KERNELS,
+        gather::KERNELS,
         gaussian_kl::KERNELS,
         info_nce::KERNELS,
         kl::KERNELS,

@@ -8,6 +8,7 @@ pub mod adam;
 pub mod bce;
 pub mod cast;
 pub mod cross_entropy;
+pub mod gather;
 pub mod gaussian_kl;
 pub mod info_nce;
 pub mod kl;

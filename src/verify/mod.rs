@@ -10,6 +10,7 @@ mod bce;
 mod cast;
 mod cross_entropy;
 mod fill;
+mod gather;
 mod gaussian_kl;
 mod info_nce;
 mod kl;
@@ -33,7 +34,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 16] = [
+pub const SUITES: [(&str, Suite); 17] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -46,6 +47,7 @@ pub const SUITES: [(&str, Suite); 16] = [
     ("info_nce", info_nce::cases),
     ("kl", kl::cases),
     ("siglip", siglip::cases),
+    ("gather", gather::cases),
     ("sample", sample::cases),
     ("sgd", sgd::cases),
     ("adam", adam::cases),
