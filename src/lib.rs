@@ -69,8 +69,8 @@ pub mod guide {}
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};
 pub use ops::{
-    Accum, Lists, Reduction, adam, bce, cast, cross_entropy, gather, gaussian_kl, info_nce, kl, l2, linear, normalize,
-    sample, sgd, siglip, sigmoid, softmax, tanh,
+    Accum, Lists, Reduction, adam, bce, cast, clip, cross_entropy, dot, gather, gaussian_kl, info_nce, kl, l2, linear,
+    normalize, sample, sgd, siglip, sigmoid, softmax, tanh,
 };
 pub use random::Random;
 pub use recorder::{Progress, Recorder, Watch};

@@ -274,12 +274,13 @@ fn no_barrier_is_lost() {
         ("activation", 0),
         ("lists", 0),
         ("random", 0),
+        ("length", 0),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/lib").join(file).with_extension("wgsl");
         let found = std::fs::read_to_string(path).unwrap().matches("workgroupBarrier();").count();
         assert_eq!(found, count, "{file}");
     }
-    assert_eq!(stems("shaders/lib", "wgsl").len(), 17);
+    assert_eq!(stems("shaders/lib", "wgsl").len(), 18);
     // Before and after the lanes of a tile put what they share of half of their rows.
     for (file, count) in [("info_nce", 4), ("siglip", 4), ("linear", 0)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders").join(file).with_extension("wgsl");

@@ -1,46 +1,4 @@
-// Queries with vectors of their own, `per` each: rows i * per to (i + 1) * per - 1 of `own` belong to row i of `q`.
-
-fn product16(a: mat4x4<f32>, b: mat4x4<f32>) -> f32 {
-    return sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
-}
-
-// score[r] = <q_(r / per), own_r>
-@compute @workgroup_size(WG)
-fn dots(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    var sum = 0.0;
-    for (var j = span.first; j < span.end; j += step_size()) {
-        sum += product16(load_q16(span.i / params.per, j, span.end, 0.0), load_own16(span.i, j, span.end, 0.0));
-    }
-    sum = reduce_sum(lane, sum);
-    if span.lead {
-        store_score(span.i, 0u, sum);
-    }
-}
-
-// gradient[r] += sum_t coef[r, t] own_(r / per * terms + t)
-@compute @workgroup_size(WG)
-fn weighted_sums(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    for (var j = span.first; j < span.end; j += step_size()) {
-        var sum = mat4x4<f32>();
-        if params.fresh == 0u {
-            sum = load_gradient16(span.i, j, span.end, 0.0);
-        }
-        for (var t = 0u; t < params.terms; t++) {
-            sum += load_coef_in(span.i, t) * load_own16(span.i / params.per * params.terms + t, j, span.end, 0.0);
-        }
-        store_gradient16(span.i, j, span.end, sum);
-    }
-}
+// Queries with vectors of their own, `cols` each; their products are made by dot.wgsl.
 
 fn each_cosines4(i: u32, t: u32) -> vec4<f32> {
     let products = load_score_in4(i, t, params.cols, 0.0);

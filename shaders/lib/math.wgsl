@@ -47,6 +47,10 @@ fn sum16(v: mat4x4<f32>) -> f32 {
     return (four.x + four.y) + (four.z + four.w);
 }
 
+fn product16(a: mat4x4<f32>, b: mat4x4<f32>) -> f32 {
+    return sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
+}
+
 // e^x within 1 ulp. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that n * LN2_HIGH is exact. Coefficients: Cephes expf (Moshier 1989).
 const LOG2_E: f32 = 1.442695041;
 const LN2_HIGH: f32 = 0.693359375;

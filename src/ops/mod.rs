@@ -3,7 +3,9 @@
 pub mod adam;
 pub mod bce;
 pub mod cast;
+pub mod clip;
 pub mod cross_entropy;
+pub mod dot;
 mod elementwise;
 pub mod gather;
 pub mod gaussian_kl;
@@ -89,7 +91,9 @@ pub fn kernels() -> Vec<&'static Kernel> {
         adam::KERNELS,
         bce::KERNELS,
         cast::KERNELS,
+        clip::KERNELS,
         cross_entropy::KERNELS,
+        dot::KERNELS,
         gather::KERNELS,
         gaussian_kl::KERNELS,
         info_nce::KERNELS,

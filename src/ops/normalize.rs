@@ -12,7 +12,7 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "normalize";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("normalize", "math", "lse", "row"),
+    source: wgsl!("normalize", "length", "math", "lse", "row"),
     bindings: &[input("x"), output("y"), input("dy"), output("dx")],
     scalars: &[("eps", F32)],
     family: Family::Rows,

@@ -7,7 +7,9 @@
 pub mod adam;
 pub mod bce;
 pub mod cast;
+pub mod clip;
 pub mod cross_entropy;
+pub mod dot;
 pub mod gather;
 pub mod gaussian_kl;
 pub mod info_nce;

@@ -8,7 +8,9 @@
 mod adam;
 mod bce;
 mod cast;
+mod clip;
 mod cross_entropy;
+mod dot;
 mod fill;
 mod gather;
 mod gaussian_kl;
@@ -34,7 +36,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 17] = [
+pub const SUITES: [(&str, Suite); 19] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -47,10 +49,12 @@ pub const SUITES: [(&str, Suite); 17] = [
     ("info_nce", info_nce::cases),
     ("kl", kl::cases),
     ("siglip", siglip::cases),
+    ("dot", dot::cases),
     ("gather", gather::cases),
     ("sample", sample::cases),
     ("sgd", sgd::cases),
     ("adam", adam::cases),
+    ("clip", clip::cases),
     ("cast", cast::cases),
 ];
 

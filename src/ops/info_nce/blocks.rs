@@ -3,11 +3,9 @@
 
 use core::ops::Range;
 
-use super::{
-    Batch, DOTS, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near,
-};
+use super::{Batch, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near};
 use crate::ops::pairs::{Chunk, Extent, Form, Pairs};
-use crate::ops::{linear, shaped};
+use crate::ops::{dot, linear, shaped};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Result, Tensor};
@@ -108,8 +106,6 @@ pub(super) struct Pass<'a> {
 pub(super) struct Extra {
     pub(super) parts: usize,
     pub(super) fresh: bool,
-    pub(super) per: usize,
-    pub(super) terms: usize,
 }
 
 /// What all dispatches of a call share.
@@ -205,7 +201,7 @@ impl<'a> Call<'a> {
     pub(super) fn scalars(&self, pairs: &Pairs, first: [usize; 2], has_sums: bool, form: Extra) -> Vec<Scalar> {
         let Options { margin, near_margin, hardness, tau_plus, label_smoothing, .. } = self.options;
         let common = pairs.scalars(first, has_sums);
-        let own: [Scalar; 13] = [
+        let own: [Scalar; 11] = [
             form.parts.into(),
             form.fresh.into(),
             self.batch.counts(self.options).into(),
@@ -217,8 +213,6 @@ impl<'a> Call<'a> {
             label_smoothing.into(),
             self.batch.q.rows.into(),
             self.batch.k.rows.into(),
-            form.per.into(),
-            form.terms.into(),
         ];
         [&common[..], &own].concat()
     }
@@ -258,16 +252,9 @@ impl<'a> Call<'a> {
         let squares: Tensor = Tensor::vector(&scratch, vectors.rows)?;
         for rows in linear::chunks(vectors.rows, plan.rows_per_binding(vectors) as usize) {
             let part = vectors.row_range(rows.clone());
-            self.dots(plan, part, part, squares.row_range(rows))?;
+            dot::scores(plan, part, part, squares.row_range(rows))?;
         }
         Ok(())
-    }
-
-    /// `dot` [n K, 1] of rows of `q` [n, D] and K rows of `own` [n K, D] each.
-    pub(super) fn dots(&self, plan: &mut Plan, q: Tensor, own: Tensor, dot: Tensor) -> Result<()> {
-        let per = own.rows / q.rows.max(1);
-        let args = [Arg::whole(q), Arg::whole(own), Arg::whole(dot)];
-        plan.rows(&DOTS, own.shape(), &args, &self.of_lines(Extra { per, ..Extra::default() }), &[])
     }
 
     /// The words of some lines: what they are and what they are prepared for; nothing where that needs no words.

@@ -5,7 +5,8 @@ use core::ops::Range;
 use super::blocks::{
     COL_LINES, Call, Extra, Flags, Kind, Lines, Pass, Purpose, SQUARES_OF_EACH, Side, WORDS, flags, words_of,
 };
-use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP, WEIGHTED_SUMS};
+use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP};
+use crate::ops::dot::{self, Sums};
 use crate::ops::{Accum, linear, total};
 use crate::recorder::{Arg, Plan};
 use crate::{Error, Result, Tensor};
@@ -31,7 +32,7 @@ impl<'a> Call<'a> {
         let per = self.batch.per_query();
         // A dozen words for each vector is the most that is kept of them.
         let at_once = (plan.gpu().tuning().workspace as usize / 4 / WORDS)
-            .min(plan.rows_per_binding(each.k) as usize / 2) // gradients may take twice the bytes
+            .min((plan.rows_per_binding(each.k) as usize / 2).max(1)) // gradients may take twice the bytes
             .checked_div(per)
             .unwrap_or(usize::MAX)
             .min(plan.rows_per_binding(q) as usize);
@@ -80,7 +81,7 @@ impl<'a> Call<'a> {
             let own_words = self.words(plan, &flags, &lines, &part.own, None, Purpose::Tags)?;
             let dot = plan.gpu().scratch(DOT, part.own.len())?;
             let dot: Tensor = Tensor::matrix(&dot, part.rows.len(), part.per)?;
-            self.dots(plan, part.q, part.k, dot.reshaped(part.own.len(), 1, 0))?;
+            dot::scores(plan, part.q, part.k, dot)?;
             let words = [words_of(&row_words, part.rows.len())?, words_of(&own_words, part.own.len())?];
             record(plan, &part, [words[0], words[1], Arg::whole(dot)], &flags)?;
         }
@@ -126,32 +127,19 @@ impl<'a> Call<'a> {
             }
             if let Some(dq) = gradients.dq {
                 let dq = dq.row_range(part.rows.clone());
-                self.weighted_sums(plan, g, part.k, dq, Extra { per: 1, terms: per, ..Extra::default() })?;
+                dot::weigh(plan, g, part.k, dq, Sums { per: 1, terms: per, fresh: false })?;
                 self.project(plan, sums, [part.q, dq], self.main().rows.squares, &part.rows)?;
             }
             if let Some(d_each) = gradients.d_each {
                 let d_each = d_each.row_range(part.own.clone());
-                let one = |per| Extra { per, terms: 1, fresh: self.options.accum == Accum::Write, ..Extra::default() };
-                self.weighted_sums(plan, g.reshaped(n * per, 1, 0), part.q, d_each, one(per))?;
+                let fresh = self.options.accum == Accum::Write;
+                dot::weigh(plan, g, part.q, d_each, Sums { per, terms: 1, fresh })?;
                 if let Some(own_along) = own_along {
                     let coef = own_along.reshaped(n * per, 1, 0);
-                    self.weighted_sums(plan, coef, part.k, d_each, Extra { fresh: false, ..one(1) })?;
+                    dot::weigh(plan, coef, part.k, d_each, Sums { per: 1, terms: 1, fresh: false })?;
                 }
             }
             Ok(())
         })
-    }
-
-    /// `gradient`[r] += Σ_t `coef`[r, t] `own`[r / per · terms + t], or that alone if `fresh`.
-    pub(super) fn weighted_sums(
-        &self,
-        plan: &mut Plan,
-        coef: Tensor,
-        own: Tensor,
-        gradient: Tensor,
-        form: Extra,
-    ) -> Result<()> {
-        let args = [Arg::whole(own), Arg::whole(coef), Arg::whole(gradient)];
-        plan.rows(&WEIGHTED_SUMS, gradient.shape(), &args, &self.of_lines(form), &[])
     }
 }

@@ -39,7 +39,7 @@ use options::is_near;
 
 use super::linear::chunks;
 use super::pairs::Goal;
-use super::{Accum, disjoint, named, rows_of, shaped, total};
+use super::{Accum, disjoint, dot, named, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan};
 use crate::{Gpu, Recorder, Result, Tensor};
@@ -85,12 +85,8 @@ static SHADER: Shader = Shader {
         input("inverse"),
         input("dy"),
         output("g"),
-        input("own"),
-        output("score"),
         input("score_in"),
         output("coef"),
-        input("coef_in"),
-        output("gradient"),
         counters("rank"),
     ],
     scalars: &[
@@ -114,8 +110,6 @@ static SHADER: Shader = Shader {
         ("smoothing", F32),
         ("queries", U32),
         ("keys", U32),
-        ("per", U32),
-        ("terms", U32),
     ],
     family: Family::Tile,
 };
@@ -135,8 +129,6 @@ static WEIGH: Kernel = kernel("weigh", &["log_scale", "state_in", "log_q", "weig
 static PROJECT: Kernel = kernel("project", &["sums", "squares", "coef"]);
 static LEVEL: Kernel = kernel("level", &["log_scale", "state_in", "log_q", "line"]);
 static LINE_VALUES: Kernel = kernel("line_values", &["log_scale", "state_in", "log_q", "row_part"]);
-static DOTS: Kernel = kernel("dots", &["q", "own", "score"]);
-static WEIGHTED_SUMS: Kernel = kernel("weighted_sums", &["own", "coef_in", "gradient"]);
 static EACH_FORWARD: Kernel = kernel("each_forward", &["log_scale", "row_line", "col_line", "score_in", "state"]);
 static EACH_BACKWARD: Kernel =
     kernel("each_backward", &["log_scale", "row_line", "col_line", "score_in", "g", "coef", "row_part"]);
@@ -154,8 +146,6 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &PROJECT,
     &LEVEL,
     &LINE_VALUES,
-    &DOTS,
-    &WEIGHTED_SUMS,
     &EACH_FORWARD,
     &EACH_BACKWARD,
     &CLEAR,
@@ -218,9 +208,9 @@ impl<'a> Call<'a> {
             let coef: Tensor = Tensor::vector(&coef, rows.len())?;
             let args =
                 [sums.col_range(1..2).row_range(rows.clone()), squares.row_range(rows.clone()), coef].map(Arg::by_row);
-            let form = Extra { per: 1, terms: 1, ..Extra::default() };
-            plan.each_row(&PROJECT, [rows.len(), 1], &args, &self.of_lines(form), &[])?;
-            self.weighted_sums(plan, coef, vectors.row_range(rows.clone()), gradient.row_range(rows.clone()), form)?;
+            plan.each_row(&PROJECT, [rows.len(), 1], &args, &self.of_lines(Extra::default()), &[])?;
+            let sums = dot::Sums { per: 1, terms: 1, fresh: false };
+            dot::weigh(plan, coef, vectors.row_range(rows.clone()), gradient.row_range(rows.clone()), sums)?;
         }
         Ok(())
     }
