@@ -59,7 +59,7 @@ fn agrees_with_pytorch(gpu: Option<&Gpu>, tolerance: f64) {
         dim: number("dim") as usize,
         batch: number("batch") as usize,
         epochs: 100,
-        rate: number("lr") as f32,
+        rate: number("lr"),
         seed: number("seed") as u64,
         ..Config::for_embeddings(&pairs)
     };
@@ -131,7 +131,7 @@ fn training_from_the_identity_helps() {
 fn a_rate_that_is_too_high_ends_the_training() {
     let Some(gpu) = gpu() else { return };
     let pairs = mapped();
-    let config = Config { rate: f32::MAX, ..small(&pairs) };
+    let config = Config { rate: f64::from(f32::MAX), ..small(&pairs) };
     let outcome = fit(Some(gpu), &pairs, &config, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(matches!(outcome.end, End::Diverged(_)), "{:?}", outcome.end);
     assert!(outcome.model.tensors().iter().all(|(.., data)| data.iter().all(|value| value.is_finite())));

@@ -7,6 +7,7 @@ mod plot;
 mod run;
 mod table;
 mod train;
+mod update;
 mod verify;
 
 use std::process::ExitCode;
@@ -83,4 +84,9 @@ fn kind(info: &wgloss::wgpu::AdapterInfo) -> &'static str {
         wgloss::wgpu::DeviceType::Cpu => "software",
         wgloss::wgpu::DeviceType::Other => "other",
     }
+}
+
+/// 0.1, not 0.10000000149011612.
+pub fn shortest(value: f32) -> serde_json::Value {
+    value.to_string().parse::<f64>().unwrap_or(f64::NAN).into()
 }

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::plot::Curves;
 use crate::run::{METRICS, PLOT, Run, WEIGHTS};
 use crate::table;
+use crate::update::{self, Kind, Update};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -32,17 +33,13 @@ pub struct Arguments {
     /// Passes over the training pairs [default: 200 for the digits, 10 for files].
     #[arg(long)]
     epochs: Option<usize>,
-    /// Learning rate of the weights; the temperature's is a hundredth of it [default: 0.05 for the digits, 0.1 for files].
-    #[arg(long)]
-    lr: Option<f32>,
-    /// Momentum [default: 0.9].
-    #[arg(long)]
-    momentum: Option<f32>,
     /// Temperature to start with; it is learned [default: 0.07].
     #[arg(long)]
     temperature: Option<f32>,
     #[command(flatten)]
     loss: Loss,
+    #[command(flatten)]
+    update: Update,
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
@@ -165,7 +162,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
         "pairs": pairs.len(), "held_out": split.held_out.len(),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
-        "lr": shortest(config.rate), "momentum": shortest(config.momentum), "temperature": shortest(config.temperature),
+        "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
         "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
     });
     let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
@@ -187,12 +184,16 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pairs) -> Config {
+    // Adam's steps are of the rate's size, whatever the gradients'.
+    let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate } else { 0.001 };
     let mut config = Config {
         hidden: arguments.hidden.unwrap_or(defaults.hidden),
         dim: arguments.dim.unwrap_or(defaults.dim),
         epochs: arguments.epochs.unwrap_or(defaults.epochs),
-        rate: arguments.lr.unwrap_or(defaults.rate),
-        momentum: arguments.momentum.unwrap_or(defaults.momentum),
+        optimizer: arguments.update.optimizer(Kind::Sgd, 0.9),
+        rate: arguments.update.lr.unwrap_or(rate),
+        schedule: arguments.update.schedule(),
+        clip: arguments.update.clip,
         temperature: arguments.temperature.unwrap_or(defaults.temperature),
         loss: arguments.loss.options(),
         queue: arguments.queue.unwrap_or(defaults.queue),
@@ -312,14 +313,9 @@ fn record_of_loss(loss: &info_nce::Options) -> serde_json::Value {
         ("decoupled", loss.decoupled),
     ];
     let numbers = numbers.into_iter().filter(|(_, value, plain)| value != plain);
-    let numbers = numbers.map(|(name, value, _)| (name.to_owned(), shortest(value)));
+    let numbers = numbers.map(|(name, value, _)| (name.to_owned(), crate::shortest(value)));
     let flags = flags.into_iter().filter(|(_, set)| *set).map(|(name, set)| (name.to_owned(), set.into()));
     numbers.chain(flags).collect::<serde_json::Map<_, _>>().into()
-}
-
-/// 0.1, not 0.10000000149011612.
-fn shortest(value: f32) -> serde_json::Value {
-    value.to_string().parse::<f64>().unwrap_or(f64::NAN).into()
 }
 
 fn kept(about: &serde_json::Value, epoch: usize) -> serde_json::Value {

@@ -59,7 +59,7 @@ impl Options {
         [self.beta1, self.beta2].map(|beta| 1.0 - beta.powf(f64::from(self.step)))
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let size = |value: f64| (value as f32).is_finite() && value >= 0.0;
         let share = |value: f64| (0.0..1.0).contains(&value) && (1.0 - value) as f32 > 0.0;
         let (least, below) = ("a number of at least 0", "from 0 to below 1");

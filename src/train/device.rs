@@ -1,7 +1,8 @@
 //! Training on a device: a step is one submit, its loss stays on the device until asked for.
 
-use super::{Config, Engine, Layer, Model, Pairs, SCALE_RATE, STEPS_PER_READ, Tower};
-use crate::{Accum, Gpu, Recorder, Result, Tensor, Watch, info_nce, linear, normalize, sgd, tanh};
+use super::matrix::{Ids, Matrix};
+use super::{Config, Engine, Layer, Model, Optimizer, Pairs, STEPS_PER_READ, Tower};
+use crate::{Accum, Error, Gpu, Recorder, Result, Tensor, Watch, clip, gather, info_nce, linear, normalize, tanh};
 
 pub(super) struct Device<'a> {
     gpu: &'a Gpu,
@@ -11,39 +12,20 @@ pub(super) struct Device<'a> {
     sides: [Side; 2],
     log_scale: Parameter,
     memory: Memory,
+    /// Of the batch's pairs.
+    ids: Ids,
+    norm: Matrix,
     state: Matrix,
     losses: Matrix,
     /// Losses since the last read.
     steps: usize,
 }
 
-/// A matrix with a buffer of its own.
-struct Matrix {
-    buffer: wgpu::Buffer,
-    rows: usize,
-    cols: usize,
-}
-
-impl Matrix {
-    fn new(gpu: &Gpu, rows: usize, cols: usize) -> Result<Matrix> {
-        Ok(Matrix { buffer: gpu.zeros::<f32>(rows * cols)?, rows, cols })
-    }
-
-    fn view(&self) -> Result<Tensor<'_>> {
-        Tensor::matrix(&self.buffer, self.rows, self.cols)
-    }
-
-    fn first(&self, rows: usize) -> Result<Tensor<'_>> {
-        Ok(self.view()?.row_range(0..rows))
-    }
-}
-
 /// Past keys and the pairs that they are of.
 struct Memory {
     queue: info_nce::Queue,
     ring: Matrix,
-    ring_ids: wgpu::Buffer,
-    ids: wgpu::Buffer,
+    ring_ids: Ids,
 }
 
 impl Memory {
@@ -51,37 +33,33 @@ impl Memory {
         Ok(Memory {
             queue: info_nce::Queue::new(config.queue),
             ring: Matrix::new(gpu, config.queue, config.dim)?,
-            ring_ids: gpu.zeros::<u32>(config.queue)?,
-            ids: gpu.zeros::<u32>(config.batch)?,
+            ring_ids: Ids::new(gpu, config.queue)?,
         })
     }
 
     fn ring(&self) -> Result<info_nce::Negatives<'_>> {
-        let ids = Tensor::vector(&self.ring_ids, self.ring.rows)?;
-        Ok(info_nce::Negatives { ids: Some(ids), ..self.ring.view()?.into() })
-    }
-
-    fn ids(&self, batch: usize) -> Result<Tensor<'_, u32>> {
-        Tensor::vector(&self.ids, batch)
+        Ok(info_nce::Negatives { ids: Some(self.ring_ids.view()?), ..self.ring.view()?.into() })
     }
 }
 
-/// A parameter, its gradient and its momentum.
+/// A parameter, its gradient and what its optimizer keeps.
 struct Parameter {
     value: Matrix,
     gradient: Matrix,
-    velocity: Matrix,
+    states: Vec<Matrix>,
 }
 
 impl Parameter {
-    fn new(gpu: &Gpu, data: &[f32], cols: usize) -> Result<Parameter> {
-        let rows = data.len() / cols;
-        let value = Matrix { buffer: gpu.upload(data)?, rows, cols };
-        Ok(Parameter { value, gradient: Matrix::new(gpu, rows, cols)?, velocity: Matrix::new(gpu, rows, cols)? })
+    fn new(gpu: &Gpu, data: &[f32], cols: usize, optimizer: Optimizer) -> Result<Parameter> {
+        let value = Matrix::of(gpu, data, cols)?;
+        let like = || Matrix::new(gpu, value.rows, value.cols);
+        let (gradient, states) = (like()?, (0..optimizer.states()).map(|_| like()).collect::<Result<_>>()?);
+        Ok(Parameter { value, gradient, states })
     }
 
-    fn step(&self, recorder: &mut Recorder, options: sgd::Options) -> Result<()> {
-        sgd::step(recorder, self.gradient.view()?, self.value.view()?, Some(self.velocity.view()?), options)
+    fn step(&self, recorder: &mut Recorder, optimizer: Optimizer) -> Result<()> {
+        let states = self.states.iter().map(Matrix::view).collect::<Result<Vec<_>>>()?;
+        optimizer.step(recorder, self.gradient.view()?, self.value.view()?, &states)
     }
 }
 
@@ -96,10 +74,11 @@ struct Map {
 }
 
 impl Map {
-    fn new(gpu: &Gpu, layer: &Layer, batch: usize) -> Result<Map> {
+    fn new(gpu: &Gpu, layer: &Layer, config: &Config) -> Result<Map> {
+        let batch = config.batch;
         Ok(Map {
-            weight: Parameter::new(gpu, &layer.weight, layer.inputs)?,
-            bias: Parameter::new(gpu, &layer.bias, 1)?,
+            weight: Parameter::new(gpu, &layer.weight, layer.inputs, config.optimizer)?,
+            bias: Parameter::new(gpu, &layer.bias, 1, config.optimizer)?,
             x: Matrix::new(gpu, batch, layer.inputs)?,
             dx: Matrix::new(gpu, batch, layer.inputs)?,
             y: Matrix::new(gpu, batch, layer.outputs)?,
@@ -111,15 +90,21 @@ impl Map {
 /// One tower.
 struct Side {
     maps: Vec<Map>,
+    /// All rows that batches are gathered from; none where the device has no room for them: then the host gathers.
+    data: Option<Matrix>,
     unit: Matrix,
     d_unit: Matrix,
 }
 
 impl Side {
-    fn new(gpu: &Gpu, tower: &Tower, batch: usize) -> Result<Side> {
-        let dim = tower.output.outputs;
-        let maps = tower.layers().map(|layer| Map::new(gpu, layer, batch)).collect::<Result<_>>()?;
-        Ok(Side { maps, unit: Matrix::new(gpu, batch, dim)?, d_unit: Matrix::new(gpu, batch, dim)? })
+    fn new(gpu: &Gpu, tower: &Tower, data: &[f32], config: &Config) -> Result<Side> {
+        let (batch, dim) = (config.batch, tower.output.outputs);
+        let maps = tower.layers().map(|layer| Map::new(gpu, layer, config)).collect::<Result<Vec<_>>>()?;
+        let data = match Matrix::of(gpu, data, maps[0].x.cols) {
+            Err(Error::Limit { .. } | Error::OutOfMemory { .. }) => None,
+            data => Some(data?),
+        };
+        Ok(Side { maps, data, unit: Matrix::new(gpu, batch, dim)?, d_unit: Matrix::new(gpu, batch, dim)? })
     }
 
     /// Embeds the first rows of the first map's input into `unit`.
@@ -160,7 +145,8 @@ impl Side {
 
 impl<'a> Device<'a> {
     pub(super) fn new(gpu: &'a Gpu, pairs: &'a Pairs, config: &'a Config, start: &Model) -> Result<Self> {
-        let sides = [Side::new(gpu, &start.query, config.batch)?, Side::new(gpu, &start.key, config.batch)?];
+        let [queries, keys] = pairs.data();
+        let sides = [Side::new(gpu, &start.query, queries, config)?, Side::new(gpu, &start.key, keys, config)?];
         let batch = info_nce::Batch::new(sides[0].unit.view()?, sides[1].unit.view()?);
         let [lines, columns] = batch.state_shape(config.loss());
         Ok(Device {
@@ -169,31 +155,41 @@ impl<'a> Device<'a> {
             config,
             template: start.clone(),
             sides,
-            log_scale: Parameter::new(gpu, &[start.log_scale], 1)?,
+            log_scale: Parameter::new(gpu, &[start.log_scale], 1, config.optimizer)?,
             memory: Memory::new(gpu, config)?,
+            ids: Ids::new(gpu, config.batch)?,
+            norm: Matrix::new(gpu, 1, 1)?,
             state: Matrix::new(gpu, lines, columns)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
             steps: 0,
         })
     }
 
-    fn load(&self, ids: &[u32]) -> Result<()> {
-        for (side, rows) in self.sides.iter().zip(self.pairs.gather(ids)) {
-            self.gpu.write(side.maps[0].x.first(ids.len())?, &rows)?;
+    /// Tells the device which pairs come next, and hands it the rows that it cannot gather itself.
+    fn announce(&self, ids: &[u32]) -> Result<()> {
+        self.gpu.write(self.ids.first(ids.len())?, ids)?;
+        for (which, side) in self.sides.iter().enumerate().filter(|(_, side)| side.data.is_none()) {
+            self.gpu.write(side.maps[0].x.first(ids.len())?, &self.pairs.gather(which, ids))?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, recorder: &mut Recorder, ids: Tensor<u32>) -> Result<()> {
+        for side in &self.sides {
+            if let Some(data) = &side.data {
+                gather::forward(recorder, data.view()?, ids, side.maps[0].x.first(ids.rows())?)?;
+            }
         }
         Ok(())
     }
 }
 
 impl Engine for Device<'_> {
-    fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()> {
-        self.load(ids)?;
-        if self.config.queue > 0 {
-            self.gpu.write(self.memory.ids(ids.len())?, ids)?;
-        }
+    fn step(&mut self, ids: &[u32], [optimizer, of_scale]: [Optimizer; 2], watch: Watch) -> Result<()> {
+        self.announce(ids)?;
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
-        let (ids, ring) = (self.memory.ids(self.config.batch)?, self.memory.ring()?);
+        let (ids, ring) = (self.ids.view()?, self.memory.ring()?);
         let mut queue = self.memory.queue;
         let shared = queue.view(ring);
         let batch = info_nce::Batch {
@@ -209,16 +205,21 @@ impl Engine for Device<'_> {
         };
         let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
         let step = |recorder: &mut Recorder| {
+            self.load(recorder, ids)?;
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
             info_nce::forward(recorder, batch, loss, state, gradients, self.config.loss())?;
             queue.push(recorder, info_nce::Negatives { ids: Some(ids), ..k.into() }, ring)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
-            for parameter in query.parameters().chain(key.parameters()) {
-                parameter.step(recorder, self.config.sgd(self.config.rate))?;
+            let parameters: Vec<&Parameter> = query.parameters().chain(key.parameters()).collect();
+            if let Some(max_norm) = self.config.clip {
+                let all = parameters.iter().copied().chain([&self.log_scale]);
+                let gradients = all.map(|parameter| parameter.gradient.view()).collect::<Result<Vec<_>>>()?;
+                clip::forward(recorder, &gradients, self.norm.view()?, clip::Options { max_norm })?;
             }
-            self.log_scale.step(recorder, self.config.sgd(self.config.rate * SCALE_RATE))
+            parameters.into_iter().try_for_each(|parameter| parameter.step(recorder, optimizer))?;
+            self.log_scale.step(recorder, of_scale)
         };
         self.gpu.run_watched(step, watch)?;
         self.memory.queue = queue;
@@ -236,9 +237,10 @@ impl Engine for Device<'_> {
         let [queries, keys] =
             [Matrix::new(self.gpu, ids.len(), self.config.dim)?, Matrix::new(self.gpu, ids.len(), self.config.dim)?];
         for (index, part) in ids.chunks(self.config.batch).enumerate() {
-            self.load(part)?;
+            self.announce(part)?;
             let rows = index * self.config.batch..index * self.config.batch + part.len();
             self.gpu.run(|recorder| {
+                self.load(recorder, self.ids.first(part.len())?)?;
                 self.sides[0].forward(recorder, queries.view()?.row_range(rows.clone()))?;
                 self.sides[1].forward(recorder, keys.view()?.row_range(rows))
             })?;

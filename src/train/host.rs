@@ -1,8 +1,8 @@
 //! Training by the reference, for machines without any adapter.
 
-use super::{Config, Engine, Model, Pairs, SCALE_RATE, Tower};
+use super::{Config, Engine, Model, Optimizer, Pairs, Tower};
 use crate::reference::info_nce::{Batch, Gradients, Negatives};
-use crate::reference::{info_nce, linear, normalize, sgd, tanh};
+use crate::reference::{adam, clip, info_nce, linear, normalize, sgd, tanh};
 use crate::{Result, Watch, normalize::Options as Unit};
 
 pub(super) struct Host<'a> {
@@ -10,8 +10,7 @@ pub(super) struct Host<'a> {
     config: &'a Config,
     template: Model,
     sides: [Side; 2],
-    log_scale: [f64; 1],
-    log_scale_velocity: [f64; 1],
+    log_scale: Parameter,
     /// Past keys and the pairs that they are of.
     memory: (Vec<f64>, Vec<u32>),
     losses: Vec<f32>,
@@ -31,12 +30,21 @@ struct Map {
 
 struct Parameter {
     value: Vec<f64>,
-    velocity: Vec<f64>,
+    gradient: Vec<f64>,
+    states: [Vec<f64>; 2],
 }
 
 impl Parameter {
     fn new(value: &[f32]) -> Self {
-        Parameter { value: wide(value), velocity: vec![0.0; value.len()] }
+        Parameter { value: wide(value), gradient: Vec::new(), states: [vec![0.0; value.len()], vec![0.0; value.len()]] }
+    }
+
+    fn step(&mut self, optimizer: Optimizer) {
+        let [m, v] = &mut self.states;
+        match optimizer {
+            Optimizer::Sgd(options) => sgd::step(&self.gradient, &mut self.value, m, options),
+            Optimizer::Adam(options) => adam::step(&self.gradient, &mut self.value, [m, v, &mut []], options),
+        }
     }
 }
 
@@ -85,15 +93,13 @@ impl Side {
         trace
     }
 
-    fn update(&mut self, trace: &Trace, d_unit: &[f64], config: &Config) {
+    fn backward(&mut self, trace: &Trace, d_unit: &[f64], config: &Config) {
         let mut dy = normalize::backward(&trace.raw, d_unit, config.dim, Unit::default());
         for (index, map) in self.layers.iter_mut().enumerate().rev() {
             let x = &trace.inputs[index];
             let rows = x.len() / map.inputs;
             let (dx, dw, db) = linear::backward(x, &map.weight.value, &dy, map.inputs, map.outputs, rows);
-            for (parameter, gradient) in [(&mut map.weight, dw), (&mut map.bias, db)] {
-                sgd::step(&gradient, &mut parameter.value, &mut parameter.velocity, config.sgd(config.rate));
-            }
+            (map.weight.gradient, map.bias.gradient) = (dw, db);
             dy = if index > 0 { tanh::backward(x, &dx) } else { dx };
         }
     }
@@ -106,26 +112,24 @@ impl<'a> Host<'a> {
             config,
             template: start.clone(),
             sides: [Side::new(&start.query), Side::new(&start.key)],
-            log_scale: [start.log_scale.into()],
-            log_scale_velocity: [0.0],
+            log_scale: Parameter::new(&[start.log_scale]),
             memory: Default::default(),
             losses: Vec::new(),
         }
     }
 
     fn embed(&self, ids: &[u32]) -> [Trace; 2] {
-        let [queries, keys] = self.pairs.gather(ids);
-        [self.sides[0].forward(wide(&queries)), self.sides[1].forward(wide(&keys))]
+        [0, 1].map(|side| self.sides[side].forward(wide(&self.pairs.gather(side, ids))))
     }
 }
 
 impl Engine for Host<'_> {
-    fn step(&mut self, ids: &[u32], _: Watch) -> Result<()> {
+    fn step(&mut self, ids: &[u32], [optimizer, of_scale]: [Optimizer; 2], _: Watch) -> Result<()> {
         let traces = self.embed(ids);
         let [q, k] = [&traces[0].unit, &traces[1].unit];
         let options = self.config.loss();
         let shared = Negatives { k: &self.memory.0, ids: &self.memory.1, ..Default::default() };
-        let log_scale = Some(self.log_scale[0]);
+        let log_scale = Some(self.log_scale.value[0]);
         let batch = Batch { log_scale, shared, ids: Some((ids, ids)), ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
         let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
@@ -136,15 +140,23 @@ impl Engine for Host<'_> {
         keys.drain(..past * self.config.dim);
         pairs.drain(..past);
         for ((side, trace), gradient) in self.sides.iter_mut().zip(&traces).zip([dq, dk]) {
-            side.update(trace, &gradient, self.config);
+            side.backward(trace, &gradient, self.config);
         }
-        let options = self.config.sgd(self.config.rate * SCALE_RATE);
-        sgd::step(&[d_log_scale], &mut self.log_scale, &mut self.log_scale_velocity, options);
+        self.log_scale.gradient = vec![d_log_scale];
+        let maps = self.sides.iter_mut().flat_map(|side| &mut side.layers);
+        let mut parameters: Vec<&mut Parameter> = maps.flat_map(|map| [&mut map.weight, &mut map.bias]).collect();
+        if let Some(max_norm) = self.config.clip {
+            let all = parameters.iter_mut().map(|parameter| &mut **parameter).chain([&mut self.log_scale]);
+            let mut gradients: Vec<&mut [f64]> = all.map(|parameter| parameter.gradient.as_mut_slice()).collect();
+            clip::forward(&mut gradients, crate::clip::Options { max_norm });
+        }
+        parameters.into_iter().for_each(|parameter| parameter.step(optimizer));
+        self.log_scale.step(of_scale);
         Ok(())
     }
 
     fn losses(&mut self) -> Result<(Vec<f32>, f32)> {
-        Ok((core::mem::take(&mut self.losses), self.log_scale[0] as f32))
+        Ok((core::mem::take(&mut self.losses), self.log_scale.value[0] as f32))
     }
 
     fn ranks(&mut self, ids: &[u32], _: Watch) -> Result<Vec<u32>> {
@@ -159,7 +171,7 @@ impl Engine for Host<'_> {
                 (layer.weight, layer.bias) = (narrow(&map.weight.value), narrow(&map.bias.value));
             }
         }
-        model.log_scale = self.log_scale[0] as f32;
+        model.log_scale = self.log_scale.value[0] as f32;
         Ok(model)
     }
 }

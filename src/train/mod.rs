@@ -21,21 +21,28 @@
 //! # Ok::<(), wgloss::Error>(())
 //! ```
 
+mod batches;
 mod device;
 mod host;
+mod matrix;
 mod model;
+mod optimizer;
 mod pairs;
+mod schedule;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+pub use batches::Batches;
 pub use model::{Layer, Model, Tower};
+pub use optimizer::Optimizer;
 pub use pairs::{Pairs, Split};
+pub use schedule::{Decay, Schedule};
 
-use crate::{Accum, Error, Gpu, Progress, Random, Reduction, Result, Watch, info_nce, sgd};
+use crate::{Accum, Error, Gpu, Progress, Reduction, Result, Watch, clip, info_nce};
 
-/// The scale's logarithm moves at this fraction of the weights' rate.
-const SCALE_RATE: f32 = 0.01;
+/// With SGD the scale's logarithm moves at this fraction of the weights' rate; Adam's steps are of one size for all.
+const SCALE_RATE: f64 = 0.01;
 /// Held-out pairs that are ranked; more would make the ranking, quadratic in their number, longer than the training.
 const MOST_RANKED: usize = 10_000;
 /// Losses stay on the device for this many steps: reading one waits for it.
@@ -55,10 +62,14 @@ pub struct Config {
     pub batch: usize,
     /// Passes over the training pairs; what is left of a pass after whole batches is dropped.
     pub epochs: usize,
-    /// Learning rate of the weights; the temperature's is a hundredth of it.
-    pub rate: f32,
-    /// Momentum.
-    pub momentum: f32,
+    /// How parameters step. Default SGD with momentum 0.9.
+    pub optimizer: Optimizer,
+    /// Learning rate of the weights; with SGD the temperature's is a hundredth of it.
+    pub rate: f64,
+    /// Of the rate, over all steps. Default constant.
+    pub schedule: Schedule,
+    /// The largest norm of all gradients together, to which longer ones are cut. Default none.
+    pub clip: Option<f32>,
     /// Temperature to start with.
     pub temperature: f32,
     /// The loss; its temperature, reduction and normalization are the training's. Default symmetric.
@@ -81,8 +92,10 @@ impl Config {
             dim,
             batch: 1024,
             epochs: 10,
+            optimizer: Optimizer::momentum(0.9),
             rate: 0.1,
-            momentum: 0.9,
+            schedule: Schedule::default(),
+            clip: None,
             temperature: 0.07,
             loss: info_nce::Options { symmetric: true, ..Default::default() },
             queue: 0,
@@ -124,15 +137,21 @@ impl Config {
         if !(self.temperature.is_finite() && self.temperature >= least) {
             return option("temperature", "at least 1/max_scale, 0.01 unless set", self.temperature.to_string());
         }
-        self.sgd(self.rate).check()
+        if let Some(max_norm) = self.clip {
+            clip::Options { max_norm }.check()?;
+        }
+        self.optimizer.check(self.rate)
     }
 
     fn loss(&self) -> info_nce::Options {
         info_nce::Options { reduction: Reduction::Mean, accum: Accum::Write, normalize: false, ..self.loss }
     }
 
-    fn sgd(&self, rate: f32) -> sgd::Options {
-        sgd::Options { rate, momentum: self.momentum, ..Default::default() }
+    /// Those of step 0, 1, … for weights and for the scale.
+    fn optimizers(&self, at: usize, steps: usize) -> [Optimizer; 2] {
+        let rate = self.rate * self.schedule.factor(at, steps);
+        let of_scale = if matches!(self.optimizer, Optimizer::Sgd(_)) { rate * SCALE_RATE } else { rate };
+        [rate, of_scale].map(|rate| self.optimizer.at(rate, at as u32 + 1))
     }
 }
 
@@ -237,8 +256,8 @@ pub struct Outcome {
 
 /// Runs steps on some processor.
 trait Engine {
-    /// One update on the pairs `ids`; may return before it is done.
-    fn step(&mut self, ids: &[u32], watch: Watch) -> Result<()>;
+    /// One update on the pairs `ids`, of the weights and of the scale; may return before it is done.
+    fn step(&mut self, ids: &[u32], optimizers: [Optimizer; 2], watch: Watch) -> Result<()>;
     /// The losses of the steps since the last call, and log_scale after them.
     fn losses(&mut self) -> Result<(Vec<f32>, f32)>;
     /// The rank of each of the pairs `ids` among them.
@@ -248,14 +267,14 @@ trait Engine {
 }
 
 /// Tells of long work about once a second.
-fn patient(watch: &mut dyn FnMut(Event) -> ControlFlow<()>) -> impl FnMut(Progress) -> ControlFlow<()> {
+fn patient(mut tell: impl FnMut(Progress) -> ControlFlow<()>) -> impl FnMut(Progress) -> ControlFlow<()> {
     let mut told = Instant::now();
     move |progress| {
         if told.elapsed().as_secs_f64() < 1.0 {
             return ControlFlow::Continue(());
         }
         told = Instant::now();
-        watch(Event::Within { progress })
+        tell(progress)
     }
 }
 
@@ -279,8 +298,9 @@ pub fn fit(
         None => Box::new(host::Host::new(pairs, config, &start)),
     };
     let ranked = &split.held_out[..split.held_out.len().min(MOST_RANKED)];
-    let before = Metrics::of(&engine.ranks(ranked, &mut patient(watch))?);
-    let steps = split.train.len() / config.batch;
+    let before = Metrics::of(&engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress })))?);
+    let batches = Batches::shuffled(split.train.len() as u32, config.batch, config.seed);
+    let steps = batches.steps();
     let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
     let mut first_loss = None;
     if watch(Event::Start { before, steps }).is_break() {
@@ -288,13 +308,12 @@ pub fn fit(
         return Ok(outcome);
     }
     for epoch in 1..=config.epochs {
-        let order =
-            Random::new(config.seed, pairs::FIRST_BATCHES + epoch as u32 - 1).permutation(split.train.len() as u32);
-        let ids: Vec<u32> = order.iter().map(|&at| split.train[at as usize]).collect();
+        let ids: Vec<u32> = batches.epoch(epoch as u32).iter().map(|&at| split.train[at as usize]).collect();
         let mut losses = Vec::with_capacity(steps);
         let mut temperature = 0.0;
-        for (step, batch) in ids.chunks_exact(config.batch).enumerate() {
-            match engine.step(batch, &mut patient(watch)) {
+        for (step, batch) in batches.steps_of(&ids).enumerate() {
+            let optimizers = config.optimizers((epoch - 1) * steps + step, steps * config.epochs);
+            match engine.step(batch, optimizers, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
                 done => done?,
             }
@@ -309,7 +328,7 @@ pub fn fit(
             }
         }
         let loss = losses.iter().copied().map(f64::from).sum::<f64>() / steps as f64;
-        let held_out = match engine.ranks(ranked, &mut patient(watch)) {
+        let held_out = match engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress }))) {
             Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
             ranks => Metrics::of(&ranks?),
         };

@@ -1,9 +1,8 @@
 use crate::{Error, Random, Result};
 
-/// Streams of a seed: the split, the weights to start with, and from here on one for the batches of each epoch.
+/// Streams of a seed: the split and the weights to start with; the batches of each epoch have those after.
 const SPLIT: u32 = 0;
 pub(super) const WEIGHTS: u32 = 1;
-pub(super) const FIRST_BATCHES: u32 = 2;
 
 /// Queries and keys, row i of one belonging to row i of the other.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,12 +66,15 @@ impl Pairs {
         self.key_cols
     }
 
-    /// The rows `ids` of the queries and of the keys.
-    pub(super) fn gather(&self, ids: &[u32]) -> [Vec<f32>; 2] {
-        let rows = |data: &[f32], cols: usize| {
-            ids.iter().flat_map(|&id| &data[id as usize * cols..][..cols]).copied().collect::<Vec<f32>>()
-        };
-        [rows(&self.queries, self.query_cols), rows(&self.keys, self.key_cols)]
+    /// Queries and keys.
+    pub(super) fn data(&self) -> [&[f32]; 2] {
+        [&self.queries, &self.keys]
+    }
+
+    /// The rows `ids` of one side, queries 0 or keys 1.
+    pub(super) fn gather(&self, side: usize, ids: &[u32]) -> Vec<f32> {
+        let (data, cols) = (self.data()[side], [self.query_cols, self.key_cols][side]);
+        ids.iter().flat_map(|&id| &data[id as usize * cols..][..cols]).copied().collect()
     }
 
     pub(super) fn split(&self, held_out: f32, seed: u64) -> Split {

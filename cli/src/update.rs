@@ -1,0 +1,99 @@
+//! Options of the update step.
+
+use serde_json::{Value, json};
+use wgloss::train::{Decay, Optimizer, Schedule};
+use wgloss::{adam, sgd};
+
+/// How parameters step.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Update")]
+pub struct Update {
+    /// The optimizer [default: sgd for pairs, adam for interactions].
+    #[arg(long, value_enum, ignore_case = true)]
+    optimizer: Option<Kind>,
+    /// Learning rate [default: 0.05 for the digits with sgd, 0.1 for files, 0.001 for pairs with adam, 0.01 for interactions].
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Momentum of sgd [default: 0.9 for pairs].
+    #[arg(long)]
+    momentum: Option<f32>,
+    /// Weight decay: through the gradient, with adamw of the parameters themselves [default: 0, with adamw 0.01].
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// How the learning rate goes after the warm-up.
+    #[arg(long, value_enum, default_value_t = Course::Constant)]
+    schedule: Course,
+    /// Steps in which the learning rate rises in a line.
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    warm_up: usize,
+    /// The largest norm of all gradients together; longer ones are cut to it [default: none].
+    #[arg(long, value_name = "NORM")]
+    pub clip: Option<f32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    Sgd,
+    Adam,
+    Adamw,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Course {
+    Constant,
+    Cosine,
+    Linear,
+}
+
+impl Update {
+    pub fn kind(&self, default: Kind) -> Kind {
+        self.optimizer.unwrap_or(default)
+    }
+
+    pub fn optimizer(&self, default: Kind, momentum: f32) -> Optimizer {
+        let decay = |default: f64| self.weight_decay.unwrap_or(default);
+        let kind = self.kind(default);
+        match kind {
+            Kind::Sgd => Optimizer::Sgd(sgd::Options {
+                momentum: self.momentum.unwrap_or(momentum),
+                weight_decay: decay(0.0) as f32,
+                ..Default::default()
+            }),
+            Kind::Adam | Kind::Adamw => {
+                let decoupled = kind == Kind::Adamw;
+                let weight_decay = decay(if decoupled { 0.01 } else { 0.0 });
+                Optimizer::Adam(adam::Options { decoupled, weight_decay, ..Default::default() })
+            }
+        }
+    }
+
+    pub fn schedule(&self) -> Schedule {
+        let decay = match self.schedule {
+            Course::Constant => Decay::Constant,
+            Course::Cosine => Decay::Cosine,
+            Course::Linear => Decay::Linear,
+        };
+        Schedule { warm_up: self.warm_up, decay, least: 0.0 }
+    }
+}
+
+/// What a run's record says of its steps.
+pub fn record(optimizer: Optimizer, schedule: Schedule) -> Value {
+    let (name, weight_decay, momentum) = match optimizer {
+        Optimizer::Sgd(options) => ("sgd", f64::from(options.weight_decay), Some(crate::shortest(options.momentum))),
+        Optimizer::Adam(options) if options.decoupled => ("adamw", options.weight_decay, None),
+        Optimizer::Adam(options) => ("adam", options.weight_decay, None),
+    };
+    let decay = match schedule.decay {
+        Decay::Constant => "constant",
+        Decay::Cosine => "cosine",
+        Decay::Linear => "linear",
+    };
+    let mut record = json!({
+        "optimizer": name, "weight_decay": weight_decay, "schedule": decay, "warm_up": schedule.warm_up,
+    });
+    if let Some(momentum) = momentum {
+        record["momentum"] = momentum;
+    }
+    record
+}
