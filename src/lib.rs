@@ -51,7 +51,10 @@ mod accessors;
 mod error;
 mod gpu;
 mod kernel;
+pub mod metrics;
 mod ops;
+#[cfg(not(target_arch = "wasm32"))] // as `train`
+pub mod planted;
 mod random;
 mod recorder;
 pub mod reference;
@@ -70,7 +73,7 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};
 pub use ops::{
     Accum, Lists, Reduction, adam, bce, cast, clip, cross_entropy, dot, gather, gaussian_kl, info_nce, kl, l2, linear,
-    normalize, sample, sgd, siglip, sigmoid, softmax, tanh,
+    normalize, sample, sgd, siglip, sigmoid, softmax, tanh, top_k,
 };
 pub use random::Random;
 pub use recorder::{Progress, Recorder, Watch};

@@ -7,6 +7,7 @@ mod examples;
 mod faults;
 mod kernels;
 mod scale;
+mod tables;
 mod tensors;
 
 mod adam;
@@ -29,5 +30,6 @@ mod siglip;
 mod sigmoid;
 mod softmax;
 mod tanh;
+mod top_k;
 mod traffic;
 mod train;

@@ -22,6 +22,7 @@ pub mod siglip;
 pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
+pub mod top_k;
 mod total;
 
 pub use lists::Lists;
@@ -107,6 +108,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         sigmoid::KERNELS,
         softmax::KERNELS,
         tanh::KERNELS,
+        top_k::KERNELS,
         total::KERNELS,
     ]
     .concat()

@@ -23,6 +23,7 @@ pub mod siglip;
 pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
+pub mod top_k;
 
 use crate::Reduction;
 

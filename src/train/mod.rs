@@ -29,6 +29,7 @@ mod model;
 mod optimizer;
 mod pairs;
 mod schedule;
+pub mod tables;
 
 use std::ops::ControlFlow;
 use std::time::Instant;

@@ -25,6 +25,7 @@ mod siglip;
 mod sigmoid;
 mod softmax;
 mod tanh;
+mod top_k;
 
 pub use fill::{FILLS, Fill};
 
@@ -36,7 +37,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 19] = [
+pub const SUITES: [(&str, Suite); 20] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -54,6 +55,7 @@ pub const SUITES: [(&str, Suite); 19] = [
     ("sample", sample::cases),
     ("sgd", sgd::cases),
     ("adam", adam::cases),
+    ("top_k", top_k::cases),
     ("clip", clip::cases),
     ("cast", cast::cases),
 ];

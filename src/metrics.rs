@@ -1,0 +1,123 @@
+//! What recommendations and embeddings are worth, in f64. Recommended ids are rows of K, best first, as [`top_k`](crate::top_k) gives them, u32::MAX
+//! for none. Means are over the rows that have any truth; over none they are 0.
+
+/// The mean over rows of the mean over the first `k` places.
+fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
+    let (sum, count) = rows
+        .filter(|(_, truth)| !truth.is_empty())
+        .fold((0.0, 0.0), |(sum, count), (ids, truth)| (sum + of(ids, truth), count + 1.0));
+    if count == 0.0 { 0.0 } else { sum / count }
+}
+
+/// Recall@K: hits/min(K, |truth|), where `truth` holds each row's relevant ids and `ids` K of them a row.
+///
+/// ```
+/// // Two users: one of two relevant items found, and the only one.
+/// let recall = wgloss::metrics::recall(&[5, 1, 7, 2], 2, &[&[1, 9], &[7]]);
+/// assert_eq!(recall, (0.5 + 1.0) / 2.0);
+/// ```
+pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
+    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()), |ids, truth| {
+        ids.iter().filter(|id| truth.contains(id)).count() as f64 / truth.len().min(k) as f64
+    })
+}
+
+/// NDCG@K with relevance 0 or 1: Σ over hits 1/log₂(place + 1), places from 1, by the largest that this can be.
+///
+/// Source: Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418.
+///
+/// ```
+/// let ndcg = wgloss::metrics::ndcg(&[5, 1], 2, &[&[1]]);
+/// assert!((ndcg - 1.0 / 3f64.log2()).abs() < 1e-12);
+/// ```
+pub fn ndcg(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
+    let gain = |place: usize| 1.0 / (place as f64 + 2.0).log2();
+    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()), |ids, truth| {
+        let found: f64 = (0..ids.len()).filter(|&place| truth.contains(&ids[place])).map(gain).sum();
+        found / (0..truth.len().min(k)).map(gain).sum::<f64>()
+    })
+}
+
+/// Spurious@K, the share of the recommended items that are of another block than their user, and the share of users with any such: users as
+/// `user_blocks`, items as `item_blocks` say.
+///
+/// ```
+/// let [share, any] = wgloss::metrics::spurious(&[0, 1, 1, u32::MAX], 2, &[0, 1], &[0, 1]);
+/// assert_eq!([share, any], [1.0 / 3.0, 0.5]);
+/// ```
+pub fn spurious(ids: &[u32], k: usize, user_blocks: &[u32], item_blocks: &[u32]) -> [f64; 2] {
+    let (mut all, mut wrong, mut any) = (0.0, 0.0, 0.0);
+    for (ids, block) in ids.chunks(k.max(1)).zip(user_blocks) {
+        let of: Vec<&u32> = ids.iter().filter_map(|&id| item_blocks.get(id as usize)).collect();
+        let foreign = of.iter().filter(|of| **of != block).count() as f64;
+        all += of.len() as f64;
+        wrong += foreign;
+        any += f64::from(u8::from(foreign > 0.0));
+    }
+    [wrong / f64::max(all, 1.0), any / (user_blocks.len() as f64).max(1.0)]
+}
+
+/// How much what does not belong together scores: [`folding`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Folding {
+    /// 1/(MN) Σ max(0, s_ij − r_ij), r 1 within a block, else 0.
+    pub score: f64,
+    /// The mean of s_ij within blocks: the score shrinks with the scores themselves, so look at both.
+    pub within: f64,
+}
+
+/// The folding of scores ⟨u_i, v_j⟩ of users and items, rows of `dim` numbers, with blocks as relatedness.
+///
+/// Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious recommendations, RecSys 2017.
+///
+/// ```
+/// let folding = wgloss::metrics::folding(&[1.0, 0.0], &[2.0, 5.0, 0.5, 7.0], 2, &[0], &[0, 1]);
+/// assert_eq!((folding.score, folding.within), ((1.0 + 0.5) / 2.0, 2.0));
+/// ```
+pub fn folding(users: &[f32], items: &[f32], dim: usize, user_blocks: &[u32], item_blocks: &[u32]) -> Folding {
+    let (mut above, mut within, mut pairs_within) = (0.0, 0.0, 0.0);
+    for (user, block) in users.chunks(dim.max(1)).zip(user_blocks) {
+        for (item, other) in items.chunks(dim.max(1)).zip(item_blocks) {
+            let score: f64 = user.iter().zip(item).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            let related = f64::from(u8::from(block == other));
+            above += (score - related).max(0.0);
+            within += related * score;
+            pairs_within += related;
+        }
+    }
+    let pairs = (user_blocks.len() * item_blocks.len()) as f64;
+    Folding { score: above / pairs.max(1.0), within: within / f64::max(pairs_within, 1.0) }
+}
+
+/// Alignment, the mean of |x_i − y_i|² over pairs of rows of unit length.
+///
+/// Source: Wang and Isola 2020, arXiv:2005.10242, section 4.1.
+///
+/// ```
+/// assert_eq!(wgloss::metrics::alignment(&[1.0, 0.0, 0.0, 1.0], &[1.0, 0.0, 1.0, 0.0], 2), 1.0);
+/// ```
+pub fn alignment(x: &[f32], y: &[f32], dim: usize) -> f64 {
+    let squares = x.iter().zip(y).map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2));
+    squares.sum::<f64>() / (x.len() as f64 / dim.max(1) as f64).max(1.0)
+}
+
+/// Uniformity, ln of the mean of e^(−2 |x_i − x_j|²) over i ≠ j, of rows of unit length: the lower the more even they lie; 0 for less than two.
+///
+/// Source: Wang and Isola 2020, arXiv:2005.10242, section 4.1.
+///
+/// ```
+/// let opposite = wgloss::metrics::uniformity(&[1.0, 0.0, -1.0, 0.0], 2);
+/// assert_eq!(opposite, -8.0);
+/// ```
+pub fn uniformity(x: &[f32], dim: usize) -> f64 {
+    let rows: Vec<&[f32]> = x.chunks(dim.max(1)).collect();
+    let mut sum = 0.0;
+    for (i, a) in rows.iter().enumerate() {
+        for b in &rows[..i] {
+            let square: f64 = a.iter().zip(*b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+            sum += (-2.0 * square).exp();
+        }
+    }
+    let pairs = rows.len() * rows.len().saturating_sub(1) / 2;
+    if pairs == 0 { 0.0 } else { (sum / pairs as f64).ln() }
+}

@@ -1,0 +1,329 @@
+//! A step on the device: one submit, nothing read back.
+
+use super::{Config, Interactions, Loss, Model, Negatives};
+use crate::sample::{self, Popularity, Proposal};
+use crate::train::matrix::{Ids, Matrix};
+use crate::train::{Optimizer, STEPS_PER_READ};
+use crate::{Accum, Error, Gpu, Lists, Random, Recorder, Reduction, Result, Tensor, Watch};
+use crate::{bce, cast, dot, gather, info_nce, top_k};
+
+/// Streams of the seed: how tables start; epochs have those from 2 on. Draws have counters of their own.
+const START: u32 = 1;
+/// Users whose recommendations are computed at a time.
+const USERS_AT_ONCE: usize = 1024;
+
+/// One side's rows.
+struct Table {
+    value: Matrix,
+    states: Vec<Matrix>,
+    /// What a step's rows are copied to: their numbers, gradients, values and states.
+    rows: Ids,
+    gradient: Matrix,
+    local: Matrix,
+    local_states: Vec<Matrix>,
+}
+
+impl Table {
+    /// `taking`: rows that a step takes part with, counted with repetition.
+    fn new(gpu: &Gpu, value: &[f32], taking: usize, config: &Config) -> Result<Table> {
+        let (count, dim) = (value.len() / config.dim, config.dim);
+        let states = |rows| (0..config.optimizer.states()).map(|_| Matrix::new(gpu, rows, dim)).collect::<Result<_>>();
+        Ok(Table {
+            value: Matrix::of(gpu, value, dim)?,
+            states: states(count)?,
+            rows: Ids::new(gpu, taking)?,
+            gradient: Matrix::new(gpu, taking, dim)?,
+            local: Matrix::new(gpu, taking, dim)?,
+            local_states: states(taking)?,
+        })
+    }
+
+    /// Steps the rows `ids` against `gradient`, that of each by itself.
+    fn step(&self, recorder: &mut Recorder, ids: Tensor<u32>, gradient: Tensor, optimizer: Optimizer) -> Result<()> {
+        let (rows, sums, local) =
+            (self.rows.first(ids.rows())?, self.gradient.first(ids.rows())?, self.local.first(ids.rows())?);
+        gather::backward_rows(recorder, gradient, ids, self.value.rows, rows, sums)?;
+        let all = || [(&self.value, &self.local)].into_iter().chain(self.states.iter().zip(&self.local_states));
+        for (table, local) in all() {
+            gather::forward(recorder, table.view()?, rows, local.first(ids.rows())?)?;
+        }
+        let states = self.local_states.iter().map(|state| state.first(ids.rows())).collect::<Result<Vec<_>>>()?;
+        optimizer.step(recorder, sums, local, &states)?;
+        for (table, local) in all() {
+            gather::scatter(recorder, local.first(ids.rows())?, rows, table.view()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Each user's items on the device.
+struct Known {
+    starts: Ids,
+    items: Ids,
+}
+
+impl Known {
+    fn new(gpu: &Gpu, data: &Interactions) -> Result<Known> {
+        let lists = data.lists();
+        let mut starts = vec![0u32];
+        lists.iter().for_each(|list| starts.push(starts[starts.len() - 1] + list.len() as u32));
+        Ok(Known { starts: Ids::of(gpu, &starts)?, items: Ids::of(gpu, &lists.concat())? })
+    }
+
+    /// Those of each row's user.
+    fn of<'a>(&'a self, users: Tensor<'a, u32>) -> Result<Lists<'a>> {
+        Ok(Lists { starts: self.starts.view()?, items: self.items.view()?, list: Some(users) })
+    }
+}
+
+pub(super) struct Device<'a> {
+    gpu: &'a Gpu,
+    data: &'a Interactions,
+    config: &'a Config,
+    /// Of users and of items.
+    tables: [Table; 2],
+    known: Known,
+    popularity: Ids,
+    users: Ids,
+    /// The batch's own items.
+    own: Ids,
+    /// Own items and negatives: see [`Device::places`].
+    items: Ids,
+    log_q: Matrix,
+    /// The rows of users and items, and their gradients.
+    rows: [Matrix; 2],
+    gradients: [Matrix; 2],
+    /// Logits, their gradients and their targets.
+    logits: [Matrix; 3],
+    state: Matrix,
+    losses: Matrix,
+    /// Steps since losses were read.
+    unread: usize,
+    /// Steps that are done, and all that there will be.
+    step: u32,
+    steps: usize,
+}
+
+/// Where ids of a step are: those of the batch's own items, one a user, and those of negatives.
+struct Places<'a> {
+    all: Tensor<'a, u32>,
+    own: Tensor<'a, u32>,
+    negatives: Tensor<'a, u32>,
+    log_q: Tensor<'a>,
+}
+
+impl<'a> Device<'a> {
+    pub(super) fn new(gpu: &'a Gpu, data: &'a Interactions, config: &'a Config, steps: usize) -> Result<Self> {
+        let (batch, dim) = (config.batch, config.dim);
+        let [each, all] = config.negatives.counts();
+        let items = batch + batch * each + all;
+        let most = data.lists().iter().map(Vec::len).max().unwrap_or(0);
+        if matches!(config.negatives, Negatives::Hard { count } if count + most > data.item_count) {
+            let expected = "at most as many as items that each user has not taken";
+            return Err(Error::Option { op: "train", option: "negatives", expected, found: each.to_string() });
+        }
+        let mut random = Random::new(config.seed, START);
+        let bound = f64::from(config.start) / (dim as f64).sqrt();
+        let mut start = |count: usize| -> Vec<f32> {
+            (0..count * dim).map(|_| ((2.0 * f64::from(random.uniform()) - 1.0) * bound) as f32).collect()
+        };
+        let (users, catalogue) = (start(data.user_count), start(data.item_count));
+        let power = match config.negatives {
+            Negatives::Drawn { power, .. } => power,
+            _ => 1.0,
+        };
+        let logits = [1 + each, 1 + each, 1 + each].map(|cols| Matrix::new(gpu, batch, cols));
+        let [scores, d_scores, targets] = logits;
+        let targets_of: Vec<f32> =
+            (0..batch * (1 + each)).map(|at| f32::from(u8::from(at % (1 + each) == 0))).collect();
+        let targets = targets?;
+        gpu.write(targets.view()?, &targets_of)?;
+        Ok(Device {
+            gpu,
+            data,
+            config,
+            tables: [Table::new(gpu, &users, batch, config)?, Table::new(gpu, &catalogue, items, config)?],
+            known: Known::new(gpu, data)?,
+            popularity: Ids::of(gpu, Popularity::new(&data.popularity(), power)?.words())?,
+            users: Ids::new(gpu, batch)?,
+            own: Ids::new(gpu, batch)?,
+            items: Ids::new(gpu, items)?,
+            log_q: Matrix::new(gpu, items, 1)?,
+            rows: [Matrix::new(gpu, batch, dim)?, Matrix::new(gpu, items, dim)?],
+            gradients: [Matrix::new(gpu, batch, dim)?, Matrix::new(gpu, items, dim)?],
+            logits: [scores?, d_scores?, targets],
+            state: Matrix::new(gpu, batch + 1, 8)?,
+            losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
+            unread: 0,
+            step: 0,
+            steps,
+        })
+    }
+
+    /// For the logistic loss a user's own item and its negatives are a row; for softmax all own items come first.
+    fn places(&self) -> Result<Places<'_>> {
+        let batch = self.config.batch;
+        let [each, all] = self.config.negatives.counts();
+        let log_q = |rows, cols, first, stride| Tensor::strided(&self.log_q.buffer, rows, cols, first, stride);
+        let own = match self.config.loss {
+            Loss::Logistic => self.items.matrix(batch, 1, 0, 1 + each)?,
+            Loss::Softmax => self.items.matrix(batch, 1, 0, 1)?,
+        };
+        let (rows, cols, first, stride) = match self.config.loss {
+            Loss::Logistic => (batch, each, 1, 1 + each),
+            Loss::Softmax if all > 0 => (1, all, batch, all),
+            Loss::Softmax => (batch, each, batch, each),
+        };
+        let negatives = self.items.matrix(rows, cols, first, stride)?;
+        Ok(Places { all: self.items.view()?, own, negatives, log_q: log_q(rows, cols, first, stride)? })
+    }
+
+    /// Fills what of the negatives does not depend on the users' rows, and the correction of own items.
+    fn draw(&self, recorder: &mut Recorder, places: &Places) -> Result<()> {
+        let Config { loss, negatives, seed, batch, .. } = *self.config;
+        let options = sample::Options { seed, step: self.step, stream: 0, expected: loss == Loss::Softmax };
+        let even = Proposal::Uniform { n: self.data.item_count as u32 };
+        let table = self.popularity.matrix(self.data.item_count, 3, 0, 3)?;
+        match negatives {
+            Negatives::Drawn { power, uniform, .. } => {
+                let proposal = if power == 0.0 { even } else { Proposal::Table { table, uniform } };
+                let known = self.known.of(self.users.view()?)?;
+                sample::draw(recorder, proposal, Some(known), places.negatives, places.log_q, options)
+            }
+            Negatives::InBatch | Negatives::Mixed { .. } => {
+                let [_, count] = negatives.counts();
+                if count > 0 {
+                    sample::draw(recorder, even, None, places.negatives, places.log_q, options)?;
+                }
+                let uniform = count as f32 / (count + batch) as f32;
+                sample::log_q(recorder, Proposal::Table { table, uniform }, places.all, self.log_q.view()?)
+            }
+            Negatives::None | Negatives::Hard { .. } => Ok(()),
+        }
+    }
+
+    fn logistic(&self, recorder: &mut Recorder, loss: Tensor) -> Result<()> {
+        let ([q, k], [dq, dk]) = (&self.rows, &self.gradients);
+        let [s, ds, t] = &self.logits;
+        dot::forward(recorder, q.view()?, k.view()?, s.view()?)?;
+        let inputs = bce::Inputs { x: s.view()?, t: t.view()?, weight: None, pos_weight: None };
+        let options = bce::Options { reduction: Reduction::Sum, ..Default::default() };
+        bce::forward(recorder, inputs, loss, Some(ds.view()?), options)?;
+        let (dq, dk) = (Some(dq.view()?), Some(dk.view()?));
+        dot::backward(recorder, q.view()?, k.view()?, ds.view()?, dq, dk, Accum::Write)
+    }
+
+    fn softmax(&self, recorder: &mut Recorder, places: &Places, loss: Tensor) -> Result<()> {
+        let ([q, k], [dq, dk]) = (&self.rows, &self.gradients);
+        let Config { batch, negatives, .. } = *self.config;
+        let (k_drawn, dk_drawn) = (k.view()?.row_range(batch..k.rows), dk.view()?.row_range(batch..k.rows));
+        let in_batch = negatives.in_batch();
+        let log_q = self.log_q.view()?;
+        let has_log_q = !matches!(negatives, Negatives::Hard { .. });
+        let drawn = (k_drawn.rows() > 0).then(|| info_nce::Negatives {
+            k: k_drawn,
+            log_q: has_log_q.then(|| log_q.row_range(batch..log_q.rows())),
+            ids: in_batch.then(|| places.all.row_range(batch..places.all.rows())),
+        });
+        let [each, shared] = if in_batch { [None, drawn] } else { [drawn, None] };
+        let pairs = info_nce::Batch {
+            log_q: in_batch.then(|| log_q.row_range(0..batch)),
+            ids: in_batch.then_some((places.own, places.own)),
+            each,
+            shared,
+            ..info_nce::Batch::new(q.view()?, k.first(batch)?)
+        };
+        let gradients = info_nce::Gradients {
+            dq: Some(dq.view()?),
+            dk: Some(dk.first(batch)?),
+            d_each: each.and(Some(dk_drawn)),
+            d_shared: shared.and(Some(dk_drawn)),
+            ..Default::default()
+        };
+        let options = self.config.softmax();
+        let [lines, columns] = pairs.state_shape(options);
+        let state = Tensor::matrix(&self.state.buffer, lines, columns)?;
+        info_nce::forward(recorder, pairs, loss, state, gradients, options)
+    }
+
+    /// One update on the interactions numbered `pairs`; returns before it is done.
+    pub(super) fn step(&mut self, pairs: &[u32], watch: Watch) -> Result<()> {
+        let ids = |of: &[u32]| -> Vec<u32> { pairs.iter().map(|&pair| of[pair as usize]).collect() };
+        self.gpu.write(self.users.view()?, &ids(&self.data.users))?;
+        self.gpu.write(self.own.view()?, &ids(&self.data.items))?;
+        let factor = self.config.schedule.factor(self.step as usize, self.steps);
+        let optimizer = self.config.optimizer.at(self.config.rate * factor, self.step + 1);
+        let loss = self.losses.view()?.row_range(self.unread..self.unread + 1);
+        let places = self.places()?;
+        let (users, [q, k]) = (self.users.view()?, &self.rows);
+        let step = |recorder: &mut Recorder| {
+            cast::ids(recorder, self.own.view()?, places.own)?;
+            self.draw(recorder, &places)?;
+            gather::forward(recorder, self.tables[0].value.view()?, users, q.view()?)?;
+            if let Negatives::Hard { .. } = self.config.negatives {
+                let (catalogue, known) = (self.tables[1].value.view()?, self.known.of(users)?);
+                top_k::forward(recorder, q.view()?, catalogue, Some(known), places.negatives, places.log_q)?;
+            }
+            gather::forward(recorder, self.tables[1].value.view()?, places.all, k.view()?)?;
+            match self.config.loss {
+                Loss::Logistic => self.logistic(recorder, loss)?,
+                Loss::Softmax => self.softmax(recorder, &places, loss)?,
+            }
+            self.tables[0].step(recorder, users, self.gradients[0].view()?, optimizer)?;
+            self.tables[1].step(recorder, places.all, self.gradients[1].view()?, optimizer)
+        };
+        self.gpu.run_watched(step, watch)?;
+        self.step += 1;
+        self.unread += 1;
+        Ok(())
+    }
+
+    /// The losses since the last call, a pair.
+    pub(super) fn losses(&mut self) -> Result<Vec<f32>> {
+        let mut losses = self.gpu.read(self.losses.first(self.unread)?)?;
+        self.unread = 0;
+        if self.config.loss == Loss::Logistic {
+            losses.iter_mut().for_each(|loss| *loss /= self.config.batch as f32);
+        }
+        Ok(losses)
+    }
+
+    pub(super) fn model(&self) -> Result<Model> {
+        let [users, items] = &self.tables;
+        let (users, items) = (self.gpu.read(users.value.view()?)?, self.gpu.read(items.value.view()?)?);
+        Ok(Model { users, items, dim: self.config.dim })
+    }
+
+    pub(super) fn top(&self, users: &[u32], count: usize) -> Result<Vec<u32>> {
+        let [of_users, of_items] = &self.tables;
+        top(self.gpu, [&of_users.value, &of_items.value], &self.known, users, count)
+    }
+}
+
+/// For each of `users` the ids of the `count` items of the largest scores, best first, without those that it took in `known`; u32::MAX where
+/// there are no more.
+///
+/// # Errors
+/// [`Error::Option`] for a count of 0; any error of the device.
+pub fn recommend(gpu: &Gpu, model: &Model, known: &Interactions, users: &[u32], count: usize) -> Result<Vec<u32>> {
+    let tables = [Matrix::of(gpu, &model.users, model.dim)?, Matrix::of(gpu, &model.items, model.dim)?];
+    top(gpu, [&tables[0], &tables[1]], &Known::new(gpu, known)?, users, count)
+}
+
+fn top(gpu: &Gpu, [of_users, of_items]: [&Matrix; 2], known: &Known, users: &[u32], count: usize) -> Result<Vec<u32>> {
+    let at_once = users.len().min(USERS_AT_ONCE);
+    let (queries, ids) = (Matrix::new(gpu, at_once, of_users.cols)?, Ids::new(gpu, at_once)?);
+    let (found, scores) = (Ids::new(gpu, at_once * count)?, Matrix::new(gpu, at_once, count)?);
+    let mut all = Vec::with_capacity(users.len() * count);
+    for part in users.chunks(USERS_AT_ONCE) {
+        let (ids, queries) = (ids.first(part.len())?, queries.first(part.len())?);
+        let (found, scores) = (found.matrix(part.len(), count, 0, count)?, scores.first(part.len())?);
+        gpu.write(ids, part)?;
+        gpu.run(|recorder| {
+            gather::forward(recorder, of_users.view()?, ids, queries)?;
+            top_k::forward(recorder, queries, of_items.view()?, Some(known.of(ids)?), found, scores)
+        })?;
+        all.extend(gpu.read(found)?);
+    }
+    Ok(all)
+}

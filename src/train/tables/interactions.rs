@@ -1,0 +1,64 @@
+use crate::{Error, Result};
+
+/// Which user took which item; a pair may stand more than once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interactions {
+    pub(super) users: Vec<u32>,
+    pub(super) items: Vec<u32>,
+    pub(super) user_count: usize,
+    pub(super) item_count: usize,
+}
+
+impl Interactions {
+    /// User `users[e]` took item `items[e]`; users are 0 to `user_count` − 1, items 0 to `item_count` − 1.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the lengths differ or exceed 2³² − 1, or an id is out of range.
+    pub fn new(users: Vec<u32>, items: Vec<u32>, user_count: usize, item_count: usize) -> Result<Interactions> {
+        let refuse = |what: &str, expected, found| Err(Error::Data { what: what.into(), expected, found });
+        if items.len() != users.len() || u32::try_from(users.len()).is_err() {
+            let found = format!("{}", items.len());
+            return refuse("items", format!("as many as users, {}, fewer than 2^32", users.len()), found);
+        }
+        for (what, ids, count) in [("users", &users, user_count), ("items", &items, item_count)] {
+            if let Some(at) = ids.iter().position(|&id| id as usize >= count) {
+                return refuse(what, format!("ids below {count}"), format!("{} in interaction {at}", ids[at]));
+            }
+            // The last word says that there is no such id.
+            if count >= u32::MAX as usize {
+                return refuse(what, "fewer than 2^32 - 1".into(), count.to_string());
+            }
+        }
+        Ok(Interactions { users, items, user_count, item_count })
+    }
+
+    /// Number of interactions.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// The items of each user, ascending, each once.
+    pub fn lists(&self) -> Vec<Vec<u32>> {
+        let mut lists = vec![Vec::new(); self.user_count];
+        for (&user, &item) in self.users.iter().zip(&self.items) {
+            lists[user as usize].push(item);
+        }
+        for list in &mut lists {
+            list.sort_unstable();
+            list.dedup();
+        }
+        lists
+    }
+
+    /// How often each item occurs.
+    pub fn popularity(&self) -> Vec<f32> {
+        let mut counts = vec![0u32; self.item_count];
+        self.items.iter().for_each(|&item| counts[item as usize] += 1);
+        counts.into_iter().map(|count| count as f32).collect()
+    }
+}

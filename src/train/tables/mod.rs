@@ -1,0 +1,330 @@
+//! Embedding tables trained on interactions: one row a user and one an item, whose inner product says what goes together.
+//!
+//! A step gathers the rows of a batch, draws negatives, computes the loss and its gradients and steps the rows that took part, all on the
+//! device, in one submit. Rows that did not take part keep their value and their optimizer's state (as PyTorch's SparseAdam does).
+//!
+//! ```
+//! # fn main() -> wgloss::Result<()> {
+//! # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+//! use wgloss::train::tables::{Config, Event, Interactions, fit};
+//! // Users 0 to 3 take items 0 to 3, the others items 4 to 7.
+//! let (users, items) = (0..8u32).flat_map(|user| (0..4).map(move |item| (user, user / 4 * 4 + item))).unzip();
+//! let data = Interactions::new(users, items, 8, 8)?;
+//! let config = Config { dim: 4, batch: 8, epochs: 30, ..Config::default() };
+//! let model = fit(&gpu, &data, None, &config, &mut |_: Event| std::ops::ControlFlow::Continue(()))?.model;
+//! let score = |user: usize, item: usize| -> f32 { (0..4).map(|d| model.users[4 * user + d] * model.items[4 * item + d]).sum() };
+//! assert!(score(0, 0) > score(0, 7) && score(7, 7) > score(7, 0));
+//! # Ok(()) }
+//! ```
+
+mod device;
+mod interactions;
+
+use core::ops::ControlFlow;
+
+pub use device::recommend;
+pub use interactions::Interactions;
+
+use super::{Batches, Optimizer, STEPS_PER_READ, Schedule, patient};
+use crate::{Error, Gpu, Progress, Result, adam, info_nce, metrics};
+
+/// What a pair's score is compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Negatives {
+    /// Nothing: only [`Loss::Logistic`] learns then, and folds.
+    None,
+    /// Items drawn for each user, outside its known ones: from popularity to some power, or from all alike.
+    Drawn {
+        /// How many.
+        count: usize,
+        /// Of popularity; 0: all items alike.
+        power: f64,
+        /// Share of the draws from all items alike.
+        uniform: f32,
+    },
+    /// The other items of the batch.
+    InBatch,
+    /// The other items of the batch, and for all users together items from all alike (mixed negative sampling).
+    Mixed {
+        /// How many.
+        count: usize,
+    },
+    /// The items with the largest scores of all, outside the user's known ones.
+    Hard {
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Negatives {
+    /// Negatives that stand beside the batch's own items: of each user, and of all together.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        match *self {
+            Negatives::None | Negatives::InBatch => [0, 0],
+            Negatives::Drawn { count, .. } | Negatives::Hard { count } => [count, 0],
+            Negatives::Mixed { count } => [0, count],
+        }
+    }
+
+    pub(super) fn in_batch(&self) -> bool {
+        matches!(self, Negatives::InBatch | Negatives::Mixed { .. })
+    }
+}
+
+/// How scores become a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// −ln σ(s) of the pair and −ln σ(−s) of each negative, summed over the batch: skip-gram with negative sampling.
+    Logistic,
+    /// Sampled softmax, the mean over the batch, scores corrected by their probability of being drawn.
+    Softmax,
+}
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Width of a row.
+    pub dim: usize,
+    /// Pairs in a step.
+    pub batch: usize,
+    /// Passes over the pairs.
+    pub epochs: usize,
+    /// The loss.
+    pub loss: Loss,
+    /// What it compares with.
+    pub negatives: Negatives,
+    /// Divides the scores of [`Loss::Softmax`].
+    pub temperature: f32,
+    /// Whether rows are compared by cosine, with [`Loss::Softmax`].
+    pub normalize: bool,
+    /// How rows step.
+    pub optimizer: Optimizer,
+    /// Learning rate, times what the schedule says.
+    pub rate: f64,
+    /// Of the rate, over all steps.
+    pub schedule: Schedule,
+    /// Rows start uniform in ± this/√dim.
+    pub start: f32,
+    /// Decides the start, the batches and the draws.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    /// 64 wide, 1,024 pairs a step, 20 epochs of sampled softmax with Adam at 0.01 and 128 uniform negatives a user.
+    fn default() -> Self {
+        Config {
+            dim: 64,
+            batch: 1024,
+            epochs: 20,
+            loss: Loss::Softmax,
+            negatives: Negatives::Drawn { count: 128, power: 0.0, uniform: 0.0 },
+            temperature: 1.0,
+            normalize: false,
+            optimizer: Optimizer::Adam(adam::Options::default()),
+            rate: 0.01,
+            schedule: Schedule::default(),
+            start: 1.0,
+            seed: 1,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what cannot train on these interactions; [`fit`] asks first.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option, its range and its value.
+    pub fn check(&self, data: &Interactions) -> Result<()> {
+        let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
+        if self.dim == 0 {
+            return option("dim", "at least 1", "0".into());
+        }
+        if self.batch == 0 || self.batch > data.len() {
+            let found = format!("{} with {} interactions to train on", self.batch, data.len());
+            return option("batch", "at least 1 and at most the number of interactions", found);
+        }
+        let [each, all] = self.negatives.counts();
+        let drawn =
+            matches!(self.negatives, Negatives::Drawn { .. } | Negatives::Hard { .. } | Negatives::Mixed { .. });
+        if drawn && each + all == 0 {
+            return option("negatives", "at least 1", "0".into());
+        }
+        match (self.loss, self.negatives) {
+            (Loss::Softmax, Negatives::None) => {
+                return option("negatives", "some for the softmax loss, which is 0 without", "none".into());
+            }
+            (Loss::Logistic, negatives) if negatives.in_batch() => {
+                return option("negatives", "drawn, hard or none for the logistic loss", "those of the batch".into());
+            }
+            (_, Negatives::Drawn { power, .. }) if !power.is_finite() => {
+                return option("power", "a number", power.to_string());
+            }
+            (_, Negatives::Drawn { uniform, .. }) if !(0.0..=1.0).contains(&uniform) => {
+                return option("uniform", "from 0 to 1", uniform.to_string());
+            }
+            _ => {}
+        }
+        if !(self.start.is_finite() && self.start >= 0.0) {
+            return option("start", "a number of at least 0", self.start.to_string());
+        }
+        self.softmax().check(info_nce::Given::default())?;
+        self.optimizer.check(self.rate)
+    }
+
+    fn softmax(&self) -> info_nce::Options {
+        let (temperature, normalize) = (self.temperature, self.normalize);
+        info_nce::Options { temperature, normalize, in_batch: self.negatives.in_batch(), ..Default::default() }
+    }
+
+    fn batches(&self, data: &Interactions) -> Batches {
+        Batches::shuffled(data.len() as u32, self.batch, self.seed)
+    }
+}
+
+/// The tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// [users, dim], row-major.
+    pub users: Vec<f32>,
+    /// [items, dim], row-major.
+    pub items: Vec<f32>,
+    /// Width of a row.
+    pub dim: usize,
+}
+
+impl Model {
+    fn is_finite(&self) -> bool {
+        self.users.iter().chain(&self.items).all(|value| value.is_finite())
+    }
+}
+
+/// What recommendations are worth: over the users of the held-out interactions, each item but their training ones ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Quality {
+    /// Share of the held-out items among the first 10.
+    pub recall_at_10: f64,
+    /// The same, weighted by rank.
+    pub ndcg_at_10: f64,
+    /// Users that were ranked.
+    pub users: usize,
+}
+
+/// What [`fit`] reports while it runs.
+#[derive(Debug)]
+pub enum Event {
+    /// The untrained tables have been measured.
+    Start {
+        /// On the held-out interactions.
+        before: Quality,
+        /// Steps in an epoch.
+        steps: usize,
+    },
+    /// A step, or the measuring after an epoch, takes long; told about once a second.
+    Within {
+        /// How far the op has come that is being computed.
+        progress: Progress,
+    },
+    /// Some steps are done.
+    Steps {
+        /// The epoch they belong to, from 1.
+        epoch: usize,
+        /// Their losses, a pair.
+        losses: Vec<f32>,
+    },
+    /// An epoch is done.
+    Epoch {
+        /// Its number, from 1.
+        epoch: usize,
+        /// The mean of its losses.
+        loss: f64,
+        /// On the held-out interactions.
+        held_out: Quality,
+    },
+}
+
+/// What came of a training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Before training.
+    pub before: Quality,
+    /// With the tables that are kept.
+    pub best: Quality,
+    /// The epoch with the best NDCG on the held-out interactions, or the last without any; 0 for the start.
+    pub best_epoch: usize,
+    /// Its tables.
+    pub model: Model,
+    /// Why it ended.
+    pub end: super::End,
+}
+
+/// Trains on `data`; `held_out` interactions of the same users and items are only measured with.
+///
+/// `watch` sees every [`Event`] and can end the training. The same seed on the same device gives the same bits.
+///
+/// # Errors
+/// [`Error::Option`] for a configuration that does not fit the data; any error of the device.
+pub fn fit(
+    gpu: &Gpu,
+    data: &Interactions,
+    held_out: Option<&Interactions>,
+    config: &Config,
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    config.check(data)?;
+    let batches = config.batches(data);
+    let steps = batches.steps();
+    let mut engine = device::Device::new(gpu, data, config, steps * config.epochs)?;
+    let before = quality(&engine, held_out)?;
+    let mut outcome =
+        Outcome { before, best: before, best_epoch: 0, model: engine.model()?, end: super::End::Finished };
+    if watch(Event::Start { before, steps }).is_break() {
+        return Ok(Outcome { end: super::End::Stopped, ..outcome });
+    }
+    for epoch in 1..=config.epochs {
+        let order = batches.epoch(epoch as u32);
+        let (mut sum, mut done) = (0.0, 0);
+        for pairs in batches.steps_of(&order) {
+            match engine.step(pairs, &mut patient(|progress| watch(Event::Within { progress }))) {
+                Err(Error::Cancelled { .. }) => return Ok(Outcome { end: super::End::Stopped, ..outcome }),
+                step => step?,
+            }
+            done += 1;
+            if done % STEPS_PER_READ == 0 || done == steps {
+                let losses = engine.losses()?;
+                sum += losses.iter().copied().map(f64::from).sum::<f64>();
+                if watch(Event::Steps { epoch, losses }).is_break() {
+                    return Ok(Outcome { end: super::End::Stopped, ..outcome });
+                }
+            }
+        }
+        let loss = sum / steps as f64;
+        let model = engine.model()?;
+        if !(loss.is_finite() && model.is_finite()) {
+            let how =
+                format!("in epoch {epoch} the mean loss was {loss:.3} and not every number of the tables is finite");
+            return Ok(Outcome { end: super::End::Diverged(how), ..outcome });
+        }
+        let now = quality(&engine, held_out)?;
+        if held_out.is_none() || now.ndcg_at_10 > outcome.best.ndcg_at_10 {
+            outcome = Outcome { best: now, best_epoch: epoch, model, ..outcome };
+        }
+        if watch(Event::Epoch { epoch, loss, held_out: now }).is_break() {
+            return Ok(Outcome { end: super::End::Stopped, ..outcome });
+        }
+    }
+    Ok(outcome)
+}
+
+/// Ten recommendations for each user with held-out items, of the items that it did not train with.
+fn quality(engine: &device::Device, held_out: Option<&Interactions>) -> Result<Quality> {
+    let Some(held_out) = held_out else { return Ok(Quality::default()) };
+    let truth = held_out.lists();
+    let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
+    let ids = engine.top(&users, 10)?;
+    let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
+    Ok(Quality {
+        recall_at_10: metrics::recall(&ids, 10, &truth),
+        ndcg_at_10: metrics::ndcg(&ids, 10, &truth),
+        users: users.len(),
+    })
+}
