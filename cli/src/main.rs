@@ -3,7 +3,10 @@
 mod adapters;
 mod data;
 mod failure;
+mod folding;
+mod interactions;
 mod plot;
+mod recommend;
 mod run;
 mod table;
 mod train;
@@ -11,6 +14,8 @@ mod update;
 mod verify;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -26,8 +31,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train two towers on pairs; without arguments on the bundled digits.
+    /// Train two towers on pairs, without arguments on the bundled digits, or embeddings on interactions.
     Train(Box<train::Arguments>),
+    /// Train on planted groups with and without negatives, and see which fold onto each other.
+    Folding(folding::Arguments),
     /// Compare every kernel with the f64 reference on an adapter.
     Verify(verify::Arguments),
     /// List the adapters of this machine.
@@ -39,6 +46,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("WGLOSS_LOG", "off")).init();
     let outcome = match Arguments::parse().command {
         Command::Train(arguments) => train::train(&arguments),
+        Command::Folding(arguments) => folding::folding(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Adapters => adapters::list(),
     };
@@ -66,6 +74,27 @@ fn silence_caught_panics() {
 /// Opens the adapter that `wish` names, the best without a wish.
 fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
     wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
+}
+
+/// Becomes true when the user presses Ctrl-C.
+fn asked_to_stop() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    let handler = ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: at once
+        }
+    });
+    handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
+    Ok(stop)
+}
+
+/// Says how to get one.
+fn no_adapter(error: wgloss::Error) -> Failure {
+    match error {
+        wgloss::Error::NoAdapter { .. } => Failure::input(format!("{error}; {}", adapters::HOW_TO_GET_ONE)),
+        error => error.into(),
+    }
 }
 
 /// "llvmpipe (LLVM 15.0.6, 256 bits), software, Vulkan, Mesa 25.0.7"

@@ -69,19 +69,28 @@ impl Run {
         self.write(METRICS, self.metrics.as_bytes())
     }
 
-    /// Writes the weights, float32, with what `about` says of them as metadata under the key `wgloss`.
+    /// Writes a model's weights.
     pub fn weights(&self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
-        let tensors = model.tensors();
+        self.tensors(WEIGHTS, &model.tensors(), about)
+    }
+
+    /// Writes tensors, their names, shapes and float32 numbers, with what `about` says of them as metadata under the key `wgloss`.
+    pub fn tensors(
+        &self,
+        file: &str,
+        tensors: &[(String, Vec<usize>, &[f32])],
+        about: &serde_json::Value,
+    ) -> Result<(), Failure> {
         let bytes: Vec<Vec<u8>> =
             tensors.iter().map(|(.., data)| data.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
         let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
             TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
         });
-        let broken = |error| Failure { message: format!("{WEIGHTS}: {error}"), code: 1 };
+        let broken = |error| Failure { message: format!("{file}: {error}"), code: 1 };
         let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
         // One entry: the map's order is random, and equal runs shall give equal files.
         let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
-        self.write(WEIGHTS, &serialize(views, Some(metadata)).map_err(broken)?)
+        self.write(file, &serialize(views, Some(metadata)).map_err(broken)?)
     }
 }
 

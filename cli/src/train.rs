@@ -1,8 +1,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use comfy_table::Table;
@@ -15,6 +14,7 @@ use crate::adapters::HOW_TO_GET_ONE;
 use crate::data;
 use crate::failure::Failure;
 use crate::plot::Curves;
+use crate::recommend;
 use crate::run::{METRICS, PLOT, Run, WEIGHTS};
 use crate::table;
 use crate::update::{self, Kind, Update};
@@ -29,42 +29,44 @@ pub struct Arguments {
     keys: Option<PathBuf>,
     /// Pairs in a step [default: 256 for the digits, 1024 or all training pairs for files].
     #[arg(long)]
-    batch: Option<usize>,
+    pub batch: Option<usize>,
     /// Passes over the training pairs [default: 200 for the digits, 10 for files].
     #[arg(long)]
-    epochs: Option<usize>,
+    pub epochs: Option<usize>,
     /// Temperature to start with; it is learned [default: 0.07].
     #[arg(long)]
-    temperature: Option<f32>,
-    #[command(flatten)]
-    loss: Loss,
-    #[command(flatten)]
-    update: Update,
+    pub temperature: Option<f32>,
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
     #[arg(long)]
-    dim: Option<usize>,
+    pub dim: Option<usize>,
     /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree
     /// [default: 128 for the digits, 0 for files].
     #[arg(long)]
-    hidden: Option<usize>,
+    pub hidden: Option<usize>,
     /// Share of the pairs that are held out to measure with [default: 0.2].
     #[arg(long)]
     held_out: Option<f32>,
     /// Decides the split, the weights to start with and the batches [default: 1].
     #[arg(long)]
-    seed: Option<u64>,
+    pub seed: Option<u64>,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
-    adapter: Option<String>,
+    pub adapter: Option<String>,
     /// Folder for the weights, the metrics and the plot [default: runs/digits or runs/pairs, numbered if taken].
     #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    pub out: Option<PathBuf>,
     /// Replace the run that --out already holds.
     #[arg(long, requires = "out")]
-    overwrite: bool,
+    pub overwrite: bool,
+    #[command(flatten)]
+    forms: Loss,
+    #[command(flatten)]
+    pub update: Update,
+    #[command(flatten)]
+    pub interactions: recommend::Options,
 }
 
 /// The forms of the loss; see the options of wgloss::info_nce.
@@ -121,7 +123,26 @@ impl Loss {
     }
 }
 
+impl Arguments {
+    /// An option that was given and says nothing about interactions.
+    pub fn only_for_pairs(&self) -> Option<&'static str> {
+        let forms = self.forms.options() != info_nce::Options { symmetric: true, ..Default::default() };
+        [
+            ("--hidden", self.hidden.is_some()),
+            ("--queue", self.queue.is_some()),
+            ("--held-out", self.held_out.is_some()),
+            ("--clip", self.update.clip.is_some()),
+            ("a form of the contrastive loss", forms),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+}
+
 pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let Some(path) = &arguments.interactions.interactions {
+        return recommend::recommend(arguments, path);
+    }
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
             (data::files(queries, keys)?, format!("{} and {}", queries.display(), keys.display()))
@@ -147,14 +168,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
             println!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
         }
     }
-    let (mut watch, stop) = (Watch::new(&config), Arc::new(AtomicBool::new(false)));
-    let asked = stop.clone();
-    let handler = ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: at once
-        }
-    });
-    handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
+    let (mut watch, stop) = (Watch::new(&config), crate::asked_to_stop()?);
 
     let mut failure = None;
     let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
@@ -195,7 +209,7 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pai
         schedule: arguments.update.schedule(),
         clip: arguments.update.clip,
         temperature: arguments.temperature.unwrap_or(defaults.temperature),
-        loss: arguments.loss.options(),
+        loss: arguments.forms.options(),
         queue: arguments.queue.unwrap_or(defaults.queue),
         held_out: arguments.held_out.unwrap_or(defaults.held_out),
         seed: arguments.seed.unwrap_or(defaults.seed),

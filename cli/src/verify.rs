@@ -3,7 +3,6 @@ use std::time::Instant;
 
 use wgloss::verify::SUITES;
 
-use crate::adapters::HOW_TO_GET_ONE;
 use crate::failure::Failure;
 use crate::table;
 
@@ -15,10 +14,7 @@ pub struct Arguments {
 }
 
 pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let gpu = crate::open(arguments.adapter.as_deref()).map_err(|error| match error {
-        wgloss::Error::NoAdapter { .. } => Failure::input(format!("{error}; {HOW_TO_GET_ONE}")),
-        error => error.into(),
-    })?;
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
     let bar = indicatif::ProgressBar::new(SUITES.len() as u64);

@@ -25,6 +25,7 @@ use core::ops::ControlFlow;
 pub use device::recommend;
 pub use interactions::Interactions;
 
+pub use super::End;
 use super::{Batches, Optimizer, STEPS_PER_READ, Schedule, patient};
 use crate::{Error, Gpu, Progress, Result, adam, info_nce, metrics};
 
@@ -254,7 +255,7 @@ pub struct Outcome {
     /// Its tables.
     pub model: Model,
     /// Why it ended.
-    pub end: super::End,
+    pub end: End,
 }
 
 /// Trains on `data`; `held_out` interactions of the same users and items are only measured with.
@@ -275,17 +276,16 @@ pub fn fit(
     let steps = batches.steps();
     let mut engine = device::Device::new(gpu, data, config, steps * config.epochs)?;
     let before = quality(&engine, held_out)?;
-    let mut outcome =
-        Outcome { before, best: before, best_epoch: 0, model: engine.model()?, end: super::End::Finished };
+    let mut outcome = Outcome { before, best: before, best_epoch: 0, model: engine.model()?, end: End::Finished };
     if watch(Event::Start { before, steps }).is_break() {
-        return Ok(Outcome { end: super::End::Stopped, ..outcome });
+        return Ok(Outcome { end: End::Stopped, ..outcome });
     }
     for epoch in 1..=config.epochs {
         let order = batches.epoch(epoch as u32);
         let (mut sum, mut done) = (0.0, 0);
         for pairs in batches.steps_of(&order) {
             match engine.step(pairs, &mut patient(|progress| watch(Event::Within { progress }))) {
-                Err(Error::Cancelled { .. }) => return Ok(Outcome { end: super::End::Stopped, ..outcome }),
+                Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
                 step => step?,
             }
             done += 1;
@@ -293,7 +293,7 @@ pub fn fit(
                 let losses = engine.losses()?;
                 sum += losses.iter().copied().map(f64::from).sum::<f64>();
                 if watch(Event::Steps { epoch, losses }).is_break() {
-                    return Ok(Outcome { end: super::End::Stopped, ..outcome });
+                    return Ok(Outcome { end: End::Stopped, ..outcome });
                 }
             }
         }
@@ -302,14 +302,14 @@ pub fn fit(
         if !(loss.is_finite() && model.is_finite()) {
             let how =
                 format!("in epoch {epoch} the mean loss was {loss:.3} and not every number of the tables is finite");
-            return Ok(Outcome { end: super::End::Diverged(how), ..outcome });
+            return Ok(Outcome { end: End::Diverged(how), ..outcome });
         }
         let now = quality(&engine, held_out)?;
         if held_out.is_none() || now.ndcg_at_10 > outcome.best.ndcg_at_10 {
             outcome = Outcome { best: now, best_epoch: epoch, model, ..outcome };
         }
         if watch(Event::Epoch { epoch, loss, held_out: now }).is_break() {
-            return Ok(Outcome { end: super::End::Stopped, ..outcome });
+            return Ok(Outcome { end: End::Stopped, ..outcome });
         }
     }
     Ok(outcome)

@@ -1,0 +1,395 @@
+//! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, and plain `user,item[,weight[,timestamp]]`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use wgloss::train::tables::Interactions;
+
+use crate::failure::Failure;
+
+/// Which lines count, and how.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Lines of less weight are left out.
+    pub min_rating: Option<f32>,
+    /// Users and items with fewer interactions are left out, until none is left that has.
+    pub min_interactions: usize,
+}
+
+/// An interaction of numbered users and items.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Entry {
+    pub user: u32,
+    pub item: u32,
+    pub time: i64,
+}
+
+/// What a file holds: ids in the order of their first appearance; entries by user, then by time, a pair once, at its last time.
+#[derive(Debug)]
+pub struct Loaded {
+    pub users: Vec<String>,
+    pub items: Vec<String>,
+    pub entries: Vec<Entry>,
+    /// Lines that were read and kept, duplicates among them.
+    pub lines: usize,
+}
+
+/// Where a line has what.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    user: usize,
+    item: usize,
+    weight: Option<usize>,
+    time: Option<usize>,
+    /// How many a line has; without a header from two to four.
+    count: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Separator {
+    Byte(u8),
+    Colons,
+    Spaces,
+}
+
+/// A file is shown to be read from this size on.
+const SHOWN: u64 = 8 << 20;
+
+const USERS: [&str; 5] = ["user", "userid", "user_id", "uid", "visitorid"];
+const ITEMS: [&str; 8] = ["item", "itemid", "item_id", "movieid", "movie_id", "sid", "mid", "product_id"];
+const WEIGHTS: [&str; 6] = ["rating", "weight", "count", "plays", "value", "score"];
+const TIMES: [&str; 4] = ["timestamp", "time", "ts", "date"];
+
+impl Columns {
+    /// Of a header; none if the line is data.
+    fn named(fields: &[&str]) -> Option<Columns> {
+        let lower: Vec<String> = fields.iter().map(|field| field.trim().to_lowercase()).collect();
+        let find = |names: &[&str]| lower.iter().position(|field| names.contains(&field.as_str()));
+        let (user, item) = find(&USERS).zip(find(&ITEMS))?;
+        Some(Columns { user, item, weight: find(&WEIGHTS), time: find(&TIMES), count: Some(fields.len()) })
+    }
+
+    fn positional(fields: usize) -> Columns {
+        Columns { user: 0, item: 1, weight: (fields > 2).then_some(2), time: (fields > 3).then_some(3), count: None }
+    }
+}
+
+/// Reads lines into numbered entries.
+#[derive(Default)]
+struct Reader {
+    ids: [HashMap<String, u32>; 2],
+    names: [Vec<String>; 2],
+    entries: Vec<Entry>,
+    columns: Option<Columns>,
+    lines: usize,
+}
+
+impl Reader {
+    /// Takes a line's fields; what is wrong with them, else.
+    fn take(&mut self, fields: &[&str], rules: Rules) -> Result<(), String> {
+        let columns = match self.columns {
+            Some(columns) => columns,
+            None => {
+                if let Some(columns) = Columns::named(fields) {
+                    self.columns = Some(columns);
+                    return Ok(());
+                }
+                *self.columns.insert(Columns::positional(fields.len()))
+            }
+        };
+        let fits = columns.count.map_or((2..=4).contains(&fields.len()), |count| fields.len() == count);
+        if !fits {
+            let expected = columns.count.map_or("user, item[, weight[, timestamp]]".to_owned(), |count| {
+                format!("{count} fields as in the header")
+            });
+            return Err(format!("expected {expected}, found {} fields", fields.len()));
+        }
+        let number = |what: &str, at: Option<usize>| -> Result<Option<f64>, String> {
+            let Some(text) = at.and_then(|at| fields.get(at)).map(|text| text.trim()) else { return Ok(None) };
+            match text.parse::<f64>() {
+                Ok(value) if value.is_finite() => Ok(Some(value)),
+                _ => Err(format!("expected a number as {what}, found {text:?}")),
+            }
+        };
+        let weight = number("weight", columns.weight)?;
+        let time = number("timestamp", columns.time)?.unwrap_or(0.0) as i64;
+        if let Some(weight) = weight.filter(|weight| *weight < 0.0) {
+            return Err(format!("expected a weight of at least 0, found {weight}"));
+        }
+        let names = [fields[columns.user].trim(), fields[columns.item].trim()];
+        for (what, name) in ["user", "item"].into_iter().zip(names) {
+            if name.is_empty() {
+                return Err(format!("expected an id of the {what}, found nothing"));
+            }
+        }
+        if rules.min_rating.zip(weight).is_some_and(|(least, weight)| weight < f64::from(least)) {
+            return Ok(());
+        }
+        let [user, item] = [0, 1].map(|side| {
+            if let Some(&known) = self.ids[side].get(names[side]) {
+                return known;
+            }
+            let next = self.names[side].len() as u32;
+            self.names[side].push(names[side].to_owned());
+            self.ids[side].insert(names[side].to_owned(), next);
+            next
+        });
+        self.entries.push(Entry { user, item, time });
+        self.lines += 1;
+        Ok(())
+    }
+
+    fn loaded(mut self, rules: Rules) -> Loaded {
+        // A stable sort: equal times stay in the order of the file. Of a pair the last stays.
+        self.entries.sort_by_key(|entry| (entry.user, entry.time));
+        let mut is_last = Vec::with_capacity(self.entries.len());
+        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+            let first = is_last.len();
+            let mut later = HashSet::new();
+            is_last.extend(of_user.iter().rev().map(|entry| later.insert(entry.item)));
+            is_last[first..].reverse();
+        }
+        let mut stays = is_last.into_iter();
+        self.entries.retain(|_| stays.next().unwrap_or(true));
+        loop {
+            let [mut of_users, mut of_items] = [0, 1].map(|side| vec![0usize; self.names[side].len()]);
+            for entry in &self.entries {
+                of_users[entry.user as usize] += 1;
+                of_items[entry.item as usize] += 1;
+            }
+            let before = self.entries.len();
+            let least = rules.min_interactions;
+            self.entries.retain(|e| of_users[e.user as usize] >= least && of_items[e.item as usize] >= least);
+            if self.entries.len() == before {
+                break;
+            }
+        }
+        // Ids that have lost all their interactions are no more.
+        let kept = |side: usize, id: fn(&mut Entry) -> &mut u32, entries: &mut [Entry]| -> Vec<String> {
+            let mut new = vec![None; self.names[side].len()];
+            let mut present: Vec<u32> = entries.iter_mut().map(|entry| *id(entry)).collect();
+            present.sort_unstable();
+            present.dedup();
+            present.iter().enumerate().for_each(|(at, &old)| new[old as usize] = Some(at as u32));
+            entries.iter_mut().for_each(|entry| *id(entry) = new[*id(entry) as usize].unwrap_or(0));
+            present.iter().map(|&old| self.names[side][old as usize].clone()).collect()
+        };
+        let mut entries = std::mem::take(&mut self.entries);
+        let users = kept(0, |entry| &mut entry.user, &mut entries);
+        let items = kept(1, |entry| &mut entry.item, &mut entries);
+        Loaded { users, items, entries, lines: self.lines }
+    }
+}
+
+/// Reads a file.
+pub fn load(path: &Path, rules: Rules) -> Result<Loaded, Failure> {
+    let refuse = |what: String| Failure::input(format!("--interactions {}: {what}", path.display()));
+    let unreadable = |error: std::io::Error| refuse(format!("expected a file of interactions, found: {error}"));
+    let file = File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if about.is_dir() {
+        return Err(refuse("expected a file of interactions, found a folder".into()));
+    }
+    let bar = if about.len() > SHOWN { ProgressBar::new(about.len()) } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {eta} left");
+    bar.set_style(style.expect("a template without mistakes"));
+    let loaded = read(BufReader::with_capacity(1 << 20, bar.wrap_read(file)), rules);
+    bar.finish_and_clear();
+    let loaded = loaded.map_err(refuse)?;
+    if loaded.entries.is_empty() {
+        let found = format!("none among the {} that the file has", loaded.lines);
+        return Err(refuse(format!("expected interactions that the options leave, found {found}")));
+    }
+    Ok(loaded)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    core::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found other bytes".to_owned())
+}
+
+/// What is wrong is said with its line.
+fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
+    let start = input.fill_buf().map_err(|error| error.to_string())?;
+    let first: Vec<u8> = start.iter().copied().take_while(|&byte| byte != b'\n').collect();
+    let has = |part: &[u8]| first.windows(part.len()).any(|window| window == part);
+    let separator = match [&b"::"[..], b"\t", b",", b";"].into_iter().find(|part| has(part)) {
+        Some(b"::") => Separator::Colons,
+        Some(&[byte]) => Separator::Byte(byte),
+        _ => Separator::Spaces,
+    };
+    let mut reader = Reader::default();
+    let at = |line: u64, what: String| format!("line {line}: {what}");
+    if let Separator::Byte(byte) = separator {
+        let mut records =
+            csv::ReaderBuilder::new().delimiter(byte).has_headers(false).flexible(true).from_reader(input);
+        let mut record = csv::ByteRecord::new();
+        loop {
+            let more = records.read_byte_record(&mut record).map_err(|error| error.to_string())?;
+            if !more {
+                break;
+            }
+            let line = record.position().map_or(0, csv::Position::line);
+            let fields = record.iter().map(text).collect::<Result<Vec<&str>, _>>();
+            fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| at(line, what))?;
+        }
+    } else {
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            // A line that never ends is no line.
+            let length = (&mut input).take(1 << 20).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
+            if length == 0 {
+                break;
+            }
+            let line = text(&line).map_err(|what| at(number, what))?.trim();
+            if line.is_empty() {
+                continue;
+            }
+            let fields: Vec<&str> = match separator {
+                Separator::Colons => line.split("::").collect(),
+                _ => line.split_whitespace().collect(),
+            };
+            reader.take(&fields, rules).map_err(|what| at(number, what))?;
+        }
+    }
+    Ok(reader.loaded(rules))
+}
+
+/// To train on and to measure with.
+pub struct Split {
+    pub train: Interactions,
+    pub held_out: Interactions,
+}
+
+/// Users with fewer interactions keep them all to be trained on.
+const ENOUGH: usize = 3;
+
+impl Loaded {
+    /// The last interaction of each user that has three is held out.
+    pub fn leave_last_out(&self) -> Result<Split, Failure> {
+        let (mut train, mut held_out) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+            for (at, entry) in of_user.iter().enumerate() {
+                let is_last = at + 1 == of_user.len() && of_user.len() >= ENOUGH;
+                let (users, items) = if is_last { &mut held_out } else { &mut train };
+                users.push(entry.user);
+                items.push(entry.item);
+            }
+        }
+        let of = |(users, items)| Interactions::new(users, items, self.users.len(), self.items.len());
+        Ok(Split { train: of(train)?, held_out: of(held_out)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgloss::planted::Blocks;
+
+    const ALL: Rules = Rules { min_rating: None, min_interactions: 1 };
+
+    fn parsed(text: &str) -> Result<Loaded, String> {
+        read(text.as_bytes(), ALL)
+    }
+
+    /// Ids of users and items and time of each entry.
+    fn told(loaded: &Loaded) -> Vec<(&str, &str, i64)> {
+        let of = |entry: &Entry| (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time);
+        loaded.entries.iter().map(of).collect()
+    }
+
+    /// What the generator plants, written in each format and read back.
+    #[test]
+    fn every_format_is_read_back() {
+        let planted = Blocks { blocks: 3, users: 7, items: 9, ..Default::default() }.generate().unwrap();
+        let lists = planted.train.lists();
+        let entries: Vec<(usize, u32)> =
+            lists.iter().enumerate().flat_map(|(user, list)| list.iter().map(move |&item| (user, item))).collect();
+        let want: Vec<(String, String, i64)> = entries
+            .iter()
+            .enumerate()
+            .map(|(at, (user, item))| (format!("u {user}"), format!("i{item}"), 1000 + at as i64))
+            .collect();
+        type Line = fn(&(String, String, i64)) -> String;
+        let formats: [(&str, Line); 6] = [
+            ("", |(u, i, t)| format!("{u}\t{i}\t4\t{t}\n")),
+            ("userId,movieId,rating,timestamp\r\n", |(u, i, t)| format!("{u},{i},3.5,{t}\r\n")),
+            ("", |(u, i, t)| format!("{u}::{i}::5::{t}\n")),
+            ("timestamp;count;item_id;user_id\n", |(u, i, t)| format!("{t};2;{i};{u}\n")),
+            ("", |(u, i, t)| format!("\"{u}\",\"{i}\",1,{t}\n")),
+            ("", |(u, i, t)| format!("{}  {i} 1 {t}\n", u.replace(' ', "_"))),
+        ];
+        for (header, line) in formats {
+            let text: String = [header.to_owned()].into_iter().chain(want.iter().map(line)).collect();
+            let loaded = parsed(&text).unwrap();
+            let got: Vec<(String, String, i64)> =
+                told(&loaded).into_iter().map(|(u, i, t)| (u.replace('_', " "), i.to_owned(), t)).collect();
+            assert_eq!(got, want, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_pair_counts_once_at_its_last_time() {
+        let loaded = parsed("a,x,1,5\nb,x,1,1\na,y,1,7\na,x,1,9\n").unwrap();
+        assert_eq!(told(&loaded), [("a", "y", 7), ("a", "x", 9), ("b", "x", 1)]);
+        assert_eq!(loaded.lines, 4);
+        let untimed = parsed("a,x\na,y\na,x\n").unwrap();
+        assert_eq!(told(&untimed), [("a", "y", 0), ("a", "x", 0)]);
+    }
+
+    #[test]
+    fn rules() {
+        let rated = Rules { min_rating: Some(4.0), ..ALL };
+        let loaded = read("u,i,3.9\nu,j,4\nv,i,5\n".as_bytes(), rated).unwrap();
+        assert_eq!(told(&loaded), [("u", "j", 0), ("v", "i", 0)]);
+        // Without z its user has one left, without which x has one.
+        let core = Rules { min_interactions: 2, ..ALL };
+        let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), core).unwrap();
+        assert_eq!(told(&loaded), [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]);
+        assert_eq!((loaded.users.len(), loaded.items.len()), (2, 2));
+    }
+
+    #[test]
+    fn the_last_is_held_out_of_three() {
+        let loaded = parsed("a,x,1,3\na,y,1,2\na,z,1,1\nb,x,1,1\nb,y,1,2\n").unwrap();
+        let Split { train, held_out } = loaded.leave_last_out().unwrap();
+        assert_eq!((train.len(), held_out.len()), (4, 1));
+        assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        for (text, want) in [
+            ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\""),
+            ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\""),
+            ("a,x,-1\n", "line 1: expected a weight of at least 0, found -1"),
+            ("a,x,1,noon\n", "line 1: expected a number as timestamp, found \"noon\""),
+            ("a,x\n,y\n", "line 2: expected an id of the user, found nothing"),
+            ("a\tx\na\t \n", "line 2: expected an id of the item, found nothing"),
+            ("a,x\nb\n", "line 2: expected user, item[, weight[, timestamp]], found 1 fields"),
+            ("user,item,rating\na,x\n", "line 2: expected 3 fields as in the header, found 2 fields"),
+            ("a x 1 2 3\n", "line 1: expected user, item[, weight[, timestamp]], found 5 fields"),
+        ] {
+            assert_eq!(parsed(text).unwrap_err(), want, "{text:?}");
+        }
+        let latin = read(&b"a,x\nb,caf\xe9\n"[..], ALL).unwrap_err();
+        assert_eq!(latin, "line 2: expected text in UTF-8, found other bytes");
+        assert!(parsed("").unwrap().entries.is_empty());
+        let binary: Vec<u8> = (0..1 << 21).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        assert!(read(binary.as_slice(), ALL).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |path: &Path| load(path, ALL).unwrap_err().message;
+        assert!(told(&folder.path().join("missing.csv")).contains("expected a file of interactions"));
+        assert!(told(folder.path()).contains("folder"));
+        let empty = folder.path().join("empty.csv");
+        std::fs::write(&empty, "user,item\n").unwrap();
+        assert!(told(&empty).ends_with("found none among the 0 that the file has"));
+    }
+}

@@ -1,0 +1,247 @@
+//! `wgloss train --interactions FILE`: embeddings of users and items, from which items are recommended.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wgloss::metrics;
+use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negatives, Quality, fit};
+
+use crate::failure::Failure;
+use crate::interactions::{self, Loaded, Rules};
+use crate::run::{METRICS, Run};
+use crate::table;
+use crate::train::Arguments;
+use crate::update::{self, Kind};
+
+const EMBEDDINGS: &str = "embeddings.safetensors";
+const IDS: &str = "ids.json";
+/// Recommendations that are looked at.
+const TOP: usize = 10;
+
+/// Interactions instead of pairs.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Interactions")]
+pub struct Options {
+    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] with any separator.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
+    pub interactions: Option<PathBuf>,
+    /// Leave out lines of less weight.
+    #[arg(long, value_name = "WEIGHT", requires = "interactions")]
+    min_rating: Option<f32>,
+    /// Leave out users and items with fewer interactions, until all have as many.
+    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
+    min_interactions: usize,
+    /// What an interaction is compared with: other items of the batch, with items drawn for all (mixed); items drawn for each user from all alike
+    /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none).
+    #[arg(long, value_enum, requires = "interactions", default_value_t = Form::Mixed)]
+    negatives: Form,
+    /// Negatives that are drawn [default: as many as the batch has pairs for mixed, else 16 a user].
+    #[arg(long, requires = "interactions", value_name = "COUNT")]
+    negative_count: Option<usize>,
+    /// Sampled softmax with logQ correction, or the logistic loss of skip-gram with negative sampling.
+    #[arg(long, value_enum, requires = "interactions", default_value_t = Kinds::Softmax)]
+    loss: Kinds,
+    /// Compare by cosine instead of the inner product; a temperature of 0.1 or less suits it.
+    #[arg(long, requires = "interactions")]
+    cosine: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    Mixed,
+    InBatch,
+    Uniform,
+    Popular,
+    Hard,
+    None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kinds {
+    Softmax,
+    Logistic,
+}
+
+impl Options {
+    fn configure(&self, arguments: &Arguments, train: &Interactions) -> Config {
+        let defaults = Config::default();
+        let batch = arguments.batch.unwrap_or(defaults.batch.min(train.len()));
+        let each = self.negative_count.unwrap_or(16);
+        let negatives = match self.negatives {
+            Form::Mixed => Negatives::Mixed { count: self.negative_count.unwrap_or(batch) },
+            Form::InBatch => Negatives::InBatch,
+            Form::Uniform => Negatives::Drawn { count: each, power: 0.0, uniform: 0.0 },
+            Form::Popular => Negatives::Drawn { count: each, power: 0.75, uniform: 0.0 },
+            Form::Hard => Negatives::Hard { count: each },
+            Form::None => Negatives::None,
+        };
+        let loss = if self.loss == Kinds::Softmax { Loss::Softmax } else { Loss::Logistic };
+        Config {
+            dim: arguments.dim.unwrap_or(defaults.dim),
+            batch,
+            epochs: arguments.epochs.unwrap_or(defaults.epochs),
+            loss,
+            negatives,
+            temperature: arguments.temperature.unwrap_or(defaults.temperature),
+            normalize: self.cosine,
+            optimizer: arguments.update.optimizer(Kind::Adam, 0.0),
+            rate: arguments.update.lr.unwrap_or(defaults.rate),
+            schedule: arguments.update.schedule(),
+            seed: arguments.seed.unwrap_or(defaults.seed),
+            ..defaults
+        }
+    }
+}
+
+pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, Failure> {
+    let options = &arguments.interactions;
+    if let Some(option) = arguments.only_for_pairs() {
+        return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
+    }
+    let loaded =
+        interactions::load(path, Rules { min_rating: options.min_rating, min_interactions: options.min_interactions })?;
+    let split = loaded.leave_last_out()?;
+    let (train, held_out) = (&split.train, &split.held_out);
+    println!(
+        "{}: {} interactions of {} users and {} items; the last of {} users held out",
+        path.display(),
+        loaded.entries.len(),
+        loaded.users.len(),
+        loaded.items.len(),
+        held_out.len()
+    );
+    let config = options.configure(arguments, train);
+    config.check(train)?;
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    println!("adapter: {}", crate::describe(gpu.info()));
+    let mut run = Run::open(arguments.out.as_deref(), "runs/interactions", arguments.overwrite)?;
+    let about = json!({
+        "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
+        "interactions": train.len(), "held_out": held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
+        "dim": config.dim, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
+        "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
+        "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
+        "seed": config.seed,
+    });
+    let stop = crate::asked_to_stop()?;
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+    bar.set_style(style.expect("a template without mistakes"));
+    let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
+    let mut failure = None;
+    let outcome = fit(&gpu, train, Some(held_out), &config, &mut |event| {
+        let logged = match event {
+            Event::Start { before, steps: of_epoch } => {
+                println!("start:   {}", sentence(&before));
+                last = before;
+                bar.set_length((of_epoch * config.epochs) as u64);
+                run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
+            }
+            Event::Within { progress } => {
+                bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                Ok(())
+            }
+            Event::Steps { losses, .. } => {
+                bar.inc(losses.len() as u64);
+                steps += losses.len();
+                let loss = losses.last().copied().unwrap_or(f32::NAN);
+                bar.set_message(format!("loss {loss:.4}, NDCG@10 {:.4}", last.ndcg_at_10));
+                Ok(())
+            }
+            Event::Epoch { epoch, loss, held_out } => {
+                last = held_out;
+                // Where nobody watches a bar, ten lines tell as much.
+                if bar.is_hidden() && (epoch % config.epochs.div_ceil(10) == 0 || epoch == config.epochs) {
+                    println!("epoch {epoch}: loss {loss:.4}, {}", sentence(&held_out));
+                }
+                run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&held_out)}))
+            }
+        };
+        match logged {
+            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    bar.finish_and_clear();
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let outcome = outcome?;
+    keep(&mut run, &loaded, &outcome.model, &about)?;
+    match &outcome.end {
+        End::Finished => {}
+        End::Stopped => println!("stopped: the embeddings are those of epoch {}", outcome.best_epoch),
+        End::Diverged(how) => {
+            println!("diverged: {how}; a lower --lr helps. The embeddings are those of epoch {}", outcome.best_epoch);
+        }
+    }
+    let first = format!("{} users' last items", outcome.best.users);
+    let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
+    let after = format!("after training (epoch {})", outcome.best_epoch);
+    let rows =
+        [("before training", outcome.before), (&after, outcome.best), ("the most popular", popular(train, held_out))];
+    for (name, quality) in rows {
+        let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
+        table.add_row([name.to_owned()].into_iter().chain(numbers));
+    }
+    println!("{table}");
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
+    for name in [EMBEDDINGS, IDS, METRICS] {
+        println!("wrote {}", run.path(name).display());
+    }
+    Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
+}
+
+/// The tables, and whose rows they are.
+fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
+    let shape = |ids: &[String]| vec![ids.len(), model.dim];
+    let tensors = [
+        ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
+        ("items".to_owned(), shape(&loaded.items), model.items.as_slice()),
+    ];
+    run.tensors(EMBEDDINGS, &tensors, about)?;
+    let ids = json!({"users": loaded.users, "items": loaded.items});
+    run.write(IDS, ids.to_string().as_bytes())
+}
+
+/// What recommending the same to everyone is worth: the items that most have taken, but for a user's own.
+fn popular(train: &Interactions, held_out: &Interactions) -> Quality {
+    let popularity = train.popularity();
+    let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
+    order.sort_by(|&a, &b| popularity[b as usize].total_cmp(&popularity[a as usize]).then(a.cmp(&b)));
+    let (known, truth) = (train.lists(), held_out.lists());
+    let measured: Vec<usize> = (0..truth.len()).filter(|&user| !truth[user].is_empty()).collect();
+    let ids: Vec<u32> = measured
+        .iter()
+        .flat_map(|&user| {
+            let mut best: Vec<u32> =
+                order.iter().copied().filter(|item| known[user].binary_search(item).is_err()).take(TOP).collect();
+            best.resize(TOP, u32::MAX);
+            best
+        })
+        .collect();
+    let truth: Vec<&[u32]> = measured.iter().map(|&user| truth[user].as_slice()).collect();
+    Quality {
+        recall_at_10: metrics::recall(&ids, TOP, &truth),
+        ndcg_at_10: metrics::ndcg(&ids, TOP, &truth),
+        users: measured.len(),
+    }
+}
+
+fn sentence(quality: &Quality) -> String {
+    format!("recall@10 {:.4}, NDCG@10 {:.4}", quality.recall_at_10, quality.ndcg_at_10)
+}
+
+fn record(quality: &Quality) -> serde_json::Value {
+    json!({"recall_at_10": quality.recall_at_10, "ndcg_at_10": quality.ndcg_at_10, "users": quality.users})
+}
