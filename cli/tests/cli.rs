@@ -223,3 +223,113 @@ fn adapters_lists_or_says_how_to_get_one() {
     let said = text(&none.unwrap().stdout);
     assert!(said.contains("no adapter") || !cfg!(target_os = "linux"), "{said}");
 }
+
+fn has_adapter() -> bool {
+    let has = !std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1");
+    if !has {
+        eprintln!("SKIPPED: WGLOSS_NO_GPU=1");
+    }
+    has
+}
+
+/// 40 users of two groups, who take items of their own group only, in the order of lines.
+fn interactions(folder: &Path) -> PathBuf {
+    let file = folder.join("ratings.csv");
+    let mut random = Random::new(4, 0);
+    let mut text = "userId,movieId,rating,timestamp\n".to_owned();
+    for line in 0..600 {
+        let user = random.below(40);
+        let item = random.below(10) * 2 + user % 2;
+        text += &format!("u{user},film {item},{},{line}\n", 1 + random.below(5));
+    }
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn recommend(file: &Path, more: &[&str]) -> Output {
+    let mut command = wgloss(&["train", "--batch", "32", "--dim", "8", "--interactions"]);
+    command.arg(file).args(more).output().unwrap()
+}
+
+#[test]
+fn interactions_leave_embeddings_and_their_ids() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (interactions(folder.path()), folder.path().join("out"));
+    let output = recommend(&file, &["--epochs", "8", "--min-rating", "2", "--out", out.to_str().unwrap()]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains("40 users and 20 items") && said.contains("the most popular"), "{said}");
+    let ids: serde_json::Value = serde_json::from_slice(&fs::read(out.join("ids.json")).unwrap()).unwrap();
+    let names = |side: &str| -> Vec<String> {
+        ids[side].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    };
+    let (users, items) = (names("users"), names("items"));
+    let bytes = fs::read(out.join("embeddings.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let rows = |side: &str, count: usize| -> Vec<f32> {
+        let tensor = tensors.tensor(side).unwrap();
+        assert_eq!(tensor.shape(), [count, 8]);
+        tensor.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let (user_rows, item_rows) = (rows("users", users.len()), rows("items", items.len()));
+    // A user's own group scores higher on average.
+    let number = |name: &str| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap();
+    let (mut own, mut other) = (0.0, 0.0);
+    for (user, name) in user_rows.chunks(8).zip(&users) {
+        for (item, film) in item_rows.chunks(8).zip(&items) {
+            let score: f32 = user.iter().zip(item).map(|(a, b)| a * b).sum();
+            *if number(name) % 2 == number(film) % 2 { &mut own } else { &mut other } += score;
+        }
+    }
+    assert!(own > other + 100.0, "{own} {other}");
+    let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 1 + 8);
+}
+
+#[test]
+fn bad_interactions_are_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (interactions(folder.path()), folder.path().join("out"));
+    let to = ["--out", out.to_str().unwrap()];
+    let refuse =
+        |file: &Path, more: &[&str], words: &[&str]| refused(&recommend(file, &[more, &to].concat()), words, &out);
+    let broken = folder.path().join("broken.csv");
+    fs::write(&broken, "a,x,1\nb,y,many\n").unwrap();
+    refuse(&broken, &[], &["broken.csv", "line 2", "expected a number as weight", "many"]);
+    refuse(&folder.path().join("none.csv"), &[], &["none.csv", "expected a file"]);
+    refuse(folder.path(), &[], &["folder"]);
+    refuse(&file, &["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+    refuse(&file, &["--hidden", "4"], &["--hidden", "pairs only"]);
+    refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
+    refuse(&file, &["--loss", "logistic"], &["negatives", "logistic"]);
+    refuse(&file, &["--negatives", "none"], &["negatives", "softmax"]);
+    refuse(&file, &["--lr=-1"], &["rate", "at least 0"]);
+}
+
+#[test]
+fn folding_leaves_a_picture_and_its_numbers() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let sizes = ["--blocks", "4", "--users", "8", "--items", "9", "--dim", "3", "--epochs", "3", "--batch", "16"];
+    let mut command = wgloss(&[&["folding"], &sizes[..]].concat());
+    let output = command.arg("--out").arg(&out).output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains("positives only") && said.contains("spurious@10"), "{said}");
+    let svg = fs::read_to_string(out.join("folding.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("5 uniform negatives, 3 wide"));
+    assert_eq!(fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count(), 7);
+    let refuse = |option: &str, words: &[&str]| {
+        let output = wgloss(&["folding", option, "--out", "never"]).output().unwrap();
+        refused(&output, words, Path::new("never"));
+    };
+    refuse("--blocks=0", &["blocks", "at least 1"]);
+    refuse("--items=2", &["items"]);
+    refuse("--adapter=no such card", &["no such card"]);
+}

@@ -423,7 +423,7 @@ impl<'a> Call<'a> {
         for (parts, side, range, count, is_first) in merges {
             let Some((source, side)) = parts.zip(side) else { continue };
             let target = self.side(target, side).row_range(range.clone());
-            let form = Extra { parts: count, fresh: is_first && !seen(side), ..Extra::default() };
+            let form = Extra { parts: count, fresh: is_first && !seen(side) };
             let args = [Arg::whole(source), Arg::whole(target)];
             let flags = [("FULL", u32::from(self.batch.is_full(self.options))), more[0]];
             plan.lanes(&MERGE, &args, [target.rows, 1], &self.of_lines(form), &flags, 1)?;
