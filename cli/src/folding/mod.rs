@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "8,32")]
     dim: Vec<usize>,
     /// Passes over the interactions.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 20)]
     epochs: usize,
     /// Pairs in a step.
     #[arg(long, default_value_t = 256)]
