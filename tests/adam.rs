@@ -156,6 +156,15 @@ fn special_values() {
     }
 }
 
+/// A mean of squares that is infinite stays so, and its parameter where it is.
+#[test]
+fn infinite_squares() {
+    let Some(gpu) = gpu() else { return };
+    let [p, m, v, most] = on_device(gpu, &[1.0], [&[2.0], &[0.5], &[f32::INFINITY], &[0.0]], 1, BASE);
+    assert_eq!((p[0], v[0], most[0]), (2.0, f64::INFINITY, f64::INFINITY));
+    assert!((m[0] - 0.55).abs() < 1e-7);
+}
+
 #[test]
 fn empty() {
     let Some(gpu) = gpu() else { return };

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use wgloss::train::{Config, End, Event, Outcome, Pairs, fit};
-use wgloss::{Gpu, Random, Result};
+use wgloss::train::{Config, Decay, End, Event, Optimizer, Outcome, Pairs, Schedule, fit};
+use wgloss::{Gpu, Random, Result, adam, sgd};
 
 use crate::harness::gpu;
 
@@ -100,6 +100,56 @@ fn a_queue_of_past_keys_agrees_with_the_reference() {
     let without = run(None, &small(&pairs));
     assert_eq!(reference[0], without[0]);
     assert!(reference[1] > without[1], "the first step's keys are negatives of the second's queries");
+}
+
+#[test]
+fn an_optimizer_with_schedule_and_clipping_agrees_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = mapped();
+    let sgd = sgd::Options { momentum: 0.9, nesterov: true, weight_decay: 0.01, ..Default::default() };
+    let adam = adam::Options { decoupled: true, weight_decay: 0.1, ..Default::default() };
+    for (optimizer, rate) in [(Optimizer::Sgd(sgd), 0.1), (Optimizer::Adam(adam), 0.01)] {
+        let plain = Config { optimizer, rate, epochs: 6, hidden: 5, ..small(&pairs) };
+        let schedule = Schedule { warm_up: 3, decay: Decay::Cosine, least: 0.1 };
+        let config = Config { schedule, clip: Some(0.2), ..plain.clone() };
+        let run = |gpu, config: &Config| losses(gpu, &pairs, config, usize::MAX).unwrap().0;
+        let (device, reference) = (run(Some(gpu), &config), run(None, &config));
+        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
+            assert!((device - reference).abs() <= 1e-4 * reference, "step {step}: {device}, reference {reference}");
+        }
+        assert_eq!(device.len(), 18);
+        assert_ne!(reference, run(None, &Config { schedule, ..plain.clone() }), "clipping changes nothing");
+        assert_ne!(reference, run(None, &Config { clip: Some(0.2), ..plain }), "the schedule changes nothing");
+    }
+}
+
+/// torch.optim.lr_scheduler of PyTorch 2.15: CosineAnnealingLR(T_max=10, eta_min=0.1), and LinearLR from 1 to 0.2 in 8 steps, at a rate of 1.
+#[test]
+fn schedules_are_those_of_pytorch() {
+    let cosine = [
+        1.0,
+        0.977_975_432_332_819_1,
+        0.914_057_647_468_726_3,
+        0.814_503_363_531_612_9,
+        0.689_057_647_468_726_3,
+        0.55,
+        0.410_942_352_531_273_74,
+        0.285_496_636_468_387_2,
+        0.185_942_352_531_273_72,
+        0.122_024_567_667_180_92,
+        0.1,
+    ];
+    let linear = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2];
+    for (decay, least, steps, want) in [(Decay::Cosine, 0.1, 10, &cosine[..]), (Decay::Linear, 0.2, 8, &linear)] {
+        for (step, want) in want.iter().enumerate() {
+            for warm_up in [0, 5] {
+                let factor = Schedule { warm_up, decay, least }.factor(step + warm_up, steps + warm_up);
+                assert!((factor - want).abs() < 1e-15, "{decay:?} {step}: {factor}, want {want}");
+            }
+        }
+    }
+    let warm = Schedule { warm_up: 4, ..Default::default() };
+    assert_eq!([0, 1, 2, 3, 4, 90].map(|step| warm.factor(step, 8)), [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
 }
 
 #[test]

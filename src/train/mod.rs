@@ -2,8 +2,9 @@
 //!
 //! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
 //! identity where the widths agree: training then starts from the given embeddings themselves. The loss
-//! is symmetric InfoNCE, unless the configuration's `loss` says otherwise, with a learnable temperature, the update mini-batch SGD with
-//! momentum; forward, loss, backward and update run on the device.
+//! is symmetric InfoNCE, unless the configuration's `loss` says otherwise, with a learnable temperature. Rows are gathered, and
+//! forward, loss, backward and update run, on the device: one submit a step, nothing read back, while the host prepares the next. [`tables`] trains
+//! embeddings of ids instead.
 //!
 //! ```
 //! use wgloss::train::{Config, Event, Pairs, fit};

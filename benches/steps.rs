@@ -1,0 +1,135 @@
+//! What of a training step is the host's, and what drawing costs beside the loss that uses the draws: `cargo bench --bench steps`, a line of JSON
+//! each. See benches/README.md.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use cpu_time::ThreadTime;
+use serde_json::json;
+use wgloss::sample::{self, Popularity, Proposal};
+use wgloss::train::tables::{self, Interactions, Loss, Negatives};
+use wgloss::train::{self, Pairs};
+use wgloss::{Accum, Gpu, Lists, Options, Random, Recorder, Reduction, Result, Tensor, bce, dot, gather};
+
+const BATCH: usize = 1024;
+const DIM: usize = 128;
+const STEPS: usize = 12;
+/// More epochs in the longer of two trainings: what is done once is in both.
+const EPOCHS: usize = 4;
+
+fn main() -> Result<()> {
+    // Cargo says with --bench that this is `cargo bench`, not `cargo test`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let gpu = Gpu::open(&Options { adapter: std::env::var("WGLOSS_ADAPTER").ok(), ..Default::default() })?;
+    let info = gpu.info();
+    println!(
+        "{}",
+        json!({"adapter": info.name, "driver": info.driver_info, "batch": BATCH, "dim": DIM, "steps": STEPS * EPOCHS})
+    );
+    let mut random = Random::new(1, 0);
+    let mut normal = |len: usize| -> Vec<f32> { (0..len).map(|_| 2.0 * random.uniform() - 1.0).collect() };
+    // A held-out pair, which costs little to rank.
+    let rows = BATCH * STEPS + 1;
+    let pairs = Pairs::new(normal(rows * DIM), DIM, normal(rows * DIM), DIM)?;
+    let towers = |epochs| {
+        let config = train::Config {
+            batch: BATCH,
+            epochs,
+            held_out: 0.9 / rows as f32,
+            ..train::Config::for_embeddings(&pairs)
+        };
+        train::fit(Some(&gpu), &pairs, &config, &mut |_| ControlFlow::Continue(())).map(drop)
+    };
+    share("towers, symmetric InfoNCE", towers)?;
+    let mut random = Random::new(2, 0);
+    let mut ids = |count: u32| -> Vec<u32> { (0..BATCH * STEPS).map(|_| random.below(count)).collect() };
+    let data = Interactions::new(ids(20_000), ids(20_000), 20_000, 20_000)?;
+    for (name, loss, negatives) in [
+        ("tables, in batch", Loss::Softmax, Negatives::InBatch),
+        ("tables, in batch and 1024 uniform", Loss::Softmax, Negatives::Mixed { count: 1024 }),
+        (
+            "tables, 16 drawn for each, logistic",
+            Loss::Logistic,
+            Negatives::Drawn { count: 16, power: 0.75, uniform: 0.0 },
+        ),
+    ] {
+        let tables = |epochs| {
+            let config = tables::Config { batch: BATCH, dim: DIM, epochs, loss, negatives, ..Default::default() };
+            tables::fit(&gpu, &data, None, &config, &mut |_| ControlFlow::Continue(())).map(drop)
+        };
+        share(name, tables)?;
+    }
+    draws(&gpu)
+}
+
+/// The CPU time of the thread that records and submits, as a share of the time that the steps take.
+fn share(name: &str, fit: impl Fn(usize) -> Result<()>) -> Result<()> {
+    let time = |epochs| -> Result<[f64; 2]> {
+        let (wall, host) = (Instant::now(), ThreadTime::now());
+        fit(epochs)?;
+        Ok([wall.elapsed().as_secs_f64(), host.elapsed().as_secs_f64()])
+    };
+    fit(1)?; // pipelines
+    let (short, long) = (time(1)?, time(1 + EPOCHS)?);
+    let [wall, host] = [0, 1].map(|at| (long[at] - short[at]) / (STEPS * EPOCHS) as f64);
+    println!("{}", json!({"step": name, "wall_s": wall, "host_s": host, "host_share": host / wall}));
+    Ok(())
+}
+
+/// A thousand negatives for each of the batch, by popularity, outside a hundred known items, and the logistic loss with its gradients.
+fn draws(gpu: &Gpu) -> Result<()> {
+    let (count, items) = (1000, 100_000);
+    let weights: Vec<f32> = (0..items).map(|k| 1e6 / (k as f32 + 1.0)).collect();
+    let words = gpu.upload(Popularity::new(&weights, 0.75)?.words())?;
+    let proposal = Proposal::Table { table: Tensor::matrix(&words, items, 3)?, uniform: 0.0 };
+    let known: Vec<u32> = (0..BATCH as u32).flat_map(|row| (0..100).map(move |at| at * 37 + row % 37)).collect();
+    let (starts, known) =
+        (gpu.upload(&(0..=BATCH as u32).map(|row| row * 100).collect::<Vec<_>>())?, gpu.upload(&known)?);
+    let own = gpu.upload(&(0..BATCH as u32).collect::<Vec<_>>())?;
+    let n = BATCH * count;
+    let (ids, log_q) = (gpu.zeros::<u32>(n)?, gpu.zeros::<f32>(n)?);
+    let table = gpu.upload(&vec![0.01f32; items * DIM])?;
+    let [keys, d_keys] = [gpu.zeros::<f32>(n * DIM)?, gpu.zeros::<f32>(n * DIM)?];
+    let [queries, d_queries] = [gpu.upload(&vec![0.1f32; BATCH * DIM])?, gpu.zeros::<f32>(BATCH * DIM)?];
+    let [scores, d_scores, targets] = [gpu.zeros::<f32>(n)?, gpu.zeros::<f32>(n)?, gpu.zeros::<f32>(n)?];
+    let loss = gpu.zeros::<f32>(1)?;
+    let draw = |recorder: &mut Recorder| {
+        let lists = Lists {
+            starts: Tensor::vector(&starts, BATCH + 1)?,
+            items: Tensor::vector(&known, BATCH * 100)?,
+            list: Some(Tensor::vector(&own, BATCH)?),
+        };
+        let (ids, log_q) = (Tensor::matrix(&ids, BATCH, count)?, Tensor::matrix(&log_q, BATCH, count)?);
+        sample::draw(recorder, proposal, Some(lists), ids, log_q, sample::Options::default())
+    };
+    let compare = |recorder: &mut Recorder| {
+        let (q, k) = (Tensor::matrix(&queries, BATCH, DIM)?, Tensor::matrix(&keys, n, DIM)?);
+        let (dq, dk) = (Tensor::matrix(&d_queries, BATCH, DIM)?, Tensor::matrix(&d_keys, n, DIM)?);
+        let [s, ds, t] = [&scores, &d_scores, &targets].map(|buffer| Tensor::matrix(buffer, BATCH, count));
+        let (s, ds) = (s?, ds?);
+        gather::forward(recorder, Tensor::matrix(&table, items, DIM)?, Tensor::vector(&ids, n)?, k)?;
+        dot::forward(recorder, q, k, s)?;
+        let inputs = bce::Inputs { x: s, t: t?, weight: None, pos_weight: None };
+        let options = bce::Options { reduction: Reduction::Sum, ..Default::default() };
+        bce::forward(recorder, inputs, Tensor::scalar(&loss, 0)?, Some(ds), options)?;
+        dot::backward(recorder, q, k, ds, Some(dq), Some(dk), Accum::Write)
+    };
+    let time = |record: &dyn Fn(&mut Recorder) -> Result<()>| -> Result<f64> {
+        let mut samples = Vec::new();
+        for _ in 0..5 {
+            let start = Instant::now();
+            gpu.run(record)?;
+            gpu.wait()?;
+            samples.push(start.elapsed().as_secs_f64());
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[2])
+    };
+    let (drawing, comparing) = (time(&draw)?, time(&compare)?);
+    let found = gpu.read(Tensor::<f32>::scalar(&loss, 0)?)?[0];
+    assert!(found.is_finite() && found > 0.0, "a loss of {found}, so there is nothing to time");
+    println!("{}", json!({"draws": n, "draw_s": drawing, "loss_s": comparing}));
+    Ok(())
+}
