@@ -92,7 +92,7 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 !!   - some of the library's tests with subgroups of 4
 END
 elif scripts/driver.sh is-software; then
-    slow=(info_nce scale)
+    slow=(info_nce scale kl::) # half of the time
     slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
     other_tests() { at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}"; }
     all_verify() { at_width 256 "${verify[@]}"; }
