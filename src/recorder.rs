@@ -450,6 +450,22 @@ impl<'g> Plan<'g> {
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)
     }
 
+    /// A workgroup a row, of `lanes` lanes or as many as there may be.
+    pub(crate) fn groups(
+        &mut self,
+        kernel: &'static Kernel,
+        args: &[Arg],
+        [rows, cols]: [usize; 2],
+        lanes: usize,
+        scalars: &[Scalar],
+    ) -> Result<()> {
+        let most = self.gpu.limits().max_compute_workgroups_per_dimension as usize;
+        let across = rows.clamp(1, most);
+        let lanes = (lanes.next_power_of_two() as u32).min(self.gpu.tuning().workgroup);
+        let grid = [across as u32, rows.div_ceil(across) as u32, 1];
+        self.dispatch(kernel, &[("WG", lanes), ("LANES", lanes)], args, [rows, cols, 1, cols], scalars, grid)
+    }
+
     /// One workgroup for everything.
     pub(crate) fn single(
         &mut self,

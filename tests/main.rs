@@ -33,3 +33,4 @@ mod tanh;
 mod top_k;
 mod traffic;
 mod train;
+mod wals;

@@ -100,7 +100,7 @@ pub fn forward(recorder: &mut Recorder, table: Tensor, ids: Tensor<u32>, y: Tens
     disjoint(OP, &[named("y", y)], &[named("table", table), named("ids", ids)])?;
     recorder.plan(|plan| {
         let told = Told { all_rows: table.rows, ..Told::default() };
-        for part in parts(plan, table)? {
+        for part in parts(plan, OP, table)? {
             let args = [Arg::whole(table.row_range(part.clone())), Arg::by_row(ids), Arg::by_row(y)];
             plan.rows(&FORWARD, y.shape(), &args, &told.of(&part), &[])?;
         }
@@ -118,7 +118,7 @@ pub fn scatter(recorder: &mut Recorder, y: Tensor, ids: Tensor<u32>, table: Tens
     shaped(OP, "y", y, [y.rows, table.cols])?;
     disjoint(OP, &[named("table", table)], &[named("y", y), named("ids", ids)])?;
     recorder.plan(|plan| {
-        for part in parts(plan, table)? {
+        for part in parts(plan, OP, table)? {
             let args = [Arg::by_row(y), Arg::by_row(ids), Arg::whole(table.row_range(part.clone()))];
             plan.rows(&SCATTER, y.shape(), &args, &Told::default().of(&part), &[])?;
         }
@@ -143,7 +143,7 @@ pub fn backward(recorder: &mut Recorder, dy: Tensor, ids: Tensor<u32>, d_table: 
             let rows = first..dy.rows.min(first + at_once);
             let (dy, ids) = (dy.row_range(rows.clone()), ids.row_range(rows));
             sort(plan, ids, d_table.rows, |plan, sorted, order| {
-                for part in parts(plan, d_table)? {
+                for part in parts(plan, OP, d_table)? {
                     let rows = d_table.row_range(part.clone());
                     let told = Told { all_rows: d_table.rows, part: [part.start, part.len()], ..Told::default() };
                     sum(plan, dy, [sorted, order], rows, None, told)?;
@@ -183,11 +183,11 @@ pub fn backward_rows(
 }
 
 /// Parts of a table that a binding holds.
-fn parts(plan: &Plan, table: Tensor) -> Result<Vec<Range<usize>>> {
+pub(super) fn parts(plan: &Plan, op: &'static str, table: Tensor) -> Result<Vec<Range<usize>>> {
     let at_once = plan.rows_per_binding(table) as usize;
     if at_once == 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: format!("{OP}: one row of the table"), needed: table.span_bytes(), limit });
+        return Err(Error::Limit { what: format!("{op}: one row of the table"), needed: table.span_bytes(), limit });
     }
     // Without any row there is one part still: what is asked for is none.
     Ok((0..table.rows.max(1)).step_by(at_once).map(|first| first..table.rows.min(first + at_once)).collect())

@@ -24,6 +24,7 @@ pub mod softmax;
 pub mod tanh;
 pub mod top_k;
 mod total;
+pub mod wals;
 
 pub use lists::Lists;
 
@@ -110,6 +111,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         tanh::KERNELS,
         top_k::KERNELS,
         total::KERNELS,
+        wals::KERNELS,
     ]
     .concat()
 }

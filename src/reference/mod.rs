@@ -24,6 +24,7 @@ pub mod sigmoid;
 pub mod softmax;
 pub mod tanh;
 pub mod top_k;
+pub mod wals;
 
 use crate::Reduction;
 

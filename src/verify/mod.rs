@@ -26,6 +26,7 @@ mod sigmoid;
 mod softmax;
 mod tanh;
 mod top_k;
+mod wals;
 
 pub use fill::{FILLS, Fill};
 
@@ -37,7 +38,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 20] = [
+pub const SUITES: [(&str, Suite); 21] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -57,6 +58,7 @@ pub const SUITES: [(&str, Suite); 20] = [
     ("adam", adam::cases),
     ("top_k", top_k::cases),
     ("clip", clip::cases),
+    ("wals", wals::cases),
     ("cast", cast::cases),
 ];
 

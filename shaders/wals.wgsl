@@ -1,0 +1,242 @@
+// L = sum over observed (u, i) of w (r - <x_u, y_i>)^2 + w0 sum over all others of <x_u, y_i>^2 + sum lambda_u |x_u|^2 + ..: x_u = A^-1 b with
+// A = w0 Y^T Y + sum over u's of (w - w0) y y^T + lambda_u I,  b = sum over u's of w r y.
+// Source: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22.
+// A row's observations lie in pieces: piece p has `pieces[p]` = (first, how many, row of x), row r of a dispatch the pieces from own[r] on to
+// own[r + 1]. A piece's matrix has `cols` = ceil(D / 4) 4 rows of as many numbers; then four more: b, the diagonal of A, two of nothing.
+// Cost: n D^2 multiply-adds for n observations, D^3 / 6 a row; reads n D numbers twice, writes and reads 4 D^2 bytes a piece.
+
+override ADD: u32 = 0u; // to what earlier parts of y gave
+
+// The piece whose observations the tile's operands are.
+var<private> piece: vec2<u32>;
+
+struct Seen {
+    y_row: u32,
+    weight: f32,
+    target_value: f32,
+    is_here: bool,
+}
+
+// Observation e, which counts if it is of a row in this part of y.
+fn seen(e: u32, exists: bool) -> Seen {
+    let at = select(0u, e, exists);
+    let r = load_items(at, 0u) - params.first_row;
+    let is_here = exists && r < params.part_rows;
+    let weight = select(params.weight, load_weights(at * params.has_weights, 0u), params.has_weights == 1u);
+    let value = select(params.goal, load_goals(at * params.has_goals, 0u), params.has_goals == 1u);
+    return Seen(select(0u, r, is_here), weight, value, is_here);
+}
+
+// Four rows of the operand from i on, at observations k to k + 3 of the piece, times their weights or not.
+fn observed(i: u32, k: u32, weighted: bool) -> mat4x4<f32> {
+    var block = mat4x4<f32>();
+    for (var c = 0u; c < min(4u, max(piece.y, k) - k); c++) {
+        let entry = seen(piece.x + k + c, true);
+        let four = load_y4(entry.y_row, i, select(0u, params.width, entry.is_here), 0.0);
+        let value = select(1.0, entry.weight - params.unobserved, weighted) * four;
+        block[0] = select(block[0], value, c == 0u);
+        block[1] = select(block[1], value, c == 1u);
+        block[2] = select(block[2], value, c == 2u);
+        block[3] = select(block[3], value, c == 3u);
+    }
+    return block;
+}
+
+fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
+    return observed(i, k, true);
+}
+
+fn tile_b(j: u32, k: u32) -> mat4x4<f32> {
+    return observed(j, k, false);
+}
+
+fn first_line(p: u32) -> u32 {
+    return p * (params.cols + 4u);
+}
+
+fn put(line: u32, j: u32, values: vec4<f32>) {
+    var sum = values;
+    if ADD == 1u {
+        sum += load_sums4(line, j, params.cols, 0.0);
+    }
+    store_sums4(line, j, params.cols, sum);
+}
+
+// The piece's part of A but for what all rows have, in the tiles that meet its lower half.
+@compute @workgroup_size(TX, TY)
+fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row0 = group.y * 16u * TY;
+    let col0 = group.x * 4u * TX;
+    if col0 >= row0 + 16u * TY {
+        return;
+    }
+    piece = vec2(load_pieces(group.z, 0u), load_pieces(group.z, 1u));
+    let t = tile_product(row0, col0, 0u, params.depth, lane);
+    let j = col0 + tile_col(lane);
+    for (var h = 0u; h < 4u; h++) {
+        let i = row0 + tile_row(lane, 4u * h);
+        let four = tile_rows4(t, h);
+        for (var r = 0u; r < min(4u, max(params.cols, i) - i); r++) {
+            put(first_line(group.z) + i + r, j, quad_of(four, r));
+        }
+    }
+}
+
+// The piece's part of b, four numbers a lane.
+@compute @workgroup_size(WG)
+fn right(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let item = item_of(group, groups, lane);
+    let p = item / (params.cols / 4u);
+    if p >= params.rows {
+        return;
+    }
+    let j = 4u * (item % (params.cols / 4u));
+    let first = load_pieces(p, 0u);
+    var sum = vec4(0.0);
+    for (var k = 0u; k < load_pieces(p, 1u); k++) {
+        let entry = seen(first + k, true);
+        sum += (entry.weight * entry.target_value) * load_y4(entry.y_row, j, select(0u, params.width, entry.is_here), 0.0);
+    }
+    put(first_line(p) + params.cols, j, sum);
+}
+
+fn block_of(line: u32, i: u32, j: u32) -> mat4x4<f32> {
+    return load_sums4x4(line + 4u * i, 4u * j, 0xffffffffu, params.cols);
+}
+
+// What is left of block (i, j) of A, i = n being b, once what columns before j account for is subtracted.
+fn left_over(line: u32, i: u32, j: u32) -> mat4x4<f32> {
+    var left = block_of(line, i, j);
+    for (var k = 0u; k < j; k++) {
+        let a = block_of(line, i, k);
+        let b = block_of(line, j, k);
+        left = mat4x4(left[0] - a[0] * b, left[1] - a[1] * b, left[2] - a[2] * b, left[3] - a[3] * b);
+    }
+    return left;
+}
+
+fn put_block(line: u32, i: u32, j: u32, block: mat4x4<f32>) {
+    store_sums4(line + 4u * i, 4u * j, params.cols, block[0]);
+    store_sums4(line + 4u * i + 1u, 4u * j, params.cols, block[1]);
+    store_sums4(line + 4u * i + 2u, 4u * j, params.cols, block[2]);
+    store_sums4(line + 4u * i + 3u, 4u * j, params.cols, block[3]);
+}
+
+fn diagonal_factor(line: u32, j: u32) -> mat4x4<f32> {
+    return cholesky4(block_of(line, j, j), load_sums4(line + params.cols + 1u, 4u * j, params.cols, 0.0));
+}
+
+// Pieces added up, A completed and factored, A x = b solved: a workgroup a row. Blocks on the diagonal stay unfactored, since all lanes need them.
+@compute @workgroup_size(WG)
+fn factor(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows {
+        return;
+    }
+    let n = params.cols / 4u;
+    let first = load_own(row, 0u) - params.first_piece;
+    let end = load_own(row + 1u, 0u) - params.first_piece;
+    let line = first_line(first);
+    let x_row = load_pieces(first, 2u);
+    let ridge = load_ridge(x_row, 0u);
+    for (var at = lane; at < n * (params.cols + 1u); at += WG) {
+        let i = at / n;
+        let j = 4u * (at % n);
+        if j <= i {
+            let is_inside = i < params.width;
+            var sum = params.unobserved * load_gramian4(select(0u, i, is_inside), j, select(0u, params.width, is_inside), 0.0);
+            for (var p = first; p < end; p++) {
+                sum += load_sums4(first_line(p) + i, j, params.cols, 0.0);
+            }
+            let on_diagonal = vec4(j) + vec4(0u, 1u, 2u, 3u) == vec4(i);
+            store_sums4(line + i, j, params.cols, sum + select(vec4(0.0), vec4(select(1.0, ridge, is_inside)), on_diagonal));
+        }
+    }
+    cholesky_barrier();
+    for (var j = 0u; j < n; j++) {
+        let i = j + lane;
+        var own = mat4x4<f32>();
+        if i <= n {
+            if i == j {
+                let a = block_of(line, j, j);
+                store_sums4(line + params.cols + 1u, 4u * j, params.cols, vec4(a[0].x, a[1].y, a[2].z, a[3].w));
+            }
+            own = left_over(line, i, j);
+            if i == j {
+                put_block(line, j, j, own);
+            }
+        }
+        cholesky_barrier();
+        let l = diagonal_factor(line, j);
+        for (var k = i; k <= n; k += WG) {
+            if k > i {
+                own = left_over(line, k, j);
+            }
+            // Of b there is one row; the next is the diagonal's.
+            let first_row = solve_lower(l, own[0]);
+            if k == n {
+                store_sums4(line + params.cols, 4u * j, params.cols, first_row);
+            } else if k > j {
+                put_block(line, k, j, mat4x4(first_row, solve_lower(l, own[1]), solve_lower(l, own[2]), solve_lower(l, own[3])));
+            }
+        }
+        cholesky_barrier();
+    }
+    for (var left = n; left > 0u; left--) {
+        let j = left - 1u;
+        let x = solve_upper(diagonal_factor(line, j), load_sums4(line + params.cols, 4u * j, params.cols, 0.0));
+        for (var i = lane; i < j; i += WG) {
+            let rest = load_sums4(line + params.cols, 4u * i, params.cols, 0.0);
+            store_sums4(line + params.cols, 4u * i, params.cols, rest - block_of(line, j, i) * x);
+        }
+        if lane == 0u {
+            store_x4(x_row, 4u * j, params.width, x);
+        }
+        cholesky_barrier();
+    }
+}
+
+// A piece's part of L: its observations, and lambda |x|^2 in the first piece of a row. An observation takes part with w (r - s)^2 - w0 s^2, since
+// w0 <X^T X, Y^T Y> has all pairs.
+@compute @workgroup_size(WG)
+fn objective(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    let is_inside = span.i < params.rows;
+    let p = select(0u, span.i, is_inside);
+    let first = load_pieces(p, 0u);
+    let x_row = load_pieces(p, 2u);
+    var sum = 0.0;
+    for (var k = lane % LANES; k < select(0u, load_pieces(p, 1u), is_inside); k += LANES) {
+        let entry = seen(first + k, true);
+        var s = 0.0;
+        for (var j = 0u; j < params.width; j += 4u) {
+            s += dot(load_solved4(x_row, j, params.width, 0.0), load_y4(entry.y_row, j, params.width, 0.0));
+        }
+        let miss = entry.target_value - s;
+        sum += select(0.0, entry.weight * miss * miss - params.unobserved * s * s, entry.is_here);
+    }
+    let is_first = load_pieces(p, 3u) == 1u && ADD == 0u;
+    var square = 0.0;
+    for (var j = 4u * (lane % LANES); j < select(0u, params.width, is_inside && is_first); j += 4u * LANES) {
+        let x = load_solved4(x_row, j, params.width, 0.0);
+        square += dot(x, x);
+    }
+    let both = reduce_sum2(lane, vec2(sum, square));
+    if span.lead {
+        let ridge = load_ridge(x_row, 0u);
+        let before = select(0.0, load_loss(span.i, 0u), ADD == 1u);
+        store_loss(span.i, 0u, before + both.x + select(0.0, ridge * both.y, is_first));
+    }
+}

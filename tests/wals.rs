@@ -1,0 +1,206 @@
+use wgloss::reference::wals as reference;
+use wgloss::verify::Fill;
+use wgloss::{Error, Gpu, Random, Tensor, Tuning, wals, wgpu};
+
+use crate::harness::*;
+
+#[test]
+fn verified() {
+    verifies("wals");
+}
+
+/// A matrix of observations with rows of any length.
+struct Data {
+    starts: Vec<u32>,
+    ids: Vec<u32>,
+    y: Vec<f32>,
+    dim: usize,
+    ridge: Vec<f32>,
+}
+
+const OPTIONS: wals::Options = wals::Options { unobserved: 0.5, weight: 2.0, goal: 0.5 };
+
+impl Data {
+    fn new(lengths: &[u32], items: usize, dim: usize) -> Data {
+        let mut starts = vec![0];
+        lengths.iter().for_each(|length| starts.push(starts[starts.len() - 1] + length));
+        let mut random = Random::new(5, 0);
+        let ids = (0..starts[lengths.len()]).map(|_| random.below(items as u32)).collect();
+        Data { starts, ids, y: Fill::Small.matrix(items, dim, 3), dim, ridge: vec![1.5; lengths.len()] }
+    }
+
+    fn entries(&self) -> Vec<Vec<(usize, f64, f64)>> {
+        let of = |pair: &[u32]| self.ids[pair[0] as usize..pair[1] as usize].iter().map(|&id| (id as usize, 2.0, 0.5));
+        self.starts.windows(2).map(|pair| of(pair).collect()).collect()
+    }
+
+    /// x, and the objective's parts of each row.
+    fn solve(&self, gpu: &Gpu) -> Result<(Vec<f32>, Vec<f64>), Error> {
+        let (rows, items) = (self.ridge.len(), self.y.len() / self.dim);
+        let of_rows = wals::Rows::new(gpu, &self.starts, self.dim)?;
+        let (y, ids, ridge) = (gpu.upload(&self.y)?, gpu.upload(&self.ids)?, gpu.upload(&self.ridge)?);
+        let (gramian, x) = (gpu.zeros::<f32>(self.dim * self.dim)?, gpu.zeros::<f32>(rows * self.dim)?);
+        let loss = gpu.zeros::<f32>(of_rows.pieces())?;
+        let (y, gramian) = (Tensor::matrix(&y, items, self.dim)?, Tensor::matrix(&gramian, self.dim, self.dim)?);
+        let (x, ridge) = (Tensor::matrix(&x, rows, self.dim)?, Tensor::vector(&ridge, rows)?);
+        let loss = Tensor::vector(&loss, of_rows.pieces())?;
+        let items = Tensor::vector(&ids, self.ids.len())?;
+        let observed = wals::Observed { rows: &of_rows, items, weights: None, goals: None };
+        gpu.run(|recorder| {
+            wals::gramian(recorder, y, gramian)?;
+            wals::solve(recorder, y, observed, gramian, ridge, x, OPTIONS)?;
+            wals::objective(recorder, x, y, observed, ridge, loss, OPTIONS)
+        })?;
+        let mut of_row = vec![0.0; rows];
+        for (piece, part) in gpu.read(loss)?.into_iter().enumerate() {
+            of_row[of_rows.row_of(piece)] += f64::from(part);
+        }
+        Ok((gpu.read(x)?, of_row))
+    }
+}
+
+/// Two numbers by hand: w₀ 0.5, one user with one item y = 2, w = 2, r = 0.5, λ = 1.5: x = 2·0.5·2 / (0.5·4 + 1.5·4 + 1.5).
+#[test]
+fn by_hand() {
+    let Some(gpu) = gpu() else { return };
+    let data = Data { starts: vec![0, 1, 1], ids: vec![0], y: vec![2.0], dim: 1, ridge: vec![1.5; 2] };
+    let (x, parts) = data.solve(gpu).unwrap();
+    let want = 2.0 / 9.5;
+    assert!((f64::from(x[0]) - want).abs() < 1e-7 && x[1] == 0.0, "{x:?}");
+    let s = 2.0 * want;
+    let part = 2.0 * (0.5 - s) * (0.5 - s) - 0.5 * s * s + 1.5 * want * want;
+    assert!((parts[0] - part).abs() < 1e-7 && parts[1] == 0.0, "{parts:?}");
+}
+
+/// The gradient of the whole objective, every pair of it, is zero where the op says that the minimum is.
+#[test]
+fn at_the_minimum_the_gradient_is_zero() {
+    let data = Data::new(&[5, 0, 17, 9], 12, 6);
+    let (wide_y, rows) = (wide(&data.y), data.entries());
+    let x = reference::solve(&wide_y, 6, &rows, 0.5, &[1.5; 4]);
+    for (x, entries) in x.chunks(6).zip(&rows) {
+        let score = |item: usize| -> f64 { x.iter().zip(&wide_y[6 * item..]).map(|(x, y)| x * y).sum() };
+        for d in 0..6 {
+            let all: f64 = (0..12).map(|item| score(item) * wide_y[6 * item + d]).sum();
+            let seen: f64 = entries
+                .iter()
+                .map(|&(item, w, r)| (w * (score(item) - r) - 0.5 * score(item)) * wide_y[6 * item + d])
+                .sum();
+            let gradient = 0.5 * all + seen + 1.5 * x[d];
+            assert!(gradient.abs() < 1e-12, "{gradient}");
+        }
+    }
+}
+
+/// Rows of several pieces, batches of few rows, and a y of several bindings.
+#[test]
+fn long_rows_small_workspaces_and_small_bindings() {
+    let Some(gpu) = gpu() else { return };
+    let data = Data::new(&[5000, 3, 0, 2049, 40, 41], 700, 20);
+    let rows = data.entries();
+    let want = reference::solve(&wide(&data.y), 20, &rows, 0.5, &wide(&data.ridge));
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 15, ..Default::default() };
+    let small = open(Some(limits)).unwrap();
+    let tight = |gpu: &Gpu, workspace| gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() });
+    for gpu in [gpu.clone(), tight(gpu, 1 << 12), tight(gpu, 1), tight(&small, 1 << 14)] {
+        let (x, parts) = data.solve(&gpu).unwrap();
+        let largest = want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        for (at, (got, want)) in x.iter().zip(&want).enumerate() {
+            assert!((f64::from(*got) - want).abs() < 2e-5 * largest, "{at}: {got} {want} {:?}", gpu.tuning());
+        }
+        let of_rows = reference::objective(&wide(&x), &wide(&data.y), 20, &rows, 0.5, &wide(&data.ridge));
+        for (got, (want, terms)) in parts.iter().zip(of_rows) {
+            assert!((got - want).abs() <= 2e-6 * terms, "{got} {want}");
+        }
+    }
+}
+
+#[test]
+fn same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let data = Data::new(&[300, 3, 70, 41], 200, 24);
+    assert_eq!(data.solve(gpu).unwrap(), data.solve(gpu).unwrap());
+}
+
+/// A row that its data do not determine, a NaN, an id that is no row.
+#[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    let mut data = Data::new(&[2, 30, 2], 9, 4);
+    data.y[4 * 8] = f32::NAN;
+    data.ids.iter_mut().for_each(|id| *id %= 8);
+    (data.ids[0], data.ids[32]) = (8, 9);
+    let without_y = |data: &Data| Data {
+        y: data.y.clone(),
+        ids: data.ids.clone(),
+        starts: data.starts.clone(),
+        ridge: data.ridge.clone(),
+        dim: 4,
+    };
+    let (x, _) = without_y(&data).solve(gpu).unwrap();
+    assert!(x.iter().all(|x| x.is_nan()), "the Gramian has a NaN: {x:?}");
+    data.y[4 * 8] = 0.25;
+    let (x, _) = data.solve(gpu).unwrap();
+    data.ids.truncate(33);
+    data.ids.remove(32);
+    data.ids.push(data.ids[31]);
+    assert!(x.iter().all(|x| x.is_finite()), "{x:?}");
+    // Without λ and w₀ two observations do not determine four numbers.
+    let (y, ids) = (input(gpu, 2, 4, &data.y[..8]), input(gpu, 2, 1, &[0u32, 1]));
+    let (ridge, x, gramian) = (input(gpu, 1, 1, &[0.0f32]), output(gpu, 1, 4), input(gpu, 4, 4, &[0.0f32; 16]));
+    let rows = wals::Rows::new(gpu, &[0, 2], 4).unwrap();
+    let observed = wals::Observed { rows: &rows, items: ids.view().unwrap(), weights: None, goals: None };
+    let options = wals::Options { unobserved: 0.0, ..OPTIONS };
+    gpu.run(|recorder| wals::solve(recorder, view(&y), observed, view(&gramian), view(&ridge), view(&x), options))
+        .unwrap();
+    assert!(read(gpu, &x).iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn refusals() {
+    let Some(gpu) = gpu() else { return };
+    let data = |found: &str, expected: &str| Error::Data {
+        what: "starts".into(),
+        expected: expected.into(),
+        found: found.into(),
+    };
+    assert_eq!(wals::Rows::new(gpu, &[], 4).unwrap_err(), data("None", "0 as the first"));
+    assert_eq!(wals::Rows::new(gpu, &[0, 3, 2], 4).unwrap_err(), data("2 after 3, of row 1", "ascending"));
+    let rows = wals::Rows::new(gpu, &[0, 2, 3], 4).unwrap();
+    let (y, x, gramian, ridge) = (output(gpu, 5, 4), output(gpu, 2, 4), output(gpu, 4, 4), output(gpu, 2, 1));
+    let (ids, loss) = (input(gpu, 3, 1, &[0u32; 3]), output(gpu, 2, 1));
+    let (y, gramian, ridge, items) = (view(&y), view(&gramian), view(&ridge), ids.view().unwrap());
+    let all = wals::Observed { rows: &rows, items, weights: None, goals: None };
+    let solve = |y: Tensor, all: wals::Observed, g: Tensor, ridge: Tensor, options| {
+        refused(gpu, &[&x], |recorder| wals::solve(recorder, y, all, g, ridge, view(&x), options))
+    };
+    assert_eq!(solve(y.col_range(0..3), all, gramian, ridge, OPTIONS), shape("wals", "x", "2 x 3", "2 x 4"));
+    assert_eq!(solve(y, all, gramian.row_range(0..3), ridge, OPTIONS), shape("wals", "gramian", "4 x 4", "3 x 4"));
+    assert_eq!(solve(y, all, gramian, ridge.row_range(0..1), OPTIONS), shape("wals", "ridge", "2 x 1", "1 x 1"));
+    let few = wals::Observed { items: items.row_range(0..2), ..all };
+    assert_eq!(solve(y, few, gramian, ridge, OPTIONS), shape("wals", "items", "3 x 1", "2 x 1"));
+    let own = wals::Observed { weights: Some(ridge), ..all };
+    assert_eq!(solve(y, own, gramian, ridge, OPTIONS), shape("wals", "weights", "3 x 1", "2 x 1"));
+    let own = wals::Observed { goals: Some(ridge), ..all };
+    assert_eq!(solve(y, own, gramian, ridge, OPTIONS), shape("wals", "goals", "3 x 1", "2 x 1"));
+    let negative = wals::Options { unobserved: -1.0, ..OPTIONS };
+    assert_eq!(solve(y, all, gramian, ridge, negative), option("wals", "unobserved", "a number of at least 0", "-1"));
+    let none = wals::Options { goal: f32::NAN, ..OPTIONS };
+    assert_eq!(solve(y, all, gramian, ridge, none), option("wals", "goal", "a number", "NaN"));
+    assert_eq!(solve(view(&x).row_range(0..1), all, gramian, ridge, OPTIONS), overlap("wals", "x", "y"));
+    let measure = |loss: Tensor| {
+        refused(gpu, &[&x], |recorder| wals::objective(recorder, view(&x), y, all, ridge, loss, OPTIONS))
+    };
+    assert_eq!(measure(view(&loss).row_range(0..1)), shape("wals", "loss", "2 x 1", "1 x 1"));
+    assert_eq!(measure(ridge), overlap("wals", "loss", "ridge"));
+}
+
+#[test]
+fn nothing() {
+    let Some(gpu) = gpu() else { return };
+    for (lengths, dim) in [(&[][..], 4), (&[0, 0][..], 4)] {
+        let (x, parts) = Data::new(lengths, 3, dim).solve(gpu).unwrap();
+        assert!(x.iter().all(|&x| x == 0.0) && x.len() == lengths.len() * dim);
+        assert!(parts.iter().all(|&part| part == 0.0));
+    }
+}
