@@ -108,26 +108,11 @@ fn block_of(line: u32, i: u32, j: u32) -> mat4x4<f32> {
     return load_sums4x4(line + 4u * i, 4u * j, 0xffffffffu, params.cols);
 }
 
-// What is left of block (i, j) of A, i = n being b, once what columns before j account for is subtracted.
-fn left_over(line: u32, i: u32, j: u32) -> mat4x4<f32> {
-    var left = block_of(line, i, j);
-    for (var k = 0u; k < j; k++) {
-        let a = block_of(line, i, k);
-        let b = block_of(line, j, k);
-        left = mat4x4(left[0] - a[0] * b, left[1] - a[1] * b, left[2] - a[2] * b, left[3] - a[3] * b);
-    }
-    return left;
-}
-
+// Of the last block only b, its first row.
 fn put_block(line: u32, i: u32, j: u32, block: mat4x4<f32>) {
-    store_sums4(line + 4u * i, 4u * j, params.cols, block[0]);
-    store_sums4(line + 4u * i + 1u, 4u * j, params.cols, block[1]);
-    store_sums4(line + 4u * i + 2u, 4u * j, params.cols, block[2]);
-    store_sums4(line + 4u * i + 3u, 4u * j, params.cols, block[3]);
-}
-
-fn diagonal_factor(line: u32, j: u32) -> mat4x4<f32> {
-    return cholesky4(block_of(line, j, j), load_sums4(line + params.cols + 1u, 4u * j, params.cols, 0.0));
+    for (var r = 0u; r < select(4u, 1u, 4u * i >= params.cols); r++) {
+        store_sums4(line + 4u * i + r, 4u * j, params.cols, quad_of(block, r));
+    }
 }
 
 // Pieces added up, A completed and factored, A x = b solved: a workgroup a row. Blocks on the diagonal stay unfactored, since all lanes need them.
@@ -161,43 +146,38 @@ fn factor(
         }
     }
     cholesky_barrier();
-    for (var j = 0u; j < n; j++) {
-        let i = j + lane;
-        var own = mat4x4<f32>();
-        if i <= n {
-            if i == j {
-                let a = block_of(line, j, j);
-                store_sums4(line + params.cols + 1u, 4u * j, params.cols, vec4(a[0].x, a[1].y, a[2].z, a[3].w));
+    // Columns of L from the left, b being its last row; then x from the end. One loop, as every copy of a block's loads takes drivers long to compile.
+    for (var step = 0u; step < 2u * n; step++) {
+        let forth = step < n;
+        let j = select(2u * n - 1u - step, step, forth);
+        for (var i = select(n + 1u, j + lane, forth); i <= n; i += WG) {
+            let whole = block_of(line, i, j);
+            var left = whole;
+            for (var k = 0u; k < j; k++) {
+                let a = block_of(line, i, k);
+                let b = block_of(line, j, k);
+                left = mat4x4(left[0] - a[0] * b, left[1] - a[1] * b, left[2] - a[2] * b, left[3] - a[3] * b);
             }
-            own = left_over(line, i, j);
+            put_block(line, i, j, left);
             if i == j {
-                put_block(line, j, j, own);
+                store_sums4(line + params.cols + 1u, 4u * j, params.cols, vec4(whole[0].x, whole[1].y, whole[2].z, whole[3].w));
             }
         }
         cholesky_barrier();
-        let l = diagonal_factor(line, j);
-        for (var k = i; k <= n; k += WG) {
-            if k > i {
-                own = left_over(line, k, j);
-            }
-            // Of b there is one row; the next is the diagonal's.
-            let first_row = solve_lower(l, own[0]);
-            if k == n {
-                store_sums4(line + params.cols, 4u * j, params.cols, first_row);
-            } else if k > j {
-                put_block(line, k, j, mat4x4(first_row, solve_lower(l, own[1]), solve_lower(l, own[2]), solve_lower(l, own[3])));
+        let diagonal = load_sums4(line + params.cols + 1u, 4u * j, params.cols, 0.0);
+        let l = cholesky4(block_of(line, j, j), diagonal);
+        let x = solve_upper(l, load_sums4(line + params.cols, 4u * j, params.cols, 0.0));
+        for (var i = select(0u, j + 1u, forth) + lane; i < select(j, n + 1u, forth); i += WG) {
+            let block = block_of(line, select(j, i, forth), select(i, j, forth));
+            if forth {
+                let solved = mat4x4(solve_lower(l, block[0]), solve_lower(l, block[1]), solve_lower(l, block[2]), solve_lower(l, block[3]));
+                put_block(line, i, j, solved);
+            } else {
+                let rest = load_sums4(line + params.cols, 4u * i, params.cols, 0.0);
+                store_sums4(line + params.cols, 4u * i, params.cols, rest - block * x);
             }
         }
-        cholesky_barrier();
-    }
-    for (var left = n; left > 0u; left--) {
-        let j = left - 1u;
-        let x = solve_upper(diagonal_factor(line, j), load_sums4(line + params.cols, 4u * j, params.cols, 0.0));
-        for (var i = lane; i < j; i += WG) {
-            let rest = load_sums4(line + params.cols, 4u * i, params.cols, 0.0);
-            store_sums4(line + params.cols, 4u * i, params.cols, rest - block_of(line, j, i) * x);
-        }
-        if lane == 0u {
+        if !forth && lane == 0u {
             store_x4(x_row, 4u * j, params.width, x);
         }
         cholesky_barrier();

@@ -282,9 +282,9 @@ fn no_barrier_is_lost() {
         assert_eq!(found, count, "{file}");
     }
     assert_eq!(stems("shaders/lib", "wgsl").len(), 19);
-    // Sums, the block on the diagonal, the columns below it; each block of the solution.
+    // Sums; of each column what is left of it, and what becomes of it.
     let wals = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/wals.wgsl")).unwrap();
-    assert_eq!(wals.matches("cholesky_barrier();").count(), 4);
+    assert_eq!(wals.matches("cholesky_barrier();").count(), 3);
     // Before and after the lanes of a tile put what they share of half of their rows.
     for (file, count) in [("info_nce", 4), ("siglip", 4), ("linear", 0)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders").join(file).with_extension("wgsl");
