@@ -1,4 +1,8 @@
+use std::ops::ControlFlow;
+
 use wgloss::reference::wals as reference;
+use wgloss::train::tables::{End, Interactions};
+use wgloss::train::wals::{Config, Event, Preset, fit};
 use wgloss::verify::Fill;
 use wgloss::{Error, Gpu, Random, Tensor, Tuning, wals, wgpu};
 
@@ -203,4 +207,119 @@ fn nothing() {
         assert!(x.iter().all(|&x| x == 0.0) && x.len() == lengths.len() * dim);
         assert!(parts.iter().all(|&part| part == 0.0));
     }
+}
+
+/// What [`fit`] computes, in f64 and with the dense matrix: the objective after each half of a sweep.
+fn dense(data: &Interactions, values: &[f32], pairs: &[(u32, u32)], config: &Config) -> Vec<f64> {
+    let [users, items] = [data.lists().len(), data.popularity().len()];
+    let (dim, options) = (config.dim, config.preset.options());
+    let mut random = Random::new(config.seed, 0);
+    let scale = config.start / (dim as f32).sqrt();
+    let mut y: Vec<f64> = (0..items * dim).map(|_| f64::from(scale * (2.0 * random.uniform() - 1.0))).collect();
+    let unobserved = f64::from(options.unobserved);
+    let entry = |other: u32, value: f32| {
+        let (weight, goal) = (config.preset.weight(value), config.preset.goal(value));
+        (other as usize, weight.unwrap_or(options.weight).into(), goal.unwrap_or(options.goal).into())
+    };
+    let sides = [(users, items), (items, users)];
+    let mut rows: [Vec<Vec<(usize, f64, f64)>>; 2] = sides.map(|(count, _)| vec![Vec::new(); count]);
+    for (&(user, item), &value) in pairs.iter().zip(values) {
+        rows[0][user as usize].push(entry(item, value));
+        rows[1][item as usize].push(entry(user, value));
+    }
+    let ridges = [0, 1].map(|side| -> Vec<f64> {
+        let all = f64::from(options.unobserved) * sides[side].1 as f64;
+        let ridge = |n: usize| f64::from(config.regularization) * (n as f64 + all).powf(config.exponent.into());
+        rows[side].iter().map(|row| ridge(row.len())).collect()
+    });
+    let mut objectives = Vec::new();
+    for half in 0..2 * config.sweeps {
+        let side = half % 2;
+        let x = reference::solve(&y, dim, &rows[side], unobserved, &ridges[side]);
+        let score = |u: usize, i: usize| -> f64 { (0..dim).map(|d| x[u * dim + d] * y[i * dim + d]).sum() };
+        let mut sum: f64 = (0..sides[side].0)
+            .map(|u| {
+                let all: f64 = (0..sides[side].1).map(|i| unobserved * score(u, i).powi(2)).sum();
+                let seen =
+                    |&(i, w, r): &(usize, f64, f64)| w * (r - score(u, i)).powi(2) - unobserved * score(u, i).powi(2);
+                all + rows[side][u].iter().map(seen).sum::<f64>()
+            })
+            .sum();
+        for (factor, ridge) in [(&x, &ridges[side]), (&y, &ridges[1 - side])] {
+            let squares = factor.chunks(dim).map(|row| row.iter().map(|v| v * v).sum::<f64>());
+            sum += squares.zip(ridge).map(|(square, ridge)| square * ridge).sum::<f64>();
+        }
+        objectives.push(sum);
+        y = x;
+    }
+    objectives
+}
+
+/// Every preset, with each half of five sweeps: the objective is that of f64, and never rises.
+#[test]
+fn every_preset_agrees_with_the_dense_objective() {
+    let Some(gpu) = gpu() else { return };
+    let (users, items) = (60u32, 45u32);
+    let mut random = Random::new(8, 0);
+    let mut pairs: Vec<(u32, u32)> = (0..700).map(|_| (random.below(users), random.below(items))).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    let values: Vec<f32> = pairs.iter().map(|_| 0.5 * (1 + random.below(10)) as f32).collect();
+    let (of_users, of_items) = pairs.iter().copied().unzip();
+    let data = Interactions::new(of_users, of_items, users as usize, items as usize).unwrap();
+    for (preset, regularization, exponent) in [
+        (Preset::Ials { unobserved: 0.1 }, 0.05, 1.0),
+        (Preset::Hu { alpha: 2.0 }, 1.0, 0.0),
+        (Preset::Implicit { alpha: 3.0 }, 0.5, 0.0),
+        (Preset::Explicit, 0.1, 1.0),
+    ] {
+        let config = Config { dim: 10, sweeps: 5, preset, regularization, exponent, start: 1.0, ..Config::default() };
+        let want = dense(&data, &values, &pairs, &config);
+        let mut got = Vec::new();
+        let outcome = fit(gpu, &data, Some(&values), &config, &mut |event| {
+            if let Event::Solved { objective, .. } = event {
+                got.push(objective);
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(outcome.unwrap().objectives.len(), 5);
+        assert_eq!(got.len(), want.len());
+        for (half, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!((got - want).abs() < 1e-5 * want, "{preset:?}, half {half}: {got}, in f64 {want}");
+        }
+        assert!(got.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{preset:?}: {got:?}");
+    }
+}
+
+#[test]
+fn a_fit_stops_and_refuses() {
+    let Some(gpu) = gpu() else { return };
+    let data = Interactions::new(vec![0, 1, 1, 2], vec![0, 0, 1, 2], 4, 3).unwrap();
+    let config = Config { dim: 2, sweeps: 9, ..Config::default() };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let run = |config: &Config| fit(gpu, &data, None, config, &mut |_| ControlFlow::Continue(()));
+    let stopped = fit(gpu, &data, None, &config, &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!((stopped.end, stopped.objectives.len()), (End::Stopped, 0));
+    let early = run(&Config { tolerance: 0.5, ..config }).unwrap();
+    assert!(early.objectives.len() < 9 && early.end == End::Finished);
+    assert_eq!(run(&config).unwrap(), run(&config).unwrap());
+    // User 3 took nothing.
+    assert_eq!(run(&config).unwrap().model.users[6..], [0.0, 0.0]);
+    let singular = Config { preset: Preset::Explicit, regularization: 0.0, ..config };
+    let message = run(&singular).unwrap_err().to_string();
+    assert!(message.contains("of user") && message.contains("larger regularization"), "{message}");
+    let refused = |config: Config| run(&config).unwrap_err();
+    assert_eq!(refused(Config { dim: 0, ..config }), option("wals", "dim", "at least 1", "0"));
+    let preset = Preset::Ials { unobserved: 0.0 };
+    assert_eq!(refused(Config { preset, ..config }), option("wals", "unobserved", "a number above 0", "0"));
+    let preset = Preset::Hu { alpha: -1.0 };
+    assert_eq!(refused(Config { preset, ..config }), option("wals", "alpha", "a number of at least 0", "-1"));
+    let nan = Config { regularization: f32::NAN, ..config };
+    assert_eq!(refused(nan), option("wals", "regularization", "a number of at least 0", "NaN"));
+    let negative = Config { tolerance: -1.0, ..config };
+    assert_eq!(refused(negative), option("wals", "tolerance", "a number of at least 0", "-1"));
+    let values = fit(gpu, &data, Some(&[1.0, 2.0, -3.0, 4.0]), &config, go_on).unwrap_err().to_string();
+    assert_eq!(values, "values should be numbers of at least 0, found -3 in interaction 2");
+    let values = fit(gpu, &data, Some(&[1.0]), &config, go_on).unwrap_err().to_string();
+    assert_eq!(values, "values should be as many as interactions, 4, found 1");
 }

@@ -20,6 +20,10 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         [3, 200, 130, 190],
         [3, 40, 8, 5000],
     ];
+    if check.is_brief {
+        case(check, shapes[2], Own::Weights, 1.0, Storage::F32)?;
+        return case(check, shapes[3], Own::Both, 0.5, Storage::F32);
+    }
     for [rows, items, dim, most] in shapes {
         for (own, unobserved) in [(Own::Nothing, 1.0), (Own::Weights, 0.1), (Own::Both, 0.0)] {
             case(check, [rows, items, dim, most], own, unobserved, Storage::F32)?;

@@ -3,10 +3,10 @@ use crate::{Error, Result};
 /// Which user took which item; a pair may stand more than once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interactions {
-    pub(super) users: Vec<u32>,
-    pub(super) items: Vec<u32>,
-    pub(super) user_count: usize,
-    pub(super) item_count: usize,
+    pub(in crate::train) users: Vec<u32>,
+    pub(in crate::train) items: Vec<u32>,
+    pub(in crate::train) user_count: usize,
+    pub(in crate::train) item_count: usize,
 }
 
 impl Interactions {
