@@ -11,11 +11,13 @@ use wgloss::train::tables::Interactions;
 use crate::failure::Failure;
 
 /// Which lines count, and how.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, clap::Args)]
 pub struct Rules {
-    /// Lines of less weight are left out.
+    /// Leave out lines of less weight.
+    #[arg(long, value_name = "WEIGHT", requires = "interactions")]
     pub min_rating: Option<f32>,
-    /// Users and items with fewer interactions are left out, until none is left that has.
+    /// Leave out users and items with fewer interactions, until all have as many.
+    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
     pub min_interactions: usize,
 }
 
@@ -25,6 +27,8 @@ pub struct Entry {
     pub user: u32,
     pub item: u32,
     pub time: i64,
+    /// The weight, 1 without.
+    pub value: f32,
 }
 
 /// What a file holds: ids in the order of their first appearance; entries by user, then by time, a pair once, at its last time.
@@ -137,7 +141,8 @@ impl Reader {
             self.ids[side].insert(names[side].to_owned(), next);
             next
         });
-        self.entries.push(Entry { user, item, time });
+        let value = weight.unwrap_or(1.0) as f32;
+        self.entries.push(Entry { user, item, time, value });
         self.lines += 1;
         Ok(())
     }
@@ -261,6 +266,8 @@ fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
 /// To train on and to measure with.
 pub struct Split {
     pub train: Interactions,
+    /// The weights of `train`.
+    pub values: Vec<f32>,
     pub held_out: Interactions,
 }
 
@@ -268,19 +275,33 @@ pub struct Split {
 const ENOUGH: usize = 3;
 
 impl Loaded {
+    /// One line about what was read and held out.
+    pub fn describe(&self, path: &Path, held_out: &Interactions) {
+        println!(
+            "{}: {} interactions of {} users and {} items; the last of {} users held out",
+            path.display(),
+            self.entries.len(),
+            self.users.len(),
+            self.items.len(),
+            held_out.len()
+        );
+    }
+
     /// The last interaction of each user that has three is held out.
     pub fn leave_last_out(&self) -> Result<Split, Failure> {
         let (mut train, mut held_out) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        let mut values = Vec::new();
         for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
             for (at, entry) in of_user.iter().enumerate() {
                 let is_last = at + 1 == of_user.len() && of_user.len() >= ENOUGH;
                 let (users, items) = if is_last { &mut held_out } else { &mut train };
+                values.extend((!is_last).then_some(entry.value));
                 users.push(entry.user);
                 items.push(entry.item);
             }
         }
         let of = |(users, items)| Interactions::new(users, items, self.users.len(), self.items.len());
-        Ok(Split { train: of(train)?, held_out: of(held_out)? })
+        Ok(Split { train: of(train)?, values, held_out: of(held_out)? })
     }
 }
 

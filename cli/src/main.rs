@@ -12,6 +12,7 @@ mod table;
 mod train;
 mod update;
 mod verify;
+mod wals;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ struct Arguments {
 enum Command {
     /// Train two towers on pairs, without arguments on the bundled digits, or embeddings on interactions.
     Train(Box<train::Arguments>),
+    /// Factors of interactions by weighted alternating least squares.
+    Wals(wals::Arguments),
     /// Train on planted groups with and without negatives, and see which fold onto each other.
     Folding(folding::Arguments),
     /// Compare every kernel with the f64 reference on an adapter.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("WGLOSS_LOG", "off")).init();
     let outcome = match Arguments::parse().command {
         Command::Train(arguments) => train::train(&arguments),
+        Command::Wals(arguments) => wals::wals(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Adapters => adapters::list(),

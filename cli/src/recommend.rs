@@ -18,10 +18,10 @@ use crate::table;
 use crate::train::Arguments;
 use crate::update::{self, Kind};
 
-const EMBEDDINGS: &str = "embeddings.safetensors";
-const IDS: &str = "ids.json";
+pub const EMBEDDINGS: &str = "embeddings.safetensors";
+pub const IDS: &str = "ids.json";
 /// Recommendations that are looked at.
-const TOP: usize = 10;
+pub const TOP: usize = 10;
 
 /// Interactions instead of pairs.
 #[derive(clap::Args)]
@@ -30,12 +30,8 @@ pub struct Options {
     /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] with any separator.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
-    /// Leave out lines of less weight.
-    #[arg(long, value_name = "WEIGHT", requires = "interactions")]
-    min_rating: Option<f32>,
-    /// Leave out users and items with fewer interactions, until all have as many.
-    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
-    min_interactions: usize,
+    #[command(flatten)]
+    rules: Rules,
     /// What an interaction is compared with: other items of the batch, with items drawn for all (mixed); items drawn for each user from all alike
     /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none).
     #[arg(long, value_enum, requires = "interactions", default_value_t = Form::Mixed)]
@@ -103,18 +99,10 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     if let Some(option) = arguments.only_for_pairs() {
         return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
     }
-    let loaded =
-        interactions::load(path, Rules { min_rating: options.min_rating, min_interactions: options.min_interactions })?;
+    let loaded = interactions::load(path, options.rules)?;
     let split = loaded.leave_last_out()?;
     let (train, held_out) = (&split.train, &split.held_out);
-    println!(
-        "{}: {} interactions of {} users and {} items; the last of {} users held out",
-        path.display(),
-        loaded.entries.len(),
-        loaded.users.len(),
-        loaded.items.len(),
-        held_out.len()
-    );
+    loaded.describe(path, held_out);
     let config = options.configure(arguments, train);
     config.check(train)?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
@@ -184,16 +172,8 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
             println!("diverged: {how}; a lower --lr helps. The embeddings are those of epoch {}", outcome.best_epoch);
         }
     }
-    let first = format!("{} users' last items", outcome.best.users);
-    let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
     let after = format!("after training (epoch {})", outcome.best_epoch);
-    let rows =
-        [("before training", outcome.before), (&after, outcome.best), ("the most popular", popular(train, held_out))];
-    for (name, quality) in rows {
-        let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
-        table.add_row([name.to_owned()].into_iter().chain(numbers));
-    }
-    println!("{table}");
+    compare(&[("before training", outcome.before), (&after, outcome.best)], train, held_out);
     let seconds = start.elapsed().as_secs_f64();
     println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
     for name in [EMBEDDINGS, IDS, METRICS] {
@@ -203,7 +183,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
 }
 
 /// The tables, and whose rows they are.
-fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
+pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
     let shape = |ids: &[String]| vec![ids.len(), model.dim];
     let tensors = [
         ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
@@ -214,34 +194,51 @@ fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::Value
     run.write(IDS, ids.to_string().as_bytes())
 }
 
+/// The table of what recommendations are worth, beside those that are the same for all.
+pub fn compare(found: &[(&str, Quality)], train: &Interactions, held_out: &Interactions) {
+    let popular = popular(train, held_out);
+    let first = format!("{} users' last items", popular.users);
+    let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
+    for (name, quality) in found.iter().chain(&[("the most popular", popular)]) {
+        let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
+        table.add_row([(*name).to_owned()].into_iter().chain(numbers));
+    }
+    println!("{table}");
+}
+
+/// What ten recommendations for each user with held-out interactions are worth, those that `best` has for them.
+pub fn measure<E>(held_out: &Interactions, best: impl FnOnce(&[u32]) -> Result<Vec<u32>, E>) -> Result<Quality, E> {
+    let truth = held_out.lists();
+    let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
+    let ids = best(&users)?;
+    let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
+    Ok(Quality {
+        recall_at_10: metrics::recall(&ids, TOP, &truth),
+        ndcg_at_10: metrics::ndcg(&ids, TOP, &truth),
+        users: users.len(),
+    })
+}
+
 /// What recommending the same to everyone is worth: the items that most have taken, but for a user's own.
 fn popular(train: &Interactions, held_out: &Interactions) -> Quality {
     let popularity = train.popularity();
     let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
     order.sort_by(|&a, &b| popularity[b as usize].total_cmp(&popularity[a as usize]).then(a.cmp(&b)));
-    let (known, truth) = (train.lists(), held_out.lists());
-    let measured: Vec<usize> = (0..truth.len()).filter(|&user| !truth[user].is_empty()).collect();
-    let ids: Vec<u32> = measured
-        .iter()
-        .flat_map(|&user| {
-            let mut best: Vec<u32> =
-                order.iter().copied().filter(|item| known[user].binary_search(item).is_err()).take(TOP).collect();
-            best.resize(TOP, u32::MAX);
-            best
-        })
-        .collect();
-    let truth: Vec<&[u32]> = measured.iter().map(|&user| truth[user].as_slice()).collect();
-    Quality {
-        recall_at_10: metrics::recall(&ids, TOP, &truth),
-        ndcg_at_10: metrics::ndcg(&ids, TOP, &truth),
-        users: measured.len(),
-    }
+    let known = train.lists();
+    let best_of = |user: u32| -> Vec<u32> {
+        let is_new = |item: &u32| known[user as usize].binary_search(item).is_err();
+        let mut best: Vec<u32> = order.iter().copied().filter(is_new).take(TOP).collect();
+        best.resize(TOP, u32::MAX);
+        best
+    };
+    let best = |users: &[u32]| Ok(users.iter().flat_map(|&user| best_of(user)).collect());
+    measure(held_out, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
-fn sentence(quality: &Quality) -> String {
+pub fn sentence(quality: &Quality) -> String {
     format!("recall@10 {:.4}, NDCG@10 {:.4}", quality.recall_at_10, quality.ndcg_at_10)
 }
 
-fn record(quality: &Quality) -> serde_json::Value {
+pub fn record(quality: &Quality) -> serde_json::Value {
     json!({"recall_at_10": quality.recall_at_10, "ndcg_at_10": quality.ndcg_at_10, "users": quality.users})
 }

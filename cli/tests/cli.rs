@@ -309,6 +309,43 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(&file, &["--lr=-1"], &["rate", "at least 0"]);
 }
 
+fn factors(file: &Path, more: &[&str]) -> Output {
+    wgloss(&["wals", "--dim", "4", "--sweeps", "5", "--interactions"]).arg(file).args(more).output().unwrap()
+}
+
+#[test]
+fn wals_leaves_factors_and_an_objective_that_falls() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = interactions(folder.path());
+    for preset in ["ials", "hu", "implicit", "explicit"] {
+        let out = folder.path().join(preset);
+        let output = factors(&file, &["--preset", preset, "--out", out.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        assert!(output.status.success(), "{said}{}", text(&output.stderr));
+        assert!(said.contains("40 users and 20 items") && said.contains("5 sweeps"), "{said}");
+        let bytes = fs::read(out.join("embeddings.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.tensor("users").unwrap().shape(), [40, 4]);
+        assert_eq!(tensors.tensor("items").unwrap().shape(), [20, 4]);
+        let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let objectives: Vec<f64> = lines.iter().filter_map(|line| line["objective"].as_f64()).collect();
+        assert_eq!(objectives.len(), 10);
+        assert!(objectives.windows(2).all(|pair| pair[1] < pair[0] * (1.0 + 1e-6)), "{preset}: {objectives:?}");
+        assert!(lines[11]["held_out"]["recall_at_10"].as_f64().unwrap() > 0.0, "{preset}");
+    }
+    let out = folder.path().join("none");
+    let to = ["--out", out.to_str().unwrap()];
+    let refuse = |more: &[&str], words: &[&str]| refused(&factors(&file, &[more, &to].concat()), words, &out);
+    refuse(&["--alpha", "2"], &["--alpha", "--preset hu or implicit"]);
+    refuse(&["--preset", "hu", "--unobserved", "2"], &["--unobserved", "--preset ials"]);
+    refuse(&["--regularization=-1"], &["regularization", "at least 0", "-1"]);
+    refuse(&["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+}
+
 #[test]
 fn folding_leaves_a_picture_and_its_numbers() {
     if !has_adapter() {
