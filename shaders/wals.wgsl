@@ -5,35 +5,47 @@
 // own[r + 1]. A piece's matrix has `cols` = ceil(D / 4) 4 rows of as many numbers; then four more: b, the diagonal of A, two of nothing.
 // Cost: n D^2 multiply-adds for n observations, D^3 / 6 a row; reads n D numbers twice, writes and reads 4 D^2 bytes a piece.
 
+override HAS_WEIGHTS: u32 = 0u;
+override HAS_GOALS: u32 = 0u;
 override ADD: u32 = 0u; // to what earlier parts of y gave
 
 // The piece whose observations the tile's operands are.
 var<private> piece: vec2<u32>;
 
-struct Seen {
-    y_row: u32,
-    weight: f32,
-    target_value: f32,
-    is_here: bool,
+// Where observation e's row of y is; past `part_rows` if not in this part of it.
+fn row_of(e: u32) -> u32 {
+    return load_items(e, 0u) - params.first_row;
 }
 
-// Observation e, which counts if it is of a row in this part of y.
-fn seen(e: u32, exists: bool) -> Seen {
-    let at = select(0u, e, exists);
-    let r = load_items(at, 0u) - params.first_row;
-    let is_here = exists && r < params.part_rows;
-    let weight = select(params.weight, load_weights(at * params.has_weights, 0u), params.has_weights == 1u);
-    let value = select(params.goal, load_goals(at * params.has_goals, 0u), params.has_goals == 1u);
-    return Seen(select(0u, r, is_here), weight, value, is_here);
+// None of a row that is not here.
+fn columns_of(r: u32) -> u32 {
+    return select(0u, params.width, r < params.part_rows);
+}
+
+fn weight_of(e: u32) -> f32 {
+    if HAS_WEIGHTS == 1u {
+        return load_weights(e, 0u);
+    }
+    return params.weight;
+}
+
+fn goal_of(e: u32) -> f32 {
+    if HAS_GOALS == 1u {
+        return load_goals(e, 0u);
+    }
+    return params.goal;
 }
 
 // Four rows of the operand from i on, at observations k to k + 3 of the piece, times their weights or not.
 fn observed(i: u32, k: u32, weighted: bool) -> mat4x4<f32> {
     var block = mat4x4<f32>();
     for (var c = 0u; c < min(4u, max(piece.y, k) - k); c++) {
-        let entry = seen(piece.x + k + c, true);
-        let four = load_y4(entry.y_row, i, select(0u, params.width, entry.is_here), 0.0);
-        let value = select(1.0, entry.weight - params.unobserved, weighted) * four;
+        let e = piece.x + k + c;
+        let r = row_of(e);
+        var value = load_y4(min(r, params.part_rows - 1u), i, columns_of(r), 0.0);
+        if weighted {
+            value *= weight_of(e) - params.unobserved;
+        }
         block[0] = select(block[0], value, c == 0u);
         block[1] = select(block[1], value, c == 1u);
         block[2] = select(block[2], value, c == 2u);
@@ -98,8 +110,9 @@ fn right(
     let first = load_pieces(p, 0u);
     var sum = vec4(0.0);
     for (var k = 0u; k < load_pieces(p, 1u); k++) {
-        let entry = seen(first + k, true);
-        sum += (entry.weight * entry.target_value) * load_y4(entry.y_row, j, select(0u, params.width, entry.is_here), 0.0);
+        let r = row_of(first + k);
+        let value = load_y4(min(r, params.part_rows - 1u), j, columns_of(r), 0.0);
+        sum += (weight_of(first + k) * goal_of(first + k)) * value;
     }
     put(first_line(p) + params.cols, j, sum);
 }
@@ -199,13 +212,14 @@ fn objective(
     let x_row = load_pieces(p, 2u);
     var sum = 0.0;
     for (var k = lane % LANES; k < select(0u, load_pieces(p, 1u), is_inside); k += LANES) {
-        let entry = seen(first + k, true);
+        let r = row_of(first + k);
         var s = 0.0;
-        for (var j = 0u; j < params.width; j += 4u) {
-            s += dot(load_solved4(x_row, j, params.width, 0.0), load_y4(entry.y_row, j, params.width, 0.0));
+        for (var j = 0u; j < columns_of(r); j += 4u) {
+            s += dot(load_solved4(x_row, j, params.width, 0.0), load_y4(r, j, params.width, 0.0));
         }
-        let miss = entry.target_value - s;
-        sum += select(0.0, entry.weight * miss * miss - params.unobserved * s * s, entry.is_here);
+        let miss = goal_of(first + k) - s;
+        let term = weight_of(first + k) * miss * miss - params.unobserved * s * s;
+        sum += select(0.0, term, r < params.part_rows);
     }
     let is_first = load_pieces(p, 3u) == 1u && ADD == 0u;
     var square = 0.0;

@@ -41,8 +41,6 @@ static SHADER: Shader = Shader {
         ("part_rows", U32),
         ("first_piece", U32),
         ("depth", U32),
-        ("has_weights", U32),
-        ("has_goals", U32),
         ("weight", F32),
         ("goal", F32),
         ("unobserved", F32),
@@ -52,7 +50,7 @@ static SHADER: Shader = Shader {
 const fn kernel(entry: &'static str, uses: &'static [&'static str]) -> Kernel {
     Kernel { shader: &SHADER, entry, uses, in_place: None }
 }
-static HESSIAN: Kernel = kernel("hessian", &["y", "items", "weights", "goals", "pieces", "sums"]);
+static HESSIAN: Kernel = kernel("hessian", &["y", "items", "weights", "pieces", "sums"]);
 static RIGHT: Kernel = kernel("right", &["y", "items", "weights", "goals", "pieces", "sums"]);
 static FACTOR: Kernel = kernel("factor", &["pieces", "own", "sums", "gramian", "ridge", "x"]);
 static OBJECTIVE: Kernel =
@@ -250,15 +248,17 @@ pub fn solve(
             let sums: Tensor = Tensor::matrix(&scratch, count * (cols + 4), cols)?;
             let pieces = Arg::whole(rows.pieces_view()?.row_range(pieces));
             for (index, part) in parts(plan, OP, y)?.into_iter().enumerate() {
-                let told = Told { part: part.clone(), first_piece: first, depth, ..Told::of(dim, observed, options) };
+                let told = Told { part: part.clone(), first_piece: first, depth, ..Told::of(dim, options) };
                 let [items, weights, goals] = observed.args();
-                let args = [Arg::whole(y.row_range(part)), items, weights, goals, pieces, Arg::whole(sums)];
-                let flags = [("ADD", u32::from(index > 0))];
+                let [y, sums] = [y.row_range(part), sums].map(Arg::whole);
+                let args = [y, items, weights, goals, pieces, sums];
+                let flags = observed.flags(index > 0);
                 plan.lanes(&RIGHT, &args, [count, cols], &told.scalars(), &flags, 1)?;
                 let grid = [cols.div_ceil(tile_cols), cols.div_ceil(tile_rows), count];
+                let args = [y, items, weights, pieces, sums];
                 plan.tiles(&HESSIAN, &args, [cols, cols, depth * count], &told.scalars(), &flags, grid)?;
             }
-            let told = Told { first_piece: first, ..Told::of(dim, observed, options) };
+            let told = Told { first_piece: first, ..Told::of(dim, options) };
             let own = Arg::whole(own.row_range(batch.start..batch.end + 1));
             let args = [pieces, own, Arg::whole(sums), Arg::whole(gramian), Arg::whole(ridge), Arg::whole(x)];
             plan.groups(&FACTOR, &args, [batch.len(), cols], cols / 4 + 1, &told.scalars())?;
@@ -289,11 +289,11 @@ pub fn objective(
         let pieces = Arg::by_row(observed.rows.pieces_view()?);
         let longest = observed.rows.sorted.first().map_or(0, |row| row.0 as usize);
         for (index, part) in parts(plan, OP, y)?.into_iter().enumerate() {
-            let told = Told { part: part.clone(), ..Told::of(y.cols, observed, options) };
+            let told = Told { part: part.clone(), ..Told::of(y.cols, options) };
             let [items, weights, goals] = observed.args();
             let [y, x, ridge] = [y.row_range(part), x, ridge].map(Arg::whole);
             let args = [y, items, weights, goals, pieces, x, ridge, Arg::by_row(loss)];
-            let flags = [("ADD", u32::from(index > 0))];
+            let flags = observed.flags(index > 0);
             plan.rows(&OBJECTIVE, [observed.rows.pieces(), longest.max(1)], &args, &told.scalars(), &flags)?;
         }
         Ok(())
@@ -305,6 +305,15 @@ impl<'a> Observed<'a> {
         let numbers = |tensor: Option<Tensor<'a>>| tensor.map_or(Arg::NONE, Arg::whole);
         [Arg::whole(self.items), numbers(self.weights), numbers(self.goals)]
     }
+
+    /// `add`: to what earlier parts of y gave.
+    fn flags(&self, add: bool) -> [(&'static str, u32); 3] {
+        [
+            ("HAS_WEIGHTS", self.weights.is_some().into()),
+            ("HAS_GOALS", self.goals.is_some().into()),
+            ("ADD", add.into()),
+        ]
+    }
 }
 
 /// What the shader is told beside shapes.
@@ -314,23 +323,20 @@ struct Told {
     part: Range<usize>,
     first_piece: usize,
     depth: usize,
-    has: [bool; 2],
     options: Options,
 }
 
 impl Told {
-    fn of(width: usize, observed: Observed, options: Options) -> Told {
-        let has = [observed.weights.is_some(), observed.goals.is_some()];
-        Told { width, part: 0..0, first_piece: 0, depth: 0, has, options }
+    fn of(width: usize, options: Options) -> Told {
+        Told { width, part: 0..0, first_piece: 0, depth: 0, options }
     }
 
-    fn scalars(&self) -> [Scalar; 10] {
+    fn scalars(&self) -> [Scalar; 8] {
         let [width, first, rows] = [self.width, self.part.start, self.part.len()].map(Scalar::from);
         let [first_piece, depth] = [self.first_piece, self.depth].map(Scalar::from);
-        let [has_weights, has_goals] = self.has.map(Scalar::from);
         let Options { unobserved, weight, goal } = self.options;
         let [weight, goal, unobserved] = [weight, goal, unobserved].map(Scalar::from);
-        [width, first, rows, first_piece, depth, has_weights, has_goals, weight, goal, unobserved]
+        [width, first, rows, first_piece, depth, weight, goal, unobserved]
     }
 }
 
