@@ -36,22 +36,23 @@ fn goal_of(e: u32) -> f32 {
     return params.goal;
 }
 
-// Four rows of the operand from i on, at observations k to k + 3 of the piece, times their weights or not.
-fn observed(i: u32, k: u32, weighted: bool) -> mat4x4<f32> {
-    var block = mat4x4<f32>();
-    for (var c = 0u; c < min(4u, max(piece.y, k) - k); c++) {
-        let e = piece.x + k + c;
-        let r = row_of(e);
-        var value = load_y4(min(r, params.part_rows - 1u), i, columns_of(r), 0.0);
-        if weighted {
-            value *= weight_of(e) - params.unobserved;
-        }
-        block[0] = select(block[0], value, c == 0u);
-        block[1] = select(block[1], value, c == 1u);
-        block[2] = select(block[2], value, c == 2u);
-        block[3] = select(block[3], value, c == 3u);
+// Four numbers from i on of the piece's observation k, times its weight or not; zeros behind the last.
+fn observed4(i: u32, k: u32, weighted: bool) -> vec4<f32> {
+    let exists = k < piece.y;
+    let e = select(0u, piece.x + k, exists);
+    let r = row_of(e);
+    let value = load_y4(min(r, params.part_rows - 1u), i, select(0u, columns_of(r), exists), 0.0);
+    if weighted {
+        return value * (weight_of(e) - params.unobserved);
     }
-    return block;
+    return value;
+}
+
+// Four rows of the operand from i on, at observations k to k + 3.
+fn observed(i: u32, k: u32, weighted: bool) -> mat4x4<f32> {
+    return mat4x4(
+        observed4(i, k, weighted), observed4(i, k + 1u, weighted), observed4(i, k + 2u, weighted), observed4(i, k + 3u, weighted),
+    );
 }
 
 fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
