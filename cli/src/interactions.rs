@@ -375,9 +375,10 @@ mod tests {
 
     #[test]
     fn the_last_is_held_out_of_three() {
-        let loaded = parsed("a,x,1,3\na,y,1,2\na,z,1,1\nb,x,1,1\nb,y,1,2\n").unwrap();
-        let Split { train, held_out } = loaded.leave_last_out().unwrap();
+        let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\n").unwrap();
+        let Split { train, values, held_out } = loaded.leave_last_out().unwrap();
         assert_eq!((train.len(), held_out.len()), (4, 1));
+        assert_eq!(values, [3.0, 2.0, 4.0, 5.0]);
         assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
     }
 

@@ -7,6 +7,27 @@
 //! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
 //! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all that was not observed: Bayer, He, Kanagal and Rendle 2017,
 //! arXiv:1611.04666.
+//!
+//! ```
+//! # fn main() -> wgloss::Result<()> {
+//! # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+//! use wgloss::{Tensor, wals};
+//! // Two users, the first with items 0 and 1, the second with item 1; items of two numbers.
+//! let rows = wals::Rows::new(&gpu, &[0, 2, 3], 2)?;
+//! let (items, y) = (gpu.upload(&[0u32, 1, 1])?, gpu.upload(&[1.0f32, 0.0, 0.0, 2.0])?);
+//! let (gramian, ridge, x) = (gpu.zeros::<f32>(4)?, gpu.upload(&[0.5f32; 2])?, gpu.zeros::<f32>(4)?);
+//! let (y, gramian) = (Tensor::matrix(&y, 2, 2)?, Tensor::matrix(&gramian, 2, 2)?);
+//! let (ridge, x) = (Tensor::vector(&ridge, 2)?, Tensor::matrix(&x, 2, 2)?);
+//! let observed = wals::Observed { rows: &rows, items: Tensor::vector(&items, 3)?, weights: None, goals: None };
+//! gpu.run(|recorder| {
+//!     wals::gramian(recorder, y, gramian)?;
+//!     wals::solve(recorder, y, observed, gramian, ridge, x, wals::Options::default())
+//! })?;
+//! for (x, want) in gpu.read(x)?.iter().zip([1.0 / 1.5, 2.0 / 4.5, 0.0, 2.0 / 4.5]) {
+//!     assert!((x - want).abs() < 1e-6);
+//! }
+//! # Ok(()) }
+//! ```
 
 use core::ops::Range;
 
