@@ -2,7 +2,7 @@
 //!
 //! The objective is Σ w (r − ⟨x_u, y_i⟩)² over what was observed, w₀ Σ ⟨x_u, y_i⟩² over all that was not, and Σ λ_u |x_u|² + Σ λ_i |y_i|². Given y,
 //! x_u solves A x_u = b, A = w₀ YᵀY + Σ (w − w₀) y_i y_iᵀ + λ_u I, b = Σ w r y_i, which is factored by Cholesky. A row without observations gives
-//! zeros, if A has full rank. A pivot that is not positive beyond its rounding gives a row of NaN, as does a NaN among weights or goals: raise λ. An
+//! zeros, if A has full rank. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or goals: raise λ. An
 //! id that is no row of y adds to nothing.
 //! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
 //! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all that was not observed: Bayer, He, Kanagal and Rendle 2017,
