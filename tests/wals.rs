@@ -134,20 +134,10 @@ fn special_values() {
     data.y[4 * 8] = f32::NAN;
     data.ids.iter_mut().for_each(|id| *id %= 8);
     (data.ids[0], data.ids[32]) = (8, 9);
-    let without_y = |data: &Data| Data {
-        y: data.y.clone(),
-        ids: data.ids.clone(),
-        starts: data.starts.clone(),
-        ridge: data.ridge.clone(),
-        dim: 4,
-    };
-    let (x, _) = without_y(&data).solve(gpu).unwrap();
+    let (x, _) = data.solve(gpu).unwrap();
     assert!(x.iter().all(|x| x.is_nan()), "the Gramian has a NaN: {x:?}");
     data.y[4 * 8] = 0.25;
     let (x, _) = data.solve(gpu).unwrap();
-    data.ids.truncate(33);
-    data.ids.remove(32);
-    data.ids.push(data.ids[31]);
     assert!(x.iter().all(|x| x.is_finite()), "{x:?}");
     // Without λ and w₀ two observations do not determine four numbers.
     let (y, ids) = (input(gpu, 2, 4, &data.y[..8]), input(gpu, 2, 1, &[0u32, 1]));

@@ -17,6 +17,7 @@ import sys
 import time
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import implicit
 import implicit.cpu.als as als
 import numpy as np
 import scipy.sparse as sparse
@@ -74,7 +75,7 @@ def main():
     same = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(mine, theirs)])
     steps = fit(als.AlternatingLeastSquares(use_cg=True, **options), data, 4, start)
     print(json.dumps({
-        "users": data.shape[0], "items": data.shape[1], "interactions": int(data.nnz), "dim": about["dim"], "implicit": "0.7.3",
+        "users": data.shape[0], "items": data.shape[1], "interactions": int(data.nnz), "dim": about["dim"], "implicit": implicit.__version__,
         "largest_difference": float(off), "recommendations_shared": float(same),
         "implicit_cholesky_cpu_s": cholesky, "implicit_cg_cpu_s": steps,
     }))

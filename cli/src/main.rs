@@ -8,6 +8,7 @@ mod interactions;
 mod plot;
 mod recommend;
 mod run;
+mod stop;
 mod table;
 mod train;
 mod update;
@@ -15,8 +16,6 @@ mod verify;
 mod wals;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -78,19 +77,6 @@ fn silence_caught_panics() {
 /// Opens the adapter that `wish` names, the best without a wish.
 fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
     wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
-}
-
-/// Becomes true when the user presses Ctrl-C.
-fn asked_to_stop() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    let handler = ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: at once
-        }
-    });
-    handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
-    Ok(stop)
 }
 
 /// Says how to get one.

@@ -1,19 +1,17 @@
 //! `wgloss train --interactions FILE`: embeddings of users and items, from which items are recommended.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use wgloss::metrics;
 use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negatives, Quality, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Loaded, Rules};
 use crate::run::{METRICS, Run};
+use crate::stop::Stop;
 use crate::table;
 use crate::train::Arguments;
 use crate::update::{self, Kind};
@@ -116,12 +114,11 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
         "seed": config.seed,
     });
-    let stop = crate::asked_to_stop()?;
+    let mut stop = Stop::on_ctrl_c()?;
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
     bar.set_style(style.expect("a template without mistakes"));
     let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
-    let mut failure = None;
     let outcome = fit(&gpu, train, Some(held_out), &config, &mut |event| {
         let logged = match event {
             Event::Start { before, steps: of_epoch } => {
@@ -150,19 +147,10 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&held_out)}))
             }
         };
-        match logged {
-            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        stop.after(logged)
     });
     bar.finish_and_clear();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    stop.failure()?;
     let outcome = outcome?;
     keep(&mut run, &loaded, &outcome.model, &about)?;
     match &outcome.end {
@@ -206,19 +194,6 @@ pub fn compare(found: &[(&str, Quality)], train: &Interactions, held_out: &Inter
     println!("{table}");
 }
 
-/// What ten recommendations for each user with held-out interactions are worth, those that `best` has for them.
-pub fn measure<E>(held_out: &Interactions, best: impl FnOnce(&[u32]) -> Result<Vec<u32>, E>) -> Result<Quality, E> {
-    let truth = held_out.lists();
-    let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
-    let ids = best(&users)?;
-    let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
-    Ok(Quality {
-        recall_at_10: metrics::recall(&ids, TOP, &truth),
-        ndcg_at_10: metrics::ndcg(&ids, TOP, &truth),
-        users: users.len(),
-    })
-}
-
 /// What recommending the same to everyone is worth: the items that most have taken, but for a user's own.
 fn popular(train: &Interactions, held_out: &Interactions) -> Quality {
     let popularity = train.popularity();
@@ -232,7 +207,7 @@ fn popular(train: &Interactions, held_out: &Interactions) -> Quality {
         best
     };
     let best = |users: &[u32]| Ok(users.iter().flat_map(|&user| best_of(user)).collect());
-    measure(held_out, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
+    Quality::measure(held_out, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
 pub fn sentence(quality: &Quality) -> String {

@@ -1,7 +1,5 @@
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use comfy_table::Table;
@@ -16,6 +14,7 @@ use crate::failure::Failure;
 use crate::plot::Curves;
 use crate::recommend;
 use crate::run::{METRICS, PLOT, Run, WEIGHTS};
+use crate::stop::Stop;
 use crate::table;
 use crate::update::{self, Kind, Update};
 
@@ -168,9 +167,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
             println!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
         }
     }
-    let (mut watch, stop) = (Watch::new(&config), crate::asked_to_stop()?);
+    let (mut watch, mut stop) = (Watch::new(&config), Stop::on_ctrl_c()?);
 
-    let mut failure = None;
     let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
@@ -179,21 +177,9 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
         "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
     });
-    let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
-        let kept = watch.see(&event, &mut run, &about);
-        match kept {
-            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    });
+    let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| stop.after(watch.see(&event, &mut run, &about)));
     watch.bar.finish_and_clear();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    stop.failure()?;
     finish(&outcome?, watch, &mut run, &source, &about)
 }
 

@@ -1,20 +1,19 @@
 //! `wgloss wals --interactions FILE`: factors of users and items, each solved with the other held.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use wgloss::train::tables::{End, recommend};
+use wgloss::train::tables::{End, Quality, recommend};
 use wgloss::train::wals::{Config, Event, Preset, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
-use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, measure, record, sentence};
+use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, record, sentence};
 use crate::run::{METRICS, Run};
+use crate::stop::Stop;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -121,12 +120,11 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "tolerance": config.tolerance, "seed": config.seed,
     });
     run.log(&json!({"event": "start", "run": about}))?;
-    let stop = crate::asked_to_stop()?;
+    let mut stop = Stop::on_ctrl_c()?;
     let bar = ProgressBar::new(2 * config.sweeps as u64);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} halves of sweeps, {eta} left, {msg}");
     bar.set_style(style.expect("a template without mistakes"));
     let start = Instant::now();
-    let mut failure = None;
     let outcome = fit(&gpu, train, Some(&split.values), &config, &mut |event| {
         let logged = match event {
             Event::Within { progress } => {
@@ -140,22 +138,13 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
             }
         };
-        match logged {
-            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        stop.after(logged)
     });
     bar.finish_and_clear();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    stop.failure()?;
     let outcome = outcome?;
     let seconds = start.elapsed().as_secs_f64();
-    let quality = measure(held_out, |users| recommend(&gpu, &outcome.model, train, users, TOP))?;
+    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, train, users, TOP))?;
     run.log(&json!({"event": "end", "held_out": record(&quality), "seconds": seconds}))?;
     keep(&mut run, &loaded, &outcome.model, &about)?;
     if outcome.end == End::Stopped {

@@ -90,7 +90,7 @@ const WORDS: usize = 4;
 pub struct Rows {
     /// Rows by descending number of observations: that of the row's longest piece, and its pieces.
     sorted: Vec<(u32, Range<usize>)>,
-    /// What of the row pieces belong to.
+    /// The row of each piece.
     of_piece: Vec<u32>,
     pieces: wgpu::Buffer,
     own: wgpu::Buffer,

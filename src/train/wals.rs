@@ -196,6 +196,7 @@ struct Half {
     factor: Matrix,
     gramian: Matrix,
     squares: Matrix,
+    loss: Matrix,
 }
 
 impl Half {
@@ -226,8 +227,10 @@ impl Half {
         let all = config.preset.options().unobserved * other_count as f32;
         let ridge = |pair: &[u32]| config.regularization * ((pair[1] - pair[0]) as f32 + all).powf(config.exponent);
         let ridge_host: Vec<f32> = starts.windows(2).map(ridge).collect();
+        let rows = wals::Rows::new(gpu, &starts, config.dim)?;
         Ok(Half {
-            rows: wals::Rows::new(gpu, &starts, config.dim)?,
+            loss: Matrix::new(gpu, rows.pieces(), 1)?,
+            rows,
             items: Ids::of(gpu, &items)?,
             weights: numbers(&|value| config.preset.weight(value))?,
             goals: numbers(&|value| config.preset.goal(value))?,
@@ -276,9 +279,9 @@ pub fn fit(
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (config.dim as f32).sqrt();
     let users = Half::new(gpu, &data.users, &data.items, counts, values, config)?;
-    let mut items = Half::new(gpu, &data.items, &data.users, [counts[1], counts[0]], values, config)?;
+    let items = Half::new(gpu, &data.items, &data.users, [counts[1], counts[0]], values, config)?;
     let start: Vec<f32> = (0..counts[1] * config.dim).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
-    items.factor = Matrix::of(gpu, &start, config.dim)?;
+    gpu.write(items.factor.view()?, &start)?;
     let mut objectives = Vec::new();
     let mut end = End::Finished;
     gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
@@ -311,18 +314,17 @@ pub fn fit(
 /// Solves `own` with `held`; the objective then.
 fn half(gpu: &Gpu, side: Side, own: &Half, held: &Half, config: &Config, watch: Watch) -> Result<f64> {
     let options = config.preset.options();
-    let loss = Matrix::new(gpu, own.rows.pieces(), 1)?;
     gpu.run_watched(
         |recorder| {
             let (x, y, ridge, observed) = (own.factor.view()?, held.factor.view()?, own.ridge.view()?, own.observed()?);
             wals::solve(recorder, y, observed, held.gramian.view()?, ridge, x, options)?;
-            wals::objective(recorder, x, y, observed, ridge, loss.view()?, options)?;
+            wals::objective(recorder, x, y, observed, ridge, own.loss.view()?, options)?;
             wals::gramian(recorder, x, own.gramian.view()?)?;
             dot::forward(recorder, y, y, held.squares.view()?)
         },
         watch,
     )?;
-    let parts = gpu.read(loss.view()?)?;
+    let parts = gpu.read(own.loss.view()?)?;
     if let Some(piece) = parts.iter().position(|part| !part.is_finite()) {
         let name = if side == Side::Users { "user" } else { "item" };
         return Err(Error::Data {

@@ -210,6 +210,27 @@ pub struct Quality {
     pub users: usize,
 }
 
+impl Quality {
+    /// Of the ten items a user that `best` gives for users, by [`recommend`] or otherwise: those who have held-out interactions.
+    ///
+    /// # Errors
+    /// Those of `best`.
+    pub fn measure<E>(
+        held_out: &Interactions,
+        best: impl FnOnce(&[u32]) -> core::result::Result<Vec<u32>, E>,
+    ) -> core::result::Result<Quality, E> {
+        let truth = held_out.lists();
+        let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
+        let ids = best(&users)?;
+        let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
+        Ok(Quality {
+            recall_at_10: metrics::recall(&ids, 10, &truth),
+            ndcg_at_10: metrics::ndcg(&ids, 10, &truth),
+            users: users.len(),
+        })
+    }
+}
+
 /// What [`fit`] reports while it runs.
 #[derive(Debug)]
 pub enum Event {
@@ -315,16 +336,7 @@ pub fn fit(
     Ok(outcome)
 }
 
-/// Ten recommendations for each user with held-out items, of the items that it did not train with.
+/// Of the items that users did not train with; nothing is measured without held-out ones.
 fn quality(engine: &device::Device, held_out: Option<&Interactions>) -> Result<Quality> {
-    let Some(held_out) = held_out else { return Ok(Quality::default()) };
-    let truth = held_out.lists();
-    let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
-    let ids = engine.top(&users, 10)?;
-    let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
-    Ok(Quality {
-        recall_at_10: metrics::recall(&ids, 10, &truth),
-        ndcg_at_10: metrics::ndcg(&ids, 10, &truth),
-        users: users.len(),
-    })
+    held_out.map_or(Ok(Quality::default()), |held_out| Quality::measure(held_out, |users| engine.top(users, 10)))
 }
