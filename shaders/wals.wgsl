@@ -43,7 +43,7 @@ fn observed4(i: u32, k: u32, weighted: bool) -> vec4<f32> {
     let r = row_of(e);
     let value = load_y4(min(r, params.part_rows - 1u), i, select(0u, columns_of(r), exists), 0.0);
     if weighted {
-        return value * (weight_of(e) - params.unobserved);
+        return select(vec4(0.0), value * (weight_of(e) - params.unobserved), exists);
     }
     return value;
 }

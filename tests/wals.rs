@@ -150,6 +150,26 @@ fn special_values() {
     assert!(read(gpu, &x).iter().all(|x| x.is_nan()));
 }
 
+/// Pieces are padded to whole blocks; what they are padded with is nobody's observation.
+#[test]
+fn a_weight_that_is_no_number_spoils_its_own_row_only() {
+    let Some(gpu) = gpu() else { return };
+    let (y, ids) = (input(gpu, 3, 4, &Fill::Small.matrix(3, 4, 2)), input(gpu, 4, 1, &[0u32, 1, 2, 0]));
+    let (ridge, gramian) = (input(gpu, 2, 1, &[1.0f32; 2]), input(gpu, 4, 4, &[0.0f32; 16]));
+    let rows = wals::Rows::new(gpu, &[0, 1, 4], 4).unwrap();
+    let solve = |first: f32| {
+        let (weights, x) = (input(gpu, 4, 1, &[first, 1.0, 2.0, 3.0]), output(gpu, 2, 4));
+        let weights = Some(view(&weights));
+        let observed = wals::Observed { rows: &rows, items: ids.view().unwrap(), weights, goals: None };
+        gpu.run(|recorder| wals::solve(recorder, view(&y), observed, view(&gramian), view(&ridge), view(&x), OPTIONS))
+            .unwrap();
+        read(gpu, &x)
+    };
+    let (found, want) = (solve(f32::NAN), solve(1.0));
+    assert!(found[..4].iter().all(|x| x.is_nan()), "{found:?}");
+    assert_eq!(found[4..], want[4..]);
+}
+
 #[test]
 fn refusals() {
     let Some(gpu) = gpu() else { return };
