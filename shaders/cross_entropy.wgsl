@@ -287,15 +287,8 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
     var sum = vec2(0.0);
     for (var first = lane; first < params.rows; first += 64u * WG) {
         var part = vec2(0.0);
-        for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {
-            let r = row_weight_of(i);
-            if SOFT_TARGET == 1u {
-                part += vec2(r);
-            } else {
-                let id = load_id(i, 0u);
-                let w = class_weight_of(id);
-                part += select(vec2(r * w, r), vec2(0.0), id == params.ignore);
-            }
+        for (var i = first; i < min(params.rows, first + 64u * WG); i += 4u * WG) {
+            part += (counted(i) + counted(i + WG)) + (counted(i + 2u * WG) + counted(i + 3u * WG));
         }
         sum += part;
     }
@@ -316,6 +309,18 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
         store_sums(1u, 0u, total.y);
         store_sums(2u, 0u, total.z);
     }
+}
+
+// (r_i w[t_i], r_i), 0 past the last row. No branch, so that several loads are on their way at once.
+fn counted(i: u32) -> vec2<f32> {
+    let inside = i < params.rows;
+    let at = select(0u, i, inside);
+    let r = row_weight_of(at);
+    if SOFT_TARGET == 1u {
+        return select(vec2(0.0), vec2(r), inside);
+    }
+    let id = load_id(at, 0u);
+    return select(vec2(0.0), vec2(r * class_weight_of(id), r), inside && id != params.ignore);
 }
 
 fn row_weight_of(i: u32) -> f32 {

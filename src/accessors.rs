@@ -72,17 +72,22 @@ pub struct Build {
     pub formats: Vec<Format>,
     /// Every binding is declared `read_write`, which wgpu asks for when an input and an output lie in one buffer.
     pub all_write: bool,
-    /// How lanes share what they have; see [`Tuning`](crate::Tuning).
+    /// Whether rows' lanes exchange values in subgroups; see [`Tuning`](crate::Tuning).
+    pub subgroups: bool,
+    /// Whether tiles' lanes do.
     pub by_subgroup: bool,
 }
 
 /// The whole source of a shader.
 pub fn source(shader: &Shader, build: &Build) -> String {
-    let Build { formats, all_write, by_subgroup } = build;
+    let Build { formats, all_write, subgroups, by_subgroup } = build;
     let mut source = shader.source.to_owned();
-    let [row, tile] = if *by_subgroup { [ROW_SUBGROUP, TILE_SUBGROUP] } else { [ROW_WORKGROUP, TILE_WORKGROUP] };
-    source += row;
-    source += if shader.family == Family::Tile { tile } else { "" };
+    source += if *subgroups { ROW_SUBGROUP } else { ROW_WORKGROUP };
+    source += match (shader.family, *by_subgroup) {
+        (Family::Rows, _) => "",
+        (Family::Tile, true) => TILE_SUBGROUP,
+        (Family::Tile, false) => TILE_WORKGROUP,
+    };
     source += "\n// src/accessors.rs\n\n";
     source += &params(shader);
     for (index, &(name, access, content)) in shader.bindings.iter().enumerate() {

@@ -45,7 +45,9 @@ struct Shared {
     fault: Arc<Mutex<Option<Error>>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
-    scratch: Mutex<[Option<wgpu::Buffer>; 20]>,
+    scratch: Mutex<Scratch>,
+    /// Of [`Gpu::run_watched`], as many as there were at one time.
+    own_scratch: Mutex<Vec<Scratch>>,
     one: wgpu::Buffer,
     sink: wgpu::Buffer,
 }
@@ -62,6 +64,9 @@ struct PipelineKey {
     entry: &'static str,
     constants: Vec<(&'static str, u32)>,
 }
+
+/// Buffers for intermediate results, by slot.
+pub(crate) type Scratch = [Option<wgpu::Buffer>; 20];
 
 const BUFFER_USAGES: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
@@ -196,6 +201,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             modules: Mutex::default(),
             scratch: Mutex::default(),
+            own_scratch: Mutex::default(),
             one,
             sink,
         };
@@ -266,9 +272,14 @@ impl Gpu {
     pub fn run_watched<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>, watch: Watch) -> Result<R> {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
         let mut encoder = self.device().create_command_encoder(&descriptor);
-        let result = record(&mut Recorder::watched(self, &mut encoder, watch))?;
-        self.guard(|| self.queue().submit([encoder.finish()]))?;
-        Ok(result)
+        let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
+        let mut recorder = Recorder::watched(self, &mut encoder, watch, scratch);
+        let result = record(&mut recorder);
+        let scratch = core::mem::take(&mut recorder.scratch);
+        let result =
+            result.and_then(|result| self.guard(|| self.queue().submit([encoder.finish()])).map(|_| result));
+        lock(&self.shared.own_scratch).push(scratch);
+        result
     }
 
     /// Waits until a submit is done.
@@ -338,21 +349,21 @@ impl Gpu {
         self.guard(|| self.device().create_buffer(&descriptor))
     }
 
-    /// A buffer for an op's intermediate results, shared by all ops of this device. That is sound because an op's
+    /// A buffer for an op's intermediate results, shared by all ops that callers record into their encoders. That is sound because an op's
     /// dispatches lie next to each other in one encoder and a queue runs encoders one after the other.
     pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
-        let bytes = elements as u64 * WORD;
         let mut slots = lock(&self.shared.scratch);
         match &slots[slot] {
-            Some(buffer) if buffer.size() >= bytes => Ok(buffer.clone()),
-            _ => {
-                // A buffer that is replaced lives on until its encoder is done: powers of two are replaced rarely.
-                let roomy = bytes.next_power_of_two().min(self.limits().max_buffer_size);
-                let buffer = self.buffer("wgloss.scratch", bytes.max(roomy))?;
-                slots[slot] = Some(buffer.clone());
-                Ok(buffer)
-            }
+            Some(buffer) if buffer.size() >= elements as u64 * WORD => Ok(buffer.clone()),
+            _ => Ok(slots[slot].insert(self.new_scratch(elements)?).clone()),
         }
+    }
+
+    /// A buffer that is replaced lives on until its encoder is done: powers of two are replaced rarely.
+    pub(crate) fn new_scratch(&self, elements: usize) -> Result<wgpu::Buffer> {
+        let bytes = elements as u64 * WORD;
+        let roomy = bytes.next_power_of_two().min(self.limits().max_buffer_size);
+        self.buffer("wgloss.scratch", bytes.max(roomy))
     }
 
     /// What an absent input reads: ones.
@@ -375,9 +386,12 @@ impl Gpu {
         all_write: bool,
     ) -> Result<wgpu::ComputePipeline> {
         let shader = kernel.shader;
-        let build = Build { formats, all_write, by_subgroup: self.tuning.by_subgroup };
+        let Tuning { subgroup, by_subgroup, .. } = self.tuning;
+        let build = Build { formats, all_write, subgroups: subgroup > 1, by_subgroup };
+        let of_subgroups: &[_] = if build.subgroups { &[("SUBGROUP", subgroup)] } else { &[] };
+        let constants = [constants, of_subgroups].concat();
         let module_key = ModuleKey { op: shader.op, build: build.clone() };
-        let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants: constants.to_vec() };
+        let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants };
         if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
@@ -414,7 +428,7 @@ impl Gpu {
                 bind_group_layouts: &[Some(&group)],
                 immediate_size: 0,
             });
-            let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, value.into())).collect();
+            let constants: Vec<(&str, f64)> = key.constants.iter().map(|&(name, value)| (name, value.into())).collect();
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(&label),
                 layout: Some(&layout),

@@ -1,7 +1,9 @@
+use core::cell::RefCell;
 use core::ops::ControlFlow;
 
 use crate::accessors::{self, Format};
 use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
+use crate::gpu::Scratch;
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor};
 
@@ -14,6 +16,8 @@ pub struct Recorder<'e> {
     encoder: &'e mut wgpu::CommandEncoder,
     page: Option<Page>,
     split: Option<Split<'e>>,
+    /// Of work that is split: no submit of another thread that comes between may write it.
+    pub(crate) scratch: Scratch,
 }
 
 /// How far long work has come.
@@ -55,12 +59,17 @@ const PAGE: u64 = 16 << 10;
 
 impl<'e> Recorder<'e> {
     pub(crate) fn new(gpu: &'e Gpu, encoder: &'e mut wgpu::CommandEncoder) -> Self {
-        Recorder { gpu, encoder, page: None, split: None }
+        Recorder { gpu, encoder, page: None, split: None, scratch: Scratch::default() }
     }
 
-    pub(crate) fn watched(gpu: &'e Gpu, encoder: &'e mut wgpu::CommandEncoder, watch: Watch<'e>) -> Self {
+    pub(crate) fn watched(
+        gpu: &'e Gpu,
+        encoder: &'e mut wgpu::CommandEncoder,
+        watch: Watch<'e>,
+        scratch: Scratch,
+    ) -> Self {
         let split = Some(Split { watch, recorded: 0, before: None });
-        Recorder { split, ..Recorder::new(gpu, encoder) }
+        Recorder { split, scratch, ..Recorder::new(gpu, encoder) }
     }
 
     /// Runs `op`; what it planned is recorded only if all of it was accepted.
@@ -68,10 +77,16 @@ impl<'e> Recorder<'e> {
     where
         'e: 'a,
     {
-        let mut plan = Plan { gpu: self.gpu, steps: Vec::new() };
-        op(&mut plan)?;
-        let steps = plan.steps;
         let gpu = self.gpu;
+        let has_own_scratch = self.split.is_some();
+        let scratch = RefCell::new(core::mem::take(&mut self.scratch));
+        let mut plan = Plan { gpu, steps: Vec::new(), scratch, has_own_scratch };
+        let planned = op(&mut plan);
+        if has_own_scratch {
+            self.scratch = plan.scratch.into_inner();
+        }
+        planned?;
+        let steps = plan.steps;
         let mut page = self.page.take();
         let ready = gpu.guard(|| steps.iter().map(|step| step.bind_group(gpu, &mut page)).collect::<Vec<_>>());
         self.page = page;
@@ -141,6 +156,10 @@ impl<'e> Recorder<'e> {
 pub(crate) struct Plan<'g> {
     gpu: &'g Gpu,
     steps: Vec<Step>,
+    /// What [`Plan::scratch`] gave.
+    scratch: RefCell<Scratch>,
+    /// Whether that is the recorder's alone.
+    has_own_scratch: bool,
 }
 
 #[derive(Debug)]
@@ -246,6 +265,18 @@ impl<'g> Plan<'g> {
         self.gpu
     }
 
+    /// A buffer for intermediate results, the same for a slot as long as no more is asked for: another thread may meanwhile have the device's
+    /// replaced by a larger one.
+    pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
+        let held = &mut self.scratch.borrow_mut()[slot];
+        if let Some(buffer) = held.as_ref().filter(|buffer| buffer.size() >= elements as u64 * WORD) {
+            return Ok(buffer.clone());
+        }
+        let buffer =
+            if self.has_own_scratch { self.gpu.new_scratch(elements)? } else { self.gpu.scratch(slot, elements)? };
+        Ok(held.insert(buffer).clone())
+    }
+
     /// Enough lanes to hold a row; where there are too few rows to fill the device, several groups of lanes for one row.
     pub(crate) fn cut(&self, rows: usize, cols: usize) -> Cut {
         let tuning = self.gpu.tuning();
@@ -293,7 +324,7 @@ impl<'g> Plan<'g> {
             let part: &[Arg] = if has_parts { &[Arg::NONE] } else { &[] };
             return self.split(kernel, [rows, cols], cut, &flags, &[args, part].concat(), scalars);
         }
-        let scratch = self.gpu.scratch(PARTS, rows * cut.segments * PART)?;
+        let scratch = self.scratch(PARTS, rows * cut.segments * PART)?;
         let part: Tensor = Tensor::matrix(&scratch, rows, cut.segments * PART)?;
         let args = [args, &[Arg::by_row(part)]].concat();
         for &stage in stages {

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use wgloss::verify::Fill;
-use wgloss::{Error, Gpu, Options, Reduction, Tensor, cross_entropy, softmax};
+use wgloss::{Error, Gpu, Options, Reduction, Tensor, Tuning, cross_entropy, info_nce, softmax};
 
 use crate::harness::*;
+use crate::info_nce as nce;
 
 const ROWS: usize = 5;
 const COLS: usize = 40;
@@ -276,4 +277,27 @@ fn errors_say_where_what_was_expected_and_what_was_found() {
     let limit = Error::Limit { what: "softmax: one row".into(), needed: 9, limit: 8 };
     assert_eq!(text(limit), "softmax: one row needs 9, this device allows 8");
     assert_eq!(text(Error::Usage { usage: "COPY_SRC", label: String::new() }), "the buffer lacks usage COPY_SRC");
+}
+
+/// Scratch grows under threads that share a device, and between the submits of long work come those of others.
+#[test]
+fn threads_find_what_one_finds() {
+    let (Some(alone), Some(shared)) = (open(None), open(None)) else { return };
+    let options = info_nce::Options { normalize: true, symmetric: true, ..Default::default() };
+    let dim = 6;
+    let found = |gpu: &Gpu| {
+        [3, 40, 90, 170].map(|n| {
+            let (q, k) = (Fill::Small.matrix(n, dim, 1), Fill::Small.matrix(n, dim, 2));
+            nce::on_device(gpu, &nce::plain(&q, &k, dim), options)
+        })
+    };
+    // Long to one half of the threads.
+    let tunings = [*alone.tuning(), Tuning { work: 1, ..*alone.tuning() }];
+    let want = tunings.map(|tuning| found(&alone.with_tuning(tuning)));
+    std::thread::scope(|threads| {
+        for index in 0..8 {
+            let (gpu, want) = (shared.with_tuning(tunings[index % 2]), &want[index % 2]);
+            threads.spawn(move || assert!(found(&gpu) == *want, "thread {index}"));
+        }
+    });
 }

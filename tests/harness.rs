@@ -37,7 +37,8 @@ pub fn gpu() -> Option<&'static Gpu> {
     shared
 }
 
-/// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not.
+/// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not. Without subgroups
+/// `scale::default_limits_of_webgpu` runs.
 const TUNINGS: [Tuning; 2] =
     [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 8, ..Tuning::GPU }];
 
@@ -77,6 +78,11 @@ pub fn read(gpu: &Gpu, held: &Held) -> Vec<f64> {
 pub fn untouched(gpu: &Gpu, held: &Held) -> bool {
     let values = gpu.read(held.view().unwrap()).unwrap();
     values.iter().all(|value| value.to_bits() == u32::MAX)
+}
+
+/// Whether the device reads or forms 0 for numbers below the smallest normal one, as WGSL allows.
+pub fn flushes_subnormals(gpu: &Gpu) -> bool {
+    wgloss::linear::compute(gpu, &[1e-39], &[0.5], None, 1).unwrap() == [0.0]
 }
 
 /// Records a valid op and then `record`, which must refuse; returns its error. The valid op runs, `outputs` stay as they were.

@@ -66,8 +66,8 @@ fn builds(kernel: &Kernel) -> Vec<String> {
             formats.push(all);
         }
     }
-    let build = |formats: &Vec<Format>, all_write, by_subgroup| {
-        source(shader, &Build { formats: formats.clone(), all_write, by_subgroup })
+    let build = |formats: &Vec<Format>, all_write, way| {
+        source(shader, &Build { formats: formats.clone(), all_write, subgroups: way, by_subgroup: way })
     };
     let builds = formats.iter().flat_map(|formats| {
         [false, true].into_iter().flat_map(move |way| [false, true].map(|all_write| build(formats, all_write, way)))
@@ -164,7 +164,8 @@ fn every_build_is_valid() {
 fn workgroup_memory_is_what_the_tuning_says() {
     let tunings = [
         Tuning::GPU,
-        Tuning { workgroup: 16, widest: 16, by_subgroup: false, ..Tuning::SOFTWARE }, // other lanes than a tile's
+        Tuning { workgroup: 16, widest: 16, subgroup: 1, by_subgroup: false, ..Tuning::SOFTWARE }, // other lanes than a tile's
+        Tuning { subgroup: 1, ..Tuning::GPU },
         Tuning { workgroup: 32, tile_x: 4, ..Tuning::GPU },
         Tuning { workgroup: 64, tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU },
         Tuning { workgroup: 1, tile_x: 1, tile_y: 2, tile_depth: 8, ..Tuning::GPU },
@@ -173,10 +174,14 @@ fn workgroup_memory_is_what_the_tuning_says() {
         let (mut rows, mut tiles) = (0, 0);
         for kernel in kernels() {
             let formats = vec![Format::default(); kernel.shader.bindings.len()];
-            let build = Build { formats, all_write: false, by_subgroup: tuning.by_subgroup };
+            let Tuning { subgroup, by_subgroup, .. } = tuning;
+            let build = Build { formats, all_write: false, subgroups: subgroup > 1, by_subgroup };
             let (module, info) = parse(kernel.shader.op, &source(kernel.shader, &build));
             for lanes in [1, tuning.widest] {
                 let mut constants = vec![("WG", tuning.widest), ("LANES", lanes)];
+                if build.subgroups {
+                    constants.push(("SUBGROUP", subgroup));
+                }
                 if kernel.shader.family == Family::Tile {
                     constants.extend([("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)]);
                 }
@@ -195,12 +200,6 @@ fn workgroup_memory_is_what_the_tuning_says() {
         }
         assert_eq!((rows, tiles), (tuning.row_bytes(), tuning.tile_bytes()), "{tuning:?}");
     }
-    // Where a row's lanes are a tile's they cannot be told apart by their number; they exchange values then.
-    let exchanged = Build { formats: vec![Format::default(); 64], by_subgroup: true, ..Build::default() };
-    for shader in kernels().into_iter().map(|kernel| kernel.shader).filter(|shader| shader.family == Family::Rows) {
-        assert!(!source(shader, &exchanged).contains("var<workgroup>"), "{}", shader.op);
-    }
-    assert_eq!(Tuning::SOFTWARE.row_bytes(), 0);
     for tuning in [Tuning::GPU, Tuning::SOFTWARE] {
         let most = wgpu::Limits::default().max_compute_workgroup_storage_size;
         assert!(tuning.row_bytes().max(tuning.tile_bytes()) <= most, "{tuning:?} exceeds WebGPU's {most} bytes");
@@ -259,7 +258,7 @@ fn no_barrier_is_lost() {
     for (file, count) in [
         ("row", 0),
         ("row_workgroup", 3),
-        ("row_subgroup", 0),
+        ("row_subgroup", 2),
         ("tile", 3),
         ("tile_workgroup", 2),
         ("tile_subgroup", 0),

@@ -43,7 +43,11 @@ fn rows_in_many_dispatches() {
         for reduction in [Reduction::None, Reduction::Mean] {
             let options = cross_entropy::Options { reduction, ..Default::default() };
             let of = |gpu| crate::cross_entropy::on_device(gpu, &x[..rows * cols], cols, &ids, &[], options);
-            assert!(of(&small) == of(&large), "cross_entropy {rows} x {cols} {reduction:?}");
+            let ([loss, dx], [whole_loss, whole_dx]) = (of(&small), of(&large));
+            assert!(dx == whole_dx, "cross_entropy {rows} x {cols} {reduction:?}");
+            // A mean is summed binding by binding.
+            let last_digits = if reduction == Reduction::Mean { 1e-6 } else { 0.0 };
+            assert_close(&loss, &whole_loss, last_digits);
         }
     }
 }
@@ -341,7 +345,7 @@ fn decisions_that_are_never_stored() {
     record.unwrap();
     let grown = allocated() - before;
     assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
-    assert!(grown <= 2 * workspace + (4 << 20), "{grown} bytes beside inputs and outputs"); // one f32 a pair: 17 MB
+    assert!(grown <= 2 * workspace + (4 << 20) + 64 * n as u64, "{grown} bytes beside inputs and outputs"); // one f32 a pair: 17 MB
     // Every z is 4 · 0.5 · 0.25 − 0.5 = 0: loss N ln 2, slopes 0.5 but −0.5 of the own pair.
     let [loss, d_bias] = [&loss, &d_bias].map(|held| read(&gpu, held)[0]);
     assert_near("loss", &[loss], &[n as f64 * 2f64.ln()], loss);
@@ -372,10 +376,10 @@ fn pairs_that_are_never_stored() {
         info_nce::backward(r, batch, state.view()?, None, gradients, options)
     });
     record.unwrap();
-    // Two workspaces, two numbers a query, and the parameters of the dispatches. One f32 a pair would be 67 MB and more.
+    // Two workspaces, eight numbers a query and a key, and the parameters of the dispatches. One f32 a pair would be 67 MB and more.
     let grown = allocated() - before;
     assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
-    assert!(grown <= 2 * workspace + (4 << 20), "{grown} bytes beside inputs and outputs");
+    assert!(grown <= 2 * workspace + (4 << 20) + 64 * n as u64, "{grown} bytes beside inputs and outputs");
 
     let (q, k) = (wide(&q), wide(&k));
     let [loss, state, dq, dk] = [&loss, &state, &dq, &dk].map(|held| read(&gpu, held));

@@ -78,7 +78,7 @@ fn is_masked(x: f32) -> bool {
 
 // -ln p of one element of the set; +inf for a masked one.
 fn lse_minus_log_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
-    let half_gap = 0.5 * acc.x - 0.5 * x;
+    let half_gap = fma(x, -0.5, 0.5 * acc.x);
     let loss = fma(half_gap, scale.high, half_gap * scale.low) + precise_log1p(acc.y);
     return select(loss, infinity(), is_masked(x) && !is_nan(acc.y));
 }
@@ -96,7 +96,7 @@ fn lse_p4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
 // (max - x)/T of four elements of the set: -ln p without the set's ln(1 + rest). +inf for masked ones, and where f32 ends, be
 // `low` negative.
 fn lse_gap4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
-    let half_gap = 0.5 * acc.x - 0.5 * x;
+    let half_gap = fma(x, vec4(-0.5), vec4(0.5 * acc.x)); // as a difference of products, NVIDIA's compiler halves the difference, which may overflow
     let gap = fma(half_gap, vec4(scale.high), half_gap * scale.low);
     return select(gap, vec4(infinity()), bitcast<vec4<u32>>(half_gap * scale.high) == vec4(0x7f800000u));
 }

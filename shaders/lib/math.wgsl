@@ -134,7 +134,7 @@ fn log1p_of_share4(r: vec4<f32>) -> vec4<f32> {
     p = p * z + 1.0 / 7.0;
     p = p * z + 0.2;
     p = p * z + 1.0 / 3.0;
-    return 2.0 * (s + s * z * p);
+    return select(2.0 * (s + s * z * p), r, r < vec4(1e-8)); // half of the smallest normal numbers may be flushed
 }
 
 // ln(1 + r) within 2.5 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
@@ -149,7 +149,7 @@ fn precise_log1p(r: f32) -> f32 {
     let s = select((f - 1.0) / (f + 1.0), r / (2.0 + r), r < 0.4);
     let z = s * s;
     let tail = s * z * (0.6666666667 + z * (0.4 + z * (0.2857142857 + z * (0.2222222222 + z * 0.1818181818))));
-    return f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW));
+    return select(f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW)), r, r < 1e-8); // as above
 }
 
 // ln x within 2.5 ulp, -inf for 0, NaN for NaN and below 0; subnormal numbers, if the device has them, are lifted by 2^24.

@@ -59,27 +59,28 @@ fn item_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
 
 const SUM: u32 = 0u;
 const MAX: u32 = 1u;
-const LSE: u32 = 2u;
 
-fn combine(how: u32, a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
-    if how == LSE {
-        return lse_merge(a, b, scale);
-    }
+fn combine(how: u32, a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     return select(a + b, max(a, b), how == MAX);
 }
 
 fn reduce_sum(lane: u32, value: f32) -> f32 {
-    return reduce(lane, vec2(value, 0.0), SUM, UNIT).x;
+    return reduce(lane, vec2(value, 0.0), SUM).x;
 }
 
 fn reduce_sum2(lane: u32, values: vec2<f32>) -> vec2<f32> {
-    return reduce(lane, values, SUM, UNIT);
+    return reduce(lane, values, SUM);
 }
 
 fn reduce_max(lane: u32, value: f32) -> f32 {
-    return reduce(lane, vec2(value, 0.0), MAX, UNIT).x;
+    return reduce(lane, vec2(value, 0.0), MAX).x;
 }
 
+// The largest first, then one e^x a lane. Lanes whose largest is the row's keep their rest, and one of them has it in `max`.
 fn reduce_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
-    return reduce(lane, value, LSE, scale);
+    let top = reduce_max(lane, value.x);
+    let is_top = value.x == top;
+    let others = (value.y + 1.0) * exp_gap(value.x, top, scale);
+    let sum = reduce_sum2(lane, vec2(select(others, value.y, is_top), select(0.0, 1.0, is_top)));
+    return vec2(top, sum.x + (sum.y - 1.0));
 }

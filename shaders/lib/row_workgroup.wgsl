@@ -3,7 +3,7 @@
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
 // Every lane of the row gets the combined value.
-fn reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
+fn reduce(lane: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     if LANES == 1u {
         return value;
     }
@@ -12,7 +12,7 @@ fn reduce(lane: u32, value: vec2<f32>, how: u32, scale: Scale) -> vec2<f32> {
     for (var half = LANES / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane % LANES < half {
-            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half], scale);
+            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half]);
         }
     }
     workgroupBarrier();

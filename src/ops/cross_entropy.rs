@@ -220,10 +220,9 @@ impl<'a> Batch<'a> {
 
     /// What each row counts, in scratch.
     fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
-        let gpu = plan.gpu();
-        let sums = gpu.scratch(SUMS, 3)?;
+        let sums = plan.scratch(SUMS, 3)?;
         let sums: Tensor = Tensor::vector(&sums, 3)?;
-        let scratch = gpu.scratch(ROW, 4 * self.rows)?;
+        let scratch = plan.scratch(ROW, 4 * self.rows)?;
         let row = Tensor::<u32>::matrix(&scratch, self.rows, 4)?;
         let class = self.weights.class.map_or(Arg::NONE, Arg::whole);
         let at_once = self.id().map_or(usize::MAX, |id| plan.rows_per_binding(id) as usize);

@@ -209,9 +209,8 @@ fn sort<'a>(
     while sizes[sizes.len() - 1] > FAN {
         sizes.push(sizes[sizes.len() - 1].div_ceil(FAN));
     }
-    let gpu = plan.gpu();
     let buffers = |slots: &[usize], sizes: &[usize]| -> Result<Vec<wgpu::Buffer>> {
-        slots.iter().zip(sizes).map(|(&slot, &size)| gpu.scratch(slot, size)).collect()
+        slots.iter().zip(sizes).map(|(&slot, &size)| plan.scratch(slot, size)).collect()
     };
     let (sorted, orders) = (buffers(&SORTED, &[n, n])?, buffers(&ORDERS, &[n, n])?);
     let counts = buffers(&COUNTS, &sizes)?;
@@ -265,7 +264,7 @@ fn sum(
     if blocks == 0 || quads == 0 {
         return Ok(());
     }
-    let scratch = plan.gpu().scratch(RUNS, 2 * blocks * width)?;
+    let scratch = plan.scratch(RUNS, 2 * blocks * width)?;
     let parts: Tensor = Tensor::matrix(&scratch, 2 * blocks, width)?;
     let scalars = Told { places: n, width, ..told }.scalars();
     let flags = [("COMPACT", rows.is_some().into()), ("ADD", rows.is_none().into())];

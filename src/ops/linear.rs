@@ -179,7 +179,7 @@ pub(super) fn product<'a>(
                         [grid[0], grid[1], 1],
                     )?;
                 } else {
-                    let scratch = plan.gpu().scratch(PART, splits * target.rows * target.cols)?;
+                    let scratch = plan.scratch(PART, splits * target.rows * target.cols)?;
                     let part = Tensor::matrix(&scratch, splits * target.rows, target.cols)?;
                     let args = [a_arg, b_arg, Arg::NONE, Arg::whole(part)];
                     plan.tiles(
@@ -214,7 +214,7 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
         if splits == 1 {
             plan.lanes(&COLUMN_SUM, &[source, Arg::whole(db)], [db.rows, 1], &last, &[], 1)?;
         } else {
-            let scratch = plan.gpu().scratch(PART, splits * db.rows)?;
+            let scratch = plan.scratch(PART, splits * db.rows)?;
             let part = Tensor::vector(&scratch, splits * db.rows)?;
             plan.lanes(&COLUMN_SUM, &[source, Arg::whole(part)], [db.rows, 1], &first, &[], splits)?;
             merge(plan, part, Arg::NONE, db, &last)?;

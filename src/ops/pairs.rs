@@ -331,19 +331,19 @@ impl<'a> Pairs<'a> {
         let [add_rows, add_cols] = accum.map(|accum| accum == Accum::Add);
         let loss_column = if gradients.is_empty() { 0 } else { 2 };
         let width = if loss.is_some() { loss_column + 2 } else { 2 };
-        let scratch = gpu.scratch(ROW_SUMS, self.q.rows * width)?;
+        let scratch = plan.scratch(ROW_SUMS, self.q.rows * width)?;
         let sums: Tensor = Tensor::matrix(&scratch, self.q.rows, width)?;
-        let col_scratch = gpu.scratch(COL_SUMS, if along { 2 * self.k.rows } else { 0 })?;
+        let col_scratch = plan.scratch(COL_SUMS, if along { 2 * self.k.rows } else { 0 })?;
         let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
         for chunk in self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })? {
             let [rows, cols] = chunk.shape();
             let stride = cols.next_multiple_of(4); // so that rows are written and read four at a time
-            let g = gpu.scratch(G, if gradients.has_g() { rows * stride } else { 0 })?;
+            let g = plan.scratch(G, if gradients.has_g() { rows * stride } else { 0 })?;
             let g = gradients.has_g().then(|| Tensor::view(Storage::F32, &g, rows, cols, 0, stride)).transpose()?;
             let sums_wanted = gradients.has_sums() || loss.is_some() || along;
-            let parts = gpu.scratch(ROW_PARTS, if sums_wanted { chunk.grid[0] * rows * width } else { 0 })?;
+            let parts = plan.scratch(ROW_PARTS, if sums_wanted { chunk.grid[0] * rows * width } else { 0 })?;
             let parts = sums_wanted.then(|| Tensor::matrix(&parts, chunk.grid[0] * rows, width)).transpose()?;
-            let col_parts = gpu.scratch(COL_PARTS, if along { chunk.grid[1] * cols * 2 } else { 0 })?;
+            let col_parts = plan.scratch(COL_PARTS, if along { chunk.grid[1] * cols * 2 } else { 0 })?;
             let col_parts = along.then(|| Tensor::matrix(&col_parts, chunk.grid[1] * cols, 2)).transpose()?;
             let [g_arg, row_part, col_part] = [g, parts, col_parts].map(|sink| sink.map_or(Arg::NONE, Arg::whole));
             tiles(plan, &chunk, Sinks { g: g_arg, row_part, col_part })?;

@@ -140,7 +140,7 @@ fn some<'a>(
     let (of_lists, list_scalars) = lists::arguments(exclude);
     let size = n * slices * count;
     let buffers = |slots: [usize; 2]| -> Result<[wgpu::Buffer; 2]> {
-        Ok([gpu.scratch(slots[0], size)?, gpu.scratch(slots[1], if slices > 1 { size / 2 } else { 0 })?])
+        Ok([plan.scratch(slots[0], size)?, plan.scratch(slots[1], if slices > 1 { size / 2 } else { 0 })?])
     };
     let (id_buffers, score_buffers) = (buffers(IDS)?, buffers(SCORES)?);
     let view = |side: usize, len: usize| -> Result<(Tensor<u32>, Tensor)> {
@@ -152,7 +152,7 @@ fn some<'a>(
         columns.min((gpu.limits().max_storage_buffer_binding_size.min(1 << 31) as usize / 4 / n.max(1)).max(1));
     // Without any key there is a chunk still, which leaves empty lists.
     for (index, cols) in chunks(k.rows, columns).chain((k.rows == 0).then_some(0..0)).enumerate() {
-        let scratch = gpu.scratch(PRODUCT, n * cols.len())?;
+        let scratch = plan.scratch(PRODUCT, n * cols.len())?;
         let product: Tensor = Tensor::matrix(&scratch, n, cols.len())?;
         if !cols.is_empty() {
             linear::product(plan, Operand::by_k(q), Operand::by_k(k.row_range(cols.clone())), None, product, false)?;

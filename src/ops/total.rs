@@ -21,7 +21,7 @@ const VALUES: usize = 5;
 
 /// The first `rows * cols` numbers of the scratch for values.
 pub(super) fn values(plan: &Plan, rows: usize, cols: usize) -> Result<wgpu::Buffer> {
-    plan.gpu().scratch(VALUES, rows * cols)
+    plan.scratch(VALUES, rows * cols)
 }
 
 /// `loss` [1, 1] = `factor` · Σ `value`.

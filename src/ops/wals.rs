@@ -265,7 +265,7 @@ pub fn solve(
             let first = rows.sorted[batch.start].1.start;
             let pieces = first..rows.sorted[batch.end - 1].1.end;
             let (count, depth) = (pieces.len(), rows.sorted[batch.start].0 as usize);
-            let scratch = gpu.scratch(SUMS, count * matrix_size(dim))?;
+            let scratch = plan.scratch(SUMS, count * matrix_size(dim))?;
             let sums: Tensor = Tensor::matrix(&scratch, count * (cols + 4), cols)?;
             let pieces = Arg::whole(rows.pieces_view()?.row_range(pieces));
             for (index, part) in parts(plan, OP, y)?.into_iter().enumerate() {

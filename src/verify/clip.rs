@@ -21,6 +21,8 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
 fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f32, storage: Storage) -> Result<()> {
     check.case(format_args!("{shapes:?} {fill:?} max_norm {max_norm} {storage:?}"));
     let options = Options { max_norm };
+    let count: usize = shapes.iter().map(|[rows, cols]| rows * cols).sum();
+    check.magnifies_flushed((count as f64).sqrt()); // the norm of so many numbers that a device may flush
     let data: Vec<Vec<f32>> = shapes
         .iter()
         .enumerate()

@@ -79,6 +79,11 @@ const BEHIND_TORCH: &[(&str, &str)] = &[
     ("kl_div/target_denormal", "SwiftShader flushes the denormal targets"),
     ("kl_div/target_zeros_sum", "terms of both signs cancel: 6.5e-8 where PyTorch leaves 3.9e-8"),
     (
+        "infonce/zero_row_normalized",
+        "NVIDIA's division and square root are not correctly rounded: 5.7e-6 in a sum of 50 where PyTorch leaves 0.04e-6",
+    ),
+    ("kl_logits/adv_teacher_denormals", "as the next: 2.5e-7 on NVIDIA where PyTorch leaves 0.7e-7"),
+    (
         "kl_logits/adv_student_all_m1e30",
         "the loss is 0.4, a difference of log-sum-exps near 3.5: 3.2e-7 where PyTorch leaves 2.3e-7",
     ),

@@ -248,7 +248,7 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn squares_of(&self, plan: &mut Plan, vectors: Tensor, slot: usize) -> Result<()> {
-        let scratch = plan.gpu().scratch(slot, vectors.rows)?;
+        let scratch = plan.scratch(slot, vectors.rows)?;
         let squares: Tensor = Tensor::vector(&scratch, vectors.rows)?;
         for rows in linear::chunks(vectors.rows, plan.rows_per_binding(vectors) as usize) {
             let part = vectors.row_range(rows.clone());
@@ -272,13 +272,13 @@ impl<'a> Call<'a> {
         if range.is_empty() || !(has_tags(flags) || is_prepared) {
             return Ok(None);
         }
-        let scratch = plan.gpu().scratch(lines.words, range.len() * WORDS)?;
+        let scratch = plan.scratch(lines.words, range.len() * WORDS)?;
         let words = Tensor::<u32>::matrix(&scratch, range.len(), WORDS)?;
         let whole_range = self.of_lines(Extra { fresh: true, ..Extra::default() });
         if has_tags(flags) {
             let near = positive.filter(|_| lines.side.is_some());
             let squares =
-                plan.gpu().scratch(lines.squares, if self.options.normalize { lines.vectors.rows } else { 0 })?;
+                plan.scratch(lines.squares, if self.options.normalize { lines.vectors.rows } else { 0 })?;
             let squares: Option<Tensor> =
                 self.options.normalize.then(|| Tensor::vector(&squares, lines.vectors.rows)).transpose()?;
             let args = [
@@ -373,7 +373,7 @@ impl<'a> Call<'a> {
         if !is_near(self.options) {
             return Ok(None);
         }
-        let scratch = plan.gpu().scratch(POSITIVE, self.batch.q.rows)?;
+        let scratch = plan.scratch(POSITIVE, self.batch.q.rows)?;
         self.positives(plan, Tensor::vector(&scratch, self.batch.q.rows)?)?;
         Ok(Some(scratch))
     }
@@ -397,9 +397,9 @@ impl<'a> Call<'a> {
         let ([rows, cols], grid, width) = (chunk.shape(), chunk.grid, self.width(purpose));
         let [row_words, col_words] = self.chunk_words(plan, block, chunk, positive, purpose)?;
         let [row_side, col_side] = block.sides();
-        let row_parts = plan.gpu().scratch(PARTS_OF_ROWS[usize::from(kept.is_some())], width * grid[0] * rows)?;
+        let row_parts = plan.scratch(PARTS_OF_ROWS[usize::from(kept.is_some())], width * grid[0] * rows)?;
         let row_parts: Tensor = Tensor::matrix(&row_parts, grid[0] * rows, width)?;
-        let col_parts = plan.gpu().scratch(COL_PARTS, if col_side.is_some() { width * grid[1] * cols } else { 0 })?;
+        let col_parts = plan.scratch(COL_PARTS, if col_side.is_some() { width * grid[1] * cols } else { 0 })?;
         let col_parts = col_side.map(|_| Tensor::matrix(&col_parts, grid[1] * cols, width)).transpose()?;
         let args = [
             Arg::whole(chunk.q),

@@ -79,7 +79,7 @@ impl<'a> Call<'a> {
             let queries = self.main().rows;
             let row_words = self.words(plan, &flags, &queries, &part.rows, positive, purpose)?;
             let own_words = self.words(plan, &flags, &lines, &part.own, None, Purpose::Tags)?;
-            let dot = plan.gpu().scratch(DOT, part.own.len())?;
+            let dot = plan.scratch(DOT, part.own.len())?;
             let dot: Tensor = Tensor::matrix(&dot, part.rows.len(), part.per)?;
             dot::scores(plan, part.q, part.k, dot)?;
             let words = [words_of(&row_words, part.rows.len())?, words_of(&own_words, part.own.len())?];
@@ -111,10 +111,9 @@ impl<'a> Call<'a> {
     ) -> Result<()> {
         let along = self.options.normalize;
         self.each_part(plan, positive, purpose, |plan, part, [row_words, own_words, dot], flags| {
-            let gpu = plan.gpu();
             let (n, per) = (part.rows.len(), part.per);
-            let (g, own_along) = (gpu.scratch(G, n * per)?, gpu.scratch(ALONG, if along { n * per } else { 0 })?);
-            let sums = gpu.scratch(SUMS, 2 * n)?;
+            let (g, own_along) = (plan.scratch(G, n * per)?, plan.scratch(ALONG, if along { n * per } else { 0 })?);
+            let sums = plan.scratch(SUMS, 2 * n)?;
             let (g, sums): (Tensor, Tensor) = (Tensor::matrix(&g, n, per)?, Tensor::matrix(&sums, n, 2)?);
             let own_along: Option<Tensor> = along.then(|| Tensor::matrix(&own_along, n, per)).transpose()?;
             let along_arg = own_along.map_or(Arg::NONE, Arg::whole);

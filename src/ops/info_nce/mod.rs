@@ -167,7 +167,7 @@ impl<'a> Call<'a> {
             let factor = self.main().pairs.factor();
             return if direct { Ok(()) } else { total::total(plan, value.col_range(0..1), loss, factor) };
         }
-        let sums = plan.gpu().scratch(TWO_SUMS, 2)?;
+        let sums = plan.scratch(TWO_SUMS, 2)?;
         let sums = Tensor::vector(&sums, 2)?;
         for column in 0..2 {
             total::total(plan, value.col_range(column..column + 1), sums.row_range(column..column + 1), 1.0)?;
@@ -200,11 +200,11 @@ impl<'a> Call<'a> {
         if !self.options.normalize {
             return Ok(());
         }
-        let scratch = plan.gpu().scratch(squares, range.end)?;
+        let scratch = plan.scratch(squares, range.end)?;
         let squares: Tensor = Tensor::vector(&scratch, range.end)?.row_range(range.clone());
         let at_once = plan.rows_per_binding(vectors).min(plan.rows_per_binding(gradient)) as usize;
         for rows in chunks(range.len(), at_once) {
-            let coef = plan.gpu().scratch(COEF, rows.len())?;
+            let coef = plan.scratch(COEF, rows.len())?;
             let coef: Tensor = Tensor::vector(&coef, rows.len())?;
             let args =
                 [sums.col_range(1..2).row_range(rows.clone()), squares.row_range(rows.clone()), coef].map(Arg::by_row);

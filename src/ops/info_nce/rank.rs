@@ -19,7 +19,7 @@ pub fn rank(recorder: &mut Recorder, q: Tensor, k: Tensor, rank: Tensor<u32>) ->
     shaped(OP, "rank", rank, [n, 1])?;
     disjoint(OP, &[named("rank", rank)], &[named("q", q), named("k", k)])?;
     recorder.plan(|plan| {
-        let positive = plan.gpu().scratch(POSITIVE, n)?;
+        let positive = plan.scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&positive, n)?;
         call.positives(plan, positive)?;
         plan.each_row(&CLEAR, [n, 1], &[Arg::by_row(rank)], &call.of_lines(Extra::default()), &[])?;

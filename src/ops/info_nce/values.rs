@@ -34,7 +34,7 @@ pub fn values(recorder: &mut Recorder, batch: Batch, state: Tensor, values: Valu
     }
     disjoint(OP, &outputs, &[&batch.named()[..], &[named("state", state)]].concat())?;
     recorder.plan(|plan| {
-        let scratch = plan.gpu().scratch(OF_LINES, 3 * lines)?;
+        let scratch = plan.scratch(OF_LINES, 3 * lines)?;
         let of_lines: Tensor = Tensor::matrix(&scratch, lines, 3)?;
         for side in call.sides() {
             let args = [

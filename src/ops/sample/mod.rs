@@ -217,7 +217,7 @@ pub fn draw(
                 rejects.map(|lists| Lists { list: lists.list.map(|list| list.row_range(part.clone())), ..lists });
             let (of_lists, list_scalars) = lists::arguments(reject);
             let scalars = [&list_scalars[..], &options.scalars(counted, cols, first)].concat();
-            let left = plan.gpu().scratch(LEFT, part.len())?;
+            let left = plan.scratch(LEFT, part.len())?;
             let left: Tensor = Tensor::vector(&left, part.len())?;
             let flags = [("PROPOSAL", which), ("REJECTS", rejects.is_some().into())];
             let [starts, items, list] = of_lists;

@@ -1,0 +1,159 @@
+//! What the adapter can do at most, which the ops are compared with.
+
+use std::time::Duration;
+
+use wgloss::{Gpu, Result, wgpu};
+
+use super::clock::{Timed, Timer};
+use super::record::{Ceilings, quantile};
+
+/// Steps of a lane that copies. On llvmpipe, with 8 lanes, 16 moved 9.7 GB/s, 4 moved 8.5 and 1 moved 8.2.
+const COPY_STEPS: u32 = 16;
+const ROUNDS: u32 = 64;
+/// Multiply-adds of a lane in a round, `multiply_add` of ceilings.wgsl.
+const IN_A_ROUND: u32 = 8 * 8 * 4;
+const DISPATCHES: u32 = 256;
+
+/// `bytes` are those of each of three buffers: several times what a cache holds.
+pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
+    let timer = Timer::new(gpu);
+    let elements = (bytes / 16 * 4) as usize;
+    let numbers: Vec<f32> = (0..elements).map(|at| (at % 251) as f32).collect();
+    let buffers = [gpu.upload(&numbers)?, gpu.upload(&numbers)?, gpu.zeros::<f32>(elements)?];
+    let workgroup = gpu.tuning().workgroup;
+    let sweep = (elements as u32 / 4).div_ceil(workgroup * COPY_STEPS).min(65_535);
+    let time = |kernel: &Kernel, groups: u32, dispatches: u32| -> Result<Timed> {
+        let bound = kernel.bound(gpu, &buffers);
+        timer.measure(budget, &|calls| bound.submit(gpu, groups, calls * dispatches))
+    };
+    let moved = |entry, share: f64| -> Result<f64> {
+        let timed = time(&Kernel::new(gpu, entry, "f32", false), sweep, 1)?;
+        Ok(share * elements as f64 * 4.0 / quantile(&timed.samples_s, 0.5) / 1e9)
+    };
+    let [copy_gb_s, triad_gb_s] = [moved("copy", 2.0)?, moved("triad", 3.0)?];
+    // As many workgroups as take a while, whatever the device.
+    let computed = |float, fused| -> Result<f64> {
+        let kernel = Kernel::new(gpu, "multiply_add", float, fused);
+        let flop = |groups: u32| f64::from(groups) * f64::from(workgroup) * f64::from(ROUNDS * IN_A_ROUND) * 2.0;
+        let mut groups = gpu.tuning().groups;
+        loop {
+            let seconds = quantile(&time(&kernel, groups, 1)?.samples_s, 0.5);
+            if seconds > 2e-3 || groups >= 32_768 {
+                return Ok(flop(groups) / seconds / 1e12);
+            }
+            groups *= 4;
+        }
+    };
+    // Some drivers have a fused multiply-add, some are faster with two steps.
+    let best = |float| -> Result<f64> { Ok(computed(float, true)?.max(computed(float, false)?)) };
+    let has_f16 = gpu.device().features().contains(wgpu::Features::SHADER_F16);
+    let dispatch = time(&Kernel::new(gpu, "nothing", "f32", false), 1, DISPATCHES)?;
+    Ok(Ceilings {
+        copy_gb_s,
+        triad_gb_s,
+        fma_tflop_s: best("f32")?,
+        fma_f16_tflop_s: has_f16.then(|| best("f16")).transpose()?,
+        dispatch_us: quantile(&dispatch.samples_s, 0.5) / f64::from(DISPATCHES) * 1e6,
+        submit_us: submits(gpu)? * 1e6,
+    })
+}
+
+/// Seconds of an empty submit and the wait for it.
+fn submits(gpu: &Gpu) -> Result<f64> {
+    let mut samples = Vec::new();
+    for _ in 0..50 {
+        let start = std::time::Instant::now();
+        gpu.queue().submit([gpu.device().create_command_encoder(&Default::default()).finish()]);
+        gpu.wait()?;
+        samples.push(start.elapsed().as_secs_f64());
+    }
+    Ok(quantile(&samples, 0.5))
+}
+
+struct Kernel(wgpu::ComputePipeline);
+
+struct Bound<'k> {
+    kernel: &'k Kernel,
+    group: wgpu::BindGroup,
+}
+
+impl Kernel {
+    /// As the tuning reads and writes memory: numbers of eight bytes where they are faster.
+    fn new(gpu: &Gpu, entry: &'static str, float: &str, fused: bool) -> Kernel {
+        let device = gpu.device();
+        let step = |name| if fused { format!("{name} = fma({name}, f, g);") } else { format!("{name} = {name} * f + g;") };
+        let round: String = ["a", "b", "c", "d", "e", "p", "q", "r"].map(step).concat();
+        let wide = gpu.tuning().wide && entry != "triad";
+        let quad = if wide { "vec2<u64>" } else { "vec4<f32>" };
+        let triad = if wide { "x" } else { "x + 3.0 * z" };
+        let text = include_str!("ceilings.wgsl")
+            .replace("EIGHT_TIMES", &vec![round; 8].join("\n        "))
+            .replace("ROUNDS", &ROUNDS.to_string())
+            .replace("FLOAT", float);
+        let head = if float == "f16" { "enable f16;\n" } else { "" };
+        let text = format!("{head}{text}\nfn triad_of(x: QUAD, z: QUAD) -> QUAD {{ return {triad}; }}\n");
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some("ceilings"),
+            source: wgpu::ShaderSource::Wgsl(text.replace("QUAD", quad).into()),
+        });
+        let buffer = |binding: u32, read_only| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("ceilings"),
+            entries: &[buffer(0, true), buffer(1, true), buffer(2, false)],
+        });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some("ceilings"),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        Kernel(device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(entry),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[("WG", f64::from(gpu.tuning().workgroup))],
+                ..Default::default()
+            },
+            cache: None,
+        }))
+    }
+
+    fn bound(&self, gpu: &Gpu, buffers: &[wgpu::Buffer; 3]) -> Bound<'_> {
+        let entries = [0, 1, 2].map(|at| wgpu::BindGroupEntry {
+            binding: at as u32,
+            resource: buffers[at].as_entire_binding(),
+        });
+        let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("ceilings"),
+            layout: &self.0.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Bound { kernel: self, group }
+    }
+}
+
+impl Bound<'_> {
+    /// So many dispatches of so many workgroups, one after the other: each writes what the next one writes.
+    fn submit(&self, gpu: &Gpu, groups: u32, dispatches: u32) -> Result<()> {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&self.kernel.0);
+        pass.set_bind_group(0, &self.group, &[]);
+        for _ in 0..dispatches {
+            pass.dispatch_workgroups(groups, 1, 1);
+        }
+        drop(pass);
+        gpu.queue().submit([encoder.finish()]);
+        gpu.check()
+    }
+}

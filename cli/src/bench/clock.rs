@@ -1,0 +1,136 @@
+//! Times work by the device's clock where it has one, by the host's where not, and says by which.
+
+use std::time::{Duration, Instant};
+
+use cpu_time::ProcessTime;
+use wgloss::{Gpu, Result, wgpu};
+
+use super::record::{Clock, quantile};
+
+/// A sample takes at least so long, made of several calls if need be: a submit and the wait for it cost a few 10⁻⁵ s.
+const SAMPLE: f64 = 0.02;
+/// And of at most so many calls.
+const MOST_CALLS: u32 = 256;
+const FEWEST_SAMPLES: usize = 5;
+const MOST_SAMPLES: usize = 60;
+/// Samples that differ by so little need no more of them.
+const STEADY: f64 = 0.005;
+
+/// What came of it.
+pub struct Timed {
+    pub clock: Clock,
+    /// Of one call.
+    pub samples_s: Vec<f64>,
+    /// CPU seconds of the process for one call.
+    pub cpu_s: f64,
+    /// The very first call, by the host's clock.
+    pub first_s: f64,
+}
+
+/// Two timestamps around submits.
+pub struct Timer<'g> {
+    gpu: &'g Gpu,
+    stamps: Option<Stamps>,
+}
+
+struct Stamps {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    /// Seconds a tick.
+    period: f64,
+}
+
+impl<'g> Timer<'g> {
+    pub fn new(gpu: &'g Gpu) -> Self {
+        let device = gpu.device();
+        let stamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Stamps {
+            set: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("bench"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            }),
+            resolved: device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("bench.timestamps"),
+                size: 16,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            }),
+            period: f64::from(gpu.queue().get_timestamp_period()) * 1e-9,
+        });
+        Timer { gpu, stamps }
+    }
+
+    /// Seconds of what `work` submits, by the device and by the host. A device that gives nonsense, all zeros or more than the host saw
+    /// pass, counts as one without a clock.
+    fn sample(&self, work: &dyn Fn() -> Result<()>) -> Result<(Option<f64>, f64)> {
+        let start = Instant::now();
+        self.stamp(true);
+        work()?;
+        self.stamp(false);
+        self.gpu.wait()?;
+        let host = start.elapsed().as_secs_f64();
+        let Some(stamps) = &self.stamps else { return Ok((None, host)) };
+        let words = self.gpu.read(wgloss::Tensor::<u32>::vector(&stamps.resolved, 4)?)?;
+        let [start, end] = [0, 2].map(|at| u64::from(words[at]) | u64::from(words[at + 1]) << 32);
+        let device = end.saturating_sub(start) as f64 * stamps.period;
+        Ok(((device > 0.0 && device <= 1.02 * host).then_some(device), host))
+    }
+
+    /// The time before all that follows, or after all that came before.
+    fn stamp(&self, before: bool) {
+        let Some(stamps) = &self.stamps else { return };
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("bench.timestamp"),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &stamps.set,
+                beginning_of_pass_write_index: before.then_some(0),
+                end_of_pass_write_index: (!before).then_some(1),
+            }),
+        });
+        if !before {
+            encoder.resolve_query_set(&stamps.set, 0..2, &stamps.resolved, 0);
+        }
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+
+    /// Times `work`, which submits so many calls, for about as long as `budget`: first until it is steady, then sample by sample.
+    pub fn measure(&self, budget: Duration, work: &dyn Fn(u32) -> Result<()>) -> Result<Timed> {
+        self.gpu.wait()?; // for uploads
+        let first_s = self.sample(&|| work(1))?.1;
+        let (device, host) = self.sample(&|| work(1))?;
+        let calls = (SAMPLE / device.unwrap_or(host)).ceil().clamp(1.0, f64::from(MOST_CALLS)) as u32;
+        let work = || work(calls);
+        let start = Instant::now();
+        // Boost clocks settle, pages are there.
+        let mut before = f64::INFINITY;
+        while start.elapsed() < budget / 3 {
+            let (device, host) = self.sample(&work)?;
+            let seconds = device.unwrap_or(host);
+            let is_steady = (seconds / before - 1.0).abs() < 0.02;
+            before = seconds;
+            if is_steady {
+                break;
+            }
+        }
+        let cpu = ProcessTime::now();
+        let (mut device, mut host) = (Vec::new(), Vec::new());
+        while host.len() < FEWEST_SAMPLES || (host.len() < MOST_SAMPLES && start.elapsed() < budget) {
+            let sample = self.sample(&work)?;
+            device.extend(sample.0);
+            host.push(sample.1);
+            let samples = if device.len() == host.len() { &device } else { &host };
+            let width = quantile(samples, 0.75) - quantile(samples, 0.25);
+            if host.len() >= 2 * FEWEST_SAMPLES && width < STEADY * quantile(samples, 0.5) {
+                break;
+            }
+        }
+        let cpu_s = cpu.elapsed().as_secs_f64() / host.len() as f64 / f64::from(calls);
+        let (clock, samples) =
+            if device.len() == host.len() { (Clock::Device, device) } else { (Clock::Host, host) };
+        let samples_s = samples.into_iter().map(|seconds| seconds / f64::from(calls)).collect();
+        Ok(Timed { clock, samples_s, cpu_s, first_s })
+    }
+}

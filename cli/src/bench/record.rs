@@ -1,0 +1,201 @@
+//! What `wgloss bench` writes and `wgloss report` and `wgloss compare` read; the same as benches/record.schema.json.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The version of the format: another number where an older reader would go wrong.
+pub const SCHEMA: &str = "wgloss-bench/1";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub schema: String,
+    /// When it was begun: seconds since 1970, UTC.
+    pub unix_time: u64,
+    pub provenance: Provenance,
+    /// None of a peer, which is measured beside an adapter of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
+    pub cases: Vec<Case>,
+}
+
+/// What was measured, and on what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// "wgloss 0.1.0", "PyTorch 2.11.0 compiled".
+    pub by: String,
+    pub adapter: String,
+    /// "discrete GPU", "software", …
+    pub kind: String,
+    pub driver: String,
+    pub backend: String,
+    pub os: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    pub cpu_threads: usize,
+    /// One-minute load when it was begun, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
+    /// What else a repetition needs: versions, limits, features, sizes, hashes.
+    pub details: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the adapter can do at most, by small kernels that do nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceilings {
+    /// y = x, read and written, 10⁹ bytes a second.
+    pub copy_gb_s: f64,
+    /// y = x + 3 z, likewise.
+    pub triad_gb_s: f64,
+    /// Multiply-adds of f32 in registers, two each, 10¹² a second.
+    pub fma_tflop_s: f64,
+    /// The same of f16, where the device has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fma_f16_tflop_s: Option<f64>,
+    /// One of many empty dispatches that wait for each other, 10⁻⁶ s.
+    pub dispatch_us: f64,
+    /// An empty submit and the wait for it, by the host's clock.
+    pub submit_us: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// Timestamps that the device writes before and after the work.
+    Device,
+    /// From the submit to the end of the wait for it.
+    Host,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    pub op: String,
+    /// As the op's documentation names its sizes.
+    pub shape: Vec<usize>,
+    /// "f32", "f16" or "bf16": how the inputs are stored.
+    pub storage: String,
+    /// The least that must move: every input read once, every output written once.
+    pub bytes: f64,
+    /// The least that must be computed, a multiply-add counted twice; 0 where memory alone decides.
+    pub flop: f64,
+    pub clock: Clock,
+    /// Of one call; a sample may be the mean of several.
+    pub samples_s: Vec<f64>,
+    /// CPU seconds of the process for one call, all threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_s: Option<f64>,
+    /// The first call, with what is compiled for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_s: Option<f64>,
+    /// What the case adds to the memory in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// The largest error against f64, relative to the largest number of its row; none where nothing was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// What the same formula loses in plain f32, and more than which is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+}
+
+impl Case {
+    /// "softmax 4096 × 4096", "softmax 4096 × 4096 bf16".
+    pub fn name(&self) -> String {
+        let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();
+        let storage = if self.storage == "f32" { String::new() } else { format!(" {}", self.storage) };
+        format!("{} {}{storage}", self.op, shape.join(" × "))
+    }
+
+    /// The median.
+    pub fn seconds(&self) -> f64 {
+        quantile(&self.samples_s, 0.5)
+    }
+
+    /// Half the distance between the quartiles, as a share of the median.
+    pub fn spread(&self) -> f64 {
+        (quantile(&self.samples_s, 0.75) - quantile(&self.samples_s, 0.25)) / 2.0 / self.seconds()
+    }
+
+    /// Whether the samples differ by more than two runs on an idle machine should.
+    pub fn is_noisy(&self) -> bool {
+        self.spread() > 0.05
+    }
+
+    pub fn is_right(&self) -> bool {
+        self.error.zip(self.tolerance).is_none_or(|(error, tolerance)| error <= tolerance)
+    }
+
+    pub fn gb_s(&self) -> f64 {
+        self.bytes / self.seconds() / 1e9
+    }
+
+    pub fn tflop_s(&self) -> f64 {
+        self.flop / self.seconds() / 1e12
+    }
+
+    /// The time that the adapter's own ceilings allow, as a share of the time it took; none for a wrong answer.
+    pub fn share(&self, ceilings: &Ceilings) -> Option<f64> {
+        self.is_right().then(|| self.least(ceilings) / self.seconds())
+    }
+
+    /// Whether the ceiling of arithmetic is the nearer one.
+    pub fn is_arithmetic(&self, ceilings: &Ceilings) -> bool {
+        self.flop / ceilings.fma_tflop_s / 1e12 > self.bytes / ceilings.copy_gb_s / 1e9
+    }
+
+    fn least(&self, ceilings: &Ceilings) -> f64 {
+        (self.flop / ceilings.fma_tflop_s / 1e12).max(self.bytes / ceilings.copy_gb_s / 1e9)
+    }
+}
+
+/// Linear between the samples.
+pub fn quantile(samples: &[f64], share: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share * last as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+impl Record {
+    /// # Errors
+    /// What of the file is not as it should be, and where.
+    pub fn read(path: &Path) -> Result<Record, Failure> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::input(format!("{name}: expected a result of `wgloss bench`, found: {error}")))?;
+        let any: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::input(format!("{name}: expected JSON, found: {error}")))?;
+        match any.get("schema").and_then(serde_json::Value::as_str) {
+            Some(SCHEMA) => {}
+            found => {
+                let found = found.unwrap_or("none");
+                return Err(Failure::input(format!("{name}: expected the schema {SCHEMA}, found {found}")));
+            }
+        }
+        let record: Record =
+            serde_json::from_str(&text).map_err(|error| Failure::input(format!("{name}: {error}")))?;
+        for case in &record.cases {
+            if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| !(*seconds > 0.0)) {
+                return Err(Failure::input(format!("{name}: {}: expected samples above 0 s", case.name())));
+            }
+        }
+        Ok(record)
+    }
+
+    /// JSON with a line per case: the samples of one below each other would bury the rest.
+    pub fn text(&self) -> String {
+        let head = Record { cases: Vec::new(), ..self.clone() };
+        let head = serde_json::to_string_pretty(&head).unwrap_or_default();
+        let cases: Vec<String> =
+            self.cases.iter().map(|case| serde_json::to_string(case).unwrap_or_default()).collect();
+        head.replace("\"cases\": []", &format!("\"cases\": [\n    {}\n  ]", cases.join(",\n    "))) + "\n"
+    }
+}
