@@ -106,9 +106,8 @@ struct Slope {
 }
 
 // Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
-fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
+fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let inverse = lse_inverse(slope.acc);
-    let p = lse_p4(slope.acc, x, UNIT);
     let below = slope.total * p - wanted;
     let top = slope.total * (-slope.acc.y * inverse) + (slope.total - wanted);
     let masks = bitcast<vec4<u32>>(x) == vec4(0xff800000u);
@@ -124,12 +123,16 @@ fn gradient4(slope: Slope, x: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     return g;
 }
 
-fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, wanted: mat4x4<f32>) {
+fn p16(acc: vec2<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(lse_p4(acc, x[0], UNIT), lse_p4(acc, x[1], UNIT), lse_p4(acc, x[2], UNIT), lse_p4(acc, x[3], UNIT));
+}
+
+fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, p: mat4x4<f32>, wanted: mat4x4<f32>) {
     let dx = mat4x4(
-        gradient4(slope, x[0], wanted[0]),
-        gradient4(slope, x[1], wanted[1]),
-        gradient4(slope, x[2], wanted[2]),
-        gradient4(slope, x[3], wanted[3]),
+        gradient4(slope, x[0], p[0], wanted[0]),
+        gradient4(slope, x[1], p[1], wanted[1]),
+        gradient4(slope, x[2], p[2], wanted[2]),
+        gradient4(slope, x[3], p[3], wanted[3]),
     );
     put(slope, i, j, end, dx);
 }
@@ -166,8 +169,15 @@ fn forward(
     var acc = LSE_EMPTY;
     var total = 0.0;
     var x = mat4x4<f32>();
+    var e = mat4x4<f32>();
     var soft = mat4x4<f32>();
-    if STAGE == FROM_PARTS {
+    if holds() {
+        x = capped16(load_x16(span.i, span.first, span.end, masked()));
+        if SOFT_TARGET == 1u {
+            soft = soft16(span.i, span.first, span.end);
+            total = soft_sum(span.first, span.end, soft);
+        }
+    } else if STAGE == FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             acc = lse_merge(acc, vec2(load_part(span.i, 3u * s), load_part(span.i, 3u * s + 1u)), UNIT);
             total += load_part(span.i, 3u * s + 2u);
@@ -184,7 +194,13 @@ fn forward(
     }
     let row = row_at(span.i);
     let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
-    acc = reduce_lse(lane, acc, UNIT);
+    if holds() {
+        let held = reduce_held(lane, x, UNIT);
+        acc = held.acc;
+        e = held.e;
+    } else {
+        acc = reduce_lse(lane, acc, UNIT);
+    }
     if SOFT_TARGET == 1u {
         total = reduce_sum(lane, total);
     }
@@ -203,8 +219,10 @@ fn forward(
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
         for (var j = span.first; j < span.end; j += step_size()) {
+            var p = e * lse_inverse(acc);
             if !holds() {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
+                p = p16(acc, x);
                 if SOFT_TARGET == 1u {
                     soft = soft16(span.i, j, span.end);
                 }
@@ -215,7 +233,7 @@ fn forward(
                     + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
             }
             if HAS_DX == 1u {
-                put_gradient(slope, span.i, j, span.end, x, wanted);
+                put_gradient(slope, span.i, j, span.end, x, p, wanted);
             }
         }
     }
@@ -277,7 +295,7 @@ fn backward(
     let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
-        put_gradient(slope, span.i, j, span.end, x, wanted16(row, j, span.end, soft16(span.i, j, span.end)));
+        put_gradient(slope, span.i, j, span.end, x, p16(acc, x), wanted16(row, j, span.end, soft16(span.i, j, span.end)));
     }
 }
 

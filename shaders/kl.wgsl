@@ -58,7 +58,7 @@ fn rest_of(acc: vec2<f32>) -> f32 {
 
 // (max - x)/T of four logits; +inf for masked ones, finite for others.
 fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
-    let half_gap = min(fma(x, vec4(-0.5), vec4(0.5 * top)), vec4(params.most_half_gap));
+    let half_gap = min(half_gap4(top, x), vec4(params.most_half_gap));
     let gap = fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
     return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
@@ -77,7 +77,7 @@ struct Both {
 // d of an element whose e^((t - max_t)/T) is 0 is 0, even where x is masked.
 fn distance4(both: Both, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     let e = exp_gap4(t, both.t.x, scale());
-    let gap = min(fma(t, vec4(-0.5), vec4(0.5 * both.t.x)), vec4(params.most_half_gap));
+    let gap = min(half_gap4(both.t.x, t), vec4(params.most_half_gap));
     let gaps = finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low);
     let d = e * (gaps * (1.0 / UNIT_OF_D));
     return select(d, vec4(0.0), e == vec4(0.0));
@@ -297,7 +297,8 @@ fn forward(
     let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
     var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t));
     if folds() {
-        let mean = both.d * row.inverse_t * UNIT_OF_D;
+        // A mean of gaps, none of which exceeds MOST. Without the bound Mesa's compiler multiplies d by its unit first.
+        let mean = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
         let all = select(mean + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
         sums.value = select(0.0, all, span.lead && span.segment == 0u);
         if EACH_LOSS == 1u {

@@ -17,6 +17,11 @@ fn output4(acc: vec2<f32>, rest: f32, x: vec4<f32>) -> vec4<f32> {
     return lse_p4(acc, x, scale());
 }
 
+fn output16(acc: vec2<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
+    let rest = select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
+    return mat4x4(output4(acc, rest, x[0]), output4(acc, rest, x[1]), output4(acc, rest, x[2]), output4(acc, rest, x[3]));
+}
+
 @compute @workgroup_size(WG)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -24,16 +29,24 @@ fn forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
+    if holds() {
+        let x = load_x16(span.i, span.first, span.end, masked());
+        let row = reduce_held(lane, x, scale());
+        if LOG_FORM == 1u {
+            store_y16(span.i, span.first, span.end, output16(row.acc, x));
+        } else {
+            store_y16(span.i, span.first, span.end, row.e * lse_inverse(row.acc));
+        }
+        return;
+    }
     var acc = LSE_EMPTY;
-    var v = mat4x4<f32>();
     if STAGE == FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             acc = lse_merge(acc, vec2(load_part(span.i, 2u * s), load_part(span.i, 2u * s + 1u)), scale());
         }
     } else {
         for (var j = span.first; j < span.end; j += step_size()) {
-            v = load_x16(span.i, j, span.end, masked());
-            acc = lse_merge(acc, lse_of16(v, scale()), scale());
+            acc = lse_merge(acc, lse_of16(load_x16(span.i, j, span.end, masked()), scale()), scale());
         }
     }
     acc = reduce_lse(lane, acc, scale());
@@ -44,13 +57,8 @@ fn forward(
         }
         return;
     }
-    let rest = select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
     for (var j = span.first; j < span.end; j += step_size()) {
-        if !holds() {
-            v = load_x16(span.i, j, span.end, masked());
-        }
-        let y = mat4x4(output4(acc, rest, v[0]), output4(acc, rest, v[1]), output4(acc, rest, v[2]), output4(acc, rest, v[3]));
-        store_y16(span.i, j, span.end, y);
+        store_y16(span.i, j, span.end, output16(acc, load_x16(span.i, j, span.end, masked())));
     }
 }
 

@@ -40,8 +40,13 @@ fn poisons(v: mat4x4<f32>) -> bool {
     return max(max(a.x, a.y), max(a.z, a.w)) >= 0x7f800000 || max(max(b.x, b.y), max(b.z, b.w)) > 0xff800000u;
 }
 
-// Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
-fn lse_of(v: mat4x4<f32>, top: f32, scale: Scale) -> f32 {
+// e^((x - top)/T) of sixteen elements, -inf for none; the sum of those of others than `top`, NaN where something poisons it, and how many are `top`.
+struct Exps {
+    e: mat4x4<f32>,
+    sums: vec2<f32>,
+}
+
+fn exps16(v: mat4x4<f32>, top: f32, scale: Scale) -> Exps {
     let e = exp_gap4(v[0], top, scale);
     let f = exp_gap4(v[1], top, scale);
     let g = exp_gap4(v[2], top, scale);
@@ -53,13 +58,22 @@ fn lse_of(v: mat4x4<f32>, top: f32, scale: Scale) -> f32 {
         + (select(g, zero, v[2] == is_top) + select(h, zero, v[3] == is_top));
     let tops = (select(zero, one, v[0] == is_top) + select(zero, one, v[1] == is_top))
         + (select(zero, one, v[2] == is_top) + select(zero, one, v[3] == is_top));
-    return dot(others, one) + (dot(tops, one) - 1.0);
+    return Exps(mat4x4(e, f, g, h), vec2(select(dot(others, one), not_a_number(), poisons(v)), dot(tops, one)));
+}
+
+// Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
+fn lse_of_sums(top: f32, sums: vec2<f32>) -> vec2<f32> {
+    return vec2(top, sums.x + (sums.y - 1.0));
+}
+
+fn top_of16(v: mat4x4<f32>) -> f32 {
+    return max(LOWEST, max4(max(max(v[0], v[1]), max(v[2], v[3]))));
 }
 
 // The set of sixteen elements; -inf for none.
 fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
-    let top = max(LOWEST, max4(max(max(v[0], v[1]), max(v[2], v[3]))));
-    return vec2(top, select(lse_of(v, top, scale), not_a_number(), poisons(v)));
+    let top = top_of16(v);
+    return lse_of_sums(top, exps16(v, top, scale).sums);
 }
 
 // The same of four elements.
@@ -72,13 +86,19 @@ fn lse_of4(v: vec4<f32>, scale: Scale) -> vec2<f32> {
     return vec2(top, select(rest, not_a_number(), poisons(mat4x4(v, v, v, v))));
 }
 
+// (top - x)/2, which f32 holds for any finite numbers; +inf for masked x. Without the minimum, which changes nothing, NVIDIA's compiler halves
+// the difference of 0.5 top - 0.5 x, and Mesa's that of the same as fma.
+fn half_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    return 0.5 * top - min(0.5 * x, vec4(0x1p+127f));
+}
+
 fn is_masked(x: f32) -> bool {
     return bitcast<u32>(x) == 0xff800000u;
 }
 
 // -ln p of one element of the set; +inf for a masked one.
 fn lse_minus_log_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
-    let half_gap = fma(x, -0.5, 0.5 * acc.x);
+    let half_gap = half_gap4(acc.x, vec4(x)).x;
     let loss = fma(half_gap, scale.high, half_gap * scale.low) + precise_log1p(acc.y);
     return select(loss, infinity(), is_masked(x) && !is_nan(acc.y));
 }
@@ -96,7 +116,7 @@ fn lse_p4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
 // (max - x)/T of four elements of the set: -ln p without the set's ln(1 + rest). +inf for masked ones, and where f32 ends, be
 // `low` negative.
 fn lse_gap4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
-    let half_gap = fma(x, vec4(-0.5), vec4(0.5 * acc.x)); // as a difference of products, NVIDIA's compiler halves the difference, which may overflow
+    let half_gap = half_gap4(acc.x, x);
     let gap = fma(half_gap, vec4(scale.high), half_gap * scale.low);
     return select(gap, vec4(infinity()), bitcast<vec4<u32>>(half_gap * scale.high) == vec4(0x7f800000u));
 }

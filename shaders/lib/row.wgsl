@@ -81,6 +81,17 @@ fn reduce_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
     let top = reduce_max(lane, value.x);
     let is_top = value.x == top;
     let others = (value.y + 1.0) * exp_gap(value.x, top, scale);
-    let sum = reduce_sum2(lane, vec2(select(others, value.y, is_top), select(0.0, 1.0, is_top)));
-    return vec2(top, sum.x + (sum.y - 1.0));
+    return lse_of_sums(top, reduce_sum2(lane, vec2(select(others, value.y, is_top), select(0.0, 1.0, is_top))));
+}
+
+// The set of a row that its lanes hold, and e^((x - max)/T) of a lane's elements: one e^x an element in all.
+struct HeldRow {
+    acc: vec2<f32>,
+    e: mat4x4<f32>,
+}
+
+fn reduce_held(lane: u32, v: mat4x4<f32>, scale: Scale) -> HeldRow {
+    let top = reduce_max(lane, top_of16(v));
+    let exps = exps16(v, top, scale);
+    return HeldRow(lse_of_sums(top, reduce_sum2(lane, exps.sums)), exps.e);
 }
