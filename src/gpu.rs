@@ -17,11 +17,13 @@ pub struct Options {
     pub backends: wgpu::Backends,
     /// Limits to ask for; `None` asks for all that the adapter has (WebGPU's defaults are far below most cards).
     pub limits: Option<wgpu::Limits>,
+    /// Features to ask for beyond those that the kernels use, as far as the adapter has them.
+    pub features: wgpu::Features,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { adapter: None, backends: wgpu::Backends::all(), limits: None }
+        Options { adapter: None, backends: wgpu::Backends::all(), limits: None, features: wgpu::Features::empty() }
     }
 }
 
@@ -146,7 +148,7 @@ impl Gpu {
             if software { wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64 } else { wgpu::Features::SUBGROUP };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgloss"),
-            required_features: adapter.features() & wanted,
+            required_features: adapter.features() & (wanted | options.features),
             required_limits: options.limits.clone().unwrap_or_else(|| adapter.limits()),
             ..Default::default()
         };
@@ -276,8 +278,7 @@ impl Gpu {
         let mut recorder = Recorder::watched(self, &mut encoder, watch, scratch);
         let result = record(&mut recorder);
         let scratch = core::mem::take(&mut recorder.scratch);
-        let result =
-            result.and_then(|result| self.guard(|| self.queue().submit([encoder.finish()])).map(|_| result));
+        let result = result.and_then(|result| self.guard(|| self.queue().submit([encoder.finish()])).map(|_| result));
         lock(&self.shared.own_scratch).push(scratch);
         result
     }

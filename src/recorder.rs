@@ -2,8 +2,8 @@ use core::cell::RefCell;
 use core::ops::ControlFlow;
 
 use crate::accessors::{self, Format};
-use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::gpu::Scratch;
+use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor};
 

@@ -1,6 +1,7 @@
 //! The `wgloss` program: trains on pairs, verifies the kernels on an adapter, lists adapters.
 
 mod adapters;
+mod bench;
 mod data;
 mod failure;
 mod folding;
@@ -37,6 +38,8 @@ enum Command {
     Wals(wals::Arguments),
     /// Train on planted groups with and without negatives, and see which fold onto each other.
     Folding(folding::Arguments),
+    /// Time the kernels beside what the adapter can do at most.
+    Bench(bench::Arguments),
     /// Compare every kernel with the f64 reference on an adapter.
     Verify(verify::Arguments),
     /// List the adapters of this machine.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::train(&arguments),
         Command::Wals(arguments) => wals::wals(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Adapters => adapters::list(),
     };

@@ -48,18 +48,9 @@ impl Run {
         self.folder.join(name)
     }
 
-    /// Writes a file beside its place, then moves it there: it is whole or not there at all.
+    /// Writes a file of the run.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let path = self.path(name);
-        let written = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(&self.folder)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        written()
-            .map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
+        write_file(&self.path(name), bytes)
     }
 
     /// Adds a line to the metrics.
@@ -92,6 +83,20 @@ impl Run {
         let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
         self.write(file, &serialize(views, Some(metadata)).map_err(broken)?)
     }
+}
+
+/// Writes a file beside its place, then moves it there: it is whole or not there at all.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    written().map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
 }
 
 /// A temporary file is private by default; these are for sharing.

@@ -81,7 +81,8 @@ impl Kernel {
     /// As the tuning reads and writes memory: numbers of eight bytes where they are faster.
     fn new(gpu: &Gpu, entry: &'static str, float: &str, fused: bool) -> Kernel {
         let device = gpu.device();
-        let step = |name| if fused { format!("{name} = fma({name}, f, g);") } else { format!("{name} = {name} * f + g;") };
+        let step =
+            |name| if fused { format!("{name} = fma({name}, f, g);") } else { format!("{name} = {name} * f + g;") };
         let round: String = ["a", "b", "c", "d", "e", "p", "q", "r"].map(step).concat();
         let wide = gpu.tuning().wide && entry != "triad";
         let quad = if wide { "vec2<u64>" } else { "vec4<f32>" };
@@ -129,10 +130,8 @@ impl Kernel {
     }
 
     fn bound(&self, gpu: &Gpu, buffers: &[wgpu::Buffer; 3]) -> Bound<'_> {
-        let entries = [0, 1, 2].map(|at| wgpu::BindGroupEntry {
-            binding: at as u32,
-            resource: buffers[at].as_entire_binding(),
-        });
+        let entries =
+            [0, 1, 2].map(|at| wgpu::BindGroupEntry { binding: at as u32, resource: buffers[at].as_entire_binding() });
         let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("ceilings"),
             layout: &self.0.get_bind_group_layout(0),

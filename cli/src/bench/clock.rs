@@ -23,8 +23,6 @@ pub struct Timed {
     pub samples_s: Vec<f64>,
     /// CPU seconds of the process for one call.
     pub cpu_s: f64,
-    /// The very first call, by the host's clock.
-    pub first_s: f64,
 }
 
 /// Two timestamps around submits.
@@ -52,9 +50,7 @@ impl<'g> Timer<'g> {
             resolved: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("bench.timestamps"),
                 size: 16,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE
-                    | wgpu::BufferUsages::COPY_SRC
-                    | wgpu::BufferUsages::STORAGE,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
             }),
             period: f64::from(gpu.queue().get_timestamp_period()) * 1e-9,
@@ -96,10 +92,15 @@ impl<'g> Timer<'g> {
         self.gpu.queue().submit([encoder.finish()]);
     }
 
+    /// Host seconds of `work` and the device's part of it, once all before is done.
+    pub fn once(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+        self.gpu.wait()?;
+        Ok(self.sample(work)?.1)
+    }
+
     /// Times `work`, which submits so many calls, for about as long as `budget`: first until it is steady, then sample by sample.
     pub fn measure(&self, budget: Duration, work: &dyn Fn(u32) -> Result<()>) -> Result<Timed> {
-        self.gpu.wait()?; // for uploads
-        let first_s = self.sample(&|| work(1))?.1;
+        self.once(&|| work(1))?;
         let (device, host) = self.sample(&|| work(1))?;
         let calls = (SAMPLE / device.unwrap_or(host)).ceil().clamp(1.0, f64::from(MOST_CALLS)) as u32;
         let work = || work(calls);
@@ -128,9 +129,8 @@ impl<'g> Timer<'g> {
             }
         }
         let cpu_s = cpu.elapsed().as_secs_f64() / host.len() as f64 / f64::from(calls);
-        let (clock, samples) =
-            if device.len() == host.len() { (Clock::Device, device) } else { (Clock::Host, host) };
+        let (clock, samples) = if device.len() == host.len() { (Clock::Device, device) } else { (Clock::Host, host) };
         let samples_s = samples.into_iter().map(|seconds| seconds / f64::from(calls)).collect();
-        Ok(Timed { clock, samples_s, cpu_s, first_s })
+        Ok(Timed { clock, samples_s, cpu_s })
     }
 }

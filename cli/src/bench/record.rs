@@ -165,6 +165,14 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
 }
 
 impl Record {
+    /// "nvidia-h200-bench.json"
+    pub fn file_name(&self) -> String {
+        let letters = self.provenance.adapter.to_lowercase();
+        let words: Vec<&str> =
+            letters.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        format!("{}-bench.json", words.join("-"))
+    }
+
     /// # Errors
     /// What of the file is not as it should be, and where.
     pub fn read(path: &Path) -> Result<Record, Failure> {
@@ -180,8 +188,7 @@ impl Record {
                 return Err(Failure::input(format!("{name}: expected the schema {SCHEMA}, found {found}")));
             }
         }
-        let record: Record =
-            serde_json::from_str(&text).map_err(|error| Failure::input(format!("{name}: {error}")))?;
+        let record: Record = serde_json::from_str(&text).map_err(|error| Failure::input(format!("{name}: {error}")))?;
         for case in &record.cases {
             if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| !(*seconds > 0.0)) {
                 return Err(Failure::input(format!("{name}: {}: expected samples above 0 s", case.name())));

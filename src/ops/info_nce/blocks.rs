@@ -277,8 +277,7 @@ impl<'a> Call<'a> {
         let whole_range = self.of_lines(Extra { fresh: true, ..Extra::default() });
         if has_tags(flags) {
             let near = positive.filter(|_| lines.side.is_some());
-            let squares =
-                plan.scratch(lines.squares, if self.options.normalize { lines.vectors.rows } else { 0 })?;
+            let squares = plan.scratch(lines.squares, if self.options.normalize { lines.vectors.rows } else { 0 })?;
             let squares: Option<Tensor> =
                 self.options.normalize.then(|| Tensor::vector(&squares, lines.vectors.rows)).transpose()?;
             let args = [

@@ -1,0 +1,320 @@
+//! `wgloss bench`: what the adapter can do at most, how near each op comes to it, and whether its answers are right.
+
+mod cases;
+mod ceilings;
+mod clock;
+pub mod record;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use wgloss::{Error, Gpu, Storage, wgpu};
+
+use crate::failure::Failure;
+use crate::{describe, kind, run, table};
+use cases::{CASES, Verdict};
+use clock::Timer;
+use record::{Case, Ceilings, Clock, Provenance, Record, SCHEMA};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The adapter, by its number in `wgloss adapters` or a part of its name, or `all`.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// One size of each op, within a minute or so.
+    #[arg(long)]
+    quick: bool,
+    /// Only these ops, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    op: Vec<String>,
+    /// Only this size, as ROWSxCOLS.
+    #[arg(long, value_parser = size)]
+    size: Option<[usize; 2]>,
+    /// How inputs are stored: f32, f16 or bf16; several separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "f32", value_parser = storage)]
+    storage: Vec<Storage>,
+    /// Seconds for each case.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Write the result here, or one of several adapters into this folder.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let sizes = text.split_once(['x', '×']).and_then(|(rows, cols)| Some([rows.parse().ok()?, cols.parse().ok()?]));
+    sizes.filter(|[rows, cols]| rows * cols > 0).ok_or_else(|| "expected ROWSxCOLS, like 4096x4096".to_owned())
+}
+
+fn storage(text: &str) -> Result<Storage, String> {
+    match text {
+        "f32" => Ok(Storage::F32),
+        "f16" => Ok(Storage::F16),
+        "bf16" => Ok(Storage::Bf16),
+        _ => Err("expected f32, f16 or bf16".to_owned()),
+    }
+}
+
+fn name_of(storage: Storage) -> &'static str {
+    match storage {
+        Storage::F32 => "f32",
+        Storage::F16 => "f16",
+        Storage::Bf16 => "bf16",
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.001..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "expected a number from 0.001 to 3600".to_owned())
+}
+
+/// Bytes of each buffer of the ceilings: several times what a cache holds.
+const SWEEP: u64 = 256 << 20;
+const SWEEP_OF_SOFTWARE: u64 = 64 << 20;
+/// A case is left out if its inputs and outputs are larger than this.
+const MOST_BYTES: f64 = 17e9;
+const MOST_BYTES_OF_SOFTWARE: f64 = 1e9;
+/// Or if one call takes longer, by the ceilings and what share of them ops may fall short by.
+const MOST_SECONDS: f64 = 3.0;
+const QUICK_SECONDS: f64 = 0.1;
+const SHORTFALL: f64 = 5.0;
+
+pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let Some(unknown) = arguments.op.iter().find(|wish| CASES.iter().all(|case| case.op != wish.as_str())) {
+        let known: Vec<&str> = CASES.iter().map(|case| case.op).collect();
+        return Err(Failure::input(format!("--op {unknown}: expected one of {}", known.join(", "))));
+    }
+    let wishes: Vec<Option<String>> = match arguments.adapter.as_deref() {
+        Some("all") => {
+            let count = pollster::block_on(wgloss::adapters(wgpu::Backends::all())).len();
+            (0..count.max(1)).map(|index| Some(index.to_string())).collect()
+        }
+        wish => vec![wish.map(str::to_owned)],
+    };
+    let mut all_right = true;
+    for wish in &wishes {
+        let record = of_adapter(wish.as_deref(), arguments)?;
+        print(&record);
+        all_right &= record.cases.iter().all(Case::is_right);
+        if let Some(out) = &arguments.out {
+            let path = if wishes.len() > 1 { out.join(record.file_name()) } else { out.clone() };
+            run::write_file(&path, record.text().as_bytes())?;
+            println!("written: {}", path.display());
+        }
+    }
+    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
+    Gpu::open(&wgloss::Options {
+        adapter: wish.map(str::to_owned),
+        features: wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16,
+        ..Default::default()
+    })
+}
+
+fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failure> {
+    let gpu = open(wish).map_err(crate::no_adapter)?;
+    eprintln!("adapter: {}", describe(gpu.info()));
+    let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
+    let budget =
+        Duration::from_secs_f64(if arguments.quick { 0.3f64.min(arguments.seconds) } else { arguments.seconds });
+    let provenance = provenance(&gpu);
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let bar = indicatif::ProgressBar::new(1);
+    let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+    bar.set_style(style.expect("a template without mistakes"));
+    bar.set_message("what the adapter can do at most");
+    let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 2)?;
+    drop(gpu);
+    let chosen = chosen(arguments, &ceilings, software);
+    bar.set_length(chosen.len() as u64 + 1);
+    bar.inc(1);
+    let mut cases = Vec::new();
+    for (case, shape, storage) in chosen {
+        bar.set_message(format!("{} {} × {} {}", case.op, shape[0], shape[1], name_of(storage)));
+        match measured(wish, case, shape, storage, budget) {
+            Ok(case) => cases.push(case),
+            Err(Error::OutOfMemory { .. } | Error::Limit { .. }) => bar.suspend(|| {
+                eprintln!("left out, as this adapter's memory or bindings are too small: {} {shape:?}", case.op)
+            }),
+            Err(error) => return Err(error.into()),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(Record { schema: SCHEMA.to_owned(), unix_time, provenance, ceilings: Some(ceilings), cases })
+}
+
+/// What is asked for and can be done in time and memory; of each op one size if it shall be quick, the largest such.
+fn chosen(
+    arguments: &Arguments,
+    ceilings: &Ceilings,
+    software: bool,
+) -> Vec<(&'static cases::Case, [usize; 2], Storage)> {
+    let most_seconds = if arguments.quick { QUICK_SECONDS } else { MOST_SECONDS };
+    let most_bytes = if software { MOST_BYTES_OF_SOFTWARE } else { MOST_BYTES };
+    let asked = |case: &&cases::Case| arguments.op.is_empty() || arguments.op.iter().any(|op| op == case.op);
+    let mut chosen = Vec::new();
+    for case in CASES.iter().filter(asked) {
+        for &storage in arguments.storage.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
+            let fits = |shape: &&[usize; 2]| {
+                let (bytes, flop) = (case.bytes(**shape, storage), case.flop(**shape));
+                let seconds = (bytes / ceilings.copy_gb_s / 1e9).max(flop / ceilings.fma_tflop_s / 1e12);
+                bytes <= most_bytes && SHORTFALL * seconds <= most_seconds
+            };
+            let mut sizes: Vec<[usize; 2]> = match &arguments.size {
+                Some(size) => vec![*size],
+                None => case.sizes.iter().filter(fits).copied().collect(),
+            };
+            if sizes.is_empty() {
+                sizes.extend(case.sizes.first());
+            }
+            let skipped = if arguments.quick { sizes.len() - 1 } else { 0 };
+            chosen.extend(sizes.into_iter().skip(skipped).map(|shape| (case, shape, storage)));
+        }
+    }
+    chosen
+}
+
+/// On a device of its own, with no scratch of other cases.
+fn measured(
+    wish: Option<&str>,
+    case: &cases::Case,
+    shape: [usize; 2],
+    storage: Storage,
+    budget: Duration,
+) -> wgloss::Result<Case> {
+    let gpu = open(wish)?;
+    let allocated = || gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes);
+    let before = allocated();
+    let job = (case.build)(&gpu, shape, storage)?;
+    let timer = Timer::new(&gpu);
+    let first_s = timer.once(&|| (job.submit)(1))?;
+    let Verdict { error, tolerance } = job.verdict(&gpu)?;
+    let timed = timer.measure(budget, &*job.submit)?;
+    Ok(Case {
+        op: case.op.to_owned(),
+        shape: shape.to_vec(),
+        storage: name_of(storage).to_owned(),
+        bytes: case.bytes(shape, storage),
+        flop: case.flop(shape),
+        clock: timed.clock,
+        samples_s: timed.samples_s,
+        cpu_s: Some(timed.cpu_s),
+        first_s: Some(first_s),
+        memory_bytes: allocated().zip(before).map(|(after, before)| after.saturating_sub(before)),
+        error: Some(error),
+        tolerance: Some(tolerance),
+    })
+}
+
+fn provenance(gpu: &Gpu) -> Provenance {
+    let (info, limits) = (gpu.info(), gpu.limits());
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(); // Linux only
+    let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let load = std::fs::read_to_string("/proc/loadavg").ok(); // Linux only
+    let details = serde_json::json!({
+        "wgpu": "30",
+        "features": gpu.device().features().iter_names().map(|(name, _)| name).collect::<Vec<_>>(),
+        "subgroups": [info.subgroup_min_size, info.subgroup_max_size],
+        "max_buffer_size": limits.max_buffer_size,
+        "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
+        "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
+        "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
+        "tuning": format!("{:?}", gpu.tuning()),
+        "shaders": shaders(),
+        "llvmpipe_threads": std::env::var("LP_NUM_THREADS").ok(),
+        "is_software": info.device_type == wgpu::DeviceType::Cpu,
+    });
+    Provenance {
+        by: format!("wgloss {}", env!("CARGO_PKG_VERSION")),
+        adapter: info.name.clone(),
+        kind: kind(info).to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        backend: info.backend.to_str().to_owned(),
+        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        cpu: cpu.map(str::to_owned),
+        cpu_threads: std::thread::available_parallelism().map_or(0, usize::from),
+        load: load.and_then(|load| load.split(' ').next()?.parse().ok()),
+        details: details.as_object().cloned().unwrap_or_default(),
+    }
+}
+
+/// FNV-1a of every shader's text (Fowler, Noll and Vo, RFC 9923): two results with the same are of the same kernels.
+fn shaders() -> String {
+    let mut ops: Vec<_> = wgloss::internals::kernels().into_iter().map(|kernel| kernel.shader).collect();
+    ops.dedup_by_key(|shader| shader.op);
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = ops.iter().flat_map(|shader| shader.source.bytes()).fold(0xcbf2_9ce4_8422_2325, step);
+    format!("{hash:016x}")
+}
+
+/// "12.3 ms"
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
+        s if s < 1.0 => format!("{:.2} ms", s * 1e3),
+        s => format!("{s:.2} s"),
+    }
+}
+
+fn print(record: &Record) {
+    let Some(ceilings) = &record.ceilings else { return };
+    println!("{}, {}, {}", record.provenance.adapter, record.provenance.driver, record.provenance.kind);
+    let f16 = ceilings.fma_f16_tflop_s.map_or(String::new(), |rate| format!(", {rate:.2} of f16"));
+    println!(
+        "At most: copy {:.0} GB/s, triad {:.0} GB/s, multiply-add {:.2} TFLOP/s of f32{f16}; a dispatch {:.1} µs, a submit {:.0} µs.\n",
+        ceilings.copy_gb_s, ceilings.triad_gb_s, ceilings.fma_tflop_s, ceilings.dispatch_us, ceilings.submit_us
+    );
+    let header = ["", "time", "±", "GB/s", "TFLOP/s", "of the most", "nearest limit", "error", ""];
+    let mut table = table::with_header(header, 1..6);
+    for case in &record.cases {
+        let share = case.share(ceilings).map_or("—".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+        let flop = if case.flop > 0.0 { format!("{:.2}", case.tflop_s()) } else { String::new() };
+        let verdict = match (case.is_right(), case.is_noisy()) {
+            (false, _) => "WRONG",
+            (true, true) => "noisy",
+            (true, false) => "",
+        };
+        table.add_row([
+            case.name(),
+            format!("{}{}", duration(case.seconds()), if case.clock == Clock::Host { " host" } else { "" }),
+            format!("{:.1} %", 100.0 * case.spread()),
+            format!("{:.1}", case.gb_s()),
+            flop,
+            share,
+            if case.is_arithmetic(ceilings) { "arithmetic" } else { "memory" }.to_owned(),
+            case.error.map_or(String::new(), |error| format!("{error:.1e}")),
+            verdict.to_owned(),
+        ]);
+    }
+    println!("{table}");
+    println!(
+        "Time: the median of one call by the device's clock, or by the host's where it says so. GB/s: the least that must move, over the time."
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every case is right, at sizes that are no multiple of anything and smaller and larger than the period of its inputs.
+    #[test]
+    fn cases_are_right() {
+        if std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1") {
+            eprintln!("SKIPPED cases_are_right: WGLOSS_NO_GPU=1");
+            return;
+        }
+        let gpu = open(std::env::var("WGLOSS_ADAPTER").ok().as_deref()).unwrap();
+        for case in CASES {
+            for shape in [[12, 37], [130, 20]] {
+                let job = (case.build)(&gpu, shape, Storage::F32).unwrap();
+                (job.submit)(1).unwrap();
+                let Verdict { error, tolerance } = job.verdict(&gpu).unwrap();
+                assert!(error <= tolerance && tolerance < 1e-4, "{} {shape:?}: {error:e} of {tolerance:e}", case.op);
+            }
+        }
+    }
+}
