@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""The cases of benches/losses in PyTorch, timed the same way: float32, two warm-ups, the median of five.
+"""The ops of `wgloss bench` in PyTorch, on the CPU or with CUDA, eager or compiled, as a result of the same format.
+
+`--like FILE` takes the cases of a result of `wgloss bench`; `wgloss report` then shows both side by side.
 
 What is counted is what a user runs: the call of torch's own function and, where there is a gradient, `backward()` through
-autograd. softmax and copy write into an output that is kept; autograd allows no such thing, so the gradients are dropped
-before each call, as optimizers do by default, and allocated anew. On a GPU a sample ends when the device is done.
-
-CPU seconds are those of the process, user and system, all threads.
+autograd. softmax writes into an output that is kept; autograd allows no such thing, so the gradients are dropped before each
+call, as optimizers do by default, and allocated anew. A sample is the mean of as many calls as take a while, and ends when the
+device is done. CPU seconds are those of the process, user and system, all threads.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 
@@ -22,13 +22,26 @@ try:
 except ImportError:
     sys.exit("This comparison needs PyTorch: `python3 -m pip install torch`, or set PYTHON to an interpreter that has it.")
 
-WARM_UPS = 2
-SAMPLES = 5
+SCHEMA = "wgloss-bench/1"
+WARM_UPS, SAMPLES, MOST_CALLS = 2, 7, 256
+SAMPLE_S = 0.02  # a sample takes at least so long
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def normal(shape, device, grad=True):
-    """Logits: normal with deviation 2, as in benches/losses/cases.rs."""
-    return (2 * torch.randn(shape, device=device)).requires_grad_(grad)
+class Make:
+    """Inputs: normal with deviation 2, as in cli/src/bench/cases.rs."""
+
+    def __init__(self, device, dtype, compiled):
+        self.device, self.dtype, self.compiled = device, dtype, compiled
+
+    def normal(self, shape, grad=True):
+        return (2 * torch.randn(shape, device=self.device)).to(self.dtype).requires_grad_(grad)
+
+    def uniform(self, shape):
+        return torch.rand(shape, device=self.device).to(self.dtype)
+
+    def unit(self, shape):
+        return F.normalize(torch.randn(shape, device=self.device)).to(self.dtype).requires_grad_()
 
 
 def with_gradients(function, *inputs):
@@ -42,74 +55,99 @@ def with_gradients(function, *inputs):
     return call
 
 
-# Each case: (rows, cols), device, the compiler or the identity -> what to call, and the least bytes that must move
-# (every input read once, every output written once).
+# Each op: shape -> what to call.
 
 
-def copy(shape, device, compiled):
-    x, y = normal(shape, device, grad=False), torch.empty(shape, device=device)
-    return lambda: y.copy_(x), 4 * 2 * x.numel()
+def linear(shape, make):
+    x, w = make.normal(shape, False), make.normal(shape, False)
+    y = torch.empty(shape[0], shape[0], device=make.device, dtype=make.dtype)
+    return lambda: torch.matmul(x, w.T, out=y)
 
 
-def softmax(shape, device, compiled):
-    x, y = normal(shape, device, grad=False), torch.empty(shape, device=device)
-    call = compiled(lambda: torch.softmax(x, 1, out=y))
-    return call, 4 * 2 * x.numel()
+def normalize(shape, make):
+    x = make.normal(shape, False)
+    function = make.compiled(lambda x: F.normalize(x))
+    return lambda: function(x)
 
 
-def cross_entropy(shape, device, compiled):
-    x, ids = normal(shape, device), torch.randint(shape[1], shape[:1], device=device)
-    call = with_gradients(compiled(lambda x: F.cross_entropy(x, ids)), x)
-    return call, 4 * (2 * x.numel() + shape[0] + 1)
+def softmax(shape, make):
+    x, y = make.normal(shape, False), torch.empty(shape, device=make.device, dtype=make.dtype)
+    return make.compiled(lambda: torch.softmax(x, 1, out=y))
 
 
-def kl(shape, device, compiled):
-    x, t = normal(shape, device), normal(shape, device)
+def cross_entropy(shape, make):
+    x, ids = make.normal(shape), torch.randint(shape[1], shape[:1], device=make.device)
+    return with_gradients(make.compiled(lambda x: F.cross_entropy(x, ids)), x)
+
+
+def kl(shape, make):
+    x, t = make.normal(shape), make.normal(shape)
 
     def loss(x, t):
         return F.kl_div(F.log_softmax(x, 1), F.log_softmax(t, 1), log_target=True, reduction="batchmean")
 
-    return with_gradients(compiled(loss), x, t), 4 * (4 * x.numel() + 1)
+    return with_gradients(make.compiled(loss), x, t)
 
 
-def bce(shape, device, compiled):
-    x, t = normal(shape, device), torch.rand(shape, device=device)
-    call = with_gradients(compiled(lambda x: F.binary_cross_entropy_with_logits(x, t)), x)
-    return call, 4 * (3 * x.numel() + 1)
+def bce(shape, make):
+    x, t = make.normal(shape), make.uniform(shape)
+    return with_gradients(make.compiled(lambda x: F.binary_cross_entropy_with_logits(x, t)), x)
 
 
-def l2(shape, device, compiled):
-    x, t = normal(shape, device), normal(shape, device, grad=False)
-    return with_gradients(compiled(lambda x: F.mse_loss(x, t)), x), 4 * (3 * x.numel() + 1)
+def l2(shape, make):
+    x, t = make.normal(shape), make.normal(shape, False)
+    return with_gradients(make.compiled(lambda x: F.mse_loss(x, t)), x)
 
 
-def info_nce(shape, device, compiled):
-    q, k = (F.normalize(normal(shape, device, grad=False)).requires_grad_() for _ in range(2))
-    own, scale = torch.arange(shape[0], device=device), torch.tensor(1 / 0.07, device=device, requires_grad=True)
+def info_nce(shape, make):
+    q, k = make.unit(shape), make.unit(shape)
+    own, scale = torch.arange(shape[0], device=make.device), torch.tensor(1 / 0.07, device=make.device, requires_grad=True)
 
     def loss(q, k, scale):
-        s = scale * (q @ k.T)
+        s = (scale * (q @ k.T)).float()
         return (F.cross_entropy(s, own) + F.cross_entropy(s.T, own)) / 2
 
-    return with_gradients(compiled(loss), q, k, scale), 4 * (4 * q.numel() + 1)
+    return with_gradients(make.compiled(loss), q, k, scale)
 
 
-OPS = {op.__name__: op for op in (copy, softmax, cross_entropy, kl, bce, l2, info_nce)}
+def siglip(shape, make):
+    q, k = make.unit(shape), make.unit(shape)
+    sign = 2 * torch.eye(shape[0], device=make.device) - 1
+    function = make.compiled(lambda q, k: -F.logsigmoid(sign * (10 * (q @ k.T) - 10).float()).sum() / shape[0])
+    return with_gradients(function, q, k)
 
 
-def measure(call, synchronize, calls):
-    wall, cpu = [], []
-    for sample in range(WARM_UPS + SAMPLES):
+def adam(shape, make):
+    p = make.normal(shape)
+    p.grad = make.normal(shape, False)
+    optimizer = torch.optim.Adam([p], fused=True)
+    return optimizer.step
+
+
+def gather(shape, make):
+    table, ids = make.normal(shape, False), torch.randperm(shape[0], device=make.device)
+    y = torch.empty(shape, device=make.device, dtype=make.dtype)
+    return lambda: torch.index_select(table, 0, ids, out=y)
+
+
+OPS = {op.__name__: op for op in (linear, normalize, softmax, cross_entropy, kl, bce, l2, info_nce, siglip, adam, gather)}
+
+
+def measure(call, synchronize):
+    """Seconds of a call by the clock, sample by sample, CPU seconds of a call, and those of the first call."""
+
+    def sample(calls):
         synchronize()
-        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             call()
         synchronize()
-        times = time.perf_counter() - wall_start, time.process_time() - cpu_start
-        if sample >= WARM_UPS:
-            wall.append(times[0] / calls)
-            cpu.append(times[1] / calls)
-    return wall, cpu
+        return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls
+
+    first = sample(1)[0]
+    calls = max(1, min(MOST_CALLS, int(SAMPLE_S / sample(1)[0])))
+    samples = [sample(calls) for _ in range(WARM_UPS + SAMPLES)][WARM_UPS:]
+    return [wall for wall, _ in samples], sum(cpu for _, cpu in samples) / SAMPLES, first
 
 
 class Memory:
@@ -149,17 +187,17 @@ def cpu_name():
 
 def provenance(arguments):
     on_gpu = arguments.device == "cuda"
+    mode = ["compiled"] * arguments.compile + ["TF32"] * arguments.tf32
     return {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "cuda": torch.version.cuda if on_gpu else None,
-        "capability": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
-        "compiled": arguments.compile,
+        "by": " ".join([f"PyTorch {torch.__version__}", *mode]),
+        "adapter": torch.cuda.get_device_name() if on_gpu else cpu_name(),
+        "kind": "GPU" if on_gpu else "CPU",
+        "driver": f"CUDA {torch.version.cuda}" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "backend": arguments.device,
         "os": platform.platform(),
         "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
-        "calls": arguments.calls,
+        "cpu_threads": torch.get_num_threads(),
+        "details": {"glibc_tunables": os.environ.get("GLIBC_TUNABLES")},
     }
 
 
@@ -169,35 +207,51 @@ def case(name):
     sizes = shape.split("x")
     if op not in OPS or len(sizes) != 2 or not all(size.isdigit() for size in sizes):
         raise argparse.ArgumentTypeError(f"{name!r} is not OP_ROWSxCOLS with OP one of {', '.join(OPS)}")
-    return op, (int(sizes[0]), int(sizes[1]))
+    return {"op": op, "shape": [int(size) for size in sizes], "storage": "f32", "bytes": 0.0, "flop": 0.0}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", type=case, action="append", required=True, metavar="OP_ROWSxCOLS",
-                        help="as `cargo bench --bench losses -- --list` names them; may be repeated")
+    parser.add_argument("--like", help="a result of `wgloss bench`: the same cases")
+    parser.add_argument("--case", type=case, action="append", default=[], metavar="OP_ROWSxCOLS", help="may be repeated")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager mode")
-    parser.add_argument("--calls", type=int, default=1, help="calls a sample; times are divided by it")
-    parser.add_argument("--out", help="write the lines here instead of printing them")
+    parser.add_argument("--tf32", action="store_true", help="products of float32 matrices in TF32")
+    parser.add_argument("--out", help="write the result here instead of printing it")
     arguments = parser.parse_args()
+    cases = list(arguments.case)
+    if arguments.like:
+        with open(arguments.like) as file:
+            cases += [case for case in json.load(file)["cases"] if case["op"] in OPS]
+    if not cases:
+        parser.error("nothing to do: give --like or --case")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: this PyTorch finds no CUDA device.")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
+    torch.backends.cuda.matmul.allow_tf32 = arguments.tf32
     synchronize = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
-    compiled = torch.compile if arguments.compile else lambda function: function
-    out = open(arguments.out, "w") if arguments.out else sys.stdout
-    print(json.dumps({"provenance": provenance(arguments)}), file=out)
-    for op, shape in arguments.case:
+    record = {"schema": SCHEMA, "unix_time": int(time.time()), "provenance": provenance(arguments), "cases": []}
+    for number, wish in enumerate(cases, 1):
+        name = f"{wish['op']} {wish['shape']} {wish['storage']}"
+        print(f"{number}/{len(cases)} {name}", file=sys.stderr)
         memory = Memory(arguments.device)
-        call, size = OPS[op](shape, arguments.device, compiled)
-        wall, cpu = measure(call, synchronize, arguments.calls)
-        wall_s, cpu_s = statistics.median(wall), statistics.median(cpu)
-        line = {"case": op, "rows": shape[0], "cols": shape[1], "wall_s": wall_s, "cpu_s": cpu_s, "bytes": size,
-                "gb_per_s": size / wall_s / 1e9, "memory_bytes": memory.peak(), "wall_samples_s": wall, "cpu_samples_s": cpu}
-        print(json.dumps(line), file=out, flush=True)
+        make = Make(arguments.device, DTYPES[wish["storage"]], torch.compile if arguments.compile else lambda f: f)
+        try:
+            wall, cpu, first = measure(OPS[wish["op"]](tuple(wish["shape"]), make), synchronize)
+        except torch.OutOfMemoryError:
+            print(f"left out, as the device's memory is too small: {name}", file=sys.stderr)
+            continue
+        facts = {key: wish[key] for key in ("op", "shape", "storage", "bytes", "flop")}
+        times = {"clock": "host", "samples_s": wall, "cpu_s": cpu, "first_s": first, "memory_bytes": memory.peak()}
+        record["cases"].append(facts | times)
+    text = json.dumps(record, indent=1) + "\n"
+    if arguments.out:
+        with open(arguments.out, "w") as file:
+            file.write(text)
+    else:
+        print(text, end="")
 
 
 if __name__ == "__main__":

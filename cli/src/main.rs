@@ -40,6 +40,10 @@ enum Command {
     Folding(folding::Arguments),
     /// Time the kernels beside what the adapter can do at most.
     Bench(bench::Arguments),
+    /// Results of `bench` side by side, as a page or as Markdown.
+    Report(bench::report::Arguments),
+    /// Two results of `bench`, and what is faster or slower than noise allows.
+    Compare(bench::compare::Arguments),
     /// Compare every kernel with the f64 reference on an adapter.
     Verify(verify::Arguments),
     /// List the adapters of this machine.
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
         Command::Wals(arguments) => wals::wals(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Report(arguments) => bench::report::report(&arguments),
+        Command::Compare(arguments) => bench::compare::compare(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Adapters => adapters::list(),
     };

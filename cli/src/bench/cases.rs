@@ -1,7 +1,7 @@
 //! What is timed. An op is a function that makes its inputs on the device and says what to record and what must come out;
 //! benches/peers/losses.py has the same ops.
 //!
-//! Rows repeat after [`PERIOD`] of them, so that what must come out is known at any size without computing it at that size; the period is a prime,
+//! Rows repeat after a [`period`] of them, so that what must come out is known at any size without computing it at that size; the period is a prime,
 //! so that no tile and no workgroup begins where one period does.
 
 use std::f32::consts::TAU;
@@ -10,8 +10,14 @@ use std::rc::Rc;
 use wgloss::reference::{self, Real};
 use wgloss::{Gpu, Random, Recorder, Reduction, Result, Storage, Tensor, wgpu};
 
-/// Rows after which inputs repeat.
+/// Rows after which inputs repeat, and of more than [`WIDE`] columns.
 const PERIOD: usize = 61;
+const PERIOD_OF_WIDE: usize = 7;
+const WIDE: usize = 1 << 14;
+
+fn period([rows, cols]: [usize; 2]) -> usize {
+    rows.min(if cols > WIDE { PERIOD_OF_WIDE } else { PERIOD })
+}
 
 pub struct Case {
     pub op: &'static str,
@@ -66,7 +72,7 @@ pub struct Job {
     /// Submits so many calls.
     pub submit: Box<dyn Fn(u32) -> Result<()>>,
     outputs: Vec<Output>,
-    /// What the first call leaves in the outputs, [`PERIOD`] rows of each: in f64, and as the same formula gives it in f32.
+    /// What the first call leaves in the outputs, a [`period`] of rows of each: in f64, and as the same formula gives it in f32.
     truth: Box<dyn Fn() -> (Found<f64>, Found<f32>)>,
 }
 
@@ -132,24 +138,36 @@ struct Input {
     rows: usize,
     cols: usize,
     storage: Storage,
-    /// Its first [`PERIOD`] rows, as they are stored.
+    /// Its first [`period`] of rows, as they are stored.
     data: Vec<f32>,
 }
 
 impl Input {
     fn new(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage, data: Vec<f32>) -> Result<Input> {
         let buffer = gpu.zeros_as(storage, rows * cols)?;
-        let whole: Tensor = Tensor::stored(storage, &buffer, rows, cols, 0, cols)?;
         let period = data.len() / cols;
-        for first in (0..rows).step_by(period) {
-            let count = period.min(rows - first);
-            gpu.write(whole.row_range(first..first + count), &data[..count * cols])?;
+        let bytes = storage.bytes() * data.len() as u64;
+        if bytes.is_multiple_of(4) {
+            let seed = gpu.upload_as(storage, &data)?;
+            let whole = storage.bytes() * (rows * cols) as u64;
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            for start in (0..whole).step_by(bytes as usize) {
+                let end = (start + bytes).min(whole).next_multiple_of(4);
+                encoder.copy_buffer_to_buffer(&seed, 0, &buffer, start, (end - start).min(bytes));
+            }
+            gpu.queue().submit([encoder.finish()]);
+        } else {
+            let whole: Tensor = Tensor::stored(storage, &buffer, rows, cols, 0, cols)?;
+            for first in (0..rows).step_by(period) {
+                let count = period.min(rows - first);
+                gpu.write(whole.row_range(first..first + count), &data[..count * cols])?;
+            }
         }
         Ok(Input { rows, cols, storage, data: reference::cast::forward(&data, storage), buffer })
     }
 
     fn normal(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage, stream: u32) -> Result<Input> {
-        Input::new(gpu, [rows, cols], storage, normal(PERIOD.min(rows) * cols, stream))
+        Input::new(gpu, [rows, cols], storage, normal(period([rows, cols]) * cols, stream))
     }
 
     fn view(&self) -> Result<Tensor<'_>> {
@@ -182,14 +200,13 @@ fn submit(gpu: &Gpu, record: impl Fn(&mut Recorder) -> Result<()> + 'static) -> 
 }
 
 /// How often each row of a period occurs among `rows`.
-fn counts<F: Real>(rows: usize) -> Vec<F> {
-    let period = PERIOD.min(rows);
+fn counts<F: Real>(rows: usize, period: usize) -> Vec<F> {
     (0..period).map(|at| <F as From<f32>>::from((rows / period + usize::from(at < rows % period)) as f32)).collect()
 }
 
 /// The mean over all rows of what there is of each row of a period, of `cols` numbers.
 fn mean<F: Real>(values: &[F], rows: usize, cols: usize) -> F {
-    let rows_of = values.chunks(cols).zip(counts::<F>(rows));
+    let rows_of = values.chunks(cols).zip(counts::<F>(rows, values.len() / cols));
     let sum: F = rows_of.map(|(row, count)| row.iter().copied().sum::<F>() * count).sum();
     sum / number(rows * cols)
 }
@@ -238,7 +255,7 @@ fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resul
     use reference::cross_entropy as textbook;
     use wgloss::cross_entropy::{Options, Target, Weights, forward};
     let x = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
-    let ids = classes(PERIOD.min(rows), cols);
+    let ids = classes(period([rows, cols]), cols);
     let id_buffer = gpu.upload(&(0..rows).map(|row| ids[row % ids.len()]).collect::<Vec<_>>())?;
     let (loss, dx) = (Output::new(gpu, [1, 1], Storage::F32)?, Output::new(gpu, [rows, cols], storage)?);
     let lse = gpu.zeros::<f32>(2 * rows)?;
@@ -293,7 +310,7 @@ fn bce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use reference::bce as textbook;
     use wgloss::bce::{Inputs, Options, forward};
     let x = Input::normal(gpu, [rows, cols], storage, 0)?;
-    let t = Input::new(gpu, [rows, cols], storage, uniform(PERIOD.min(rows) * cols, 1))?;
+    let t = Input::new(gpu, [rows, cols], storage, uniform(period([rows, cols]) * cols, 1))?;
     let both = Rc::new([x, t]);
     let (loss, dx) = (Output::new(gpu, [1, 1], Storage::F32)?, Output::new(gpu, [rows, cols], storage)?);
     fn truth<F: Real>(x: &Input, t: &Input) -> Found<F> {
@@ -342,7 +359,7 @@ fn l2(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
 fn adam(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::adam::{Options, State, step};
     let [g, p, m] = [0, 1, 2].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
-    let v = Input::new(gpu, [rows, cols], storage, uniform(PERIOD.min(rows) * cols, 3))?;
+    let v = Input::new(gpu, [rows, cols], storage, uniform(period([rows, cols]) * cols, 3))?;
     let all = Rc::new([g?, p?, m?, v]);
     let p = Output { buffer: all[1].buffer.clone(), rows, cols, storage };
     fn truth<F: Real>(all: &[Input; 4]) -> Found<F> {
@@ -367,7 +384,7 @@ fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
     let table = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
     let mut ids = Random::new(1, 4).permutation(rows as u32);
     // The first and the last rows of the result are those of one period.
-    let period = PERIOD.min(rows);
+    let period = period([rows, cols]);
     for (row, id) in ids.iter_mut().enumerate() {
         *id = *id / period as u32 * period as u32 + (row % period) as u32;
         *id = if *id as usize >= rows { (row % period) as u32 } else { *id };
@@ -421,12 +438,12 @@ struct Terms<F> {
 
 impl<F: Real> Terms<F> {
     fn counted(rows: usize) -> Self {
-        let of: Vec<(usize, F)> = counts(rows).into_iter().enumerate().collect();
+        let of: Vec<(usize, F)> = counts(rows, period([rows, 1])).into_iter().enumerate().collect();
         Terms { rows: of.len(), of }
     }
 
     fn each(rows: usize) -> Self {
-        let period = PERIOD.min(rows);
+        let period = period([rows, 1]);
         Terms { of: (0..rows).map(|row| (row % period, F::one())).collect(), rows: period.min(4) }
     }
 
@@ -452,7 +469,7 @@ impl<F: Real> Terms<F> {
 
 /// Pairs of unit vectors, and where their gradients go.
 fn unit_pairs(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<(Rc<[Input; 2]>, [Output; 2])> {
-    let data = |stream| unit(normal(PERIOD.min(rows) * cols, stream), cols);
+    let data = |stream| unit(normal(period([rows, cols]) * cols, stream), cols);
     let both = [0, 1].map(|stream| Input::new(gpu, [rows, cols], storage, data(stream)));
     let gradients = [(); 2].map(|()| Output::new(gpu, [rows, cols], storage));
     Ok((Rc::new(take(both)?), take(gradients)?))

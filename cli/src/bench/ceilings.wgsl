@@ -5,17 +5,21 @@
 @group(0) @binding(1) var<storage, read> z: array<QUAD>;
 @group(0) @binding(2) var<storage, read_write> y: array<QUAD>;
 override WG: u32;
+override STEPS: u32;
 
+// A workgroup takes STEPS times WG neighbours.
 @compute @workgroup_size(WG)
-fn copy(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    for (var i = id.x; i < arrayLength(&x); i += groups.x * WG) {
+fn copy(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let first = group.x * STEPS * WG + lane;
+    for (var i = first; i < min(first + STEPS * WG, arrayLength(&x)); i += WG) {
         y[i] = x[i];
     }
 }
 
 @compute @workgroup_size(WG)
-fn triad(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    for (var i = id.x; i < arrayLength(&x); i += groups.x * WG) {
+fn triad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let first = group.x * STEPS * WG + lane;
+    for (var i = first; i < min(first + STEPS * WG, arrayLength(&x)); i += WG) {
         y[i] = triad_of(x[i], z[i]);
     }
 }

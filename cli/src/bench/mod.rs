@@ -3,7 +3,9 @@
 mod cases;
 mod ceilings;
 mod clock;
-pub mod record;
+pub mod compare;
+mod record;
+pub mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +81,8 @@ const MOST_BYTES_OF_SOFTWARE: f64 = 1e9;
 const MOST_SECONDS: f64 = 3.0;
 const QUICK_SECONDS: f64 = 0.1;
 const SHORTFALL: f64 = 5.0;
+/// About what a software adapter on two cores moves and computes, 10⁹ B/s and 10¹² FLOP/s.
+const OF_SOFTWARE: [f64; 2] = [6.0, 0.05];
 
 pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(unknown) = arguments.op.iter().find(|wish| CASES.iter().all(|case| case.op != wish.as_str())) {
@@ -126,7 +130,7 @@ fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failu
     let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
     bar.set_style(style.expect("a template without mistakes"));
     bar.set_message("what the adapter can do at most");
-    let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 2)?;
+    let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 3)?;
     drop(gpu);
     let chosen = chosen(arguments, &ceilings, software);
     bar.set_length(chosen.len() as u64 + 1);
@@ -155,13 +159,15 @@ fn chosen(
 ) -> Vec<(&'static cases::Case, [usize; 2], Storage)> {
     let most_seconds = if arguments.quick { QUICK_SECONDS } else { MOST_SECONDS };
     let most_bytes = if software { MOST_BYTES_OF_SOFTWARE } else { MOST_BYTES };
+    // What a software adapter measures differs from hour to hour; results of one machine shall have the same cases.
+    let [copy, fma] = if software { OF_SOFTWARE } else { [ceilings.copy_gb_s, ceilings.fma_tflop_s] };
     let asked = |case: &&cases::Case| arguments.op.is_empty() || arguments.op.iter().any(|op| op == case.op);
     let mut chosen = Vec::new();
     for case in CASES.iter().filter(asked) {
         for &storage in arguments.storage.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
             let fits = |shape: &&[usize; 2]| {
                 let (bytes, flop) = (case.bytes(**shape, storage), case.flop(**shape));
-                let seconds = (bytes / ceilings.copy_gb_s / 1e9).max(flop / ceilings.fma_tflop_s / 1e12);
+                let seconds = (bytes / copy / 1e9).max(flop / fma / 1e12);
                 bytes <= most_bytes && SHORTFALL * seconds <= most_seconds
             };
             let mut sizes: Vec<[usize; 2]> = match &arguments.size {
@@ -262,7 +268,7 @@ pub fn duration(seconds: f64) -> String {
 
 fn print(record: &Record) {
     let Some(ceilings) = &record.ceilings else { return };
-    println!("{}, {}, {}", record.provenance.adapter, record.provenance.driver, record.provenance.kind);
+    println!("{}, {}", record.provenance.title(), record.provenance.kind);
     let f16 = ceilings.fma_f16_tflop_s.map_or(String::new(), |rate| format!(", {rate:.2} of f16"));
     println!(
         "At most: copy {:.0} GB/s, triad {:.0} GB/s, multiply-add {:.2} TFLOP/s of f32{f16}; a dispatch {:.1} µs, a submit {:.0} µs.\n",
@@ -272,7 +278,7 @@ fn print(record: &Record) {
     let mut table = table::with_header(header, 1..6);
     for case in &record.cases {
         let share = case.share(ceilings).map_or("—".to_owned(), |share| format!("{:.0} %", 100.0 * share));
-        let flop = if case.flop > 0.0 { format!("{:.2}", case.tflop_s()) } else { String::new() };
+        let flop = if case.flop > 0.0 { format!("{:.3}", case.tflop_s()) } else { String::new() };
         let verdict = match (case.is_right(), case.is_noisy()) {
             (false, _) => "WRONG",
             (true, true) => "noisy",

@@ -44,6 +44,13 @@ pub struct Provenance {
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Provenance {
+    /// "wgloss 0.1.0, NVIDIA H200, NVIDIA 580.159.04"
+    pub fn title(&self) -> String {
+        [&self.by, &self.adapter, &self.driver].map(String::as_str).join(", ")
+    }
+}
+
 /// What the adapter can do at most, by small kernels that do nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

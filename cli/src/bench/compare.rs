@@ -1,0 +1,101 @@
+//! `wgloss compare`: two results of the same cases, and whether one is faster than noise allows.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::duration;
+use super::record::{Case, Record, quantile};
+use crate::failure::Failure;
+use crate::table;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The result to compare with.
+    before: PathBuf,
+    /// The result that is compared.
+    after: PathBuf,
+    /// End with exit code 1 if a case is slower by more than this and than noise explains, or wrong.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    fail_on_regress: Option<f64>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim().parse::<f64>();
+    let share = number.ok().filter(|percent| (0.0..=1000.0).contains(percent)).map(|percent| percent / 100.0);
+    share.ok_or_else(|| "expected a percentage, like 10%".to_owned())
+}
+
+/// What two sets of samples say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Faster,
+    Slower,
+    /// The quartiles overlap, or the medians are within 2 %.
+    Same,
+    Wrong,
+}
+
+impl Verdict {
+    pub fn of(before: &Case, after: &Case) -> Verdict {
+        let quartiles = |case: &Case| [0.25, 0.75].map(|share| quantile(&case.samples_s, share));
+        let ([fast_before, slow_before], [fast_after, slow_after]) = (quartiles(before), quartiles(after));
+        let ratio = after.seconds() / before.seconds();
+        match () {
+            () if !after.is_right() => Verdict::Wrong,
+            () if ratio < 1.0 / 1.02 && slow_after < fast_before => Verdict::Faster,
+            () if ratio > 1.02 && fast_after > slow_before => Verdict::Slower,
+            () => Verdict::Same,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Faster => "faster",
+            Verdict::Slower => "SLOWER",
+            Verdict::Same => "same",
+            Verdict::Wrong => "WRONG",
+        }
+    }
+}
+
+/// The cases that both have.
+pub fn pairs<'a>(before: &'a Record, after: &'a Record) -> Vec<(&'a Case, &'a Case)> {
+    let partner = |case: &&Case| before.cases.iter().find(|other| other.name() == case.name());
+    after.cases.iter().filter_map(|case| Some((partner(&case)?, case))).collect()
+}
+
+pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (before, after) = (Record::read(&arguments.before)?, Record::read(&arguments.after)?);
+    let pairs = pairs(&before, &after);
+    if pairs.is_empty() {
+        return Err(Failure::input(format!(
+            "{} and {}: expected results with some cases in common, found none",
+            arguments.before.display(),
+            arguments.after.display()
+        )));
+    }
+    println!("before: {}\nafter:  {}\n", before.provenance.title(), after.provenance.title());
+    let mut table = table::with_header(["", "before", "after", "after / before", ""], 1..4);
+    let mut failed = Vec::new();
+    for (old, new) in &pairs {
+        let (ratio, verdict) = (new.seconds() / old.seconds(), Verdict::of(old, new));
+        let regressed = arguments.fail_on_regress.is_some_and(|most| verdict == Verdict::Slower && ratio > 1.0 + most);
+        if regressed || verdict == Verdict::Wrong {
+            failed.push(new.name());
+        }
+        let times = [old, new].map(|case| duration(case.seconds()));
+        let [old, after] = times;
+        table.add_row([new.name(), old, after, format!("{ratio:.2}"), verdict.name().to_owned()]);
+    }
+    println!("{table}");
+    println!("faster, slower: the medians differ by more than 2 % and the quartiles do not overlap");
+    let alone = before.cases.len() + after.cases.len() - 2 * pairs.len();
+    if alone > 0 {
+        println!("{alone} cases are in one result only");
+    }
+    if arguments.fail_on_regress.is_some() && !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
