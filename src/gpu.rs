@@ -68,7 +68,7 @@ struct PipelineKey {
 }
 
 /// Buffers for intermediate results, by slot.
-pub(crate) type Scratch = [Option<wgpu::Buffer>; 20];
+pub(crate) type Scratch = [Option<wgpu::Buffer>; 22];
 
 const BUFFER_USAGES: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
@@ -348,6 +348,13 @@ impl Gpu {
             mapped_at_creation: false,
         };
         self.guard(|| self.device().create_buffer(&descriptor))
+    }
+
+    /// Frees the memory of intermediate results, which otherwise stays as large as the largest op so far needed; what is recorded keeps its own
+    /// until it is done, and the next op takes anew what it needs.
+    pub fn release_scratch(&self) {
+        *lock(&self.shared.scratch) = Scratch::default();
+        lock(&self.shared.own_scratch).clear();
     }
 
     /// A buffer for an op's intermediate results, shared by all ops that callers record into their encoders. That is sound because an op's

@@ -1,7 +1,7 @@
 use wgloss::info_nce::{self, Options};
 use wgloss::reference::info_nce::Gradients;
-use wgloss::verify::{Fill, Held};
-use wgloss::{Accum, Gpu, Reduction, Tensor, normalize, reference};
+use wgloss::verify::{Check, Fill, Held};
+use wgloss::{Accum, Gpu, Reduction, Storage, Tensor, Tuning, normalize, reference};
 
 use crate::golden::{self, Case, Found, Kind};
 use crate::harness::*;
@@ -538,4 +538,31 @@ fn masked_without_negatives() {
     let Some(gpu) = gpu() else { return };
     let [loss, ..] = on_device(gpu, &plain(&[3e38], &[-3e38], 1), UNIT);
     assert_eq!(loss, [f64::INFINITY]);
+}
+
+/// Each of many chunks adds to gradients of 16 bits, which are as near to those of 32 as one rounding.
+#[test]
+fn gradients_of_16_bits_are_rounded_once() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = gpu.with_tuning(Tuning { workspace: 16 << 10, ..*gpu.tuning() });
+    let (n, dim) = (230, 24);
+    let (q, k) = (Fill::Small.matrix(n, dim, 21), Fill::Small.matrix(n, dim, 22));
+    let (q, k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
+    let options = Options { symmetric: true, ..Options::default() };
+    let of = |storage: Storage| {
+        let check = Check::new(&gpu);
+        let [dq, dk] = [(); 2].map(|()| check.output_as(storage, n, dim).unwrap());
+        let (loss, state) = (output(&gpu, 1, 1), output(&gpu, 2 * n, 4));
+        let record = gpu.run(|recorder| {
+            let gradients = info_nce::Gradients { dq: Some(dq.view()?), dk: Some(dk.view()?), ..Default::default() };
+            let batch = info_nce::Batch::new(q.view()?, k.view()?);
+            info_nce::forward(recorder, batch, loss.view()?, state.view()?, gradients, options)
+        });
+        record.unwrap();
+        [read(&gpu, &dq), read(&gpu, &dk)]
+    };
+    let [exact, rounded] = [of(Storage::F32), of(Storage::Bf16)];
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert_close(rounded, exact, 2f64.powi(-8));
+    }
 }

@@ -14,6 +14,9 @@ const ROW_PARTS: usize = 2;
 const ROW_SUMS: usize = 3;
 const COL_PARTS: usize = 9;
 const COL_SUMS: usize = 10;
+/// Scratch: gradients of 16 bits while they are added up.
+const WIDE_DQ: usize = 20;
+const WIDE_DK: usize = 21;
 
 /// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
 const CHUNK_ROWS: usize = 512;
@@ -335,7 +338,14 @@ impl<'a> Pairs<'a> {
         let sums: Tensor = Tensor::matrix(&scratch, self.q.rows, width)?;
         let col_scratch = plan.scratch(COL_SUMS, if along { 2 * self.k.rows } else { 0 })?;
         let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
-        for chunk in self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })? {
+        let pieces = self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })?;
+        // What of several chunks is added up in 16 bits would lose a digit with each.
+        let in_f32 = |slot: usize, gradient: Option<Tensor>| {
+            let rounds = gradient.filter(|gradient| gradient.storage != Storage::F32 && pieces.len() > 1);
+            rounds.map(|gradient| plan.scratch(slot, gradient.rows * gradient.cols)).transpose()
+        };
+        let (wide_dq, wide_dk) = (in_f32(WIDE_DQ, dq)?, in_f32(WIDE_DK, dk)?);
+        for chunk in pieces {
             let [rows, cols] = chunk.shape();
             let stride = cols.next_multiple_of(4); // so that rows are written and read four at a time
             let g = plan.scratch(G, if gradients.has_g() { rows * stride } else { 0 })?;
@@ -356,12 +366,22 @@ impl<'a> Pairs<'a> {
                 linear::add_slices(plan, parts, chunk.grid[1], sums, !first_cols)?;
             }
             if let Some((g, dq)) = g.zip(dq) {
+                let (dq, add) = sum_of(&wide_dq, dq, add_rows)?;
                 let dq = dq.row_range(chunk.rows);
-                linear::product(plan, Operand::by_k(g), Operand::by_row(chunk.k), None, dq, add_rows || !first_rows)?;
+                linear::product(plan, Operand::by_k(g), Operand::by_row(chunk.k), None, dq, add || !first_rows)?;
             }
             if let Some((g, dk)) = g.zip(dk) {
+                let (dk, add) = sum_of(&wide_dk, dk, add_cols)?;
                 let dk = dk.row_range(chunk.cols);
-                linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add_cols || !first_cols)?;
+                linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add || !first_cols)?;
+            }
+        }
+        for (sum, gradient, add) in [(&wide_dq, dq, add_rows), (&wide_dk, dk, add_cols)] {
+            if let (Some(_), Some(gradient)) = (sum, gradient) {
+                let (sum, _) = sum_of(sum, gradient, add)?;
+                for rows in chunks(gradient.rows, plan.rows_per_binding(sum) as usize) {
+                    linear::add_slices(plan, sum.row_range(rows.clone()), 1, gradient.row_range(rows), add)?;
+                }
             }
         }
         let column = |index: usize| sums.col_range(index..index + 1);
@@ -372,5 +392,13 @@ impl<'a> Pairs<'a> {
         }
         loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))?;
         Ok(along.then_some(Along { rows: scratch, cols: col_scratch }))
+    }
+}
+
+/// Where a gradient is summed, and whether to what is there: in f32 if there is a buffer for that.
+fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, gradient: Tensor<'b>, add: bool) -> Result<(Tensor<'b>, bool)> {
+    match wide {
+        Some(buffer) => Ok((Tensor::matrix(buffer, gradient.rows, gradient.cols)?, false)),
+        None => Ok((gradient, add)),
     }
 }

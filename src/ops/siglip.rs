@@ -188,7 +188,8 @@ pub fn forward(
 }
 
 /// Those of `gradients` that are given; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
-/// Where the pairs exceed the workspace dq and dk are sums of several chunks, each rounded as they are stored.
+/// Where the pairs exceed the workspace dq and dk are sums of several chunks, those of 16 bits in f32 until all are there, which takes four
+/// bytes a number beside the workspace.
 ///
 /// # Errors
 /// As [`forward`].

@@ -24,11 +24,12 @@ fn triad(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     }
 }
 
-// Eight sums a lane, so that one multiply-add need not wait for the one before; 32 numbers times ROUNDS times 8.
+// Eight sums a lane, so that one multiply-add need not wait for the one before; 32 numbers times ROUNDS times 8. No two components are alike, or a
+// compiler computes one of them for all.
 @compute @workgroup_size(WG)
 fn multiply_add(@builtin(global_invocation_id) id: vec3<u32>) {
-    let f = vec4<FLOAT>(FLOAT(0.999));
-    let g = vec4<FLOAT>(FLOAT(f32(id.x % 7u)));
+    let f = vec4<FLOAT>(vec4(0.999, 0.998, 0.997, 0.996));
+    let g = vec4<FLOAT>(vec4(f32(id.x % 7u)) + vec4(0.0, 1.0, 2.0, 3.0));
     var a = g;
     var b = g + f;
     var c = b + f;
@@ -42,7 +43,7 @@ fn multiply_add(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let sum = ((a + b) + (c + d)) + ((e + p) + (q + r));
     // Never, but the compiler does not know.
-    if f32(sum.x) == 1234.5 {
+    if f32((sum.x + sum.y) + (sum.z + sum.w)) == 1234.5 {
         y[id.x % arrayLength(&y)] = QUAD();
     }
 }

@@ -131,14 +131,13 @@ fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failu
     bar.set_style(style.expect("a template without mistakes"));
     bar.set_message("what the adapter can do at most");
     let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 3)?;
-    drop(gpu);
     let chosen = chosen(arguments, &ceilings, software);
     bar.set_length(chosen.len() as u64 + 1);
     bar.inc(1);
     let mut cases = Vec::new();
     for (case, shape, storage) in chosen {
         bar.set_message(format!("{} {} × {} {}", case.op, shape[0], shape[1], name_of(storage)));
-        match measured(wish, case, shape, storage, budget) {
+        match measured(&gpu, case, shape, storage, budget) {
             Ok(case) => cases.push(case),
             Err(Error::OutOfMemory { .. } | Error::Limit { .. }) => bar.suspend(|| {
                 eprintln!("left out, as this adapter's memory or bindings are too small: {} {shape:?}", case.op)
@@ -184,21 +183,22 @@ fn chosen(
     chosen
 }
 
-/// On a device of its own, with no scratch of other cases.
+/// With no scratch of other cases. (A device for each case would do too, but NVIDIA's driver gives no more after some twenty.)
 fn measured(
-    wish: Option<&str>,
+    gpu: &Gpu,
     case: &cases::Case,
     shape: [usize; 2],
     storage: Storage,
     budget: Duration,
 ) -> wgloss::Result<Case> {
-    let gpu = open(wish)?;
+    gpu.release_scratch();
+    gpu.wait()?;
     let allocated = || gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes);
     let before = allocated();
-    let job = (case.build)(&gpu, shape, storage)?;
-    let timer = Timer::new(&gpu);
+    let job = (case.build)(gpu, shape, storage)?;
+    let timer = Timer::new(gpu);
     let first_s = timer.once(&|| (job.submit)(1))?;
-    let Verdict { error, tolerance } = job.verdict(&gpu)?;
+    let Verdict { error, tolerance } = job.verdict(gpu)?;
     let timed = timer.measure(budget, &*job.submit)?;
     Ok(Case {
         op: case.op.to_owned(),

@@ -329,7 +329,7 @@ pub fn forward(
 
 /// Those of `gradients` that are given, from the forward's batch and its `state`. A side without one is frozen, and its product is skipped.
 /// `dy` is the gradient of the loss, of the loss's shape, ones if absent. Where the pairs exceed the workspace gradients are sums of several
-/// chunks, each rounded as they are stored.
+/// chunks, those of 16 bits in f32 until all are there, which takes four bytes a number beside the workspace.
 ///
 /// # Errors
 /// As [`forward`].
