@@ -370,3 +370,92 @@ fn folding_leaves_a_picture_and_its_numbers() {
     refuse("--items=2", &["items"]);
     refuse("--adapter=no such card", &["no such card"]);
 }
+
+/// What the keywords that benches/record.schema.json uses say of a value: every breach, with its place.
+fn breaches(schema: &serde_json::Value, value: &serde_json::Value, place: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let is = |name: &str| match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        other => panic!("the schema's type {other}"),
+    };
+    let breaks = schema["type"].as_str().is_some_and(|name| !is(name))
+        || schema.get("const").is_some_and(|only| only != value)
+        || schema["enum"].as_array().is_some_and(|any| !any.contains(value));
+    if breaks {
+        found.push(format!("{place}: {value}"));
+    }
+    for key in schema["required"].as_array().into_iter().flatten().filter_map(|key| key.as_str()) {
+        if value.get(key).is_none() {
+            found.push(format!("{place}: no {key}"));
+        }
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match schema["properties"].get(key) {
+            Some(schema) => found.extend(breaches(schema, value, &format!("{place}.{key}"))),
+            None if schema["additionalProperties"] == false => found.push(format!("{place}: {key} is unknown")),
+            None => {}
+        }
+    }
+    for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+        found.extend(breaches(&schema["items"], value, &format!("{place}[{index}]")));
+    }
+    found
+}
+
+#[test]
+fn bench_leaves_a_result_that_report_and_compare_read() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (before, after, page) = (path("before.json"), path("after.json"), path("report.html"));
+    let run = |arguments: &[&str]| wgloss(arguments).output().unwrap();
+    let output = run(&["bench", "--op", "l2,softmax", "--size", "70x64", "--seconds", "0.01", "--out", &before]);
+    let said = text(&output.stdout);
+    assert!(output.status.success() && said.contains("softmax 70 × 64"), "{said}{}", text(&output.stderr));
+
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/record.schema.json");
+    let parse = |file: &Path| serde_json::from_str::<serde_json::Value>(&fs::read_to_string(file).unwrap()).unwrap();
+    let (schema, mut record) = (parse(&schema), parse(Path::new(&before)));
+    assert_eq!(breaches(&schema, &record, ""), [""; 0]);
+    for case in record["cases"].as_array().unwrap() {
+        assert!(case["error"].as_f64().unwrap() <= case["tolerance"].as_f64().unwrap(), "{case}");
+        assert!(case["samples_s"].as_array().unwrap().len() >= 5, "{case}");
+    }
+    assert!(record["ceilings"]["copy_gb_s"].as_f64().unwrap() > 0.0);
+
+    // The same, but one op twice as slow and one wrong.
+    let slower: Vec<f64> =
+        record["cases"][0]["samples_s"].as_array().unwrap().iter().map(|s| 2.0 * s.as_f64().unwrap()).collect();
+    record["cases"][0]["samples_s"] = slower.into();
+    fs::write(&after, record.to_string()).unwrap();
+    let output = run(&["compare", &before, &after, "--fail-on-regress", "10%"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("SLOWER") && text(&output.stdout).contains("same"));
+    assert!(run(&["compare", &before, &before, "--fail-on-regress", "10%"]).status.success());
+    record["cases"][1]["error"] = 1.into();
+    fs::write(&after, record.to_string()).unwrap();
+    assert!(text(&run(&["compare", &before, &after]).stdout).contains("WRONG"));
+
+    assert!(run(&["report", &before, &after, "--out", &page]).status.success());
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains("softmax 70 × 64") && html.contains("WRONG") && html.contains("<svg"));
+    assert!(!html.contains("http://") || html.matches("http").count() == html.matches("http://www.w3.org/").count());
+    let markdown = text(&run(&["report", &before, "--markdown"]).stdout);
+    assert!(markdown.contains("| softmax 70 × 64 |"), "{markdown}");
+
+    record["surprise"] = true.into();
+    fs::write(&after, record.to_string()).unwrap();
+    let never = folder.path().join("never.html");
+    let refuse = |arguments: &[&str], words: &[&str]| refused(&run(arguments), words, &never);
+    let to = never.to_str().unwrap();
+    refuse(&["report", &after, "--out", to], &["after.json", "surprise"]);
+    refuse(&["report", &path("none.json"), "--out", to], &["none.json", "expected a result"]);
+    refuse(&["bench", "--op", "sofmax", "--out", to], &["--op sofmax", "softmax"]);
+    refuse(&["verify", "--op", "sofmax"], &["--op sofmax", "softmax"]);
+}
