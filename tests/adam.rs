@@ -54,7 +54,7 @@ fn options(case: &Case, decoupled: bool, step: usize) -> Options {
 fn grade(gpu: &Gpu, op: &str, decoupled: bool) {
     golden::grade(op, |case| {
         if case.id.ends_with("denormal") && flushes_subnormals(gpu) {
-            return Err("v is below the smallest normal number, which this device flushes to 0".into());
+            return Err("v is below the smallest normal number, which this device flushes to 0");
         }
         let (p, g) = (case.input("p").data, case.input("g").data);
         let size = p.len();

@@ -197,7 +197,7 @@ impl Record {
         }
         let record: Record = serde_json::from_str(&text).map_err(|error| Failure::input(format!("{name}: {error}")))?;
         for case in &record.cases {
-            if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| !(*seconds > 0.0)) {
+            if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| *seconds <= 0.0) {
                 return Err(Failure::input(format!("{name}: {}: expected samples above 0 s", case.name())));
             }
         }
