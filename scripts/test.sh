@@ -46,8 +46,7 @@ tools() {
         need_component clippy cargo clippy --version
 }
 
-# One vector width of lavapipe: its subgroups have width / 32 invocations. LLVM's optimisation is off: it takes two fifths of the time of the tests,
-# which are thousands of kernels that run once, and Mesa's own passes, which are what changes results, stay.
+# One vector width of lavapipe: its subgroups have width / 32 invocations.
 # Each width has its own shader cache, because Mesa's cache key leaves the width
 # out (lp_disk_cache_create and lp_cs_get_ir_cache_key in llvmpipe). With one
 # cache for all, Mesa 25.0.7 reports subgroups of 4 and runs the cached code for 8.
@@ -55,7 +54,7 @@ at_width() { # BITS COMMAND…
     local width=$1 cache=$PWD/target/mesa-shader-cache/$1
     shift
     mkdir -p "$cache"
-    GALLIVM_PERF=nopt LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
+    LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
 }
 
 # Two at a time, where each has to wait for a driver that compiles kernels on one core: the first in the background, its output afterwards.
@@ -96,11 +95,7 @@ elif scripts/driver.sh is-software; then
     slow=(info_nce scale kl::) # half of the time
     slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
     other_tests() { at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}"; }
-    all_verify() { at_width 256 "${verify[@]}" && as_users_run_it; }
-    as_users_run_it() {
-        local cache=$PWD/target/mesa-shader-cache/optimised
-        mkdir -p "$cache" && MESA_SHADER_CACHE_DIR=$cache "${verify[@]}" --op linear,softmax,tanh,sgd
-    }
+    all_verify() { at_width 256 "${verify[@]}"; }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
     narrow_tests() {
         at_width 128 "${library_tests[@]}" -- normalize:: linear::verified siglip::golden

@@ -53,9 +53,43 @@ impl core::fmt::Debug for Split<'_> {
 struct Page {
     buffer: wgpu::Buffer,
     used: u64,
+    /// What slots hold from the `written`th byte on: an op's are written at once, since each write has its price.
+    pending: Vec<u8>,
+    written: u64,
 }
 
 const PAGE: u64 = 16 << 10;
+
+impl Page {
+    fn new(gpu: &Gpu) -> Page {
+        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgloss.params"),
+            size: PAGE,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Page { buffer, used: 0, pending: Vec::new(), written: 0 }
+    }
+
+    /// Where a slot with `params` begins.
+    fn slot(&mut self, gpu: &Gpu, params: &[u32]) -> u64 {
+        let offset = self.used;
+        self.pending.resize((offset - self.written) as usize, 0);
+        self.pending.extend_from_slice(bytemuck::cast_slice(params));
+        let alignment = gpu.limits().min_uniform_buffer_offset_alignment.into();
+        self.used = (offset + 4 * params.len() as u64).next_multiple_of(alignment);
+        offset
+    }
+
+    fn write(&mut self, gpu: &Gpu) {
+        if self.pending.is_empty() {
+            return;
+        }
+        gpu.queue().write_buffer(&self.buffer, self.written, &self.pending);
+        self.pending.clear();
+        self.written = self.used;
+    }
+}
 
 impl<'e> Recorder<'e> {
     pub(crate) fn new(gpu: &'e Gpu, encoder: &'e mut wgpu::CommandEncoder) -> Self {
@@ -88,7 +122,11 @@ impl<'e> Recorder<'e> {
         planned?;
         let steps = plan.steps;
         let mut page = self.page.take();
-        let ready = gpu.guard(|| steps.iter().map(|step| step.bind_group(gpu, &mut page)).collect::<Vec<_>>());
+        let ready = gpu.guard(|| {
+            let groups: Vec<_> = steps.iter().map(|step| step.bind_group(gpu, &mut page)).collect();
+            page.iter_mut().for_each(|page| page.write(gpu));
+            groups
+        });
         self.page = page;
         let groups = ready?;
         if steps.is_empty() {
@@ -447,7 +485,9 @@ impl<'g> Plan<'g> {
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let constants = [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], flags].concat();
+        let unrolled: &[_] = if tuning.by_subgroup { &[] } else { &[("UNROLLED", u32::from(tuning.unrolled))] };
+        let constants =
+            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], unrolled, flags].concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -632,19 +672,12 @@ impl Step {
     fn bind_group(&self, gpu: &Gpu, page: &mut Option<Page>) -> wgpu::BindGroup {
         let device = gpu.device();
         let size = self.kernel.shader.params_size();
-        let mut current = page.take().filter(|page| page.used + size <= PAGE).unwrap_or_else(|| Page {
-            buffer: device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("wgloss.params"),
-                size: PAGE,
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }),
-            used: 0,
-        });
-        let offset = current.used;
-        gpu.queue().write_buffer(&current.buffer, offset, bytemuck::cast_slice(&self.params));
-        current.used += size.next_multiple_of(gpu.limits().min_uniform_buffer_offset_alignment.into());
-        let page = &page.insert(current).buffer;
+        if let Some(mut full) = page.take_if(|page| page.used + size > PAGE) {
+            full.write(gpu);
+        }
+        let page = page.get_or_insert_with(|| Page::new(gpu));
+        let offset = page.slot(gpu, &self.params);
+        let page = &page.buffer;
         let slice = |buffer, offset, size| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) })
         };

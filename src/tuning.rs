@@ -12,6 +12,9 @@ pub struct Tuning {
     pub tile_y: u32,
     /// How many of the summed dimension a tile stages at once, a multiple of 8.
     pub tile_depth: u32,
+    /// Whether a tile's steps along eight of the summed dimension stand one after the other instead of in a loop: fewer instructions, which a
+    /// software adapter takes three times as long to compile.
+    pub unrolled: bool,
     /// How many lanes of a row exchange values without workgroup memory, a power of two: at most what the device's subgroups hold at least; 1
     /// on devices without [`wgpu::Features::SUBGROUP`].
     pub subgroup: u32,
@@ -39,6 +42,7 @@ impl Tuning {
         tile_x: 16,
         tile_y: 4,
         tile_depth: 16,
+        unrolled: true,
         subgroup: 128,
         by_subgroup: false,
         wide: false,
@@ -58,6 +62,7 @@ impl Tuning {
         widest: 8,
         tile_x: 8,
         tile_y: 1,
+        unrolled: false,
         subgroup: 8,
         by_subgroup: true,
         wide: true, // llvmpipe makes every load and store lane by lane, of four bytes or eight

@@ -40,7 +40,7 @@ pub fn gpu() -> Option<&'static Gpu> {
 /// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not. Without subgroups
 /// `scale::default_limits_of_webgpu` runs.
 const TUNINGS: [Tuning; 2] =
-    [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 8, ..Tuning::GPU }];
+    [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 8, unrolled: false, ..Tuning::GPU }];
 
 /// Runs an op's own cases under every tuning.
 pub fn verifies(op: &str) {

@@ -1,5 +1,5 @@
 use wgloss::verify::{Fill, Held};
-use wgloss::{Accum, Gpu, linear, reference};
+use wgloss::{Accum, Gpu, Tuning, linear, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -200,4 +200,18 @@ fn same_bits() {
     let (x, w) = (Fill::Wide.matrix(3000, 7, 1), Fill::Small.matrix(3, 7, 2));
     let dy = Fill::Wide.matrix(3000, 3, 3);
     assert_repeats(|| on_device(gpu, &Data { x: &x, w: &w, b: None, dy: &dy, shape }).into());
+}
+
+/// Whether the steps of a slab stand one after the other changes no bit.
+#[test]
+fn unrolled_or_not() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, depth, outputs) = (37, 45, 21); // no multiple of a tile or a slab
+    let (x, w) = (Fill::Small.matrix(rows, depth, 31), Fill::Small.matrix(outputs, depth, 32));
+    let [rolled, unrolled] = [false, true].map(|unrolled| {
+        let gpu = gpu.with_tuning(Tuning { tile_x: 4, tile_y: 2, unrolled, ..Tuning::GPU });
+        linear::compute(&gpu, &x, &w, None, depth).unwrap()
+    });
+    assert_eq!(rolled, unrolled);
+    assert_close(&wide(&unrolled), &reference::linear::forward(&wide(&x), &wide(&w), None, depth, outputs, rows), 1e-4);
 }

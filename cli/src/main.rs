@@ -40,6 +40,8 @@ enum Command {
     Folding(folding::Arguments),
     /// Time the kernels beside what the adapter can do at most.
     Bench(bench::Arguments),
+    /// Try which sizes of workgroups and tiles are fastest on an adapter, and keep them for the other commands.
+    Tune(bench::tune::Arguments),
     /// Results of `bench` side by side, as a page or as Markdown.
     Report(bench::report::Arguments),
     /// Two results of `bench`, and what is faster or slower than noise allows.
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Wals(arguments) => wals::wals(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Tune(arguments) => bench::tune::tune(&arguments),
         Command::Report(arguments) => bench::report::report(&arguments),
         Command::Compare(arguments) => bench::compare::compare(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
@@ -84,9 +87,10 @@ fn silence_caught_panics() {
     }));
 }
 
-/// Opens the adapter that `wish` names, the best without a wish.
+/// Opens the adapter that `wish` names, the best without a wish, with the sizes that `tune` found for it.
 fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
     wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
+        .map(bench::tune::tuned)
 }
 
 /// Says how to get one.

@@ -429,6 +429,24 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     }
     assert!(record["ceilings"]["copy_gb_s"].as_f64().unwrap() > 0.0);
 
+    // Sizes that `tune` kept for this adapter and driver, and those for another driver.
+    let (_, driver) = record["provenance"]["driver"].as_str().unwrap().split_once(' ').unwrap();
+    for (driver, taken) in [(driver, true), ("another", false)] {
+        let adapter = record["provenance"]["adapter"].as_str().unwrap();
+        let sizes = serde_json::json!({"adapter": adapter, "driver": driver, "workgroup": 4, "widest": 16,
+            "tile_x": 8, "tile_y": 1, "tile_depth": 8, "by_subgroup": false});
+        let words: Vec<_> =
+            adapter.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let file = folder.path().join(format!("wgloss/{}-tuning.json", words.join("-").to_lowercase()));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, sizes.to_string()).unwrap();
+        let mut command = wgloss(&["bench", "--op", "l2", "--size", "70x64", "--seconds", "0.01", "--out", &after]);
+        let output = command.env("XDG_CACHE_HOME", folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let sizes = parse(Path::new(&after))["provenance"]["details"]["tuning"].to_string();
+        assert_eq!(sizes.contains("workgroup: 4, widest: 16"), taken, "{sizes}");
+    }
+
     // The same, but one op twice as slow and one wrong.
     let slower: Vec<f64> =
         record["cases"][0]["samples_s"].as_array().unwrap().iter().map(|s| 2.0 * s.as_f64().unwrap()).collect();

@@ -2,6 +2,7 @@
 // Within a slab every index is a constant, so that the bounds that naga checks and the addresses are computed once for eight k: on an H200 these took a
 // fifth of the time.
 
+override UNROLLED: u32 = 1u; // whether the steps of a slab stand one after the other
 override STAGED_A: u32 = BK / 8u * TY;
 override STAGED_B: u32 = BK / 8u * TX;
 
@@ -76,7 +77,16 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
         tile_stage(row0, col0, k0, lane);
         workgroupBarrier();
         for (var eight = 0u; eight < BK / 8u; eight++) {
-            tile_slab(&t, eight * TY + y, eight * TX + x);
+            let a = eight * TY + y;
+            let b = eight * TX + x;
+            if UNROLLED == 1u {
+                tile_slab(&t, a, b);
+            } else {
+                for (var k = 0u; k < 8u; k++) {
+                    let four = 4u * k;
+                    tile_step(&t, staged_a[a][four], staged_a[a][four + 1u], staged_a[a][four + 2u], staged_a[a][four + 3u], staged_b[b][k]);
+                }
+            }
         }
     }
     return t;

@@ -31,7 +31,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             }
         }
         let learnable = Options { symmetric: queries == keys, ..Default::default() };
-        for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
+        for storage in [Storage::F32].into_iter().chain(check.storages().iter().copied()) {
             for (log_scale, accum) in [(2.0, Accum::Write), (2.0, Accum::Add), (5.0, Accum::Write), (5.0, Accum::Add)] {
                 let options = Options { accum, ..learnable };
                 case(check, [queries, keys, dim], Fill::Small, Some(log_scale), storage, options)?;

@@ -6,6 +6,7 @@ mod clock;
 pub mod compare;
 mod record;
 pub mod report;
+pub mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +111,7 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// With the built-in sizes.
 fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
     Gpu::open(&wgloss::Options {
         adapter: wish.map(str::to_owned),
@@ -119,7 +121,7 @@ fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
 }
 
 fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failure> {
-    let gpu = open(wish).map_err(crate::no_adapter)?;
+    let gpu = tune::tuned(open(wish).map_err(crate::no_adapter)?);
     eprintln!("adapter: {}", describe(gpu.info()));
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
     let budget =

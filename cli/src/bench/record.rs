@@ -161,6 +161,13 @@ impl Case {
     }
 }
 
+/// "nvidia-h200"
+pub fn slug(name: &str) -> String {
+    let letters = name.to_lowercase();
+    let words = letters.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
+}
+
 /// Linear between the samples.
 pub fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
@@ -174,10 +181,7 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
 impl Record {
     /// "nvidia-h200-bench.json"
     pub fn file_name(&self) -> String {
-        let letters = self.provenance.adapter.to_lowercase();
-        let words: Vec<&str> =
-            letters.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
-        format!("{}-bench.json", words.join("-"))
+        format!("{}-bench.json", slug(&self.provenance.adapter))
     }
 
     /// # Errors

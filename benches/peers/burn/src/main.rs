@@ -1,4 +1,4 @@
-//! The cases of benches/losses in burn, on its wgpu backend, timed the same way: f32, two warm-ups, the median of five.
+//! Cases of `wgloss bench` in burn, on its wgpu backend, timed the same way: f32, two warm-ups, the median of five.
 //! What is counted is what a user runs: burn's own functions and, where there is a gradient, `backward()`. A sample ends when the device
 //! is done. `first_wall_s` is the first call, with burn's tuning and the driver's compilation.
 
@@ -16,7 +16,7 @@ use serde_json::json;
 /// Prints a line of JSON with the provenance, then one a case.
 #[derive(Parser)]
 struct Arguments {
-    /// softmax, cross_entropy or info_nce with its shape, as `cargo bench --bench losses -- --list` names it; may be repeated.
+    /// softmax, cross_entropy or info_nce with its shape, as benches/compare.py names it; may be repeated.
     #[arg(long, value_name = "OP_ROWSxCOLS", required = true)]
     case: Vec<String>,
     /// Calls a sample; times are divided by it.

@@ -1,0 +1,208 @@
+//! `wgloss tune`: which sizes are fastest on an adapter, each tried and checked, kept where every command finds them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wgloss::{Gpu, Storage, Tuning, wgpu};
+
+use super::cases::{CASES, Case, Verdict};
+use super::clock::Timer;
+use super::record::quantile;
+use super::{duration, open};
+use crate::failure::Failure;
+use crate::{describe, run, table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Seconds for each op and size.
+    #[arg(long, default_value_t = 0.2, value_parser = super::seconds)]
+    seconds: f64,
+    /// Write the sizes here instead of where the other commands look for them.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Sizes that were found for an adapter and its driver.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Found {
+    adapter: String,
+    driver: String,
+    workgroup: u32,
+    widest: u32,
+    tile_x: u32,
+    tile_y: u32,
+    tile_depth: u32,
+    by_subgroup: bool,
+}
+
+impl Found {
+    fn new(info: &wgpu::AdapterInfo, tuning: &Tuning) -> Found {
+        let Tuning { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *tuning;
+        let (adapter, driver) = (info.name.clone(), info.driver_info.clone());
+        Found { adapter, driver, workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup }
+    }
+
+    fn on(&self, tuning: Tuning) -> Tuning {
+        let Found { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *self;
+        Tuning { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, ..tuning }
+    }
+}
+
+/// Where sizes are kept: a file an adapter in the user's folder for what can be found again.
+fn kept(info: &wgpu::AdapterInfo) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = variable("XDG_CACHE_HOME").or_else(|| match std::env::consts::OS {
+        "windows" => variable("LOCALAPPDATA"),
+        "macos" => Some(variable("HOME")?.join("Library/Caches")),
+        _ => Some(variable("HOME")?.join(".cache")),
+    })?;
+    Some(folder.join("wgloss").join(format!("{}-tuning.json", super::record::slug(&info.name))))
+}
+
+/// The device with the sizes that were found for its adapter and driver, if there are any.
+pub fn tuned(gpu: Gpu) -> Gpu {
+    let info = gpu.info();
+    let read = || -> Option<Found> { serde_json::from_str(&std::fs::read_to_string(kept(info)?).ok()?).ok() };
+    match read().filter(|found| found.adapter == info.name && found.driver == info.driver_info) {
+        Some(found) => gpu.with_tuning(found.on(*gpu.tuning())),
+        None => gpu,
+    }
+}
+
+/// What a family of kernels is tried with, and on what.
+struct Family {
+    name: &'static str,
+    on: &'static [(&'static str, [usize; 2])],
+    on_software: &'static [(&'static str, [usize; 2])],
+}
+
+const ROWS: Family = Family {
+    name: "rows",
+    on: &[("softmax", [16_384, 4096]), ("cross_entropy", [4096, 4096]), ("kl", [1024, 32_768])],
+    on_software: &[("softmax", [1024, 4096]), ("cross_entropy", [1024, 1024])],
+};
+const TILES: Family = Family {
+    name: "tiles",
+    on: &[("linear", [4096, 1024]), ("info_nce", [8192, 256])],
+    on_software: &[("linear", [512, 256]), ("info_nce", [512, 128])],
+};
+
+/// A change of sizes is taken if it gains at least this much.
+const WORTH: f64 = 0.03;
+
+pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let gpu = open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    eprintln!("adapter: {}", describe(gpu.info()));
+    let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
+    let mut best = *gpu.tuning();
+    for (family, candidates) in [(ROWS, rows as fn(&Tuning) -> Vec<Tuning>), (TILES, tiles)] {
+        let sizes = distinct(&gpu, candidates(&best));
+        let jobs = if software { family.on_software } else { family.on };
+        let bar = indicatif::ProgressBar::new((sizes.len() * jobs.len()) as u64);
+        let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+        bar.set_style(style.expect("a template without mistakes"));
+        let mut table = table::with_header(["", "of the time of the first", "", ""], 1..3);
+        let (mut least, mut winner, mut before) = (1.0 - WORTH, None, Vec::new());
+        for (index, tuning) in sizes.iter().enumerate() {
+            let name = name_of(family.name, tuning);
+            let mut times = Vec::new();
+            for (op, shape) in jobs {
+                bar.set_message(format!("{name}: {op}"));
+                times.push(seconds(&gpu.with_tuning(*tuning), case(op), *shape, arguments.seconds)?);
+                bar.inc(1);
+            }
+            if index == 0 {
+                before.clone_from(&times);
+            }
+            // The geometric mean over the ops; infinite if one is wrong.
+            let logs = times.iter().zip(&before).map(|(time, before)| (time / before).ln());
+            let ratio = (logs.sum::<f64>() / times.len() as f64).exp();
+            let shown: Vec<String> = times.iter().map(|time| duration(*time)).collect();
+            let verdict = if ratio.is_finite() { String::new() } else { "WRONG".to_owned() };
+            table.add_row([name, format!("{ratio:.2}"), shown.join(", "), verdict]);
+            if ratio < least {
+                (least, winner) = (ratio, Some(*tuning));
+            }
+        }
+        bar.finish_and_clear();
+        let ops: Vec<String> = jobs.iter().map(|(op, [rows, cols])| format!("{op} {rows} × {cols}")).collect();
+        println!("{}: {}\n{table}", family.name, ops.join(", "));
+        match winner {
+            None => println!("They stay as they are: nothing gains {:.0} %.\n", 100.0 * WORTH),
+            Some(tuning) => {
+                println!("Taken: {}, {:.2} of the time.\n", name_of(family.name, &tuning), least);
+                best = tuning;
+            }
+        }
+    }
+    let Some(path) = arguments.out.clone().or_else(|| kept(gpu.info())) else {
+        return Err(Failure::input("--out: expected a file, since this system names no folder for caches"));
+    };
+    let text = serde_json::to_string_pretty(&Found::new(gpu.info(), &best)).unwrap_or_default() + "\n";
+    run::write_file(&path, text.as_bytes())?;
+    println!("written: {}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn case(op: &str) -> &'static Case {
+    CASES.iter().find(|case| case.op == op).unwrap_or(&CASES[0])
+}
+
+/// Of one call; infinite if its answer is wrong.
+fn seconds(gpu: &Gpu, case: &Case, shape: [usize; 2], budget: f64) -> wgloss::Result<f64> {
+    gpu.release_scratch();
+    let job = (case.build)(gpu, shape, Storage::F32)?;
+    let timer = Timer::new(gpu);
+    timer.once(&|| (job.submit)(1))?;
+    let Verdict { error, tolerance } = job.verdict(gpu)?;
+    if error > tolerance {
+        return Ok(f64::INFINITY);
+    }
+    let timed = timer.measure(Duration::from_secs_f64(budget), &*job.submit)?;
+    Ok(quantile(&timed.samples_s, 0.5))
+}
+
+/// What is there, then others.
+fn rows(now: &Tuning) -> Vec<Tuning> {
+    let sizes =
+        [(64, 256), (64, 1024), (128, 512), (128, 1024), (256, 256), (256, 512), (256, 1024), (512, 1024), (8, 8)];
+    let of = |(workgroup, widest)| Tuning { workgroup, widest, by_subgroup: widest == 8, ..*now };
+    [*now].into_iter().chain(sizes.map(of)).collect()
+}
+
+fn tiles(now: &Tuning) -> Vec<Tuning> {
+    let shapes = [(8, 8), (16, 4), (16, 8), (32, 4), (32, 8), (16, 16)];
+    let of = |(tile_x, tile_y)| {
+        [8, 16, 32].map(|tile_depth| Tuning { tile_x, tile_y, tile_depth, by_subgroup: false, ..*now })
+    };
+    [*now].into_iter().chain(shapes.into_iter().flat_map(of)).collect()
+}
+
+/// As the device allows them, each once, in their order.
+fn distinct(gpu: &Gpu, candidates: Vec<Tuning>) -> Vec<Tuning> {
+    let mut found: Vec<Tuning> = Vec::new();
+    for tuning in candidates.into_iter().map(|tuning| *gpu.with_tuning(tuning).tuning()) {
+        if !found.contains(&tuning) {
+            found.push(tuning);
+        }
+    }
+    found
+}
+
+fn name_of(family: &str, tuning: &Tuning) -> String {
+    let Tuning { workgroup, widest, tile_x, tile_y, tile_depth, .. } = tuning;
+    match family {
+        "rows" => format!("{workgroup} lanes, {widest} at most"),
+        _ => {
+            let [rows, cols] = tuning.tile();
+            let how = if tuning.by_subgroup { ", by subgroup" } else { "" };
+            format!("{rows} × {cols} by {tile_x} × {tile_y} lanes, {tile_depth} deep{how}")
+        }
+    }
+}
