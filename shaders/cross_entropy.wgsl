@@ -184,11 +184,9 @@ fn forward(
         }
     } else {
         for (var j = span.first; j < span.end; j += step_size()) {
-            x = capped16(load_x16(span.i, j, span.end, masked()));
-            acc = lse_merge(acc, lse_of16(x, UNIT), UNIT);
+            acc = lse_merge(acc, lse_of16(capped16(load_x16(span.i, j, span.end, masked())), UNIT), UNIT);
             if SOFT_TARGET == 1u {
-                soft = soft16(span.i, j, span.end);
-                total += soft_sum(j, span.end, soft);
+                total += soft_sum(j, span.end, soft16(span.i, j, span.end));
             }
         }
     }

@@ -12,8 +12,8 @@ pub struct Tuning {
     pub tile_y: u32,
     /// How many of the summed dimension a tile stages at once, a multiple of 8.
     pub tile_depth: u32,
-    /// Whether a tile's steps along eight of the summed dimension stand one after the other instead of in a loop: fewer instructions, which a
-    /// software adapter takes three times as long to compile.
+    /// Whether a tile's steps along eight of the summed dimension stand one after the other instead of in a loop: fewer instructions where it
+    /// runs, more to compile, which a software adapter takes long for.
     pub unrolled: bool,
     /// How many lanes of a row exchange values without workgroup memory, a power of two: at most what the device's subgroups hold at least; 1
     /// on devices without [`wgpu::Features::SUBGROUP`].

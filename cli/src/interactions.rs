@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use wgloss::train::tables::Interactions;
 
 use crate::failure::Failure;
+use crate::progress;
 
 /// Which lines count, and how.
 #[derive(Clone, Copy, clap::Args)]
@@ -198,9 +199,10 @@ pub fn load(path: &Path, rules: Rules) -> Result<Loaded, Failure> {
     if about.is_dir() {
         return Err(refuse("expected a file of interactions, found a folder".into()));
     }
-    let bar = if about.len() > SHOWN { ProgressBar::new(about.len()) } else { ProgressBar::hidden() };
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {eta} left");
-    bar.set_style(style.expect("a template without mistakes"));
+    let bar = match about.len() {
+        len if len > SHOWN => progress::bar(len, "{bytes}/{total_bytes}, {eta} left"),
+        _ => ProgressBar::hidden(),
+    };
     let loaded = read(BufReader::with_capacity(1 << 20, bar.wrap_read(file)), rules);
     bar.finish_and_clear();
     let loaded = loaded.map_err(refuse)?;

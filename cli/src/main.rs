@@ -7,6 +7,7 @@ mod failure;
 mod folding;
 mod interactions;
 mod plot;
+mod progress;
 mod recommend;
 mod run;
 mod stop;
@@ -91,6 +92,14 @@ fn silence_caught_panics() {
 fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
     wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
         .map(bench::tune::tuned)
+}
+
+/// Refuses ops that are not among the `known`.
+fn check_ops(asked: &[String], known: &[&str]) -> Result<(), Failure> {
+    match asked.iter().find(|op| !known.contains(&op.as_str())) {
+        Some(op) => Err(Failure::input(format!("--op {op}: expected one of {}", known.join(", ")))),
+        None => Ok(()),
+    }
 }
 
 /// Says how to get one.

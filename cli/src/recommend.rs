@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negatives, Quality, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Loaded, Rules};
+use crate::progress;
 use crate::run::{METRICS, Run};
 use crate::stop::Stop;
 use crate::table;
@@ -115,9 +115,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         "seed": config.seed,
     });
     let mut stop = Stop::on_ctrl_c()?;
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
-    bar.set_style(style.expect("a template without mistakes"));
+    let bar = progress::bar(0, "{pos}/{len} steps, {eta} left, {msg}");
     let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
     let outcome = fit(&gpu, train, Some(held_out), &config, &mut |event| {
         let logged = match event {

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use comfy_table::Table;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use wgloss::train::{Config, End, Event, Metrics, Outcome, fit};
 use wgloss::{Error, Gpu, info_nce};
@@ -12,6 +12,7 @@ use crate::adapters::HOW_TO_GET_ONE;
 use crate::data;
 use crate::failure::Failure;
 use crate::plot::Curves;
+use crate::progress;
 use crate::recommend;
 use crate::run::{METRICS, PLOT, Run, WEIGHTS};
 use crate::stop::Stop;
@@ -252,9 +253,7 @@ impl Watch {
             Event::Start { before, steps } => {
                 println!("start:   {}", sentence(&before));
                 self.curves = Curves { metrics: vec![before], steps_per_epoch: steps, ..Default::default() };
-                self.bar = ProgressBar::new((steps * self.epochs) as u64);
-                let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
-                self.bar.set_style(style.expect("a template without mistakes"));
+                self.bar = progress::bar((steps * self.epochs) as u64, "{pos}/{len} steps, {eta} left, {msg}");
                 self.start = Instant::now();
                 run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
             }

@@ -4,7 +4,7 @@ use std::time::Instant;
 use wgloss::verify::SUITES;
 
 use crate::failure::Failure;
-use crate::table;
+use crate::{progress, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -17,21 +17,16 @@ pub struct Arguments {
 }
 
 pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    if let Some(unknown) = arguments.op.iter().find(|wish| SUITES.iter().all(|(op, _)| op != wish)) {
-        let known: Vec<&str> = SUITES.iter().map(|(op, _)| *op).collect();
-        return Err(Failure::input(format!("--op {unknown}: expected one of {}", known.join(", "))));
-    }
+    crate::check_ops(&arguments.op, &SUITES.map(|(op, _)| op))?;
     let asked = |op: &str| arguments.op.is_empty() || arguments.op.iter().any(|wish| wish == op);
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
-    let bar = indicatif::ProgressBar::new(SUITES.iter().filter(|(op, _)| asked(op)).count() as u64);
-    bar.set_style(
-        indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("a template without mistakes"),
-    );
+    let suites: Vec<_> = SUITES.into_iter().filter(|(op, _)| asked(op)).collect();
+    let bar = progress::bar(suites.len() as u64, "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "cases", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
-    for (op, suite) in SUITES.into_iter().filter(|(op, _)| asked(op)) {
+    for (op, suite) in suites {
         bar.set_message(op);
         let start = Instant::now();
         let report = wgloss::verify::run(&gpu, suite);

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgloss::train::tables::{End, Quality, recommend};
 use wgloss::train::wals::{Config, Event, Preset, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
+use crate::progress;
 use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, record, sentence};
 use crate::run::{METRICS, Run};
 use crate::stop::Stop;
@@ -121,9 +121,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     run.log(&json!({"event": "start", "run": about}))?;
     let mut stop = Stop::on_ctrl_c()?;
-    let bar = ProgressBar::new(2 * config.sweeps as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} halves of sweeps, {eta} left, {msg}");
-    bar.set_style(style.expect("a template without mistakes"));
+    let bar = progress::bar(2 * config.sweeps as u64, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
     let start = Instant::now();
     let outcome = fit(&gpu, train, Some(&split.values), &config, &mut |event| {
         let logged = match event {

@@ -377,8 +377,8 @@ impl<'a> Pairs<'a> {
             }
         }
         for (sum, gradient, add) in [(&wide_dq, dq, add_rows), (&wide_dk, dk, add_cols)] {
-            if let (Some(_), Some(gradient)) = (sum, gradient) {
-                let (sum, _) = sum_of(sum, gradient, add)?;
+            if let Some((sum, gradient)) = sum.as_ref().zip(gradient) {
+                let sum: Tensor = Tensor::matrix(sum, gradient.rows, gradient.cols)?;
                 for rows in chunks(gradient.rows, plan.rows_per_binding(sum) as usize) {
                     linear::add_slices(plan, sum.row_range(rows.clone()), 1, gradient.row_range(rows), add)?;
                 }

@@ -87,7 +87,7 @@ struct Output {
 
 /// The largest error of what was found, relative to the largest number of its row, and more than which is wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
+pub struct Accuracy {
     pub error: f64,
     pub tolerance: f64,
 }
@@ -95,9 +95,9 @@ pub struct Verdict {
 impl Job {
     /// Compares the first rows and the last with what they must be, as `wgloss verify` does: the tolerance is twice what the formula loses in f32,
     /// and eight half units in the last place for another order of sums.
-    pub fn verdict(&self, gpu: &Gpu) -> Result<Verdict> {
+    pub fn accuracy(&self, gpu: &Gpu) -> Result<Accuracy> {
         let (truth, naive) = (self.truth)();
-        let mut worst = Verdict { error: 0.0, tolerance: f64::INFINITY };
+        let mut worst = Accuracy { error: 0.0, tolerance: f64::INFINITY };
         for ((output, truth), naive) in self.outputs.iter().zip(&truth).zip(&naive) {
             let Output { buffer, rows, cols, storage } = output;
             let scales: Vec<f64> = truth.chunks(*cols).map(|row| largest(row.iter().copied())).collect();
@@ -121,7 +121,7 @@ impl Job {
                 error = error.max(largest(found.iter().enumerate().map(|(at, &got)| relative(place(at), got.into()))));
             }
             if error / tolerance > worst.error / worst.tolerance || worst.tolerance.is_infinite() {
-                worst = Verdict { error, tolerance };
+                worst = Accuracy { error, tolerance };
             }
         }
         Ok(worst)
@@ -220,34 +220,40 @@ fn over<F: Real>(values: Vec<F>, count: usize) -> Vec<F> {
     values.into_iter().map(|value| value / number(count)).collect()
 }
 
-fn softmax(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
-    use wgloss::softmax::{Options, forward};
+/// y of x's shape.
+fn of_rows(
+    gpu: &Gpu,
+    shape: [usize; 2],
+    storage: Storage,
+    truth: fn(&Input) -> (Found<f64>, Found<f32>),
+    forward: fn(&mut Recorder, Tensor, Tensor) -> Result<()>,
+) -> Result<Job> {
     let x = Rc::new(Input::normal(gpu, shape, storage, 0)?);
     let y = Output::new(gpu, shape, storage)?;
-    fn truth<F: Real>(x: &Input) -> Found<F> {
-        vec![reference::softmax::forward(&x.of(), x.cols, Options::default())]
-    }
     let (inputs, output) = (x.clone(), y.again());
     Ok(Job {
         outputs: vec![y],
-        truth: Box::new(move || (truth(&x), truth(&x))),
-        submit: submit(gpu, move |recorder| forward(recorder, inputs.view()?, output.view()?, Options::default())),
+        truth: Box::new(move || truth(&x)),
+        submit: submit(gpu, move |recorder| forward(recorder, inputs.view()?, output.view()?)),
     })
+}
+
+fn softmax(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::softmax::{Options, forward};
+    fn truth<F: Real>(x: &Input) -> Found<F> {
+        vec![reference::softmax::forward(&x.of(), x.cols, Options::default())]
+    }
+    let record = |recorder: &mut Recorder, x: Tensor, y: Tensor| forward(recorder, x, y, Options::default());
+    of_rows(gpu, shape, storage, |x| (truth(x), truth(x)), record)
 }
 
 fn normalize(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::normalize::{Options, forward};
-    let x = Rc::new(Input::normal(gpu, shape, storage, 0)?);
-    let y = Output::new(gpu, shape, storage)?;
     fn truth<F: Real>(x: &Input) -> Found<F> {
         vec![reference::normalize::forward(&x.of(), x.cols, Options::default())]
     }
-    let (inputs, output) = (x.clone(), y.again());
-    Ok(Job {
-        outputs: vec![y],
-        truth: Box::new(move || (truth(&x), truth(&x))),
-        submit: submit(gpu, move |recorder| forward(recorder, inputs.view()?, output.view()?, Options::default())),
-    })
+    let record = |recorder: &mut Recorder, x: Tensor, y: Tensor| forward(recorder, x, y, Options::default());
+    of_rows(gpu, shape, storage, |x| (truth(x), truth(x)), record)
 }
 
 /// The mean loss and its gradient.

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wgloss::{Error, Gpu, Storage, wgpu};
 
 use crate::failure::Failure;
-use crate::{describe, kind, run, table};
-use cases::{CASES, Verdict};
+use crate::{describe, kind, progress, run, table};
+use cases::{Accuracy, CASES};
 use clock::Timer;
 use record::{Case, Ceilings, Clock, Provenance, Record, SCHEMA};
 
@@ -40,14 +40,14 @@ pub struct Arguments {
     /// Seconds for each case.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Write the result here, or one of several adapters into this folder.
+    /// Write the result to this file; into this folder if it is one, or there are several.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
 fn size(text: &str) -> Result<[usize; 2], String> {
     let sizes = text.split_once(['x', '×']).and_then(|(rows, cols)| Some([rows.parse().ok()?, cols.parse().ok()?]));
-    sizes.filter(|[rows, cols]| rows * cols > 0).ok_or_else(|| "expected ROWSxCOLS, like 4096x4096".to_owned())
+    sizes.filter(|sizes| !sizes.contains(&0)).ok_or_else(|| "expected ROWSxCOLS, like 4096x4096".to_owned())
 }
 
 fn storage(text: &str) -> Result<Storage, String> {
@@ -86,10 +86,7 @@ const SHORTFALL: f64 = 5.0;
 const OF_SOFTWARE: [f64; 2] = [6.0, 0.05];
 
 pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    if let Some(unknown) = arguments.op.iter().find(|wish| CASES.iter().all(|case| case.op != wish.as_str())) {
-        let known: Vec<&str> = CASES.iter().map(|case| case.op).collect();
-        return Err(Failure::input(format!("--op {unknown}: expected one of {}", known.join(", "))));
-    }
+    crate::check_ops(&arguments.op, &CASES.iter().map(|case| case.op).collect::<Vec<_>>())?;
     let wishes: Vec<Option<String>> = match arguments.adapter.as_deref() {
         Some("all") => {
             let count = pollster::block_on(wgloss::adapters(wgpu::Backends::all())).len();
@@ -103,7 +100,7 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
         print(&record);
         all_right &= record.cases.iter().all(Case::is_right);
         if let Some(out) = &arguments.out {
-            let path = if wishes.len() > 1 { out.join(record.file_name()) } else { out.clone() };
+            let path = if wishes.len() > 1 || out.is_dir() { out.join(record.file_name()) } else { out.clone() };
             run::write_file(&path, record.text().as_bytes())?;
             println!("written: {}", path.display());
         }
@@ -128,9 +125,7 @@ fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failu
         Duration::from_secs_f64(if arguments.quick { 0.3f64.min(arguments.seconds) } else { arguments.seconds });
     let provenance = provenance(&gpu);
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let bar = indicatif::ProgressBar::new(1);
-    let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
-    bar.set_style(style.expect("a template without mistakes"));
+    let bar = progress::bar(1, "{pos}/{len} {msg}");
     bar.set_message("what the adapter can do at most");
     let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 3)?;
     let chosen = chosen(arguments, &ceilings, software);
@@ -200,7 +195,7 @@ fn measured(
     let job = (case.build)(gpu, shape, storage)?;
     let timer = Timer::new(gpu);
     let first_s = timer.once(&|| (job.submit)(1))?;
-    let Verdict { error, tolerance } = job.verdict(gpu)?;
+    let Accuracy { error, tolerance } = job.accuracy(gpu)?;
     let timed = timer.measure(budget, &*job.submit)?;
     Ok(Case {
         op: case.op.to_owned(),
@@ -320,7 +315,7 @@ mod tests {
             for shape in [[12, 37], [130, 20]] {
                 let job = (case.build)(&gpu, shape, Storage::F32).unwrap();
                 (job.submit)(1).unwrap();
-                let Verdict { error, tolerance } = job.verdict(&gpu).unwrap();
+                let Accuracy { error, tolerance } = job.accuracy(&gpu).unwrap();
                 assert!(error <= tolerance && tolerance < 1e-4, "{} {shape:?}: {error:e} of {tolerance:e}", case.op);
             }
         }

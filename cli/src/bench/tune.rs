@@ -7,12 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wgloss::{Gpu, Storage, Tuning, wgpu};
 
-use super::cases::{CASES, Case, Verdict};
-use super::clock::Timer;
-use super::record::quantile;
-use super::{duration, open};
+use super::cases::{CASES, Case};
+use super::{duration, measured, open};
 use crate::failure::Failure;
-use crate::{describe, run, table};
+use crate::{describe, progress, run, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -100,13 +98,12 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let gpu = open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     eprintln!("adapter: {}", describe(gpu.info()));
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
+    let budget = Duration::from_secs_f64(arguments.seconds);
     let mut best = *gpu.tuning();
     for (family, candidates) in [(ROWS, rows as fn(&Tuning) -> Vec<Tuning>), (TILES, tiles)] {
         let sizes = distinct(&gpu, candidates(&best));
         let jobs = if software { family.on_software } else { family.on };
-        let bar = indicatif::ProgressBar::new((sizes.len() * jobs.len()) as u64);
-        let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
-        bar.set_style(style.expect("a template without mistakes"));
+        let bar = progress::bar((sizes.len() * jobs.len()) as u64, "{pos}/{len} {msg}");
         let mut table = table::with_header(["", "of the time of the first", "", ""], 1..3);
         let (mut least, mut winner, mut before) = (1.0 - WORTH, None, Vec::new());
         for (index, tuning) in sizes.iter().enumerate() {
@@ -114,7 +111,8 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let mut times = Vec::new();
             for (op, shape) in jobs {
                 bar.set_message(format!("{name}: {op}"));
-                times.push(seconds(&gpu.with_tuning(*tuning), case(op), *shape, arguments.seconds)?);
+                let case = measured(&gpu.with_tuning(*tuning), case(op), *shape, Storage::F32, budget)?;
+                times.push(if case.is_right() { case.seconds() } else { f64::INFINITY });
                 bar.inc(1);
             }
             if index == 0 {
@@ -152,20 +150,6 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn case(op: &str) -> &'static Case {
     CASES.iter().find(|case| case.op == op).unwrap_or(&CASES[0])
-}
-
-/// Of one call; infinite if its answer is wrong.
-fn seconds(gpu: &Gpu, case: &Case, shape: [usize; 2], budget: f64) -> wgloss::Result<f64> {
-    gpu.release_scratch();
-    let job = (case.build)(gpu, shape, Storage::F32)?;
-    let timer = Timer::new(gpu);
-    timer.once(&|| (job.submit)(1))?;
-    let Verdict { error, tolerance } = job.verdict(gpu)?;
-    if error > tolerance {
-        return Ok(f64::INFINITY);
-    }
-    let timed = timer.measure(Duration::from_secs_f64(budget), &*job.submit)?;
-    Ok(quantile(&timed.samples_s, 0.5))
 }
 
 /// What is there, then others.

@@ -6,7 +6,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgloss::planted::{Blocks, Planted};
 use wgloss::train::Optimizer;
@@ -14,6 +13,7 @@ use wgloss::train::tables::{Config, End, Event, Loss, Model, Negatives, fit, rec
 use wgloss::{Gpu, metrics, sgd};
 
 use crate::failure::Failure;
+use crate::progress;
 use crate::run::{METRICS, Run};
 use crate::table;
 
@@ -91,9 +91,8 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "planted: {blocks} blocks of {users} users and {items} items, {count} interactions to train on, one of each user held out"
     );
     let mut run = Run::open(arguments.out.as_deref(), "runs/folding", arguments.overwrite)?;
-    let bar = ProgressBar::new((arguments.dim.len() * FORMS.len() * arguments.epochs) as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} epochs, {eta} left, {msg}");
-    bar.set_style(style.expect("a template without mistakes"));
+    let epochs = (arguments.dim.len() * FORMS.len() * arguments.epochs) as u64;
+    let bar = progress::bar(epochs, "{pos}/{len} epochs, {eta} left, {msg}");
     let mut drawn = Vec::new();
     for (study, &dim) in arguments.dim.iter().enumerate() {
         let mut rows = Vec::new();
