@@ -30,7 +30,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With slices only: each op's `compute` uploads, runs and reads back.
+//! With slices only: each op's `compute` uploads, runs and reads back. With the feature `ndarray`, `arrays` has the same on ndarray's views.
+//! burn's tensors: the crate `wgloss-burn`.
 //!
 //! [`guide`] says which output layer and which loss for what.
 //!
@@ -42,12 +43,16 @@
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     target_arch = "wasm32",
     allow(unused_imports, dead_code, reason = "what waits for results is left out there")
 )]
 
 mod accessors;
+#[cfg(all(feature = "ndarray", not(target_arch = "wasm32")))] // as `train`
+#[cfg_attr(docsrs, doc(cfg(feature = "ndarray")))]
+pub mod arrays;
 mod error;
 mod gpu;
 mod kernel;

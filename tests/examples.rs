@@ -1,9 +1,11 @@
 //! What the examples say of themselves.
 
+#[path = "../examples/embed.rs"]
+mod embed;
 #[path = "../examples/gradcache.rs"]
 mod gradcache;
 
-use crate::harness::gpu;
+use crate::harness::{gpu, wide};
 
 #[test]
 fn micro_batches_give_the_gradients_of_the_whole_batch() {
@@ -14,4 +16,17 @@ fn micro_batches_give_the_gradients_of_the_whole_batch() {
     assert_eq!(whole.loss, parts.loss);
     assert!(parts.difference(&whole) < 1e-6, "{:e}", parts.difference(&whole)); // sums in another order
     assert!(3 * parts.activation_bytes < whole.activation_bytes);
+}
+
+#[test]
+fn a_loss_between_two_passes_of_a_program() {
+    let Some(gpu) = gpu() else { return };
+    let (device, queue) = embed::device(Some(&gpu.info().name));
+    let app = embed::App::new(device, queue).unwrap();
+    let losses: Vec<f32> = (0..60).map(|step| app.step(step).and_then(|()| app.loss()).unwrap()).collect();
+    assert!(losses[59] < 0.7 * losses[0], "{losses:?}");
+    let [left, right] = [&app.left, &app.right].map(|buffer| wide(&app.read(buffer).unwrap()));
+    let batch = wgloss::reference::info_nce::Batch::new(&left, &right, embed::DIM);
+    let want = wgloss::reference::info_nce::forward(batch, embed::options())[0];
+    assert!((f64::from(losses[59]) - want).abs() < 1e-5 * want, "{losses:?}, {want}");
 }

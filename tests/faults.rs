@@ -157,6 +157,26 @@ fn a_device_that_the_caller_brought_keeps_its_handlers() {
     assert!(is_of_device(&error), "{error:?}");
 }
 
+/// wgpu says so when the encoder is finished, to whoever hears the errors of its device.
+#[test]
+fn an_encoder_of_another_device() {
+    let Some(_) = gpu() else { return };
+    let [(device, queue), (other_device, other_queue)] = foreign_devices();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let ears = heard.clone();
+    other_device.on_uncaptured_error(Arc::new(move |error| ears.lock().unwrap().push(error.to_string())));
+    let gpu = Gpu::from_wgpu(device, queue).unwrap();
+    let (x, y) = (input(&gpu, 1, 2, &[0.0f32; 2]), output(&gpu, 1, 2));
+    let mut encoder = other_device.create_command_encoder(&Default::default());
+    let recorded =
+        softmax::forward(&mut gpu.record(&mut encoder), x.view().unwrap(), y.view().unwrap(), Default::default());
+    let commands = encoder.finish();
+    other_queue.submit([commands]);
+    assert!(recorded.is_err() || !heard.lock().unwrap().is_empty(), "nobody heard of it");
+    assert!(untouched(&gpu, &y));
+    assert!(compute(&gpu).is_ok(), "and is forgotten");
+}
+
 #[test]
 fn a_buffer_that_was_destroyed() {
     let Some(gpu) = open(None) else { return };

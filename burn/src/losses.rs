@@ -1,0 +1,327 @@
+use std::sync::{Arc, OnceLock};
+
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Int, Shape, Tensor};
+use wgloss::{Accum, Reduction};
+
+use crate::ops::{Call, FIXED, Ids, LEARNED, Loss, Record};
+use crate::{Error, Result};
+
+/// What [`info_nce`] compares with what.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Queries [N, D].
+    pub queries: Tensor<2>,
+    /// Keys [M, D]; key i is query i's positive unless `index` or `groups` say otherwise.
+    pub keys: Tensor<2>,
+    /// [1]: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)); without it the scale is 1/temperature.
+    pub log_scale: Option<Tensor<1>>,
+    /// Further negatives of every query [L, D]: drawn ones, or past keys.
+    pub shared: Option<Tensor<2>>,
+    /// Weights of the queries' losses [N]. No gradient.
+    pub weight: Option<Tensor<1>>,
+    /// Subtracted from the scores of each key [M]: the logarithm of the probability with which it was drawn. No gradient.
+    pub log_q: Option<Tensor<1>>,
+    /// [N]: the key that is each query's positive; a number that no key has: none.
+    pub index: Option<Tensor<1, Int>>,
+    /// Of the queries [N], of the keys [M]: the keys of a query's group are its positives.
+    pub groups: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
+    /// Of the queries [N], of the keys [M]: a key with the query's id that is no positive of it is left out (false negatives).
+    pub ids: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
+}
+
+impl Batch {
+    /// Queries and keys, and nothing else.
+    pub fn new(queries: Tensor<2>, keys: Tensor<2>) -> Self {
+        let (log_scale, shared, weight, log_q, index, groups, ids) = (None, None, None, None, None, None, None);
+        Batch { queries, keys, log_scale, shared, weight, log_q, index, groups, ids }
+    }
+
+    /// With a learned scale, the logarithm of 1/temperature.
+    pub fn scaled(self, log_scale: Tensor<1>) -> Self {
+        Batch { log_scale: Some(log_scale), ..self }
+    }
+}
+
+/// Parameters [1] that stand for the constants of [`wgloss::siglip::Options`].
+#[derive(Debug, Clone, Default)]
+pub struct Learned {
+    /// ln(1/temperature).
+    pub log_scale: Option<Tensor<1>>,
+    /// The bias.
+    pub bias: Option<Tensor<1>>,
+}
+
+/// What the rows of [`cross_entropy`] should be.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Class ids [rows].
+    Ids(Tensor<1, Int>),
+    /// A share of every class [rows, classes]. No gradient.
+    Soft(Tensor<2>),
+}
+
+impl From<Tensor<1, Int>> for Target {
+    fn from(ids: Tensor<1, Int>) -> Self {
+        Target::Ids(ids)
+    }
+}
+
+impl From<Tensor<2>> for Target {
+    fn from(shares: Tensor<2>) -> Self {
+        Target::Soft(shares)
+    }
+}
+
+/// How much classes and rows of [`cross_entropy`] count; absent: 1 each. No gradients.
+#[derive(Debug, Clone, Default)]
+pub struct Weights {
+    /// [classes].
+    pub class: Option<Tensor<1>>,
+    /// [rows].
+    pub row: Option<Tensor<1>>,
+}
+
+/// The contrastive loss, [1]: ln Σ_j e^s_ij − s_ii, s = scale · queries keysᵀ, without ever storing s. Gradients reach queries, keys,
+/// `log_scale` and `shared`, those that ask for one; a frozen side costs nothing.
+///
+/// [`wgloss::info_nce`] has the formulas, the sources and what each option does.
+///
+/// # Errors
+/// [`Error`]: shapes or options that do not fit, an unknown device. A loss per query has no gradient here and is refused.
+pub fn info_nce(batch: Batch, options: wgloss::info_nce::Options) -> Result<Tensor<1>> {
+    use wgloss::info_nce::{Gradients, Negatives, Positive, forward};
+    const OP: &str = "info_nce";
+    summed(OP, options.reduction, options.accum)?;
+    let lines = 1 + batch.queries.dims()[0] + batch.keys.dims()[0];
+    let (has_index, has_groups, has_ids) = (batch.index.is_some(), batch.groups.is_some(), batch.ids.is_some());
+    if has_index && has_groups {
+        let (option, expected, found) = ("index", "without groups", "both".into());
+        return Err(wgloss::Error::Option { op: OP, option, expected, found }.into());
+    }
+    let mut inputs = Inputs::new(OP, [("queries", batch.queries), ("keys", batch.keys)], [1].into());
+    inputs.column(2, "log_scale", batch.log_scale);
+    inputs.float(3, "shared", batch.shared);
+    inputs.column(4, "weight", batch.weight);
+    inputs.column(5, "log_q", batch.log_q);
+    inputs.ids.extend(batch.index.map(|index| ("index", index)));
+    for (names, pair) in
+        [(["groups of queries", "groups of keys"], batch.groups), (["ids of queries", "ids of keys"], batch.ids)]
+    {
+        inputs.ids.extend(pair.into_iter().flat_map(|(q, k)| names.into_iter().zip([q, k])));
+    }
+    inputs.spare = 8 * lines;
+    inputs.run(Arc::new(move |recorder, views| {
+        let first = usize::from(has_index) + 2 * usize::from(has_groups);
+        let batch = wgloss::info_nce::Batch {
+            log_scale: views.input(2)?,
+            shared: views.input(3)?.map(Negatives::from),
+            weight: views.input(4)?,
+            log_q: views.input(5)?,
+            positive: match (has_index, has_groups) {
+                (true, _) => Positive::Index(views.ids(0)?),
+                (_, true) => Positive::Groups(views.ids(0)?, views.ids(1)?),
+                _ => Positive::Own,
+            },
+            ids: has_ids.then(|| Ok::<_, wgloss::Error>((views.ids(first)?, views.ids(first + 1)?))).transpose()?,
+            ..wgloss::info_nce::Batch::new(views.given(0)?, views.given(1)?)
+        };
+        let gradients = Gradients {
+            dq: views.gradient(0)?,
+            dk: views.gradient(1)?,
+            d_log_scale: views.gradient(2)?,
+            d_shared: views.gradient(3)?,
+            ..Default::default()
+        };
+        forward(recorder, batch, views.value()?, views.spare(batch.state_shape(options))?, gradients, options)
+    }))
+}
+
+/// The sigmoid loss of all pairs, [1]: −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), z = 1 for the pair, else −1, without ever storing the
+/// pairs. Gradients reach queries, keys and what is learned, those that ask for one.
+///
+/// [`wgloss::siglip`] has the formulas, the source and what each option does.
+///
+/// # Errors
+/// As [`info_nce`].
+pub fn siglip(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    learned: Learned,
+    options: wgloss::siglip::Options,
+) -> Result<Tensor<1>> {
+    use wgloss::siglip::{Gradients, Learned, forward};
+    summed("siglip", options.reduction, options.accum)?;
+    let mut inputs = Inputs::new("siglip", [("queries", queries), ("keys", keys)], [1].into());
+    inputs.column(2, "log_scale", learned.log_scale);
+    inputs.column(3, "bias", learned.bias);
+    inputs.run(Arc::new(move |recorder, views| {
+        let learned = Learned { log_scale: views.input(2)?, bias: views.input(3)? };
+        let gradients = Gradients {
+            dq: views.gradient(0)?,
+            dk: views.gradient(1)?,
+            d_log_scale: views.gradient(2)?,
+            d_bias: views.gradient(3)?,
+        };
+        forward(recorder, views.given(0)?, views.given(1)?, learned, views.value()?, gradients, options)
+    }))
+}
+
+/// Cross entropy −ln softmax(x)[t] of logits [rows, classes]: [rows] for [`Reduction::None`] and [`Reduction::Rows`], else [1]. The
+/// gradient reaches the logits, in the same pass.
+///
+/// [`wgloss::cross_entropy`] has the formulas, the sources and what each option does.
+///
+/// # Errors
+/// [`Error`]: shapes or options that do not fit, an unknown device.
+pub fn cross_entropy(
+    logits: Tensor<2>,
+    target: impl Into<Target>,
+    weights: Weights,
+    options: wgloss::cross_entropy::Options,
+) -> Result<Tensor<1>> {
+    use wgloss::cross_entropy::{Target as View, Weights as Views, forward};
+    const OP: &str = "cross_entropy";
+    written(OP, options.accum)?;
+    let [rows, classes] = logits.dims();
+    let mut inputs = Inputs::of(OP, ("logits", logits), shape_of(options.reduction, rows));
+    inputs.float(4, "weights of classes", weights.class.map(|class| class.reshape([1, classes])));
+    inputs.column(5, "weights of rows", weights.row);
+    match target.into() {
+        Target::Ids(ids) => inputs.ids.push(("target", ids)),
+        Target::Soft(shares) => inputs.float(1, "target", Some(fixed(shares))),
+    }
+    inputs.spare = 2 * rows;
+    inputs.run(Arc::new(move |recorder, views| {
+        let target = match views.input(1)? {
+            Some(shares) => View::Soft(shares),
+            None => View::Ids(views.ids(0)?),
+        };
+        let weights = Views { class: views.input(4)?, row: views.input(5)? };
+        let (x, lse) = (views.given(0)?, views.spare([rows, 2])?);
+        forward(recorder, x, target, weights, views.value()?, lse, views.gradient(0)?, options)
+    }))
+}
+
+/// The divergence of the rows of two sides [rows, cols], the model's `x` and the target's `t`: [rows] for [`Reduction::Rows`], else [1].
+/// Gradients reach both, those that ask for one, in the same pass.
+///
+/// [`wgloss::kl`] has the formulas, the sources and what each option does.
+///
+/// # Errors
+/// As [`cross_entropy`]; [`Reduction::None`], a loss per element, is refused.
+pub fn kl(x: Tensor<2>, t: Tensor<2>, options: wgloss::kl::Options) -> Result<Tensor<1>> {
+    use wgloss::kl::{Gradients, forward};
+    written("kl", options.accum)?;
+    if options.reduction == Reduction::None {
+        return Err(refused("kl", "reduction", "Rows, Sum, Mean or BatchMean", options.reduction));
+    }
+    let shape = shape_of(options.reduction, x.dims()[0]);
+    Inputs::new("kl", [("x", x), ("t", t)], shape).run(Arc::new(move |recorder, views| {
+        let gradients = Gradients { dx: views.gradient(0)?, dt: views.gradient(1)? };
+        forward(recorder, views.given(0)?, views.given(1)?, views.value()?, gradients, options)
+    }))
+}
+
+/// Without a gradient. `detach` alone leaves one to a tensor that asked for it.
+fn fixed(tensor: Tensor<2>) -> Tensor<2> {
+    tensor.detach().set_require_grad(false)
+}
+
+fn refused(op: &'static str, option: &'static str, expected: &'static str, found: impl core::fmt::Debug) -> Error {
+    wgloss::Error::Option { op, option, expected, found: format!("{found:?}") }.into()
+}
+
+/// burn adds up gradients itself.
+fn written(op: &'static str, accum: Accum) -> Result<()> {
+    if accum == Accum::Write { Ok(()) } else { Err(refused(op, "accum", "Write", accum)) }
+}
+
+/// A gradient of a loss of pairs reaches keys from all queries: it cannot be weighted by query afterwards.
+fn summed(op: &'static str, reduction: Reduction, accum: Accum) -> Result<()> {
+    if matches!(reduction, Reduction::None | Reduction::Rows) {
+        return Err(refused(op, "reduction", "Sum, Mean or BatchMean", reduction));
+    }
+    written(op, accum)
+}
+
+fn shape_of(reduction: Reduction, rows: usize) -> Shape {
+    if matches!(reduction, Reduction::None | Reduction::Rows) { [rows].into() } else { [1].into() }
+}
+
+/// The arguments of a loss, by name.
+struct Inputs {
+    op: &'static str,
+    floats: [Option<(&'static str, Tensor<2>)>; LEARNED + FIXED],
+    first: Tensor<2>,
+    ids: Vec<(&'static str, Tensor<1, Int>)>,
+    shape: Shape,
+    spare: usize,
+}
+
+impl Inputs {
+    fn of(op: &'static str, (name, first): (&'static str, Tensor<2>), shape: Shape) -> Self {
+        let mut inputs =
+            Inputs { op, floats: Default::default(), first: first.clone(), ids: Vec::new(), shape, spare: 0 };
+        inputs.float(0, name, Some(first));
+        inputs
+    }
+
+    fn new(op: &'static str, [first, second]: [(&'static str, Tensor<2>); 2], shape: Shape) -> Self {
+        let mut inputs = Self::of(op, first, shape);
+        inputs.float(1, second.0, Some(second.1));
+        inputs
+    }
+
+    fn float(&mut self, place: usize, name: &'static str, tensor: Option<Tensor<2>>) {
+        self.floats[place] = tensor.map(|tensor| (name, tensor));
+    }
+
+    fn column(&mut self, place: usize, name: &'static str, tensor: Option<Tensor<1>>) {
+        self.float(place, name, tensor.map(|tensor| tensor.unsqueeze_dim(1)));
+    }
+
+    fn run(self, record: Arc<Record>) -> Result<Tensor<1>> {
+        let Inputs { op, floats, first, ids, shape, spare } = self;
+        let device = first.device();
+        let gpu = crate::gpu(&device)?;
+        let others = floats.iter().flatten().map(|(name, tensor)| (*name, tensor.device(), tensor.dtype()));
+        let ids_of = ids.iter().map(|(name, tensor)| (*name, tensor.device(), tensor.dtype()));
+        for (what, found, dtype) in others.chain(ids_of) {
+            if found != device {
+                let (expected, found) = (format!("{device:?}"), format!("{found:?}"));
+                return Err(Error::Devices { op, what, expected, found });
+            }
+            let (expected, fits) = match dtype.is_float() {
+                true => ("f32, f16 or bf16", matches!(dtype, DType::F32 | DType::Flex32 | DType::F16 | DType::BF16)),
+                false => ("i32 or u32", matches!(dtype, DType::I32 | DType::U32)),
+            };
+            if !fits {
+                return Err(Error::Type { op, what, expected, found: format!("{dtype:?}") });
+            }
+        }
+        let given = core::array::from_fn(|place| floats[place].is_some());
+        let placeholder = fixed(first);
+        let [a, b, c, d, e, f] =
+            floats.map(|float| float.map_or_else(|| placeholder.clone(), |(_, tensor)| tensor).into_dispatch());
+        let ids: Vec<_> = ids.into_iter().map(|(_, tensor)| tensor).collect();
+        let ids = match ids.first() {
+            None => Ids::None,
+            Some(first) => {
+                let place = |place: usize| ids.get(place).unwrap_or(first).clone().into_dispatch();
+                Ids::Some { a: place(0), b: place(1), c: place(2), d: place(3) }
+            }
+        };
+        let outcome = Arc::new(OnceLock::new());
+        let call = Call { gpu, record, given, wanted: [false; LEARNED], shape, spare, outcome: outcome.clone() };
+        let (value, ..) = Dispatch::wgloss(a, b, c, d, e, f, ids, call);
+        let value = Tensor::<1>::from_dispatch(value);
+        // burn puts off what it can; only what was recorded can be judged.
+        device.flush().map_err(Error::burn)?;
+        match outcome.get() {
+            Some(Ok(())) => Ok(value),
+            Some(Err(error)) => Err(error.clone().into()),
+            None => Err(Error::Burn { message: format!("{op} was not run") }),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The ops on [`ndarray`]'s views, with the feature `ndarray`: views in, arrays out. Each uploads, runs and reads back, as the `compute` of its
+//! module, whose options and special values it has. Any strides will do; a view that is not in row-major order is copied.
+//!
+//! Arrays in column-major order (nalgebra's and faer's) are the transposes of row-major ones.
+//!
+//! ```
+//! # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+//! use ndarray::{Array2, array};
+//! use wgloss::{arrays, info_nce};
+//!
+//! let queries: Array2<f32> = array![[1.0, 0.0], [0.0, 1.0]];
+//! let found = arrays::info_nce(&gpu, queries.view(), queries.t(), info_nce::Options { temperature: 1.0, ..Default::default() })?;
+//! assert!((found.loss[0] - (1.0 + (-1.0f32).exp()).ln()).abs() < 1e-6); // ln(e¹ + e⁰) − 1
+//! assert_eq!(found.d_queries.dim(), (2, 2));
+//! # Ok::<(), wgloss::Error>(())
+//! ```
+
+use std::borrow::Cow;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+
+use crate::{Error, Gpu, Result, ops};
+
+/// What the losses of pairs return: the loss, [1] or [N], and the gradients for a loss whose own gradient is 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pairs {
+    /// [N] without a reduction, else [1].
+    pub loss: Array1<f32>,
+    /// [N, D].
+    pub d_queries: Array2<f32>,
+    /// [M, D].
+    pub d_keys: Array2<f32>,
+    /// Of ln(1/temperature).
+    pub d_log_scale: f32,
+}
+
+/// y = x wᵀ + b of `x` [rows, inputs] and `w` [outputs, inputs]: [rows, outputs].
+///
+/// # Errors
+/// As [`linear::compute`](crate::linear::compute).
+pub fn linear(gpu: &Gpu, x: ArrayView2<f32>, w: ArrayView2<f32>, b: Option<ArrayView1<f32>>) -> Result<Array2<f32>> {
+    same("linear", "columns of w", w.ncols(), x.ncols())?;
+    let b = b.as_ref().map(vector);
+    let y = ops::linear::compute(gpu, &matrix(&x), &matrix(&w), b.as_deref(), x.ncols())?;
+    array("linear", [x.nrows(), w.nrows()], y)
+}
+
+/// Rows over their lengths, of the shape of `x`.
+///
+/// # Errors
+/// As [`normalize::compute`](crate::normalize::compute).
+pub fn normalize(gpu: &Gpu, x: ArrayView2<f32>, options: ops::normalize::Options) -> Result<Array2<f32>> {
+    array("normalize", shape(&x), ops::normalize::compute(gpu, &matrix(&x), x.ncols(), options)?)
+}
+
+/// The softmax of the rows, of the shape of `x`.
+///
+/// # Errors
+/// As [`softmax::compute`](crate::softmax::compute).
+pub fn softmax(gpu: &Gpu, x: ArrayView2<f32>, options: ops::softmax::Options) -> Result<Array2<f32>> {
+    array("softmax", shape(&x), ops::softmax::compute(gpu, &matrix(&x), x.ncols(), options)?)
+}
+
+/// Cross entropy of logits `x` [rows, classes] and class ids [rows]: the loss, [rows] or [1], and the gradient of x.
+///
+/// # Errors
+/// As [`cross_entropy::compute`](crate::cross_entropy::compute).
+pub fn cross_entropy(
+    gpu: &Gpu,
+    x: ArrayView2<f32>,
+    ids: ArrayView1<u32>,
+    options: ops::cross_entropy::Options,
+) -> Result<(Array1<f32>, Array2<f32>)> {
+    same("cross_entropy", "ids", ids.len(), x.nrows())?;
+    let (loss, dx) = ops::cross_entropy::compute(gpu, &matrix(&x), x.ncols(), &vector(&ids), options)?;
+    Ok((loss.into(), array("cross_entropy", shape(&x), dx)?))
+}
+
+/// Binary cross entropy of logits and targets [rows, cols]: the loss, one for each element, row or all, and the gradient of x.
+///
+/// # Errors
+/// As [`bce::compute`](crate::bce::compute).
+pub fn bce(
+    gpu: &Gpu,
+    x: ArrayView2<f32>,
+    t: ArrayView2<f32>,
+    options: ops::bce::Options,
+) -> Result<(Array1<f32>, Array2<f32>)> {
+    alike("bce", &x, &t)?;
+    let (loss, dx) = ops::bce::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
+    Ok((loss.into(), array("bce", shape(&x), dx)?))
+}
+
+/// Squared error of predictions and targets [rows, cols]: the loss, one for each element, row or all, and the gradient of x.
+///
+/// # Errors
+/// As [`l2::compute`](crate::l2::compute).
+pub fn l2(
+    gpu: &Gpu,
+    x: ArrayView2<f32>,
+    t: ArrayView2<f32>,
+    options: ops::l2::Options,
+) -> Result<(Array1<f32>, Array2<f32>)> {
+    alike("l2", &x, &t)?;
+    let (loss, dx) = ops::l2::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
+    Ok((loss.into(), array("l2", shape(&x), dx)?))
+}
+
+/// The divergence of two sides [rows, cols]: the loss, one for each element, row or all, and the gradients of x and t.
+///
+/// # Errors
+/// As [`kl::compute`](crate::kl::compute).
+pub fn kl(
+    gpu: &Gpu,
+    x: ArrayView2<f32>,
+    t: ArrayView2<f32>,
+    options: ops::kl::Options,
+) -> Result<(Array1<f32>, [Array2<f32>; 2])> {
+    alike("kl", &x, &t)?;
+    let (loss, [dx, dt]) = ops::kl::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
+    Ok((loss.into(), [array("kl", shape(&x), dx)?, array("kl", shape(&x), dt)?]))
+}
+
+/// The contrastive loss of queries [N, D] and keys [M, D].
+///
+/// # Errors
+/// As [`info_nce::compute`](crate::info_nce::compute).
+pub fn info_nce(
+    gpu: &Gpu,
+    queries: ArrayView2<f32>,
+    keys: ArrayView2<f32>,
+    options: ops::info_nce::Options,
+) -> Result<Pairs> {
+    same("info_nce", "columns of keys", keys.ncols(), queries.ncols())?;
+    let found = ops::info_nce::compute(gpu, &matrix(&queries), &matrix(&keys), queries.ncols(), options)?;
+    Ok(Pairs {
+        loss: found.loss.into(),
+        d_queries: array("info_nce", shape(&queries), found.d_queries)?,
+        d_keys: array("info_nce", shape(&keys), found.d_keys)?,
+        d_log_scale: found.d_log_scale,
+    })
+}
+
+/// The sigmoid loss of all pairs of queries [N, D] and keys [M, D], and the gradient of the bias.
+///
+/// # Errors
+/// As [`siglip::compute`](crate::siglip::compute).
+pub fn siglip(
+    gpu: &Gpu,
+    queries: ArrayView2<f32>,
+    keys: ArrayView2<f32>,
+    options: ops::siglip::Options,
+) -> Result<(Pairs, f32)> {
+    same("siglip", "columns of keys", keys.ncols(), queries.ncols())?;
+    let found = ops::siglip::compute(gpu, &matrix(&queries), &matrix(&keys), queries.ncols(), options)?;
+    let pairs = Pairs {
+        loss: found.loss.into(),
+        d_queries: array("siglip", shape(&queries), found.d_queries)?,
+        d_keys: array("siglip", shape(&keys), found.d_keys)?,
+        d_log_scale: found.d_log_scale,
+    };
+    Ok((pairs, found.d_bias))
+}
+
+/// The `count` keys of the largest products with each query, best first: their numbers and their products, [N, count].
+///
+/// # Errors
+/// As [`top_k::compute`](crate::top_k::compute).
+pub fn top_k(
+    gpu: &Gpu,
+    queries: ArrayView2<f32>,
+    keys: ArrayView2<f32>,
+    count: usize,
+) -> Result<(Array2<u32>, Array2<f32>)> {
+    same("top_k", "columns of keys", keys.ncols(), queries.ncols())?;
+    let (ids, scores) = ops::top_k::compute(gpu, &matrix(&queries), &matrix(&keys), queries.ncols(), count)?;
+    let shape = [queries.nrows(), count];
+    Ok((array("top_k", shape, ids)?, array("top_k", shape, scores)?))
+}
+
+fn matrix<'a>(view: &'a ArrayView2<f32>) -> Cow<'a, [f32]> {
+    view.as_slice().map_or_else(|| view.iter().copied().collect(), Cow::Borrowed)
+}
+
+fn vector<'a, T: Copy>(view: &'a ArrayView1<T>) -> Cow<'a, [T]> {
+    view.as_slice().map_or_else(|| view.iter().copied().collect(), Cow::Borrowed)
+}
+
+fn shape(view: &ArrayView2<f32>) -> [usize; 2] {
+    [view.nrows(), view.ncols()]
+}
+
+fn array<T>(op: &'static str, shape: [usize; 2], data: Vec<T>) -> Result<Array2<T>> {
+    let found = format!("{} elements", data.len());
+    let wrong = |_| Error::Shape { op, what: "the result", expected: format!("{} x {}", shape[0], shape[1]), found };
+    Array2::from_shape_vec(shape, data).map_err(wrong)
+}
+
+fn same(op: &'static str, what: &'static str, found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { op, what, expected: expected.to_string(), found: found.to_string() })
+}
+
+fn alike(op: &'static str, x: &ArrayView2<f32>, t: &ArrayView2<f32>) -> Result<()> {
+    let ([rows, cols], [t_rows, t_cols]) = (shape(x), shape(t));
+    if [rows, cols] == [t_rows, t_cols] {
+        return Ok(());
+    }
+    Err(Error::Shape { op, what: "t", expected: format!("{rows} x {cols}"), found: format!("{t_rows} x {t_cols}") })
+}
