@@ -11,7 +11,11 @@
 //! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
 //! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
 
-use crate::kernel::{Access, Content, Family, SHAPE, ScalarType, Shader};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::kernel::{Access, Binding, Content, Family, SHAPE, ScalarType, Shader};
+use crate::ops::kernels;
 use crate::tensor::Storage;
 
 /// How the elements of one binding lie in it.
@@ -44,16 +48,34 @@ impl Format {
     }
 }
 
+/// Of each shader, by its op, how it takes each binding. Looked up in the sources once: each dispatch asks.
+static TAKES: LazyLock<HashMap<&'static str, Vec<Takes>>> = LazyLock::new(|| {
+    let shaders = kernels().into_iter().map(|kernel| kernel.shader);
+    shaders.map(|shader| (shader.op, shader.bindings.iter().map(|&binding| Takes::of(shader, binding)).collect())).collect()
+});
+
+#[derive(Debug, Clone, Copy)]
+struct Takes {
+    quads: bool,
+    wide: bool,
+}
+
+impl Takes {
+    fn of(shader: &Shader, (name, access, _): Binding) -> Self {
+        let either = |width: &&str| calls(shader, "load", name, width) || calls(shader, "store", name, width);
+        let quads = ["4", "16", "4x4"].iter().any(either);
+        Takes { quads, wide: quads && !(access == Access::Write && stores_single(shader, name)) }
+    }
+}
+
 /// Whether the shader takes four elements of the binding at a time.
 pub fn takes_quads(shader: &Shader, index: usize) -> bool {
-    let name = shader.bindings[index].0;
-    ["4", "16", "4x4"].iter().any(|width| calls(shader, "load", name, width) || calls(shader, "store", name, width))
+    TAKES.get(shader.op).is_some_and(|takes| takes[index].quads)
 }
 
 /// Whether it may take them in numbers of eight bytes: not where lanes store single elements, of which two lie in one.
 pub fn takes_wide(shader: &Shader, index: usize) -> bool {
-    let (name, access, _) = shader.bindings[index];
-    takes_quads(shader, index) && !(access == Access::Write && stores_single(shader, name))
+    TAKES.get(shader.op).is_some_and(|takes| takes[index].wide)
 }
 
 /// Whether lanes store single elements, so that two of them may share a word.

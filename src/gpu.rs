@@ -395,23 +395,24 @@ impl Gpu {
     ) -> Result<wgpu::ComputePipeline> {
         let shader = kernel.shader;
         let Tuning { subgroup, by_subgroup, .. } = self.tuning;
-        let build = Build { formats, all_write, subgroups: subgroup > 1, by_subgroup };
-        let of_subgroups: &[_] = if build.subgroups { &[("SUBGROUP", subgroup)] } else { &[] };
-        let constants = [constants, of_subgroups].concat();
-        let module_key = ModuleKey { op: shader.op, build: build.clone() };
-        let key = PipelineKey { module: module_key.clone(), entry: kernel.entry, constants };
+        let subgroups = subgroup > 1;
+        let build = Build { formats, all_write, subgroups, by_subgroup };
+        let of_subgroups = subgroups.then_some(("SUBGROUP", subgroup));
+        let constants = constants.iter().copied().chain(of_subgroups).collect();
+        let key = PipelineKey { module: ModuleKey { op: shader.op, build }, entry: kernel.entry, constants };
         if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
+        let build = &key.module.build;
         let label = format!("{}.{}", shader.op, kernel.entry);
         let device = self.device();
         let pipeline = self.guard(|| {
             let module = lock(&self.shared.modules)
-                .entry(module_key)
+                .entry(key.module.clone())
                 .or_insert_with(|| {
                     device.create_shader_module(wgpu::ShaderModuleDescriptor {
                         label: Some(shader.op),
-                        source: wgpu::ShaderSource::Wgsl(accessors::source(shader, &build).into()),
+                        source: wgpu::ShaderSource::Wgsl(accessors::source(shader, build).into()),
                     })
                 })
                 .clone();
