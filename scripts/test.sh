@@ -71,15 +71,16 @@ side_by_side() { # COMMAND COMMAND, functions without arguments
 step "tools: rustfmt and clippy" tools
 step "driver" scripts/driver.sh
 step "format" cargo fmt --all --check
-step "clippy" cargo clippy --workspace --all-targets -- -D warnings
+# One profile and one set of features for all, so that nothing is built twice.
+all=(--workspace --profile tests --features wgloss/ndarray)
+step "clippy" cargo clippy "${all[@]}" --all-targets -- -D warnings
 step "wasm32: the target" need_target wasm32-unknown-unknown
-step "wasm32: the library builds" cargo check -p wgloss --lib --target wasm32-unknown-unknown
-step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+step "wasm32: the library builds" cargo check -p wgloss --profile tests --lib --target wasm32-unknown-unknown
+step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc "${all[@]}" --no-deps
 
-# Release builds: the f64 reference takes too long without optimisation.
-tests=(cargo test --workspace --release)
-library_tests=(cargo test --workspace --release --test main) # the whole workspace: the same features, nothing built again
-verify=(cargo run --release -q -- verify)
+# Optimised builds: the f64 reference takes too long without.
+tests=(cargo test "${all[@]}")
+library_tests=(cargo test "${all[@]}" --test main)
 
 if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
     step "test, without a GPU" "${tests[@]}"
@@ -88,24 +89,25 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 !! WGLOSS_NO_GPU=1, so these were SKIPPED and nothing is known about them:
 !!   - the driver check
 !!   - every test that runs a kernel
-!!   - wgloss verify
 !!   - some of the library's tests with subgroups of 4
 END
 elif scripts/driver.sh is-software; then
     slow=(info_nce scale kl::) # half of the time
     slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
-    other_tests() { at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}"; }
-    all_verify() { at_width 256 "${verify[@]}"; }
+    other_tests() {
+        at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}" && at_width 256 "${tests[@]}" --bench host
+    }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
     narrow_tests() {
         at_width 128 "${library_tests[@]}" -- normalize:: linear::verified
     }
+    first_half() { slow_tests && narrow_tests; }
     step "tests: build" "${tests[@]}" --no-run
-    step "test, lavapipe with subgroups of 8" side_by_side slow_tests other_tests
-    step "verify, lavapipe with subgroups of 8; some library tests with subgroups of 4" side_by_side narrow_tests all_verify
+    # The tests named `verified` are what `wgloss verify` runs, on the same sizes of tiles and workgroups.
+    step "test, lavapipe with subgroups of 8, some of the library with 4" side_by_side first_half other_tests
 else
     step "test" "${tests[@]}"
-    step "verify" "${verify[@]}"
+    step "verify" cargo run --release -q -- verify # with the sizes of this adapter
 fi
 
 printf '\nAll that ran passed in %d s.\n' "$SECONDS"

@@ -33,7 +33,7 @@
 //! With slices only: each op's `compute` uploads, runs and reads back. With the feature `ndarray`, `arrays` has the same on ndarray's views.
 //! burn's tensors: the crate `wgloss-burn`.
 //!
-//! [`guide`] says which output layer and which loss for what.
+//! [`guide`] says which output layer and which loss for what, [`faults`] what can go wrong.
 //!
 //! # Conventions
 //! `x` in, `y` out, `dx` the gradient of the loss with respect to `x`. Matrices are row-major `[rows, cols]` and every op
@@ -73,6 +73,9 @@ pub mod verify;
 
 #[doc = include_str!("../docs/choosing.md")]
 pub mod guide {}
+
+#[doc = include_str!("../docs/faults.md")]
+pub mod faults {}
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};

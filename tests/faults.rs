@@ -285,6 +285,43 @@ fn threads_share_a_device() {
     });
 }
 
+/// Steps after the first few take no memory of the device that they do not give back.
+#[test]
+fn memory_does_not_grow() {
+    let Some(gpu) = open(None) else { return };
+    let (q, k) = (Fill::Small.matrix(90, 12, 1), Fill::Small.matrix(90, 12, 2));
+    let (q, k) = (input(&gpu, 90, 12, &q), input(&gpu, 90, 12, &k));
+    let (loss, state, dq) = (output(&gpu, 1, 1), output(&gpu, 90, 4), output(&gpu, 90, 12));
+    let mut held = Vec::new();
+    for step in 0..300 {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let batch = info_nce::Batch::new(view(&q), view(&k));
+        let gradients = info_nce::Gradients { dq: Some(view(&dq)), ..Default::default() };
+        let mut recorder = gpu.record(&mut encoder);
+        info_nce::forward(&mut recorder, batch, view(&loss), view(&state), gradients, Default::default()).unwrap();
+        gpu.queue().submit([encoder.finish()]);
+        if step % 100 == 99 {
+            gpu.wait().unwrap();
+            held.push(gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes));
+        }
+    }
+    assert!(held[0] > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
+    assert!(held[2] <= held[0], "{held:?}");
+}
+
+/// Each test that docs/faults.md names is there.
+#[test]
+fn the_table_of_faults_names_tests() {
+    let words = include_str!("../docs/faults.md").split('`').skip(1).step_by(2);
+    let named: Vec<_> = words.filter_map(|word| word.split_once("::")).filter(|(module, _)| *module != "Gpu").collect();
+    assert!(named.len() > 12, "{named:?}");
+    for (module, test) in named {
+        let path = format!("{}/tests/{module}.rs", env!("CARGO_MANIFEST_DIR"));
+        let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(source.contains(&format!("#[test]\nfn {test}()")), "no test {module}::{test}");
+    }
+}
+
 #[test]
 fn errors_say_where_what_was_expected_and_what_was_found() {
     let text = |error: Error| error.to_string();
