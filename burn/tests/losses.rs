@@ -76,17 +76,15 @@ fn contrastive() {
     same(&[("queries", q), ("keys", k)], &[("log_scale", log_scale)], ours, theirs);
 }
 
-/// Compares with the formula in f64: of those that vary what the loss is given, which burn's kernels would take long to compile.
+/// Compares with the formula in f64: of those that vary what the loss is given, which burn's kernels would take long to compile. `given` is
+/// all but queries, keys and shared negatives.
 #[track_caller]
-fn as_reference(
-    batch: Batch,
-    options: wgloss::info_nce::Options,
-    with: impl for<'a> Fn(reference::Batch<'a, f64>, &'a [f64]) -> reference::Batch<'a, f64>,
-) {
+fn as_reference(batch: Batch, options: wgloss::info_nce::Options, given: reference::Batch<f64>) {
     let (q, k, shared) = (batch.queries.clone(), batch.keys.clone(), batch.shared.clone());
     let wide = |tensor: &Tensor<2>| floats(tensor.clone()).into_iter().map(f64::from).collect::<Vec<_>>();
     let (wide_q, wide_k, wide_shared) = (wide(&q), wide(&k), shared.as_ref().map(wide).unwrap_or_default());
-    let truth = with(reference::Batch::new(&wide_q, &wide_k, q.dims()[1]), &wide_shared);
+    let negatives = reference::Negatives { k: &wide_shared, ..Default::default() };
+    let truth = reference::Batch { q: &wide_q, k: &wide_k, dim: q.dims()[1], shared: negatives, ..given };
     let (loss, gradients) = (reference::forward(truth, options), reference::backward(truth, &[], options));
 
     let ours = info_nce(batch, options).unwrap();
@@ -120,10 +118,7 @@ fn numbers(count: i32, of: fn(i32) -> i32) -> (Tensor<1, Int>, Vec<u32>) {
 fn contrastive_with_further_negatives() {
     let batch = Batch { shared: Some(random([50, 24])), ..Batch::new(random([40, 24]), random([40, 24])) };
     let options = wgloss::info_nce::Options { temperature: 0.5, ..Default::default() };
-    as_reference(batch, options, |truth, shared| reference::Batch {
-        shared: reference::Negatives { k: shared, ..Default::default() },
-        ..truth
-    });
+    as_reference(batch, options, reference::Batch::new(&[], &[], 24));
 }
 
 /// All that is given as whole numbers: the keys of a query's group are its positives, those of its id are left out.
@@ -134,11 +129,12 @@ fn contrastive_by_groups_and_ids() {
     let (of_groups, of_ids) = (Some((groups.clone(), groups)), Some((ids.clone(), ids)));
     let batch = Batch { groups: of_groups, ids: of_ids, ..Batch::new(random([30, 16]), random([30, 16])) };
     let options = wgloss::info_nce::Options { temperature: 1.0, ..Default::default() };
-    as_reference(batch, options, |truth, _| reference::Batch {
+    let given = reference::Batch {
         positive: reference::Positive::Groups(&groups_wide, &groups_wide),
         ids: Some((&ids_wide, &ids_wide)),
-        ..truth
-    });
+        ..reference::Batch::new(&[], &[], 16)
+    };
+    as_reference(batch, options, given);
 }
 
 #[test]
@@ -153,12 +149,13 @@ fn contrastive_by_index_with_weights() {
         ..Batch::new(random([30, 16]), random([44, 16]))
     };
     let [weight, log_q] = [weight, log_q].map(|values| values.into_iter().map(f64::from).collect::<Vec<_>>());
-    as_reference(batch, Default::default(), |truth, _| reference::Batch {
+    let given = reference::Batch {
         positive: reference::Positive::Index(&index_wide),
         weight: &weight,
         log_q: &log_q,
-        ..truth
-    });
+        ..reference::Batch::new(&[], &[], 16)
+    };
+    as_reference(batch, wgloss::info_nce::Options { temperature: 1.0, ..Default::default() }, given);
 }
 
 /// The keys are the queries: two gradients meet in one tensor.
