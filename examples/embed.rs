@@ -113,8 +113,7 @@ impl App {
             });
             let all = buffers.iter().enumerate().map(|(at, buffer)| (at as u32, buffer.as_entire_binding()));
             let used = all.filter(|(at, _)| entry == "views" || *at < 3);
-            let entries: Vec<_> =
-                used.map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+            let entries: Vec<_> = used.map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
             let layout = &pipeline.get_bind_group_layout(0);
             let group = device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries });
             (pipeline, group)

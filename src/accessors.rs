@@ -51,7 +51,9 @@ impl Format {
 /// Of each shader, by its op, how it takes each binding. Looked up in the sources once: each dispatch asks.
 static TAKES: LazyLock<HashMap<&'static str, Vec<Takes>>> = LazyLock::new(|| {
     let shaders = kernels().into_iter().map(|kernel| kernel.shader);
-    shaders.map(|shader| (shader.op, shader.bindings.iter().map(|&binding| Takes::of(shader, binding)).collect())).collect()
+    shaders
+        .map(|shader| (shader.op, shader.bindings.iter().map(|&binding| Takes::of(shader, binding)).collect()))
+        .collect()
 });
 
 #[derive(Debug, Clone, Copy)]

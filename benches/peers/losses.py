@@ -64,6 +64,16 @@ def linear(shape, make):
     return lambda: torch.matmul(x, w.T, out=y)
 
 
+def sigmoid(shape, make):
+    x, y = make.normal(shape, False), torch.empty(shape, device=make.device, dtype=make.dtype)
+    return make.compiled(lambda: torch.sigmoid(x, out=y))
+
+
+def tanh(shape, make):
+    x, y = make.normal(shape, False), torch.empty(shape, device=make.device, dtype=make.dtype)
+    return make.compiled(lambda: torch.tanh(x, out=y))
+
+
 def normalize(shape, make):
     x = make.normal(shape, False)
     function = make.compiled(lambda x: F.normalize(x))
@@ -99,6 +109,15 @@ def l2(shape, make):
     return with_gradients(make.compiled(lambda x: F.mse_loss(x, t)), x)
 
 
+def gaussian_kl(shape, make):
+    mean, log_variance = make.normal(shape), make.normal(shape)
+
+    def loss(mean, log_variance):
+        return -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum() / shape[0]
+
+    return with_gradients(make.compiled(loss), mean, log_variance)
+
+
 def info_nce(shape, make):
     q, k = make.unit(shape), make.unit(shape)
     own, scale = torch.arange(shape[0], device=make.device), torch.tensor(1 / 0.07, device=make.device, requires_grad=True)
@@ -117,6 +136,13 @@ def siglip(shape, make):
     return with_gradients(function, q, k)
 
 
+def sgd(shape, make):
+    p = make.normal(shape)
+    p.grad = make.normal(shape, False)
+    optimizer = torch.optim.SGD([p], lr=0.01, fused=True)
+    return optimizer.step
+
+
 def adam(shape, make):
     p = make.normal(shape)
     p.grad = make.normal(shape, False)
@@ -130,7 +156,26 @@ def gather(shape, make):
     return lambda: torch.index_select(table, 0, ids, out=y)
 
 
-OPS = {op.__name__: op for op in (linear, normalize, softmax, cross_entropy, kl, bce, l2, info_nce, siglip, adam, gather)}
+OPS = {
+    op.__name__: op
+    for op in (
+        linear,
+        sigmoid,
+        tanh,
+        normalize,
+        softmax,
+        cross_entropy,
+        bce,
+        l2,
+        kl,
+        gaussian_kl,
+        info_nce,
+        siglip,
+        gather,
+        sgd,
+        adam,
+    )
+}
 
 
 def measure(call, synchronize):

@@ -54,16 +54,20 @@ const fn memory(op: &'static str, build: fn(&Gpu, [usize; 2], Storage) -> Result
 /// In the order of the README's table.
 pub const CASES: &[Case] = &[
     Case { sizes: &[[512, 512], [2048, 512], [8192, 1024]], products: 1.0, ..memory("linear", linear, 2.0) },
+    memory("sigmoid", sigmoid, 2.0),
+    memory("tanh", tanh, 2.0),
     memory("normalize", normalize, 2.0),
     memory("softmax", softmax, 2.0),
     memory("cross_entropy", cross_entropy, 2.0),
     memory("bce", bce, 3.0),
     memory("l2", l2, 3.0),
+    memory("gaussian_kl", gaussian_kl, 4.0),
     // The scores are formed for the loss and, as nothing stores them, again for the gradients: two products, and one for each gradient.
     Case { sizes: BATCHES, products: 4.0, ..memory("info_nce", info_nce, 4.0) },
     memory("kl", kl, 4.0),
     Case { sizes: BATCHES, products: 3.0, ..memory("siglip", siglip, 4.0) },
     Case { sizes: &[[1024, 128], [65_536, 128], [1 << 20, 128]], ..memory("gather", gather, 2.0) },
+    memory("sgd", sgd, 3.0),
     Case { has_storages: false, ..memory("adam", adam, 7.0) },
 ];
 
@@ -238,6 +242,22 @@ fn of_rows(
     })
 }
 
+fn sigmoid(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::sigmoid::{Options, forward};
+    fn truth<F: Real>(x: &Input) -> Found<F> {
+        vec![reference::sigmoid::forward(&x.of(), Options::default())]
+    }
+    let record = |recorder: &mut Recorder, x: Tensor, y: Tensor| forward(recorder, x, y, Options::default());
+    of_rows(gpu, shape, storage, |x| (truth(x), truth(x)), record)
+}
+
+fn tanh(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
+    fn truth<F: Real>(x: &Input) -> Found<F> {
+        vec![reference::tanh::forward(&x.of())]
+    }
+    of_rows(gpu, shape, storage, |x| (truth(x), truth(x)), wgloss::tanh::forward)
+}
+
 fn softmax(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::softmax::{Options, forward};
     fn truth<F: Real>(x: &Input) -> Found<F> {
@@ -358,6 +378,55 @@ fn l2(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
             let (x, t) = (inputs[0].view()?, inputs[1].view()?);
             forward(recorder, x, t, outputs[0].view()?, gradients, Options::default())
         }),
+    })
+}
+
+/// Against the standard normal distribution, the sum over a row, the mean of the rows, and both gradients.
+fn gaussian_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use reference::gaussian_kl as textbook;
+    use wgloss::gaussian_kl::{Gradients, Inputs, Options, forward};
+    let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
+    let both = Rc::new(take(both)?);
+    let loss = Output::new(gpu, [1, 1], Storage::F32)?;
+    let [dm, dv] = take([(); 2].map(|()| Output::new(gpu, [rows, cols], storage)))?;
+    fn truth<F: Real>(mean_of: &Input, log_variance: &Input) -> Found<F> {
+        let each = Options { reduction: Reduction::Rows, ..Options::default() };
+        let (m, v) = (mean_of.of::<F>(), log_variance.of::<F>());
+        let inputs = textbook::Inputs { mean: &m, log_variance: &v, prior: None };
+        let [dm, dv, ..] = textbook::backward(inputs, mean_of.cols, &[], each);
+        let loss = mean(&textbook::forward(inputs, mean_of.cols, each), mean_of.rows, 1);
+        vec![vec![loss], over(dm, mean_of.rows), over(dv, mean_of.rows)]
+    }
+    let (inputs, outputs) = (both.clone(), [loss.again(), dm.again(), dv.again()]);
+    Ok(Job {
+        outputs: vec![loss, dm, dv],
+        truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
+        submit: submit(gpu, move |recorder| {
+            let inputs = Inputs { mean: inputs[0].view()?, log_variance: inputs[1].view()?, prior: None };
+            let (mean, log_variance) = (Some(outputs[1].view()?), Some(outputs[2].view()?));
+            let gradients = Gradients { mean, log_variance, ..Default::default() };
+            forward(recorder, inputs, outputs[0].view()?, gradients, Options::default())
+        }),
+    })
+}
+
+/// One step without momentum: read two, write one.
+fn sgd(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::sgd::{Options, step};
+    let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
+    let both = Rc::new(take(both)?);
+    let p = Output { buffer: both[1].buffer.clone(), rows, cols, storage };
+    let options = Options { rate: 0.01, ..Options::default() };
+    fn truth<F: Real>(g: &Input, p: &Input, options: Options) -> Found<F> {
+        let mut p = p.of::<F>();
+        reference::sgd::step(&g.of(), &mut p, &mut [], options);
+        vec![p]
+    }
+    let inputs = both.clone();
+    Ok(Job {
+        outputs: vec![p],
+        truth: Box::new(move || (truth(&both[0], &both[1], options), truth(&both[0], &both[1], options))),
+        submit: submit(gpu, move |recorder| step(recorder, inputs[0].view()?, inputs[1].view()?, None, options)),
     })
 }
 

@@ -1,7 +1,9 @@
 //! A program that embeds wgloss, by its public API alone: a linear classifier that keeps everything on its own device, one encoder and one
 //! submit a step. What it cannot do without a look into the crate is missing from the API.
 
-use wgloss::{Accum, Gpu, Options, Random, Recorder, Reduction, Result, Storage, Tensor, cross_entropy, linear, sgd, wgpu};
+use wgloss::{
+    Accum, Gpu, Options, Random, Recorder, Reduction, Result, Storage, Tensor, cross_entropy, linear, sgd, wgpu,
+};
 
 /// Rows of one batch.
 pub struct Data<'a> {
@@ -149,9 +151,8 @@ mod tests {
         let matrix = |rows, cols| Tensor::<f32>::matrix(&buffer, rows, cols);
         assert!(matches!(matrix(4, 4), Err(Error::OutOfBounds { needed: 64, size: 48, .. })));
         let (x, y) = (gpu.zeros::<f32>(4).unwrap(), matrix(1, 3).unwrap());
-        let refused = gpu.run(|recorder| {
-            wgloss::softmax::forward(recorder, Tensor::matrix(&x, 2, 2)?, y, Default::default())
-        });
+        let refused =
+            gpu.run(|recorder| wgloss::softmax::forward(recorder, Tensor::matrix(&x, 2, 2)?, y, Default::default()));
         assert!(matches!(refused, Err(Error::Shape { op: "softmax", what: "y", .. })));
         gpu.check().unwrap();
     }
