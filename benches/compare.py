@@ -20,12 +20,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OURS = ["cargo", "run", "--quiet", "--release", "--", "bench"]
 PEERS = {
     "torch": [os.environ.get("PYTHON", "python3"), str(ROOT / "benches/peers/losses.py")],
-    "burn": ["cargo", "run", "--quiet", "--release", "--manifest-path", str(ROOT / "benches/peers/burn/Cargo.toml"), "--"],
+    "burn": ["cargo", "run", "--quiet", "--release", "--manifest-path", str(ROOT / "burn/Cargo.toml"), "--features", "autotune",
+             "--example", "bench", "--"],
 }
 SIDES = ("ours", "peer")
 CASES = [f"{op}_{shape}" for op in ("softmax", "cross_entropy", "kl") for shape in ("4096x4096", "32x131072")]
 CASES += ["bce_4096x4096", "l2_4096x4096", "info_nce_1024x128", "info_nce_4096x128", "info_nce_8192x256"]
-OF_BURN = ("softmax", "cross_entropy", "info_nce")
+OF_BURN = ("softmax", "cross_entropy", "kl", "info_nce", "siglip")
 
 
 def run(command, **options):
@@ -36,15 +37,6 @@ def run(command, **options):
         sys.exit(f"{command[0]} is missing.")
     except subprocess.CalledProcessError as error:
         sys.exit(f"`{' '.join(command)}` failed with exit code {error.returncode}.")
-
-
-def of_burn(text):
-    """What benches/peers/burn prints, as the case of a result."""
-    provenance, times = map(json.loads, text.splitlines())
-    provenance = provenance["provenance"]
-    case = {"op": times["case"], "shape": [times["rows"], times["cols"]], "samples_s": times["wall_samples_s"],
-            "cpu_s": statistics.median(times["cpu_samples_s"]), "first_s": times["first_wall_s"]}
-    return {"provenance": provenance | {"by": f"burn {provenance['burn']}", "adapter": provenance["device"]}, "cases": [case]}
 
 
 def run_side(side, case, arguments):
@@ -58,9 +50,7 @@ def run_side(side, case, arguments):
             wish = ["--adapter", adapter] if (adapter := os.environ.get("WGLOSS_ADAPTER")) else []
             run([*OURS, "--op", op, "--size", size, "--seconds", str(arguments.seconds), *wish, "--out", str(out)], env=os.environ | limit)
         elif arguments.peer == "burn":
-            run([*PEERS["burn"], "--case", case, "--calls", "1", "--out", str(out)])
-            result = of_burn(out.read_text())
-            return result["provenance"], result["cases"][0]
+            run([*PEERS["burn"], "--case", case, "--out", str(out)])
         else:
             limit = ["--threads", str(threads)] if threads else []
             how = ["--compile"] * arguments.compile + ["--tf32"] * arguments.tf32

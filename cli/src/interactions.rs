@@ -1,4 +1,4 @@
-//! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, and plain `user,item[,weight[,timestamp]]`.
+//! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -6,10 +6,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use indicatif::ProgressBar;
+use wgloss::Random;
 use wgloss::train::tables::Interactions;
 
 use crate::failure::Failure;
 use crate::progress;
+use crate::sparse::{self, Matrix};
 
 /// Which lines count, and how.
 #[derive(Clone, Copy, clap::Args)]
@@ -60,6 +62,8 @@ enum Separator {
     Spaces,
 }
 
+/// How a .npz file begins.
+const ZIP: &[u8] = b"PK\x03\x04";
 /// A file is shown to be read from this size on.
 const SHOWN: u64 = 8 << 20;
 
@@ -148,6 +152,18 @@ impl Reader {
         Ok(())
     }
 
+    /// The entries of a matrix, whose rows and columns are known by their numbers. It tells no times: the order of a user's is drawn, so that what is held
+    /// out is any of them and not the one with the largest number.
+    fn of(matrix: Matrix, rules: Rules) -> Loaded {
+        let names = matrix.shape.map(|count| (0..count).map(|at| (at + matrix.first).to_string()).collect());
+        let mut random = Random::new(1, 0);
+        let least = rules.min_rating.unwrap_or(0.0);
+        let kept = matrix.entries.into_iter().filter(|(.., value)| *value >= least);
+        let entries: Vec<Entry> =
+            kept.map(|(user, item, value)| Entry { user, item, time: random.word().into(), value }).collect();
+        Reader { lines: entries.len(), names, entries, ..Reader::default() }.loaded(rules)
+    }
+
     fn loaded(mut self, rules: Rules) -> Loaded {
         // A stable sort: equal times stay in the order of the file. Of a pair the last stays.
         self.entries.sort_by_key(|entry| (entry.user, entry.time));
@@ -203,7 +219,15 @@ pub fn load(path: &Path, rules: Rules) -> Result<Loaded, Failure> {
         len if len > SHOWN => progress::bar(len, "{bytes}/{total_bytes}, {eta} left"),
         _ => ProgressBar::hidden(),
     };
-    let loaded = read(BufReader::with_capacity(1 << 20, bar.wrap_read(file)), rules);
+    let mut input = BufReader::with_capacity(1 << 20, bar.wrap_read(file));
+    let start = input.fill_buf().map_err(unreadable)?;
+    let loaded = if start.starts_with(ZIP) {
+        File::open(path).map_err(|error| error.to_string()).and_then(sparse::csr).map(|m| Reader::of(m, rules))
+    } else if start.starts_with(sparse::BANNER) {
+        sparse::matrix_market(input).map(|matrix| Reader::of(matrix, rules))
+    } else {
+        read(input, rules)
+    };
     bar.finish_and_clear();
     let loaded = loaded.map_err(refuse)?;
     if loaded.entries.is_empty() {
@@ -404,6 +428,95 @@ mod tests {
         assert!(parsed("").unwrap().entries.is_empty());
         let binary: Vec<u8> = (0..1 << 21).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         assert!(read(binary.as_slice(), ALL).is_err());
+    }
+
+    #[test]
+    fn a_matrix_market_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plays.mtx");
+        let load_text = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            load(&path, ALL)
+        };
+        let text = "%%MatrixMarket matrix coordinate integer general\n% plays\n3 4 3\n1 4 5\n3 1 2\n1 2 7\n";
+        let loaded = load_text(text).unwrap();
+        let mut entries: Vec<_> = told(&loaded).into_iter().map(|(user, item, _)| (user, item)).collect();
+        entries.sort_unstable();
+        assert_eq!(entries, [("1", "2"), ("1", "4"), ("3", "1")]);
+        assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
+        let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n";
+        assert_eq!(load_text(pattern).unwrap().entries[0].value, 1.0);
+        for (text, want) in [
+            ("%%MatrixMarket matrix array real general\n", "line 1: expected matrix coordinate"),
+            ("%%MatrixMarket matrix coordinate real symmetric\n", "found matrix coordinate real symmetric"),
+            (
+                "%%MatrixMarket matrix coordinate real general\n2 2 1\n3 1 1\n",
+                "line 3: expected a row from 1 to 2, found 3",
+            ),
+            (
+                "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 x\n",
+                "line 3: expected a number as value, found \"x\"",
+            ),
+            (
+                "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 -2\n",
+                "line 3: expected a weight of at least 0",
+            ),
+            (
+                "%%MatrixMarket matrix coordinate real general\n2 2 2\n1 1 1\n",
+                "expected the 2 entries that the file announces, found 1",
+            ),
+            ("%%MatrixMarket matrix coordinate real general\n", "expected a line with rows, columns and entries"),
+        ] {
+            let told = load_text(text).unwrap_err().message;
+            assert!(told.contains(want), "{text:?}: {told}");
+        }
+    }
+
+    /// Written as SciPy's save_npz writes them.
+    #[test]
+    fn a_csr_matrix_is_read() {
+        use npyz::WriterBuilder;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plays.npz");
+        let write = |format: &[u8], indices: [i32; 3]| {
+            let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+            let mut put = |name: &str, bytes: Vec<u8>| {
+                archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+                std::io::Write::write_all(&mut archive, &bytes).unwrap();
+            };
+            fn npy<T: npyz::AutoSerialize + Copy>(data: &[T]) -> Vec<u8> {
+                let mut bytes = Vec::new();
+                let options = npyz::WriteOptions::new().default_dtype().shape(&[data.len() as u64]);
+                let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
+                writer.extend(data.iter().copied()).unwrap();
+                writer.finish().unwrap();
+                bytes
+            }
+            put("indices", npy(&indices));
+            put("indptr", npy(&[0i32, 2, 2, 3]));
+            put("shape", npy(&[3i64, 4]));
+            put("data", npy(&[5.0f64, 7.0, 2.0]));
+            let mut word = Vec::new();
+            let dtype = npyz::DType::Plain(format!("|S{}", format.len()).parse().unwrap());
+            let mut writer =
+                npyz::WriteOptions::<[u8]>::new().dtype(dtype).shape(&[]).writer(&mut word).begin_nd().unwrap();
+            writer.push(format).unwrap();
+            writer.finish().unwrap();
+            put("format", word);
+            archive.finish().unwrap();
+        };
+        write(b"csr", [3, 1, 0]);
+        let loaded = load(&path, ALL).unwrap();
+        let mut entries: Vec<_> = told(&loaded).into_iter().map(|(user, item, _)| (user, item)).collect();
+        entries.sort_unstable();
+        assert_eq!(entries, [("0", "1"), ("0", "3"), ("2", "0")]);
+        assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
+        write(b"csr", [3, 4, 0]);
+        assert!(load(&path, ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4"));
+        write(b"csc", [3, 1, 0]);
+        assert!(load(&path, ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\""));
+        std::fs::write(&path, b"PK\x03\x04 and nothing else").unwrap();
+        assert!(load(&path, ALL).unwrap_err().message.contains("expected an .npz file"));
     }
 
     #[test]

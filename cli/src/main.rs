@@ -10,6 +10,7 @@ mod plot;
 mod progress;
 mod recommend;
 mod run;
+mod sparse;
 mod stop;
 mod table;
 mod train;

@@ -1,4 +1,4 @@
-//! The picture of a training run.
+//! Pictures of training runs.
 
 use plotters::prelude::*;
 use wgloss::train::Metrics;
@@ -138,6 +138,49 @@ impl Curves {
         }
         Ok(())
     }
+}
+
+/// An SVG of an objective after each half of a sweep, users and items solved in turn.
+pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::error::Error>> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let area = area.titled(title, ("sans-serif", 16))?;
+        // After the first half all factors but the users' are as they were drawn: what follows would be flat beside it.
+        let shown: Vec<(f64, f64)> =
+            halves.iter().enumerate().skip(1).map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
+        let values = || shown.iter().map(|&(_, value)| value).filter(|value| value.is_finite());
+        let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+        let room = (0.06 * (high - low)).max(1e-6 * high.abs()).max(f64::MIN_POSITIVE);
+        let mut chart = ChartBuilder::on(&area)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(70)
+            .build_cartesian_2d(0.5..(halves.len() as f64 / 2.0 + 0.25).max(1.5), low - room..high + room)?;
+        chart
+            .configure_mesh()
+            .x_desc("sweep")
+            .x_label_formatter(&|sweep| format!("{sweep:.0}"))
+            .y_desc("objective")
+            .y_label_formatter(&|value| format!("{value:.4e}"))
+            .light_line_style(BLACK.mix(0.06))
+            .draw()?;
+        chart.draw_series(LineSeries::new(shown.iter().copied(), BLACK.mix(0.3)))?;
+        for (name, colour, parity) in [("users solved", LOSS, 0), ("items solved", RECALL_1, 1)] {
+            let dots = shown.iter().skip(1 - parity).step_by(2).map(|&at| Circle::new(at, 4, colour.filled()));
+            chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.2))
+            .draw()?;
+        area.present()?;
+    }
+    Ok(svg)
 }
 
 fn key((x, y): (i32, i32), colour: RGBAColor) -> PathElement<(i32, i32)> {

@@ -25,7 +25,8 @@ pub const TOP: usize = 10;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Interactions")]
 pub struct Options {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] with any separator.
+    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
+    /// or a sparse matrix of users by items: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
     #[command(flatten)]

@@ -87,16 +87,29 @@ impl Run {
 
 /// Writes a file beside its place, then moves it there: it is whole or not there at all.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = || -> io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(folder)?;
+        let mut file = beside(path)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
     };
-    written().map_err(|error| Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 })
+    written().map_err(|error| not_written(path, &error))
+}
+
+/// Whether [`write_file`] will find a place for the file: to be asked before long work that ends in one.
+pub fn check_writable(path: &Path) -> Result<(), Failure> {
+    beside(path).map(drop).map_err(|error| not_written(path, &error))
+}
+
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    tempfile::Builder::new().permissions(permissions()).tempfile_in(folder)
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Failure {
+    Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 }
 }
 
 /// A temporary file is private by default; these are for sharing.

@@ -10,14 +10,18 @@ use wgloss::train::wals::{Config, Event, Preset, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
-use crate::progress;
 use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, record, sentence};
 use crate::run::{METRICS, Run};
 use crate::stop::Stop;
+use crate::{plot, progress};
+
+/// The objective after each half of a sweep.
+const PICTURE: &str = "objective.svg";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] with any separator.
+    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
+    /// or a sparse matrix of users by items: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
     #[arg(long, value_name = "FILE")]
     interactions: PathBuf,
     #[command(flatten)]
@@ -123,6 +127,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut stop = Stop::on_ctrl_c()?;
     let bar = progress::bar(2 * config.sweeps as u64, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
     let start = Instant::now();
+    let mut halves = Vec::new();
     let outcome = fit(&gpu, train, Some(&split.values), &config, &mut |event| {
         let logged = match event {
             Event::Within { progress } => {
@@ -131,6 +136,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             Event::Solved { sweep, side, objective } => {
                 bar.inc(1);
+                halves.push(objective);
                 bar.set_message(format!("objective {objective:.6e}"));
                 let side = format!("{side:?}").to_lowercase();
                 run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
@@ -159,7 +165,11 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             sentence(&quality)
         );
     }
-    for name in [EMBEDDINGS, IDS, METRICS] {
+    let title = format!("{}, {:?}, {} wide", path.display(), config.preset, config.dim);
+    let picture = plot::objective(&title, &halves)
+        .map_err(|error| Failure { message: format!("{PICTURE}: {error}"), code: 1 })?;
+    run.write(PICTURE, picture.as_bytes())?;
+    for name in [EMBEDDINGS, IDS, METRICS, PICTURE] {
         println!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))

@@ -474,6 +474,8 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     let to = never.to_str().unwrap();
     refuse(&["report", &after, "--out", to], &["after.json", "surprise"]);
     refuse(&["report", &path("none.json"), "--out", to], &["none.json", "expected a result"]);
+    let nowhere = format!("{before}/in-a-file.json");
+    refuse(&["bench", "--out", &nowhere], &["in-a-file.json", "cannot be written"]);
     refuse(&["bench", "--op", "sofmax", "--out", to], &["--op sofmax", "softmax"]);
     refuse(&["verify", "--op", "sofmax"], &["--op sofmax", "softmax"]);
 }

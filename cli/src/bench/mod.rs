@@ -8,7 +8,7 @@ mod record;
 pub mod report;
 pub mod tune;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,13 +94,19 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         wish => vec![wish.map(str::to_owned)],
     };
+    let place = |out: &Path, name: &str| {
+        if wishes.len() > 1 || out.is_dir() { out.join(name) } else { out.to_owned() }
+    };
+    if let Some(out) = &arguments.out {
+        run::check_writable(&place(out, "result.json"))?;
+    }
     let mut all_right = true;
     for wish in &wishes {
         let record = of_adapter(wish.as_deref(), arguments)?;
         print(&record);
         all_right &= record.cases.iter().all(Case::is_right);
         if let Some(out) = &arguments.out {
-            let path = if wishes.len() > 1 || out.is_dir() { out.join(record.file_name()) } else { out.clone() };
+            let path = place(out, &record.file_name());
             run::write_file(&path, record.text().as_bytes())?;
             println!("written: {}", path.display());
         }
