@@ -21,10 +21,10 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{Error, Gpu, Result, ops};
 
-/// What the losses of pairs return: the loss, [1] or [N], and the gradients for a loss whose own gradient is 1.
+/// What the losses of pairs return: the loss, one number or one for each query, and the gradients for a loss whose own gradient is 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pairs {
-    /// [N] without a reduction, else [1].
+    /// As many as queries without a reduction, else one.
     pub loss: Array1<f32>,
     /// [N, D].
     pub d_queries: Array2<f32>,
@@ -61,7 +61,7 @@ pub fn softmax(gpu: &Gpu, x: ArrayView2<f32>, options: ops::softmax::Options) ->
     array("softmax", shape(&x), ops::softmax::compute(gpu, &matrix(&x), x.ncols(), options)?)
 }
 
-/// Cross entropy of logits `x` [rows, classes] and class ids [rows]: the loss, [rows] or [1], and the gradient of x.
+/// Cross entropy of logits `x` [rows, classes] and as many class ids as rows: the loss, one for each row or all, and the gradient of x.
 ///
 /// # Errors
 /// As [`cross_entropy::compute`](crate::cross_entropy::compute).

@@ -14,19 +14,19 @@ pub struct Batch {
     pub queries: Tensor<2>,
     /// Keys [M, D]; key i is query i's positive unless `index` or `groups` say otherwise.
     pub keys: Tensor<2>,
-    /// [1]: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)); without it the scale is 1/temperature.
+    /// `[1]`: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)); without it the scale is 1/temperature.
     pub log_scale: Option<Tensor<1>>,
     /// Further negatives of every query [L, D]: drawn ones, or past keys.
     pub shared: Option<Tensor<2>>,
-    /// Weights of the queries' losses [N]. No gradient.
+    /// Weights of the queries' losses `[N]`. No gradient.
     pub weight: Option<Tensor<1>>,
-    /// Subtracted from the scores of each key [M]: the logarithm of the probability with which it was drawn. No gradient.
+    /// Subtracted from the scores of each key `[M]`: the logarithm of the probability with which it was drawn. No gradient.
     pub log_q: Option<Tensor<1>>,
-    /// [N]: the key that is each query's positive; a number that no key has: none.
+    /// `[N]`: the key that is each query's positive; a number that no key has: none.
     pub index: Option<Tensor<1, Int>>,
-    /// Of the queries [N], of the keys [M]: the keys of a query's group are its positives.
+    /// Of the queries `[N]`, of the keys `[M]`: the keys of a query's group are its positives.
     pub groups: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
-    /// Of the queries [N], of the keys [M]: a key with the query's id that is no positive of it is left out (false negatives).
+    /// Of the queries `[N]`, of the keys `[M]`: a key with the query's id that is no positive of it is left out (false negatives).
     pub ids: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
 }
 
@@ -43,7 +43,7 @@ impl Batch {
     }
 }
 
-/// Parameters [1] that stand for the constants of [`wgloss::siglip::Options`].
+/// Parameters `[1]` that stand for the constants of [`wgloss::siglip::Options`].
 #[derive(Debug, Clone, Default)]
 pub struct Learned {
     /// ln(1/temperature).
@@ -55,7 +55,7 @@ pub struct Learned {
 /// What the rows of [`cross_entropy`] should be.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// Class ids [rows].
+    /// Class ids `[rows]`.
     Ids(Tensor<1, Int>),
     /// A share of every class [rows, classes]. No gradient.
     Soft(Tensor<2>),
@@ -76,13 +76,13 @@ impl From<Tensor<2>> for Target {
 /// How much classes and rows of [`cross_entropy`] count; absent: 1 each. No gradients.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
-    /// [classes].
+    /// `[classes]`.
     pub class: Option<Tensor<1>>,
-    /// [rows].
+    /// `[rows]`.
     pub row: Option<Tensor<1>>,
 }
 
-/// The contrastive loss, [1]: ln Σ_j e^s_ij − s_ii, s = scale · queries keysᵀ, without ever storing s. Gradients reach queries, keys,
+/// The contrastive loss, `[1]`: ln Σ_j e^s_ij − s_ii, s = scale · queries keysᵀ, without ever storing s. Gradients reach queries, keys,
 /// `log_scale` and `shared`, those that ask for one; a frozen side costs nothing.
 ///
 /// [`wgloss::info_nce`] has the formulas, the sources and what each option does.
@@ -137,7 +137,7 @@ pub fn info_nce(batch: Batch, options: wgloss::info_nce::Options) -> Result<Tens
     }))
 }
 
-/// The sigmoid loss of all pairs, [1]: −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), z = 1 for the pair, else −1, without ever storing the
+/// The sigmoid loss of all pairs, `[1]`: −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), z = 1 for the pair, else −1, without ever storing the
 /// pairs. Gradients reach queries, keys and what is learned, those that ask for one.
 ///
 /// [`wgloss::siglip`] has the formulas, the source and what each option does.
@@ -167,7 +167,7 @@ pub fn siglip(
     }))
 }
 
-/// Cross entropy −ln softmax(x)[t] of logits [rows, classes]: [rows] for [`Reduction::None`] and [`Reduction::Rows`], else [1]. The
+/// Cross entropy −ln softmax(x)[t] of logits [rows, classes]: `[rows]` for [`Reduction::None`] and [`Reduction::Rows`], else `[1]`. The
 /// gradient reaches the logits, in the same pass.
 ///
 /// [`wgloss::cross_entropy`] has the formulas, the sources and what each option does.
@@ -203,7 +203,7 @@ pub fn cross_entropy(
     }))
 }
 
-/// The divergence of the rows of two sides [rows, cols], the model's `x` and the target's `t`: [rows] for [`Reduction::Rows`], else [1].
+/// The divergence of the rows of two sides [rows, cols], the model's `x` and the target's `t`: `[rows]` for [`Reduction::Rows`], else `[1]`.
 /// Gradients reach both, those that ask for one, in the same pass.
 ///
 /// [`wgloss::kl`] has the formulas, the sources and what each option does.

@@ -6,6 +6,7 @@ mod data;
 mod failure;
 mod folding;
 mod interactions;
+mod lookup;
 mod plot;
 mod progress;
 mod recommend;
@@ -38,6 +39,8 @@ enum Command {
     Train(Box<train::Arguments>),
     /// Factors of interactions by weighted alternating least squares.
     Wals(wals::Arguments),
+    /// Items for users, or like an item, from the embeddings or factors that a run has left.
+    Recommend(lookup::Arguments),
     /// Train on planted groups with and without negatives, and see which fold onto each other.
     Folding(folding::Arguments),
     /// Time the kernels beside what the adapter can do at most.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Train(arguments) => train::train(&arguments),
         Command::Wals(arguments) => wals::wals(&arguments),
+        Command::Recommend(arguments) => lookup::lookup(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tune(arguments) => bench::tune::tune(&arguments),

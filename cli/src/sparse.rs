@@ -112,12 +112,11 @@ pub fn csr(file: File) -> Result<Matrix, String> {
     if format != "csr" {
         return Err(format!("expected a matrix in the format csr, found {format:?}; SciPy's .tocsr() converts"));
     }
-    let whole = |npy| numbers(npy).map(|all| all.into_iter().map(|one| one as i64).collect::<Vec<i64>>());
-    let shape = array(&mut archive, "shape", whole)?;
+    let shape = array(&mut archive, "shape", integers)?;
     let [rows, cols] = shape[..] else { return Err(format!("expected two numbers as shape, found {shape:?}")) };
     let shape = checked([rows, cols].map(|size| size.max(0) as usize))?;
-    let starts = array(&mut archive, "indptr", whole)?;
-    let columns = array(&mut archive, "indices", whole)?;
+    let starts = array(&mut archive, "indptr", integers)?;
+    let columns = array(&mut archive, "indices", integers)?;
     let values = array(&mut archive, "data", numbers)?;
     if starts.len() != shape[0] + 1 || columns.len() != values.len() {
         let expected = format!("expected {} numbers in indptr and as many in indices as in data", shape[0] + 1);
@@ -154,6 +153,10 @@ fn array<T>(
     let reader: Box<dyn Read> = Box::new(std::io::BufReader::new(file));
     let npy = NpyFile::new(reader).map_err(|error| format!("{name}: {error}"))?;
     read(npy).map_err(|error| format!("{name}: {error}"))
+}
+
+fn integers(npy: Entry) -> Result<Vec<i64>, String> {
+    Ok(numbers(npy)?.into_iter().map(|one| one as i64).collect())
 }
 
 /// The numbers of an array of any plain type, up to 2^53 exactly.

@@ -337,6 +337,9 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
         assert!(objectives.windows(2).all(|pair| pair[1] < pair[0] * (1.0 + 1e-6)), "{preset}: {objectives:?}");
         assert!(lines[11]["held_out"]["recall_at_10"].as_f64().unwrap() > 0.0, "{preset}");
     }
+    recommends(&folder.path().join("ials"), &file);
+    let picture = fs::read_to_string(folder.path().join("ials/objective.svg")).unwrap();
+    assert_eq!(picture.matches("<circle").count(), 9 + 2, "a dot for each half but the first, and two in the legend");
     let out = folder.path().join("none");
     let to = ["--out", out.to_str().unwrap()];
     let refuse = |more: &[&str], words: &[&str]| refused(&factors(&file, &[more, &to].concat()), words, &out);
@@ -344,6 +347,45 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
     refuse(&["--preset", "hu", "--unobserved", "2"], &["--unobserved", "--preset ials"]);
     refuse(&["--regularization=-1"], &["regularization", "at least 0", "-1"]);
     refuse(&["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+}
+
+/// What a run has left recommends: items of a user's own half, none that it has seen; items like an item, not itself.
+fn recommends(run: &Path, file: &Path) {
+    let ask = |more: &[&str]| wgloss(&["recommend", run.to_str().unwrap()]).args(more).output().unwrap();
+    let all = run.join("all.csv");
+    let output = ask(&["--seen", file.to_str().unwrap(), "--top", "3", "--out", all.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ratings = fs::read_to_string(file).unwrap();
+    let seen = |user: &str, item: &str| ratings.contains(&format!("\n{user},{item},"));
+    let (lines, mut own) = (fs::read_to_string(&all).unwrap(), 0);
+    let rows: Vec<Vec<&str>> = lines.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    assert!(lines.starts_with("user,item,rank,score\n") && rows.len() == 40 * 3, "{lines}");
+    for row in &rows {
+        assert!(!seen(row[0], row[1]), "{row:?}");
+        let number = |name: &str| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap();
+        own += usize::from(number(row[0]) % 2 == number(row[1]) % 2 && row[2] == "1");
+    }
+    assert!(own > 20, "{own} of 40 best items are of the user's own half"); // few of a half's ten are left unseen
+
+    let output = ask(&["--item", "film 4", "--top", "4"]);
+    let said = text(&output.stdout);
+    assert!(output.status.success() && said.contains("like it"), "{said}{}", text(&output.stderr));
+    assert_eq!(said.matches("film 4 ").count(), 4, "{said}"); // in the first column only
+    let hidden = run.join("hidden.txt");
+    fs::write(&hidden, "film 0\nfilm 2\n").unwrap();
+    let said = text(&ask(&["--user", "u2", "--top", "18", "--without", hidden.to_str().unwrap()]).stdout).to_owned();
+    assert!(said.matches("u2").count() == 18 && !said.contains("film 0 ") && !said.contains("film 2 "), "{said}");
+
+    let never = run.join("never");
+    for (more, words) in [
+        (&["--user", "u99"][..], &["--user u99", "ids.json"][..]),
+        (&[], &["expected --user, --item, or --out"]),
+        (&["--user", "u1", "--without", "nowhere.txt"], &["--without nowhere.txt"]),
+    ] {
+        refused(&ask(more), words, &never);
+    }
+    let elsewhere = wgloss(&["recommend", file.parent().unwrap().to_str().unwrap(), "--user", "u1"]).output().unwrap();
+    refused(&elsewhere, &["ids.json", "wgloss train --interactions"], &never);
 }
 
 #[test]

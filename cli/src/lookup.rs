@@ -1,0 +1,189 @@
+//! `wgloss recommend RUN`: items for users, and items like items, from what `train --interactions` or `wals` has left.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
+use serde::Deserialize;
+use wgloss::train::tables::{Interactions, Model, recommend};
+
+use crate::failure::Failure;
+use crate::interactions::{self, Rules};
+use crate::recommend::{EMBEDDINGS, IDS};
+use crate::{progress, run, table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The folder of a run of `train --interactions` or `wals`.
+    #[arg(value_name = "RUN")]
+    folder: PathBuf,
+    /// Items for this user; may be repeated. Without any, and without --item, for all users, into --out.
+    #[arg(long, value_name = "ID")]
+    user: Vec<String>,
+    /// Items whose embeddings point where this item's does; may be repeated.
+    #[arg(long, value_name = "ID", conflicts_with = "user")]
+    item: Vec<String>,
+    /// How many for each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one.
+    #[arg(long, value_name = "FILE", conflicts_with = "item")]
+    seen: Option<PathBuf>,
+    /// Items that are recommended to nobody, an id a line.
+    #[arg(long, value_name = "FILE")]
+    without: Option<PathBuf>,
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Write lines of id,item,rank,score here instead of printing a table.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    users: Vec<String>,
+    items: Vec<String>,
+}
+
+/// Users or items that are asked about at a time: progress is shown between.
+const AT_ONCE: usize = 4096;
+
+pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (model, ids) = load(&arguments.folder)?;
+    let by_item = !arguments.item.is_empty();
+    let names = if by_item { &ids.items } else { &ids.users };
+    let asked = asked(arguments, names)?;
+    if let Some(out) = &arguments.out {
+        run::check_writable(out)?;
+    }
+    let model = if by_item { among_items(model) } else { model };
+    let hidden = hidden(arguments, &ids, &model)?;
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    let mut found = Vec::with_capacity(asked.len() * arguments.top as usize);
+    let bar = progress::bar(asked.len() as u64, "{pos}/{len}, {eta} left");
+    for part in asked.chunks(AT_ONCE) {
+        found.extend(recommend(&gpu, &model, &hidden, part, arguments.top as usize)?);
+        bar.inc(part.len() as u64);
+    }
+    bar.finish_and_clear();
+    let rows = asked.iter().zip(found.chunks(arguments.top as usize)).flat_map(|(&of, best)| {
+        let known = best.iter().copied().filter(|&item| item != u32::MAX).enumerate();
+        known.map(move |(rank, item)| (of, rank + 1, item))
+    });
+    let rows = rows.map(|(of, rank, item)| {
+        let score = score(&model, of, item);
+        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), format!("{score:.4}")]
+    });
+    let heads = [if by_item { "item" } else { "user" }, if by_item { "like it" } else { "item" }, "rank", "score"];
+    let Some(out) = &arguments.out else {
+        let mut table = table::with_header(heads, 2..4);
+        rows.for_each(|row| {
+            table.add_row(row);
+        });
+        println!("{table}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut lines = csv::Writer::from_writer(Vec::new());
+    let written = lines.write_record(heads).and_then(|()| rows.into_iter().try_for_each(|row| lines.write_record(row)));
+    written.map_err(|error| Failure { message: format!("{}: {error}", out.display()), code: 1 })?;
+    let bytes = lines.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
+    run::write_file(out, &bytes)?;
+    println!("wrote {}", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tables of a run, and whose rows they are.
+fn load(folder: &Path) -> Result<(Model, Ids), Failure> {
+    let refuse = |name: &str, found: String| {
+        let expected = "expected what `wgloss train --interactions` or `wgloss wals` leaves";
+        Failure::input(format!("{}: {expected}, found {found}", folder.join(name).display()))
+    };
+    let read = |name| std::fs::read(folder.join(name)).map_err(|error| refuse(name, error.to_string()));
+    let ids: Ids = serde_json::from_slice(&read(IDS)?).map_err(|error| refuse(IDS, error.to_string()))?;
+    let bytes = read(EMBEDDINGS)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
+    let table = |name: &str, ids: &[String]| -> Result<(Vec<f32>, usize), Failure> {
+        let tensor = tensors.tensor(name).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
+        let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
+        let [rows, dim] = shape[..] else { return Err(refuse(EMBEDDINGS, format!("{name} of shape {shape:?}"))) };
+        if rows != ids.len() || dim == 0 || dtype != Dtype::F32 {
+            return Err(refuse(EMBEDDINGS, format!("{name} {shape:?} of {dtype:?} beside {} ids", ids.len())));
+        }
+        let numbers =
+            tensor.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+        Ok((numbers.collect(), dim))
+    };
+    let ((users, dim), (items, item_dim)) = (table("users", &ids.users)?, table("items", &ids.items)?);
+    if dim != item_dim {
+        return Err(refuse(EMBEDDINGS, format!("users {dim} wide and items {item_dim}")));
+    }
+    Ok((Model { users, items, dim }, ids))
+}
+
+/// The numbers of the ids that are asked about.
+fn asked(arguments: &Arguments, names: &[String]) -> Result<Vec<u32>, Failure> {
+    let (option, wishes) =
+        if arguments.item.is_empty() { ("--user", &arguments.user) } else { ("--item", &arguments.item) };
+    if wishes.is_empty() {
+        return match arguments.out {
+            Some(_) => Ok((0..names.len() as u32).collect()),
+            None => Err(Failure::input("expected --user, --item, or --out for all users, found none of them")),
+        };
+    }
+    let places: HashMap<&str, u32> = names.iter().enumerate().map(|(at, name)| (name.as_str(), at as u32)).collect();
+    let place = |wish: &String| {
+        let missing = || Failure::input(format!("{option} {wish}: expected an id of {IDS}, found none such"));
+        places.get(wish.as_str()).copied().ok_or_else(missing)
+    };
+    wishes.iter().map(place).collect()
+}
+
+/// Items in the users' place, all of unit length: the largest product is the largest cosine.
+fn among_items(model: Model) -> Model {
+    let mut items = model.items;
+    for row in items.chunks_mut(model.dim) {
+        let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+    }
+    Model { users: items.clone(), items, dim: model.dim }
+}
+
+/// What shall not be recommended to whom: what users have seen, an item to itself, some items to nobody.
+fn hidden(arguments: &Arguments, ids: &Ids, model: &Model) -> Result<Interactions, Failure> {
+    let (user_count, item_count) = (model.users.len() / model.dim, ids.items.len());
+    let items: HashMap<&str, u32> = ids.items.iter().enumerate().map(|(at, id)| (id.as_str(), at as u32)).collect();
+    let mut pairs: Vec<(u32, u32)> = Vec::new();
+    if !arguments.item.is_empty() {
+        pairs.extend((0..item_count as u32).map(|item| (item, item)));
+    }
+    if let Some(path) = &arguments.seen {
+        let seen = interactions::load(path, Rules { min_rating: None, min_interactions: 1 })?;
+        let users: HashMap<&str, u32> = ids.users.iter().enumerate().map(|(at, id)| (id.as_str(), at as u32)).collect();
+        // Who came later than the run is not in it.
+        pairs.extend(seen.entries.iter().filter_map(|entry| {
+            let user = users.get(seen.users[entry.user as usize].as_str())?;
+            Some((*user, *items.get(seen.items[entry.item as usize].as_str())?))
+        }));
+    }
+    if let Some(path) = &arguments.without {
+        let unread = |error| Failure::input(format!("--without {}: expected ids, found: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(unread)?;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let missing =
+                || Failure::input(format!("--without {}: expected ids of items, found {line:?}", path.display()));
+            let item = *items.get(line).ok_or_else(missing)?;
+            pairs.extend((0..user_count as u32).map(|user| (user, item)));
+        }
+    }
+    let (users, items) = pairs.into_iter().unzip();
+    Ok(Interactions::new(users, items, user_count, item_count)?)
+}
+
+fn score(model: &Model, of: u32, item: u32) -> f64 {
+    let row = |table: &[f32], at: u32| -> Vec<f32> { table[at as usize * model.dim..][..model.dim].to_vec() };
+    let (a, b) = (row(&model.users, of), row(&model.items, item));
+    a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
