@@ -94,17 +94,16 @@ END
 elif scripts/driver.sh is-software; then
     slow=(info_nce scale kl::) # half of the time
     slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
-    other_tests() {
-        at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}" && at_width 256 "${tests[@]}" --bench host
-    }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
     narrow_tests() {
         at_width 128 "${library_tests[@]}" -- normalize:: linear::verified
     }
-    first_half() { slow_tests && narrow_tests; }
+    other_tests() {
+        at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}" && at_width 256 "${tests[@]}" --bench host && narrow_tests
+    }
     step "tests: build" "${tests[@]}" --no-run
     # The tests named `verified` are what `wgloss verify` runs, on the same sizes of tiles and workgroups.
-    step "test, lavapipe with subgroups of 8, some of the library with 4" side_by_side first_half other_tests
+    step "test, lavapipe with subgroups of 8, some of the library with 4" side_by_side slow_tests other_tests
 else
     step "test" "${tests[@]}"
     step "verify" cargo run --release -q -- verify # with the sizes of this adapter

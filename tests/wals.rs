@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use wgloss::reference::wals as reference;
 use wgloss::train::tables::{End, Interactions};
-use wgloss::train::wals::{Config, Event, Preset, fit};
+use wgloss::train::wals::{Config, Event, Preset, fit, fit_from, fold_in};
 use wgloss::verify::Fill;
 use wgloss::{Error, Gpu, Random, Tensor, Tuning, wals, wgpu};
 
@@ -299,6 +299,46 @@ fn every_preset_agrees_with_the_dense_objective() {
         }
         assert!(got.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{preset:?}: {got:?}");
     }
+}
+
+/// A fit goes on where another has stopped, and users whom it does not know get what it would give them.
+#[test]
+fn fits_go_on_and_users_are_folded_in() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random::new(9, 0);
+    let pairs: Vec<(u32, u32)> = (0..400).map(|_| (random.below(40), random.below(30))).collect();
+    let values: Vec<f32> = pairs.iter().map(|_| (1 + random.below(5)) as f32).collect();
+    let of = |pairs: &[(u32, u32)], users: usize| {
+        let (of_users, of_items) = pairs.iter().copied().unzip();
+        Interactions::new(of_users, of_items, users, 30).unwrap()
+    };
+    let data = of(&pairs, 40);
+    let config = Config { dim: 6, sweeps: 5, preset: Preset::Hu { alpha: 2.0 }, start: 1.0, ..Config::default() };
+    let go_on = |_: Event| ControlFlow::Continue(());
+    let whole = fit(gpu, &data, Some(&values), &config, &mut { go_on }).unwrap();
+    let first = fit(gpu, &data, Some(&values), &Config { sweeps: 3, ..config }, &mut { go_on }).unwrap();
+    let rest = Config { sweeps: 2, ..config };
+    let then = fit_from(gpu, &first.model.items, &data, Some(&values), &rest, &mut { go_on }).unwrap();
+    assert_eq!(then.model, whole.model);
+
+    let items = &whole.model.items;
+    let next = fit_from(gpu, items, &data, Some(&values), &config, &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!(fold_in(gpu, items, &data, Some(&values), &config).unwrap(), next.model.users);
+    let some: Vec<usize> = (0..pairs.len()).filter(|&e| pairs[e].0 < 5).collect();
+    let (few, few_values): (Vec<_>, Vec<_>) = some.iter().map(|&e| (pairs[e], values[e])).unzip();
+    let folded = fold_in(gpu, items, &of(&few, 5), Some(&few_values), &config).unwrap();
+    let entries = |user: u32| {
+        let own = few.iter().zip(&few_values).filter(move |((of, _), _)| *of == user);
+        own.map(|(&(_, item), &value)| (item as usize, f64::from(1.0 + 2.0 * value), 1.0)).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = (0..5).map(entries).collect();
+    // λ (n + w₀ · items)^ν, w₀ and ν being 1
+    let ridges: Vec<f64> = rows.iter().map(|row| f64::from(config.regularization) * (row.len() + 30) as f64).collect();
+    let want = reference::solve(&wide(items), 6, &rows, 1.0, &ridges);
+    assert_close(&wide(&folded), &want, 1e-3);
+
+    let short = fold_in(gpu, &items[1..], &data, None, &config).unwrap_err().to_string();
+    assert_eq!(short, "the factors of the items should be 180 numbers, 30 x 6, all finite, found 179 of them");
 }
 
 #[test]

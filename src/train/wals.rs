@@ -242,6 +242,13 @@ impl Half {
         })
     }
 
+    /// Items with their factors, that nothing is solved for.
+    fn held(gpu: &Gpu, factors: &[f32], data: &Interactions, config: &Config) -> Result<Half> {
+        let half = Half::new(gpu, &[], &[], [data.item_count, data.user_count], &[], config)?;
+        gpu.write(half.factor.view()?, factors)?;
+        Ok(half)
+    }
+
     fn observed(&self) -> Result<wals::Observed<'_>> {
         Ok(wals::Observed {
             rows: &self.rows,
@@ -250,6 +257,29 @@ impl Half {
             goals: self.goals.as_ref().map(Matrix::view).transpose()?,
         })
     }
+}
+
+/// The values, none for ones.
+fn checked<'v>(data: &Interactions, values: Option<&'v [f32]>) -> Result<&'v [f32]> {
+    let refuse = |expected: String, found| Err(Error::Data { what: "values".into(), expected, found });
+    let values = values.unwrap_or_default();
+    if !values.is_empty() && values.len() != data.len() {
+        return refuse(format!("as many as interactions, {}", data.len()), values.len().to_string());
+    }
+    if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
+        return refuse("numbers of at least 0".into(), format!("{} in interaction {at}", values[at]));
+    }
+    Ok(values)
+}
+
+/// Refuses factors of items that are not [items, dim].
+fn check_items(items: &[f32], data: &Interactions, dim: usize) -> Result<()> {
+    let expected = data.item_count * dim;
+    if items.len() == expected && items.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    let (what, found) = ("the factors of the items".into(), format!("{} of them", items.len()));
+    Err(Error::Data { what, expected: format!("{expected} numbers, {} x {dim}, all finite", data.item_count), found })
 }
 
 /// Fits factors to `data`, of which interaction e has the value `values[e]`, or 1 without.
@@ -267,21 +297,53 @@ pub fn fit(
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     config.check()?;
-    let refuse = |expected: String, found| Err(Error::Data { what: "values".into(), expected, found });
-    let values = values.unwrap_or_default();
-    if !values.is_empty() && values.len() != data.len() {
-        return refuse(format!("as many as interactions, {}", data.len()), values.len().to_string());
-    }
-    if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
-        return refuse("numbers of at least 0".into(), format!("{} in interaction {at}", values[at]));
-    }
-    let counts = [data.user_count, data.item_count];
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (config.dim as f32).sqrt();
+    let start: Vec<f32> = (0..data.item_count * config.dim).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
+    fit_from(gpu, &start, data, values, config, watch)
+}
+
+/// The users that `data` is of, solved with `items` [items, dim] held: factors [users, dim] of users that a fit did not know, or who have
+/// taken more since. For new items hand in users' factors and the interactions the other way round.
+///
+/// # Errors
+/// As [`fit`]; [`Error::Data`] for factors of another size.
+pub fn fold_in(
+    gpu: &Gpu,
+    items: &[f32],
+    data: &Interactions,
+    values: Option<&[f32]>,
+    config: &Config,
+) -> Result<Vec<f32>> {
+    config.check()?;
+    check_items(items, data, config.dim)?;
+    let values = checked(data, values)?;
+    let users = Half::new(gpu, &data.users, &data.items, [data.user_count, data.item_count], values, config)?;
+    let items = Half::held(gpu, items, data, config)?;
+    gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
+    half(gpu, Side::Users, &users, &items, config, &mut |_| ControlFlow::Continue(()))?;
+    gpu.read(users.factor.view()?)
+}
+
+/// As [`fit`], from factors of the items [items, dim] that are there: those of an earlier fit, with new interactions, need few sweeps more.
+///
+/// # Errors
+/// As [`fit`]; [`Error::Data`] for factors of another size.
+pub fn fit_from(
+    gpu: &Gpu,
+    start: &[f32],
+    data: &Interactions,
+    values: Option<&[f32]>,
+    config: &Config,
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    config.check()?;
+    check_items(start, data, config.dim)?;
+    let values = checked(data, values)?;
+    let counts = [data.user_count, data.item_count];
     let users = Half::new(gpu, &data.users, &data.items, counts, values, config)?;
     let items = Half::new(gpu, &data.items, &data.users, [counts[1], counts[0]], values, config)?;
-    let start: Vec<f32> = (0..counts[1] * config.dim).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
-    gpu.write(items.factor.view()?, &start)?;
+    gpu.write(items.factor.view()?, start)?;
     let mut objectives = Vec::new();
     let mut end = End::Finished;
     gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
