@@ -10,8 +10,8 @@ folder=$PWD/target/vkfault
 mkdir -p "$folder"
 rustc --edition 2021 -O -C panic=abort --crate-type cdylib --crate-name vkfault -o "$folder/libvkfault.so" tests/vkfault/layer.rs
 cp tests/vkfault/VkLayer_wgloss_fault.json "$folder/"
-cargo build --release --workspace
-program=$PWD/target/release/outside
+cargo build --workspace --profile tests --features wgloss/ndarray
+program=$PWD/target/tests/outside
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

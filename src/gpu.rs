@@ -41,7 +41,8 @@ pub struct Gpu {
 #[derive(Debug)]
 struct Shared {
     device: wgpu::Device,
-    queue: wgpu::Queue,
+    /// There until the last `Gpu` goes.
+    queue: Option<wgpu::Queue>,
     info: wgpu::AdapterInfo,
     limits: wgpu::Limits,
     fault: Arc<Mutex<Option<Error>>>,
@@ -52,6 +53,14 @@ struct Shared {
     own_scratch: Mutex<Vec<Scratch>>,
     one: wgpu::Buffer,
     sink: wgpu::Buffer,
+}
+
+impl Drop for Shared {
+    /// After a command buffer could not be ended wgpu panics when the last handle of the queue goes (wgpu-hal 30, discard_encoding).
+    fn drop(&mut self) {
+        let queue = self.queue.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(queue)));
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -196,7 +205,7 @@ impl Gpu {
         })?;
         let shared = Shared {
             device,
-            queue,
+            queue: Some(queue),
             info,
             limits,
             fault,
@@ -227,7 +236,10 @@ impl Gpu {
 
     /// The queue.
     pub fn queue(&self) -> &wgpu::Queue {
-        &self.shared.queue
+        match &self.shared.queue {
+            Some(queue) => queue,
+            None => unreachable!("a queue goes with the last Gpu"),
+        }
     }
 
     /// The adapter's name, type, driver and backend.

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use outside::{Classifier, Data, device};
-use wgloss::Result;
+use wgloss::{Result, wgpu};
 
 /// The loss after ten steps, which has the same bits on every device of an adapter.
 fn train() -> Result<f32> {
@@ -22,8 +22,13 @@ fn train() -> Result<f32> {
 }
 
 fn main() -> ExitCode {
-    // As many as calls fail one after the other, and one more.
-    let results: Vec<Result<f32>> = (0..4).map(|_| train()).collect();
+    // Keeps the layer that lets calls fail from being loaded anew, and from counting anew, with each device.
+    let _instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    // One call fails: one of these, at most.
+    let mut results: Vec<Result<f32>> = (0..4).map(|_| train()).collect();
+    if results[3].is_err() {
+        results.push(train());
+    }
     let Some(Ok(last)) = results.last() else {
         println!("no device works: {results:?}");
         return ExitCode::from(1);
