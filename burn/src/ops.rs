@@ -206,9 +206,14 @@ fn run(
     spare: &CubeTensor,
 ) -> wgloss::Result<()> {
     let burn_error = |error: &dyn core::fmt::Display| wgloss::Error::Device { message: format!("burn: {error}") };
-    // A tensor may belong to another thread, whose stream of commands is one of its own.
+    // A tensor may belong to another thread, whose stream of commands is one of its own. burn asks for the flush before others submit to its queue;
+    // that `get_resource` does as much in 0.22 is not promised.
+    let mut streams = Vec::new();
     for tensor in floats.iter().chain(ids).chain(outputs) {
-        tensor.handle.stream.executes(|| tensor.client.flush()).map_err(|error| burn_error(&error))?;
+        if !streams.contains(&tensor.handle.stream) {
+            streams.push(tensor.handle.stream);
+            tensor.handle.stream.executes(|| tensor.client.flush()).map_err(|error| burn_error(&error))?;
+        }
     }
     // Held until the submit: no memory of an input or output is given away before.
     let mut held = Vec::new();
