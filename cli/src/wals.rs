@@ -165,7 +165,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             sentence(&quality)
         );
     }
-    let title = format!("{}, {:?}, {} wide", path.display(), config.preset, config.dim);
+    let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
     let picture = plot::objective(&title, &halves)
         .map_err(|error| Failure { message: format!("{PICTURE}: {error}"), code: 1 })?;
     run.write(PICTURE, picture.as_bytes())?;
