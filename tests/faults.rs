@@ -121,13 +121,19 @@ fn foreign_devices() -> [(wgpu::Device, wgpu::Queue); 2] {
     })
 }
 
+/// What a device's handler hears.
+fn heard_of(device: &wgpu::Device) -> Arc<Mutex<Vec<String>>> {
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let ears = heard.clone();
+    device.on_uncaptured_error(Arc::new(move |error| ears.lock().unwrap().push(error.to_string())));
+    heard
+}
+
 #[test]
 fn a_device_that_the_caller_brought_keeps_its_handlers() {
     let Some(shared) = gpu() else { return };
     let [(device, queue), (other_device, other_queue)] = foreign_devices();
-    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
-    let ears = heard.clone();
-    device.on_uncaptured_error(Arc::new(move |error| ears.lock().unwrap().push(error.to_string())));
+    let heard = heard_of(&device);
     let gpu = Gpu::from_wgpu(device.clone(), queue).unwrap();
     assert_eq!(compute(&gpu).unwrap(), compute(&shared.with_tuning(*gpu.tuning())).unwrap());
 
@@ -162,9 +168,7 @@ fn a_device_that_the_caller_brought_keeps_its_handlers() {
 fn an_encoder_of_another_device() {
     let Some(_) = gpu() else { return };
     let [(device, queue), (other_device, other_queue)] = foreign_devices();
-    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
-    let ears = heard.clone();
-    other_device.on_uncaptured_error(Arc::new(move |error| ears.lock().unwrap().push(error.to_string())));
+    let heard = heard_of(&other_device);
     let gpu = Gpu::from_wgpu(device, queue).unwrap();
     let (x, y) = (input(&gpu, 1, 2, &[0.0f32; 2]), output(&gpu, 1, 2));
     let mut encoder = other_device.create_command_encoder(&Default::default());

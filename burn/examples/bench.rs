@@ -177,7 +177,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         results.push(result);
     }
-    let by = if arguments.fused { "wgloss-burn 0.1.0, burn 0.22" } else { "burn 0.22" };
+    let by =
+        if arguments.fused { concat!("wgloss-burn ", env!("CARGO_PKG_VERSION"), ", burn 0.22") } else { "burn 0.22" };
     let record = json!({
         "schema": "wgloss-bench/1",
         "unix_time": SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),

@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use wgloss::train::tables::{Interactions, Model, recommend};
+use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
@@ -48,8 +49,8 @@ struct Ids {
     items: Vec<String>,
 }
 
-/// Users or items that are asked about at a time: progress is shown between.
-const AT_ONCE: usize = 4096;
+/// Users or items that are asked about at a time: progress is shown between, and the tables go to the device each time.
+const AT_ONCE: usize = 1 << 16;
 
 pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (model, ids) = load(&arguments.folder)?;
@@ -59,9 +60,9 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(out) = &arguments.out {
         run::check_writable(out)?;
     }
-    let model = if by_item { among_items(model) } else { model };
-    let hidden = hidden(arguments, &ids, &model)?;
+    let hidden = hidden(arguments, &ids)?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    let model = if by_item { among_items(&gpu, model)? } else { model };
     let mut found = Vec::with_capacity(asked.len() * arguments.top as usize);
     let bar = progress::bar(asked.len() as u64, "{pos}/{len}, {eta} left");
     for part in asked.chunks(AT_ONCE) {
@@ -133,7 +134,7 @@ fn asked(arguments: &Arguments, names: &[String]) -> Result<Vec<u32>, Failure> {
             None => Err(Failure::input("expected --user, --item, or --out for all users, found none of them")),
         };
     }
-    let places: HashMap<&str, u32> = names.iter().enumerate().map(|(at, name)| (name.as_str(), at as u32)).collect();
+    let places = places(names);
     let place = |wish: &String| {
         let missing = || Failure::input(format!("{option} {wish}: expected an id of {IDS}, found none such"));
         places.get(wish.as_str()).copied().ok_or_else(missing)
@@ -141,27 +142,29 @@ fn asked(arguments: &Arguments, names: &[String]) -> Result<Vec<u32>, Failure> {
     wishes.iter().map(place).collect()
 }
 
+fn places(names: &[String]) -> HashMap<&str, u32> {
+    names.iter().enumerate().map(|(at, name)| (name.as_str(), at as u32)).collect()
+}
+
 /// Items in the users' place, all of unit length: the largest product is the largest cosine.
-fn among_items(model: Model) -> Model {
-    let mut items = model.items;
-    for row in items.chunks_mut(model.dim) {
-        let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-        row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
-    }
-    Model { users: items.clone(), items, dim: model.dim }
+fn among_items(gpu: &Gpu, model: Model) -> wgloss::Result<Model> {
+    let items = normalize::compute(gpu, &model.items, model.dim, Default::default())?;
+    Ok(Model { users: items.clone(), items, dim: model.dim })
 }
 
 /// What shall not be recommended to whom: what users have seen, an item to itself, some items to nobody.
-fn hidden(arguments: &Arguments, ids: &Ids, model: &Model) -> Result<Interactions, Failure> {
-    let (user_count, item_count) = (model.users.len() / model.dim, ids.items.len());
-    let items: HashMap<&str, u32> = ids.items.iter().enumerate().map(|(at, id)| (id.as_str(), at as u32)).collect();
+fn hidden(arguments: &Arguments, ids: &Ids) -> Result<Interactions, Failure> {
+    let by_item = !arguments.item.is_empty();
+    let item_count = ids.items.len();
+    let user_count = if by_item { item_count } else { ids.users.len() };
+    let items = places(&ids.items);
     let mut pairs: Vec<(u32, u32)> = Vec::new();
-    if !arguments.item.is_empty() {
+    if by_item {
         pairs.extend((0..item_count as u32).map(|item| (item, item)));
     }
     if let Some(path) = &arguments.seen {
         let seen = interactions::load(path, Rules { min_rating: None, min_interactions: 1 })?;
-        let users: HashMap<&str, u32> = ids.users.iter().enumerate().map(|(at, id)| (id.as_str(), at as u32)).collect();
+        let users = places(&ids.users);
         // Who came later than the run is not in it.
         pairs.extend(seen.entries.iter().filter_map(|entry| {
             let user = users.get(seen.users[entry.user as usize].as_str())?;
@@ -183,7 +186,6 @@ fn hidden(arguments: &Arguments, ids: &Ids, model: &Model) -> Result<Interaction
 }
 
 fn score(model: &Model, of: u32, item: u32) -> f64 {
-    let row = |table: &[f32], at: u32| -> Vec<f32> { table[at as usize * model.dim..][..model.dim].to_vec() };
-    let (a, b) = (row(&model.users, of), row(&model.items, item));
-    a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    let (a, b) = (&model.users[of as usize * model.dim..], &model.items[item as usize * model.dim..]);
+    a.iter().zip(b).take(model.dim).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

@@ -1,5 +1,6 @@
 //! Pictures of training runs.
 
+use plotters::coord::CoordTranslate;
 use plotters::prelude::*;
 use wgloss::train::Metrics;
 
@@ -78,13 +79,7 @@ impl Curves {
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
             .label("mean of an epoch")
             .legend(|at| key(at, LOSS.into()));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.2))
-            .draw()?;
-        Ok(())
+        legend(&mut chart)
     }
 
     fn retrieval<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
@@ -172,15 +167,20 @@ pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::err
             let dots = shown.iter().skip(1 - parity).step_by(2).map(|&at| Circle::new(at, 4, colour.filled()));
             chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.2))
-            .draw()?;
+        legend(&mut chart)?;
         area.present()?;
     }
     Ok(svg)
+}
+
+fn legend<'a, C: CoordTranslate>(chart: &mut ChartContext<'a, SVGBackend<'a>, C>) -> Drawn {
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .draw()?;
+    Ok(())
 }
 
 fn key((x, y): (i32, i32), colour: RGBAColor) -> PathElement<(i32, i32)> {

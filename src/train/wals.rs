@@ -259,27 +259,30 @@ impl Half {
     }
 }
 
-/// The values, none for ones.
-fn checked<'v>(data: &Interactions, values: Option<&'v [f32]>) -> Result<&'v [f32]> {
-    let refuse = |expected: String, found| Err(Error::Data { what: "values".into(), expected, found });
+/// The users' half for factors of the items [items, dim], and the values, none for ones, once all of it is checked.
+fn users_of<'v>(
+    gpu: &Gpu,
+    items: &[f32],
+    data: &Interactions,
+    values: Option<&'v [f32]>,
+    config: &Config,
+) -> Result<(Half, &'v [f32])> {
+    config.check()?;
+    let refuse = |what: &str, expected, found| Err(Error::Data { what: what.into(), expected, found });
+    let numbers = data.item_count * config.dim;
+    if items.len() != numbers || items.iter().any(|value| !value.is_finite()) {
+        let expected = format!("{numbers} numbers, {} x {}, all finite", data.item_count, config.dim);
+        return refuse("the factors of the items", expected, format!("{} of them", items.len()));
+    }
     let values = values.unwrap_or_default();
     if !values.is_empty() && values.len() != data.len() {
-        return refuse(format!("as many as interactions, {}", data.len()), values.len().to_string());
+        return refuse("values", format!("as many as interactions, {}", data.len()), values.len().to_string());
     }
     if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
-        return refuse("numbers of at least 0".into(), format!("{} in interaction {at}", values[at]));
+        return refuse("values", "numbers of at least 0".into(), format!("{} in interaction {at}", values[at]));
     }
-    Ok(values)
-}
-
-/// Refuses factors of items that are not [items, dim].
-fn check_items(items: &[f32], data: &Interactions, dim: usize) -> Result<()> {
-    let expected = data.item_count * dim;
-    if items.len() == expected && items.iter().all(|value| value.is_finite()) {
-        return Ok(());
-    }
-    let (what, found) = ("the factors of the items".into(), format!("{} of them", items.len()));
-    Err(Error::Data { what, expected: format!("{expected} numbers, {} x {dim}, all finite", data.item_count), found })
+    let counts = [data.user_count, data.item_count];
+    Ok((Half::new(gpu, &data.users, &data.items, counts, values, config)?, values))
 }
 
 /// Fits factors to `data`, of which interaction e has the value `values[e]`, or 1 without.
@@ -296,7 +299,6 @@ pub fn fit(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    config.check()?;
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (config.dim as f32).sqrt();
     let start: Vec<f32> = (0..data.item_count * config.dim).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
@@ -315,10 +317,7 @@ pub fn fold_in(
     values: Option<&[f32]>,
     config: &Config,
 ) -> Result<Vec<f32>> {
-    config.check()?;
-    check_items(items, data, config.dim)?;
-    let values = checked(data, values)?;
-    let users = Half::new(gpu, &data.users, &data.items, [data.user_count, data.item_count], values, config)?;
+    let (users, _) = users_of(gpu, items, data, values, config)?;
     let items = Half::held(gpu, items, data, config)?;
     gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
     half(gpu, Side::Users, &users, &items, config, &mut |_| ControlFlow::Continue(()))?;
@@ -337,12 +336,8 @@ pub fn fit_from(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    config.check()?;
-    check_items(start, data, config.dim)?;
-    let values = checked(data, values)?;
-    let counts = [data.user_count, data.item_count];
-    let users = Half::new(gpu, &data.users, &data.items, counts, values, config)?;
-    let items = Half::new(gpu, &data.items, &data.users, [counts[1], counts[0]], values, config)?;
+    let (users, values) = users_of(gpu, start, data, values, config)?;
+    let items = Half::new(gpu, &data.items, &data.users, [data.item_count, data.user_count], values, config)?;
     gpu.write(items.factor.view()?, start)?;
     let mut objectives = Vec::new();
     let mut end = End::Finished;
