@@ -1,8 +1,10 @@
 // L = sum over observed (u, i) of w (r - <x_u, y_i>)^2 + w0 sum over all others of <x_u, y_i>^2 + sum lambda_u |x_u|^2 + ..: x_u = A^-1 b with
 // A = w0 Y^T Y + sum over u's of (w - w0) y y^T + lambda_u I,  b = sum over u's of w r y.
 // Source: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22.
-// A row's observations lie in pieces: piece p has `pieces[p]` = (first, how many, row of x), row r of a dispatch the pieces from own[r] on to
-// own[r + 1]. A piece's matrix has `cols` = ceil(D / 4) 4 rows of as many numbers; then four more: b, the diagonal of A, two of nothing.
+// A row's observations lie in pieces: piece p has `pieces[p]` = (first, how many, whether the row's first, row of x, its place among the sorted),
+// the r-th row of a dispatch the pieces from own[r] on to own[r + 1].
+// Here A is formed and factored. A piece's matrix has `cols` = ceil(D / 4) 4 rows of as many numbers; then four more: b, the diagonal of A, two of
+// nothing.
 // Cost: n D^2 multiply-adds for n observations, D^3 / 6 a row; reads n D numbers twice, writes and reads 4 D^2 bytes a piece.
 
 override HAS_WEIGHTS: u32 = 0u;
@@ -144,8 +146,7 @@ fn factor(
     let first = load_own(row, 0u) - params.first_piece;
     let end = load_own(row + 1u, 0u) - params.first_piece;
     let line = first_line(first);
-    let x_row = load_pieces(first, 2u);
-    let ridge = load_ridge(x_row, 0u);
+    let ridge = load_ridge(load_pieces(first, 3u), 0u);
     for (var at = lane; at < n * (params.cols + 1u); at += WG) {
         let i = at / n;
         let j = 4u * (at % n);
@@ -192,46 +193,8 @@ fn factor(
             }
         }
         if !forth && lane == 0u {
-            store_x4(x_row, 4u * j, params.width, x);
+            store_x4(row, 4u * j, params.width, x);
         }
         cholesky_barrier();
-    }
-}
-
-// A piece's part of L: its observations, and lambda |x|^2 in the first piece of a row. An observation takes part with w (r - s)^2 - w0 s^2, since
-// w0 <X^T X, Y^T Y> has all pairs.
-@compute @workgroup_size(WG)
-fn objective(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let span = span_of(group, groups, lane);
-    let is_inside = span.i < params.rows;
-    let p = select(0u, span.i, is_inside);
-    let first = load_pieces(p, 0u);
-    let x_row = load_pieces(p, 2u);
-    var sum = 0.0;
-    for (var k = lane % LANES; k < select(0u, load_pieces(p, 1u), is_inside); k += LANES) {
-        let r = row_of(first + k);
-        var s = 0.0;
-        for (var j = 0u; j < columns_of(r); j += 4u) {
-            s += dot(load_solved4(x_row, j, params.width, 0.0), load_y4(r, j, params.width, 0.0));
-        }
-        let miss = goal_of(first + k) - s;
-        let term = weight_of(first + k) * miss * miss - params.unobserved * s * s;
-        sum += select(0.0, term, r < params.part_rows);
-    }
-    let is_first = load_pieces(p, 3u) == 1u && ADD == 0u;
-    var square = 0.0;
-    for (var j = 4u * (lane % LANES); j < select(0u, params.width, is_inside && is_first); j += 4u * LANES) {
-        let x = load_solved4(x_row, j, params.width, 0.0);
-        square += dot(x, x);
-    }
-    let both = reduce_sum2(lane, vec2(sum, square));
-    if span.lead {
-        let ridge = load_ridge(x_row, 0u);
-        let before = select(0.0, load_loss(span.i, 0u), ADD == 1u);
-        store_loss(span.i, 0u, before + both.x + select(0.0, ridge * both.y, is_first));
     }
 }

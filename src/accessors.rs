@@ -6,6 +6,7 @@
 //!   as `none` and are not stored;
 //! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j, j + HOP,
 //!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses;
+//! - `load_x16_whole(i, j) -> mat4x4<f32>`: the same of a row that exists and whose lanes take 16 columns each, without a comparison;
 //! - `load_x4x4(i, j, rows, end) -> mat4x4<f32>`: four neighbours of rows i to i + 3 each, 0 from row `rows` and column `end` on.
 //!
 //! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
@@ -65,7 +66,7 @@ struct Takes {
 impl Takes {
     fn of(shader: &Shader, (name, access, _): Binding) -> Self {
         let either = |width: &&str| calls(shader, "load", name, width) || calls(shader, "store", name, width);
-        let quads = ["4", "16", "4x4"].iter().any(either);
+        let quads = ["4", "16", "16_whole", "4x4"].iter().any(either);
         Takes { quads, wide: quads && !(access == Access::Write && stores_single(shader, name)) }
     }
 }
@@ -196,6 +197,7 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     let shared = shares_words(shader, partner, format);
     let quads = format.quads && !shared;
     let [load16, store16] = ["load", "store"].map(|verb| calls(shader, verb, name, "16"));
+    let whole = calls(shader, "load", name, "16_whole");
     let block = calls(shader, "load", name, "4x4");
     let [wide_load, wide_store] =
         [load16 || block || calls(shader, "load", name, "4"), store16 || calls(shader, "store", name, "4")];
@@ -217,6 +219,11 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (_, false) => FOUR,
         };
         text += if load16 { LOAD16 } else { "" };
+        text += match (whole, format.half(), quads) {
+            (true, false, true) => WHOLE,
+            (true, ..) => WHOLE_BY_FOURS,
+            (false, ..) => "",
+        };
         text += match (block, quads) {
             (true, true) => BLOCK,
             (true, false) => BLOCK_OF_SINGLES,
@@ -366,6 +373,22 @@ fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
         load_NAME4(i, j + 2u * HOP, end, none),
         load_NAME4(i, j + 3u * HOP, end, none),
     );
+}
+
+";
+
+/// Of software adapters, which branch lane by lane, this is the half of what a row of products costs.
+const WHOLE: &str = "\
+fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
+    let at = at_NAME(i, j) / 4u;
+    return mat4x4(FROM(ARRAY[at]), FROM(ARRAY[at + LANES]), FROM(ARRAY[at + 2u * LANES]), FROM(ARRAY[at + 3u * LANES]));
+}
+
+";
+
+const WHOLE_BY_FOURS: &str = "\
+fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
+    return load_NAME16(i, j, 0xffffffffu, 0.0);
 }
 
 ";

@@ -343,7 +343,27 @@ impl<'g> Plan<'g> {
         self.staged(kernel, [rows, cols], &[1, 2], args, scalars, flags)
     }
 
-    /// The same with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
+    /// The same for a kernel that does `depth` times as much with each element.
+    pub(crate) fn deep_rows(
+        &mut self,
+        kernel: &'static Kernel,
+        [rows, cols, depth]: [usize; 3],
+        args: &[Arg],
+        scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
+    ) -> Result<()> {
+        let before = self.steps.len();
+        let tuning = self.gpu.tuning();
+        let lanes = cols.div_ceil(AT_A_TIME).next_power_of_two().min(tuning.workgroup as usize);
+        let cut = Cut { workgroup: tuning.workgroup, lanes: lanes as u32, segments: 1, per_segment: cols.max(1) };
+        let (holds, full) = (cols <= AT_A_TIME * lanes, cols == AT_A_TIME * lanes);
+        let flags = [&[("HOLDS", holds.into()), ("FULL", full.into())], flags].concat();
+        self.split(kernel, [rows, cols], cut, &flags, args, scalars)?;
+        self.steps[before..].iter_mut().for_each(|step| step.work = step.work.saturating_mul(depth.max(1) as u64));
+        Ok(())
+    }
+
+    /// The same as [`Plan::rows`] with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
     pub(crate) fn staged(
         &mut self,
         kernel: &'static Kernel,

@@ -4,7 +4,7 @@ use wgloss::reference::wals as reference;
 use wgloss::train::tables::{End, Interactions};
 use wgloss::train::wals::{Config, Event, Preset, fit, fit_from, fold_in};
 use wgloss::verify::Fill;
-use wgloss::{Error, Gpu, Random, Tensor, Tuning, wals, wgpu};
+use wgloss::{Error, Gpu, Random, Tensor, Tuning, linear, wals, wgpu};
 
 use crate::harness::*;
 
@@ -40,6 +40,11 @@ impl Data {
 
     /// x, and the objective's parts of each row.
     fn solve(&self, gpu: &Gpu) -> Result<(Vec<f32>, Vec<f64>), Error> {
+        self.solve_by(gpu, None)
+    }
+
+    /// Exactly, or from 0 by so many steps; then all pairs are in the objective's parts.
+    fn solve_by(&self, gpu: &Gpu, steps: Option<usize>) -> Result<(Vec<f32>, Vec<f64>), Error> {
         let (rows, items) = (self.ridge.len(), self.y.len() / self.dim);
         let of_rows = wals::Rows::new(gpu, &self.starts, self.dim)?;
         let (y, ids, ridge) = (gpu.upload(&self.y)?, gpu.upload(&self.ids)?, gpu.upload(&self.ridge)?);
@@ -48,10 +53,19 @@ impl Data {
         let (y, gramian) = (Tensor::matrix(&y, items, self.dim)?, Tensor::matrix(&gramian, self.dim, self.dim)?);
         let (x, ridge) = (Tensor::matrix(&x, rows, self.dim)?, Tensor::vector(&ridge, rows)?);
         let loss = Tensor::vector(&loss, of_rows.pieces())?;
-        let items = Tensor::vector(&ids, self.ids.len())?;
-        let observed = wals::Observed { rows: &of_rows, items, weights: None, goals: None };
+        let ids = Tensor::vector(&ids, self.ids.len())?;
+        let observed = wals::Observed { rows: &of_rows, items: ids, weights: None, goals: None };
+        gpu.run(|recorder| wals::gramian(recorder, y, gramian))?;
+        let [vectors, values] = wals::eigen(&gpu.read(gramian)?, self.dim).map(|numbers| gpu.upload(&numbers));
+        let (vectors, values, turned) = (vectors?, values?, gpu.zeros::<f32>(self.y.len())?);
+        let vectors = Tensor::matrix(&vectors, self.dim, self.dim)?;
+        let basis = wals::Basis { vectors, values: Tensor::matrix(&values, 1, self.dim)? };
+        let turned = Tensor::matrix(&turned, items, self.dim)?;
         gpu.run(|recorder| {
-            wals::gramian(recorder, y, gramian)?;
+            if let Some(steps) = steps {
+                linear::forward(recorder, y, vectors, None, turned)?;
+                return wals::refine(recorder, turned, observed, basis, ridge, x, loss, steps, OPTIONS);
+            }
             wals::solve(recorder, y, observed, gramian, ridge, x, OPTIONS)?;
             wals::objective(recorder, x, y, observed, ridge, loss, OPTIONS)
         })?;
@@ -116,7 +130,58 @@ fn long_rows_small_workspaces_and_small_bindings() {
         for (got, (want, terms)) in parts.iter().zip(of_rows) {
             assert!((got - want).abs() <= 2e-6 * terms, "{got} {want}");
         }
+        let (refined, with_all) = data.solve_by(&gpu, Some(25)).unwrap();
+        for (got, want) in refined.iter().zip(&want) {
+            assert!((f64::from(*got) - want).abs() < 2e-5 * largest, "{got} {want} {:?}", gpu.tuning());
+        }
+        for ((part, x), got) in parts.iter().zip(x.chunks(20)).zip(with_all) {
+            let pairs = data.y.chunks(20).map(|y| y.iter().zip(x).map(|(y, x)| f64::from(y * x)).sum::<f64>().powi(2));
+            let want = part + 0.5 * pairs.sum::<f64>();
+            assert!((got - want).abs() <= 1e-5 * want.abs(), "{got} {want}");
+        }
     }
+}
+
+/// The parts that `refine` tells are those of what it found, after any number of steps, and no step raises them.
+#[test]
+fn steps_lower_the_objective() {
+    let Some(gpu) = gpu() else { return };
+    let data = Data::new(&[60, 3, 0, 25], 90, 16);
+    let mut before = vec![f64::INFINITY; 4];
+    for steps in 0..6 {
+        let (x, parts) = data.solve_by(gpu, Some(steps)).unwrap();
+        let own = reference::objective(&wide(&x), &wide(&data.y), 16, &data.entries(), 0.5, &wide(&data.ridge));
+        for (row, (own, x)) in own.iter().zip(x.chunks(16)).enumerate() {
+            let score = |y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+            let want = own.0 + 0.5 * data.y.chunks(16).map(|y| score(y).powi(2)).sum::<f64>();
+            assert!((parts[row] - want).abs() <= 1e-5 * own.1, "{steps} steps, row {row}: {} {want}", parts[row]);
+            assert!(parts[row] <= before[row]);
+            before[row] = parts[row];
+        }
+    }
+}
+
+/// A symmetric matrix of any rank is its eigenvectors and eigenvalues, of none, one, and some numbers.
+#[test]
+fn eigenvectors() {
+    for (dim, rank) in [(0, 0), (1, 1), (2, 1), (7, 7), (40, 12), (65, 300)] {
+        let data = wide(&Fill::Small.matrix(rank, dim, 5));
+        let entry = |i: usize, j: usize| data.chunks(dim.max(1)).map(|row| row[i] * row[j]).sum::<f64>() as f32;
+        let matrix: Vec<f32> = (0..dim * dim).map(|at| entry(at / dim, at % dim)).collect();
+        let [vectors, values] = wals::eigen(&matrix, dim);
+        let largest = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        for at in 0..dim * dim {
+            let (i, j) = (at / dim, at % dim);
+            let column = |j: usize| vectors.iter().skip(j).step_by(dim.max(1));
+            let back: f32 = column(i).zip(column(j)).zip(&values).map(|((a, b), value)| a * b * value).sum();
+            assert!((back - matrix[at]).abs() <= 2e-6 * largest, "{dim}, rank {rank}: {back} {}", matrix[at]);
+            let along: f32 = vectors[i * dim..][..dim].iter().zip(&vectors[j * dim..]).map(|(a, b)| a * b).sum();
+            assert!((along - f32::from(u8::from(i == j))).abs() < 1e-6, "{dim}, rank {rank}: {along}");
+        }
+        let zeros = values.iter().filter(|value| value.abs() <= 1e-6 * largest).count();
+        assert_eq!(zeros, dim.saturating_sub(rank), "{values:?}");
+    }
+    assert!(wals::eigen(&[f32::NAN; 9], 3)[1].iter().any(|value| value.is_nan()));
 }
 
 #[test]
@@ -124,6 +189,7 @@ fn same_bits() {
     let Some(gpu) = gpu() else { return };
     let data = Data::new(&[300, 3, 70, 41], 200, 24);
     assert_eq!(data.solve(gpu).unwrap(), data.solve(gpu).unwrap());
+    assert_eq!(data.solve_by(gpu, Some(3)).unwrap(), data.solve_by(gpu, Some(3)).unwrap());
 }
 
 /// A row that its data do not determine, a NaN, an id that is no row.

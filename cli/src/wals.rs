@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use wgloss::train::tables::{End, Quality, recommend};
-use wgloss::train::wals::{Config, Event, Preset, fit};
+use wgloss::train::wals::{Config, Event, Preset, Solver, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
@@ -51,6 +51,9 @@ pub struct Arguments {
     /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for hu and implicit].
     #[arg(long)]
     exponent: Option<f32>,
+    /// Steps of conjugate gradients a row; 0: rows are solved exactly.
+    #[arg(long, default_value_t = 3)]
+    steps: usize,
     /// Decides where the factors start.
     #[arg(long, default_value_t = Config::default().seed)]
     seed: u64,
@@ -98,6 +101,7 @@ impl Arguments {
             regularization: self.regularization.unwrap_or(regularization),
             exponent: self.exponent.unwrap_or(exponent),
             tolerance: self.tolerance,
+            solver: if self.steps == 0 { Solver::Direct } else { Solver::Conjugate { steps: self.steps } },
             seed: self.seed,
             ..Config::default()
         };

@@ -98,14 +98,17 @@ pub fn forward(recorder: &mut Recorder, table: Tensor, ids: Tensor<u32>, y: Tens
     shaped(OP, "ids", ids, [y.rows, 1])?;
     shaped(OP, "y", y, [y.rows, table.cols])?;
     disjoint(OP, &[named("y", y)], &[named("table", table), named("ids", ids)])?;
-    recorder.plan(|plan| {
-        let told = Told { all_rows: table.rows, ..Told::default() };
-        for part in parts(plan, OP, table)? {
-            let args = [Arg::whole(table.row_range(part.clone())), Arg::by_row(ids), Arg::by_row(y)];
-            plan.rows(&FORWARD, y.shape(), &args, &told.of(&part), &[])?;
-        }
-        Ok(())
-    })
+    recorder.plan(|plan| take(plan, table, ids, y))
+}
+
+/// [`forward`] as a part of an op.
+pub(super) fn take(plan: &mut Plan, table: Tensor, ids: Tensor<u32>, y: Tensor) -> Result<()> {
+    let told = Told { all_rows: table.rows, ..Told::default() };
+    for part in parts(plan, OP, table)? {
+        let args = [Arg::whole(table.row_range(part.clone())), Arg::by_row(ids), Arg::by_row(y)];
+        plan.rows(&FORWARD, y.shape(), &args, &told.of(&part), &[])?;
+    }
+    Ok(())
 }
 
 /// The rows `ids` [N, 1] of `table` [R, D] = `y` [N, D]. Ids are distinct, but for those that are no row; of equal ones any may win, and halves of
@@ -117,13 +120,16 @@ pub fn scatter(recorder: &mut Recorder, y: Tensor, ids: Tensor<u32>, table: Tens
     shaped(OP, "ids", ids, [y.rows, 1])?;
     shaped(OP, "y", y, [y.rows, table.cols])?;
     disjoint(OP, &[named("table", table)], &[named("y", y), named("ids", ids)])?;
-    recorder.plan(|plan| {
-        for part in parts(plan, OP, table)? {
-            let args = [Arg::by_row(y), Arg::by_row(ids), Arg::whole(table.row_range(part.clone()))];
-            plan.rows(&SCATTER, y.shape(), &args, &Told::default().of(&part), &[])?;
-        }
-        Ok(())
-    })
+    recorder.plan(|plan| put(plan, y, ids, table))
+}
+
+/// [`scatter`] as a part of an op.
+pub(super) fn put(plan: &mut Plan, y: Tensor, ids: Tensor<u32>, table: Tensor) -> Result<()> {
+    for part in parts(plan, OP, table)? {
+        let args = [Arg::by_row(y), Arg::by_row(ids), Arg::whole(table.row_range(part.clone()))];
+        plan.rows(&SCATTER, y.shape(), &args, &Told::default().of(&part), &[])?;
+    }
+    Ok(())
 }
 
 /// `d_table`\[r\] = Σ `dy`\[i\] over the i with `ids`\[i\] = r, or that much more than it was: for `dy` [N, D], `ids` [N, 1], `d_table` [R, D].

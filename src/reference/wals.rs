@@ -44,6 +44,77 @@ fn solve_row<F: Real>(y: &[F], gramian: &[F], entries: &[Entry<F>], unobserved: 
     x
 }
 
+/// A basis: eigenvectors [`dim`, `dim`], a row each, and their eigenvalues.
+pub type Basis<'a, F> = [&'a [F]; 2];
+
+/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis where YᵀY is taken to be
+/// the diagonal of eigenvalues; and the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
+#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
+pub fn refine<F: Real>(
+    y: &[F],
+    dim: usize,
+    rows: &[Vec<Entry<F>>],
+    unobserved: F,
+    ridge: &[F],
+    [vectors, values]: Basis<F>,
+    x: &[F],
+    steps: usize,
+) -> (Vec<F>, Vec<(F, F)>) {
+    let mut solutions = Vec::new();
+    let mut losses = Vec::new();
+    for ((x, entries), &ridge) in x.chunks(dim).zip(rows).zip(ridge) {
+        let mut diagonal: Vec<F> = values.iter().map(|&value| unobserved * value + ridge).collect();
+        let base = diagonal.clone();
+        let apply = |p: &[F]| -> Vec<F> {
+            let mut product: Vec<F> = p.iter().zip(&base).map(|(&p, &base)| p * base).collect();
+            for &(item, weight, _) in entries {
+                let y = &y[item * dim..][..dim];
+                let along = (weight - unobserved) * dot(p, y);
+                product.iter_mut().zip(y).for_each(|(sum, &y)| *sum = *sum + along * y);
+            }
+            product
+        };
+        let mut right = vec![F::zero(); dim];
+        let mut size = F::zero();
+        for &(item, weight, goal) in entries {
+            let y = &y[item * dim..][..dim];
+            diagonal.iter_mut().zip(y).for_each(|(sum, &y)| *sum = *sum + (weight - unobserved) * y * y);
+            right.iter_mut().zip(y).for_each(|(sum, &y)| *sum = *sum + weight * goal * y);
+            size = size + weight * goal * goal;
+        }
+        let mut solution: Vec<F> = match entries.is_empty() {
+            true => vec![F::zero(); dim],
+            false => vectors.chunks(dim).map(|vector| dot(vector, x)).collect(),
+        };
+        let mut residual: Vec<F> = right.iter().zip(apply(&solution)).map(|(&right, product)| right - product).collect();
+        // xᵀ A x - 2 xᵀ b + Σ w r²
+        let begun = dot(&solution, &right) + dot(&solution, &residual);
+        let mut loss = (size - begun, size + begun.abs());
+        let turned = |residual: &[F]| -> Vec<F> {
+            let inverse = |(&r, &d): (&F, &F)| if d > F::zero() { r / d } else { F::zero() };
+            residual.iter().zip(&diagonal).map(inverse).collect()
+        };
+        let share = |above: F, below: F| if below > F::zero() { above / below } else { F::zero() };
+        let mut direction = turned(&residual);
+        for _ in 0..steps {
+            let product = apply(&direction);
+            let before = dot(&residual, &turned(&residual));
+            let along = share(before, dot(&direction, &product));
+            for d in 0..dim {
+                solution[d] = solution[d] + along * direction[d];
+                residual[d] = residual[d] - along * product[d];
+            }
+            loss = (loss.0 - along * before, loss.1 + along * before);
+            let next = turned(&residual);
+            let keep = share(dot(&residual, &next), before);
+            direction.iter_mut().zip(&next).for_each(|(p, &z)| *p = z + keep * *p);
+        }
+        solutions.extend((0..dim).map(|j| (0..dim).map(|i| vectors[i * dim + j] * solution[i]).sum::<F>()));
+        losses.push(loss);
+    }
+    (solutions, losses)
+}
+
 /// The objective of each row without its share of w₀ ⟨XᵀX, YᵀY⟩: Σ w (r − s)² − w₀ s² + λ |x|². And the sum of its terms' magnitudes.
 pub fn objective<F: Real>(
     x: &[F],

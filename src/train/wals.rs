@@ -21,7 +21,7 @@ use core::ops::ControlFlow;
 use super::matrix::{Ids, Matrix};
 use super::tables::{Interactions, Model};
 use super::{End, patient};
-use crate::{Error, Gpu, Progress, Random, Result, Watch, dot, wals};
+use crate::{Error, Gpu, Progress, Random, Result, Watch, dot, linear, wals};
 
 /// What an interaction of value v counts, and what all that was not observed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,6 +74,18 @@ impl Preset {
     }
 }
 
+/// How the rows of one side are solved with the other held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solver {
+    /// Exactly, by Cholesky: a matrix of D × D for each row.
+    Direct,
+    /// From what the row was, by conjugate gradients in the basis where the other side's Gramian is diagonal.
+    Conjugate {
+        /// How many.
+        steps: usize,
+    },
+}
+
 /// How to fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
@@ -85,6 +97,8 @@ pub struct Config {
     pub preset: Preset,
     /// λ.
     pub regularization: f32,
+    /// How rows are solved.
+    pub solver: Solver,
     /// ν: a row of n observations has λ (n + w₀ · rows of the other side)^ν.
     pub exponent: f32,
     /// The fit ends once a sweep lowers the objective by less than this share of it; 0: after all sweeps.
@@ -104,6 +118,7 @@ impl Default for Config {
             sweeps: 16,
             preset,
             regularization: 0.003,
+            solver: Solver::Conjugate { steps: 3 },
             exponent: 1.0,
             tolerance: 0.0,
             start: 0.1,
@@ -194,7 +209,10 @@ struct Half {
     ridge: Matrix,
     ridge_host: Vec<f32>,
     factor: Matrix,
+    /// In the basis of its Gramian, for [`Solver::Conjugate`].
+    turned: Option<Turned>,
     gramian: Matrix,
+    gramian_host: Vec<f32>,
     squares: Matrix,
     loss: Matrix,
 }
@@ -237,6 +255,8 @@ impl Half {
             ridge: Matrix::of(gpu, &ridge_host, 1)?,
             ridge_host,
             factor: Matrix::new(gpu, count, config.dim)?,
+            turned: None,
+            gramian_host: Vec::new(),
             gramian: Matrix::new(gpu, config.dim, config.dim)?,
             squares: Matrix::new(gpu, count, 1)?,
         })
@@ -249,6 +269,30 @@ impl Half {
         Ok(half)
     }
 
+    /// Computes the Gramian.
+    fn measure(&mut self, gpu: &Gpu) -> Result<()> {
+        gpu.run(|recorder| wals::gramian(recorder, self.factor.view()?, self.gramian.view()?))?;
+        self.gramian_host = gpu.read(self.gramian.view()?)?;
+        Ok(())
+    }
+
+    /// Finds the basis of the Gramian.
+    fn turn(&mut self, gpu: &Gpu, dim: usize) -> Result<()> {
+        let [vectors, values] = wals::eigen(&self.gramian_host, dim);
+        let turned = match self.turned.take() {
+            Some(turned) => turned,
+            None => Turned {
+                factor: Matrix::new(gpu, self.factor.rows, dim)?,
+                vectors: Matrix::new(gpu, dim, dim)?,
+                values: Matrix::new(gpu, 1, dim)?,
+            },
+        };
+        gpu.write(turned.vectors.view()?, &vectors)?;
+        gpu.write(turned.values.view()?, &values)?;
+        self.turned = Some(turned);
+        Ok(())
+    }
+
     fn observed(&self) -> Result<wals::Observed<'_>> {
         Ok(wals::Observed {
             rows: &self.rows,
@@ -256,6 +300,19 @@ impl Half {
             weights: self.weights.as_ref().map(Matrix::view).transpose()?,
             goals: self.goals.as_ref().map(Matrix::view).transpose()?,
         })
+    }
+}
+
+/// Factors in a basis, and the basis.
+struct Turned {
+    factor: Matrix,
+    vectors: Matrix,
+    values: Matrix,
+}
+
+impl Turned {
+    fn basis(&self) -> Result<wals::Basis<'_>> {
+        Ok(wals::Basis { vectors: self.vectors.view()?, values: self.values.view()? })
     }
 }
 
@@ -317,10 +374,10 @@ pub fn fold_in(
     values: Option<&[f32]>,
     config: &Config,
 ) -> Result<Vec<f32>> {
-    let (users, _) = users_of(gpu, items, data, values, config)?;
-    let items = Half::held(gpu, items, data, config)?;
-    gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
-    half(gpu, Side::Users, &users, &items, config, &mut |_| ControlFlow::Continue(()))?;
+    let (mut users, _) = users_of(gpu, items, data, values, config)?;
+    let mut items = Half::held(gpu, items, data, config)?;
+    items.measure(gpu)?;
+    half(gpu, Side::Users, &mut users, &mut items, config, &mut |_| ControlFlow::Continue(()))?;
     gpu.read(users.factor.view()?)
 }
 
@@ -336,15 +393,19 @@ pub fn fit_from(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let (users, values) = users_of(gpu, start, data, values, config)?;
-    let items = Half::new(gpu, &data.items, &data.users, [data.item_count, data.user_count], values, config)?;
+    let (mut users, values) = users_of(gpu, start, data, values, config)?;
+    let mut items = Half::new(gpu, &data.items, &data.users, [data.item_count, data.user_count], values, config)?;
     gpu.write(items.factor.view()?, start)?;
     let mut objectives = Vec::new();
     let mut end = End::Finished;
-    gpu.run(|recorder| wals::gramian(recorder, items.factor.view()?, items.gramian.view()?))?;
+    items.measure(gpu)?;
     'sweeps: for sweep in 1..=config.sweeps {
         let mut last = f64::NAN;
-        for (side, own, held) in [(Side::Users, &users, &items), (Side::Items, &items, &users)] {
+        for side in [Side::Users, Side::Items] {
+            let (own, held) = match side {
+                Side::Users => (&mut users, &mut items),
+                Side::Items => (&mut items, &mut users),
+            };
             match half(gpu, side, own, held, config, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => {
                     end = End::Stopped;
@@ -369,13 +430,26 @@ pub fn fit_from(
 }
 
 /// Solves `own` with `held`; the objective then.
-fn half(gpu: &Gpu, side: Side, own: &Half, held: &Half, config: &Config, watch: Watch) -> Result<f64> {
+fn half(gpu: &Gpu, side: Side, own: &mut Half, held: &mut Half, config: &Config, watch: Watch) -> Result<f64> {
     let options = config.preset.options();
+    if let Solver::Conjugate { .. } = config.solver {
+        held.turn(gpu, config.dim)?;
+    }
     gpu.run_watched(
         |recorder| {
             let (x, y, ridge, observed) = (own.factor.view()?, held.factor.view()?, own.ridge.view()?, own.observed()?);
-            wals::solve(recorder, y, observed, held.gramian.view()?, ridge, x, options)?;
-            wals::objective(recorder, x, y, observed, ridge, own.loss.view()?, options)?;
+            let loss = own.loss.view()?;
+            match (config.solver, &held.turned) {
+                (Solver::Conjugate { steps }, Some(turned)) => {
+                    let basis = turned.basis()?;
+                    linear::forward(recorder, y, basis.vectors, None, turned.factor.view()?)?;
+                    wals::refine(recorder, turned.factor.view()?, observed, basis, ridge, x, loss, steps, options)?;
+                }
+                _ => {
+                    wals::solve(recorder, y, observed, held.gramian.view()?, ridge, x, options)?;
+                    wals::objective(recorder, x, y, observed, ridge, loss, options)?;
+                }
+            }
             wals::gramian(recorder, x, own.gramian.view()?)?;
             dot::forward(recorder, y, y, held.squares.view()?)
         },
@@ -390,10 +464,15 @@ fn half(gpu: &Gpu, side: Side, own: &Half, held: &Half, config: &Config, watch: 
             found: "a system that is singular or not finite; a larger regularization helps".into(),
         });
     }
-    let wide = |values: Vec<f32>| values.into_iter().map(f64::from);
-    let pairs: f64 =
-        wide(gpu.read(own.gramian.view()?)?).zip(wide(gpu.read(held.gramian.view()?)?)).map(|(x, y)| x * y).sum();
-    let squares = wide(gpu.read(held.squares.view()?)?);
-    let of_held: f64 = squares.zip(&held.ridge_host).map(|(square, &ridge)| square * f64::from(ridge)).sum();
-    Ok(wide(parts).sum::<f64>() + f64::from(options.unobserved) * pairs + of_held)
+    own.gramian_host = gpu.read(own.gramian.view()?)?;
+    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+    let [x, y] = [&own.gramian_host, &held.gramian_host].map(|numbers| wide(numbers));
+    // `refine` has all pairs in its rows' parts.
+    let pairs: f64 = match config.solver {
+        Solver::Direct => x.iter().zip(&y).map(|(x, y)| x * y).sum(),
+        Solver::Conjugate { .. } => 0.0,
+    };
+    let squares = wide(&gpu.read(held.squares.view()?)?);
+    let of_held: f64 = squares.iter().zip(&held.ridge_host).map(|(square, &ridge)| square * f64::from(ridge)).sum();
+    Ok(wide(&parts).iter().sum::<f64>() + f64::from(options.unobserved) * pairs + of_held)
 }

@@ -1,4 +1,4 @@
-use super::{Check, Fill, cast, rounded};
+use super::{Check, Fill, Held, cast, rounded};
 use crate::{Random, Result, Storage, reference, wals};
 
 /// What observations have of their own.
@@ -34,6 +34,9 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     }
     Ok(())
 }
+
+/// Steps of conjugate gradients of [`refined`].
+const STEPS: usize = 3;
 
 fn case(
     check: &mut Check,
@@ -88,7 +91,8 @@ fn case(
         (0..rows).map(|row| of_row(row).map(|e| (ids[e] as usize, weights[e], goals[e])).collect()).collect();
     let wide: Vec<Vec<(usize, f64, f64)>> =
         entries.iter().map(|row| row.iter().map(|&(id, w, r)| (id, w.into(), r.into())).collect()).collect();
-    let want = reference::wals::solve::<f64>(&cast(&y), dim, &wide, unobserved.into(), &cast(&ridge));
+    let wide_ridge = cast(&ridge);
+    let want = reference::wals::solve::<f64>(&cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
     let yardstick = reference::wals::solve(&y, dim, &entries, unobserved, &ridge);
     check.compare("x", &x, &want, &yardstick)?;
     let solved = check.gpu.read(x.view()?)?;
@@ -98,15 +102,54 @@ fn case(
         wals::objective(recorder, x, y, observed(held_ids.view()?)?, held_ridge.view()?, loss.view()?, options)
     })?;
     let want =
-        reference::wals::objective::<f64>(&cast(&solved), &cast(&y), dim, &wide, unobserved.into(), &cast(&ridge));
+        reference::wals::objective::<f64>(&cast(&solved), &cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
     let naive = reference::wals::objective(&solved, &y, dim, &entries, unobserved, &ridge);
-    // Rows of several pieces: tests/wals.rs.
-    if of_rows.pieces() == rows {
-        let by_piece =
-            |values: Vec<f64>| -> Vec<f64> { (0..rows).map(|piece| values[of_rows.row_of(piece)]).collect() };
-        let terms = by_piece(want.iter().map(|of| of.1).collect());
-        let naive: Vec<f32> = (0..rows).map(|piece| naive[of_rows.row_of(piece)].0).collect();
-        check.compare_sum("loss", &loss, &by_piece(want.iter().map(|of| of.0).collect()), &naive, &terms)?;
+    compare_losses(check, &loss, &of_rows, &want, &naive)?;
+
+    // The same towards the same, from where y's rows are, in the basis of y's Gramian.
+    let gramian: Vec<f32> = check.gpu.read(gramian)?;
+    let [vectors, values] = wals::eigen(&gramian, dim);
+    let turned = rounded(storage, &reference::linear::forward(&y, &vectors, None, dim, dim, items));
+    let start = rounded(storage, &Fill::Small.matrix(rows, dim, 73));
+    let held_turned = check.input_as(storage, items, dim, &turned)?;
+    let (held_vectors, held_values) = (check.input(dim, dim, &vectors)?, check.input(1, dim, &values)?);
+    check.gpu.write(x.view()?, &start)?;
+    check.run(|recorder| {
+        let basis = wals::Basis { vectors: held_vectors.view()?, values: held_values.view()? };
+        let (ridge, observed) = (held_ridge.view()?, observed(held_ids.view()?)?);
+        wals::refine(recorder, held_turned.view()?, observed, basis, ridge, x.view()?, loss.view()?, STEPS, options)
+    })?;
+    let (want, want_loss) = reference::wals::refine::<f64>(
+        &cast(&turned),
+        dim,
+        &wide,
+        unobserved.into(),
+        &wide_ridge,
+        [&cast(&vectors), &cast(&values)],
+        &cast(&start),
+        STEPS,
+    );
+    let (naive, naive_loss) =
+        reference::wals::refine(&turned, dim, &entries, unobserved, &ridge, [&vectors, &values], &start, STEPS);
+    check.compare("refined x", &x, &want, &naive)?;
+    compare_losses(check, &loss, &of_rows, &want_loss, &naive_loss)
+}
+
+/// Of rows of one piece; others: tests/wals.rs.
+fn compare_losses(
+    check: &mut Check,
+    loss: &Held,
+    rows: &wals::Rows,
+    want: &[(f64, f64)],
+    naive: &[(f32, f32)],
+) -> Result<()> {
+    if rows.pieces() > rows.len() {
+        return Ok(());
     }
-    Ok(())
+    let of = |piece: usize| rows.row_of(piece);
+    let [sums, terms] = [0, 1].map(|at| -> Vec<f64> {
+        (0..rows.len()).map(of).map(|row| if at == 0 { want[row].0 } else { want[row].1 }).collect()
+    });
+    let naive: Vec<f32> = (0..rows.len()).map(|piece| naive[of(piece)].0).collect();
+    check.compare_sum("loss", loss, &sums, &naive, &terms)
 }

@@ -1,0 +1,271 @@
+// Steps of preconditioned conjugate gradients towards A x = b, A never formed: in a basis where w0 Y^T Y is the diagonal `base`,
+//     A p = (base + lambda_u) p + sum (w - w0) <y, p> y,  preconditioned by A's diagonal.
+// Source: Hestenes and Stiefel 1952; for this A: Takacs, Pilaszy and Tikk 2011, doi:10.1145/2043932.2043987.
+// Cost of each pass over a row's n observations: reads n D numbers once where lanes hold a row, else twice; 2 n D multiply-adds.
+
+override START: u32 = 0u; // from what x holds, instead of along a direction
+override FULL: u32 = 0u; // a row is sixteen numbers of each of its lanes
+
+// Four rows of `state` a row of x.
+const SOLUTION: u32 = 0u;
+const RESIDUAL: u32 = 1u;
+const DIRECTION: u32 = 2u;
+const INVERSE: u32 = 3u; // of A's diagonal
+
+// Observation k of a piece: where its row of y is, w - w0, w r and r; none of them past the last and for a row that is not here.
+struct Seen {
+    r: u32,
+    excess: f32,
+    right: f32,
+    goal: f32,
+}
+
+fn seen_of(first: u32, k: u32, count: u32) -> Seen {
+    let e = first + min(k, max(count, 1u) - 1u);
+    let r = row_of(e);
+    let is_here = k < count && r < params.part_rows;
+    let weight = weight_of(e);
+    var goal = 0.0;
+    if START == 1u {
+        goal = select(0.0, goal_of(e), is_here);
+    }
+    let excess = select(0.0, weight - params.unobserved, is_here);
+    return Seen(min(r, params.part_rows - 1u), excess, select(0.0, weight * goal, is_here), goal);
+}
+
+// w (r - s)^2 - w0 s^2
+fn loss_of(seen: Seen, s: f32) -> f32 {
+    return seen.right * (seen.goal - 2.0 * s) + seen.excess * s * s;
+}
+
+fn factor_of(seen: Seen, s: f32) -> f32 {
+    if START == 1u {
+        return seen.right - seen.excess * s;
+    }
+    return seen.excess * s;
+}
+
+fn row16(r: u32, j: u32, end: u32) -> mat4x4<f32> {
+    if FULL == 1u {
+        return load_y16_whole(r, j);
+    }
+    return load_y16(r, j, end, 0.0);
+}
+
+// A lane's share of <x, y> for row i of `solved` and row r of y.
+fn share_of(span: Span, i: u32, r: u32) -> f32 {
+    var s = 0.0;
+    for (var j = span.first; j < span.end; j += step_size()) {
+        s += product16(load_solved16(i, j, span.end, 0.0), row16(r, j, span.end));
+    }
+    return s;
+}
+
+fn times16(a: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]);
+}
+
+// Of a piece sum (w r - (w - w0) <x, y>) y and sum (w - w0) y^2, or along a direction p sum (w - w0) <p, y> y.
+@compute @workgroup_size(WG)
+fn apply(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    let p = min(span.i, params.rows - 1u);
+    let first = load_pieces(p, 0u);
+    let count = load_pieces(p, 1u);
+    let i = load_pieces(p, 4u) - params.first_place;
+    let x = load_solved16(i, span.first, span.end, 0.0);
+    var sum = mat4x4<f32>();
+    var squares = mat4x4<f32>();
+    var loss = 0.0;
+    if holds() {
+        for (var k = 0u; k < params.depth; k += 2u) {
+            let a = seen_of(first, k, count);
+            let b = seen_of(first, k + 1u, count);
+            let u = row16(a.r, span.first, span.end);
+            let v = row16(b.r, span.first, span.end);
+            let s = reduce_sum2(lane, vec2(product16(x, u), product16(x, v)));
+            let f = factor_of(a, s.x);
+            let g = factor_of(b, s.y);
+            sum += u * f + v * g;
+            if START == 1u {
+                loss += loss_of(a, s.x) + loss_of(b, s.y);
+                squares += times16(u, u) * a.excess + times16(v, v) * b.excess;
+            }
+        }
+        if ADD == 1u {
+            sum += load_along16(2u * p, span.first, span.end, 0.0);
+            if START == 1u {
+                squares += load_along16(2u * p + 1u, span.first, span.end, 0.0);
+            }
+        }
+        keep(span, p, span.first, sum, squares);
+        keep_loss(span, loss);
+        return;
+    }
+    for (var k = 0u; k < params.depth; k++) {
+        let a = seen_of(first, k, count);
+        let s = reduce_sum(lane, share_of(span, i, a.r));
+        let f = factor_of(a, s);
+        loss += loss_of(a, s);
+        for (var j = span.first; j < span.end; j += step_size()) {
+            let y = row16(a.r, j, span.end);
+            let end = select(0u, span.end, k > 0u || ADD == 1u);
+            sum = load_along16(2u * p, j, end, 0.0) + y * f;
+            if START == 1u {
+                squares = load_along16(2u * p + 1u, j, end, 0.0) + times16(y, y) * a.excess;
+            }
+            keep(span, p, j, sum, squares);
+        }
+    }
+    keep_loss(span, loss);
+}
+
+fn keep_loss(span: Span, loss: f32) {
+    if START == 1u && span.lead {
+        store_loss(span.i, 0u, loss + select(0.0, load_loss(span.i, 0u), ADD == 1u));
+    }
+}
+
+fn keep(span: Span, p: u32, j: u32, sum: mat4x4<f32>, squares: mat4x4<f32>) {
+    store_along16(2u * p, j, span.end, sum);
+    if START == 1u {
+        store_along16(2u * p + 1u, j, span.end, squares);
+    }
+}
+
+// A row's pieces added up, of which `pair` 0 is the sum and 1 the squares.
+fn merged4(pieces: vec2<u32>, pair: u32, j: u32, end: u32) -> vec4<f32> {
+    var sum = vec4(0.0);
+    for (var p = pieces.x; p < pieces.y; p++) {
+        sum += load_products4(2u * p + pair, j, end, 0.0);
+    }
+    return sum;
+}
+
+// A p for what the pieces have of it.
+fn completed4(pieces: vec2<u32>, ridge: f32, p: vec4<f32>, j: u32, end: u32) -> vec4<f32> {
+    return merged4(pieces, 0u, j, end) + (params.unobserved * load_base4(0u, j, end, 0.0) + ridge) * p;
+}
+
+// numerator / denominator, 0 where nothing is left to do.
+fn step_of(numerator: f32, denominator: f32) -> f32 {
+    return select(numerator / denominator, 0.0, denominator <= 0.0 && !is_nan(denominator));
+}
+
+// What pieces found becomes the first residual r = b - A x and direction p = z = r / diagonal of A, 0 where the diagonal is 0. Of L the first piece has
+// what its observations are now, and gets (w0 sum <y, x>^2 over all pairs + lambda |x|^2).
+@compute @workgroup_size(WG)
+fn begin(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    let i = min(span.i, params.rows - 1u);
+    let pieces = vec2(load_own(i, 0u), load_own(i + 1u, 0u)) - params.first_piece;
+    let is_empty = load_pieces(pieces.x, 1u) == 0u;
+    let ridge = load_ridge(load_pieces(pieces.x, 3u), 0u);
+    var loss = 0.0;
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let x = load_state4(4u * i + SOLUTION, j, select(span.end, 0u, is_empty), 0.0);
+        let diagonal = params.unobserved * load_base4(0u, j, span.end, 0.0) + ridge;
+        let r = merged4(pieces, 0u, j, span.end) - diagonal * x;
+        let whole = diagonal + merged4(pieces, 1u, j, span.end);
+        let inverse = select(1.0 / whole, vec4(0.0), whole <= vec4(0.0));
+        loss += dot(diagonal * x, x);
+        store_state4(4u * i + SOLUTION, j, span.end, x);
+        store_state4(4u * i + RESIDUAL, j, span.end, r);
+        store_state4(4u * i + DIRECTION, j, span.end, inverse * r);
+        store_state4(4u * i + INVERSE, j, span.end, inverse);
+    }
+    loss = reduce_sum(lane, loss);
+    if span.lead {
+        store_loss(pieces.x, 0u, load_loss(pieces.x, 0u) + loss);
+    }
+}
+
+// A step: a = <r, z> / <p, A p>, x += a p, r -= a A p, z = r / diagonal, p = z + (<r, z> after / before) p, which lowers L by a <r, z>.
+@compute @workgroup_size(WG)
+fn advance(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    let i = min(span.i, params.rows - 1u);
+    let pieces = vec2(load_own(i, 0u), load_own(i + 1u, 0u)) - params.first_piece;
+    let ridge = load_ridge(load_pieces(pieces.x, 3u), 0u);
+    var dots = vec2(0.0);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let p = load_state4(4u * i + DIRECTION, j, span.end, 0.0);
+        let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0);
+        let z = load_state4(4u * i + INVERSE, j, span.end, 0.0) * r;
+        dots += vec2(dot(r, z), dot(p, completed4(pieces, ridge, p, j, span.end)));
+    }
+    dots = reduce_sum2(lane, dots);
+    let a = step_of(dots.x, dots.y);
+    var after = 0.0;
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let p = load_state4(4u * i + DIRECTION, j, span.end, 0.0);
+        let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0) - a * completed4(pieces, ridge, p, j, span.end);
+        store_state4(4u * i + SOLUTION, j, span.end, load_state4(4u * i + SOLUTION, j, span.end, 0.0) + a * p);
+        store_state4(4u * i + RESIDUAL, j, span.end, r);
+        after += dot(r, load_state4(4u * i + INVERSE, j, span.end, 0.0) * r);
+    }
+    let b = step_of(reduce_sum(lane, after), dots.x);
+    for (var j = span.first; j < span.end; j += 4u * LANES) {
+        let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0);
+        let p = load_state4(4u * i + INVERSE, j, span.end, 0.0) * r + b * load_state4(4u * i + DIRECTION, j, span.end, 0.0);
+        store_state4(4u * i + DIRECTION, j, span.end, p);
+    }
+    if span.lead {
+        store_loss(pieces.x, 0u, load_loss(pieces.x, 0u) - a * dots.x);
+    }
+}
+
+// A piece's part of L: its observations, and lambda |x|^2 in the first piece of a row. An observation takes part with w (r - s)^2 - w0 s^2, since
+// w0 <X^T X, Y^T Y> has all pairs.
+@compute @workgroup_size(WG)
+fn objective(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group, groups, lane);
+    let p = min(span.i, params.rows - 1u);
+    let first = load_pieces(p, 0u);
+    let count = load_pieces(p, 1u);
+    let i = load_pieces(p, 4u) - params.first_place;
+    let x = load_solved16(i, span.first, span.end, 0.0);
+    var sum = 0.0;
+    for (var k = 0u; k < params.depth; k++) {
+        let e = first + min(k, max(count, 1u) - 1u);
+        let r = row_of(e);
+        let here = min(r, params.part_rows - 1u);
+        var share = 0.0;
+        if holds() {
+            share = product16(x, row16(here, span.first, span.end));
+        } else {
+            share = share_of(span, i, here);
+        }
+        let s = reduce_sum(lane, share);
+        let miss = goal_of(e) - s;
+        let term = weight_of(e) * miss * miss - params.unobserved * s * s;
+        sum += select(0.0, term, k < count && r < params.part_rows);
+    }
+    let is_first = load_pieces(p, 2u) == 1u && ADD == 0u;
+    var square = 0.0;
+    for (var j = span.first; j < select(0u, span.end, is_first); j += step_size()) {
+        let x = load_solved16(i, j, span.end, 0.0);
+        square += product16(x, x);
+    }
+    square = reduce_sum(lane, square);
+    if span.lead {
+        let before = select(0.0, load_loss(span.i, 0u), ADD == 1u);
+        store_loss(span.i, 0u, before + sum + select(0.0, load_ridge(load_pieces(p, 3u), 0u) * square, is_first));
+    }
+}
