@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use wgloss::reference::wals as reference;
 use wgloss::train::tables::{End, Interactions};
-use wgloss::train::wals::{Config, Event, Preset, fit, fit_from, fold_in};
+use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, fold_in};
 use wgloss::verify::Fill;
 use wgloss::{Error, Gpu, Random, Tensor, Tuning, linear, wals, wgpu};
 
@@ -187,7 +187,7 @@ fn eigenvectors() {
 #[test]
 fn same_bits() {
     let Some(gpu) = gpu() else { return };
-    let data = Data::new(&[300, 3, 70, 41], 200, 24);
+    let data = Data::new(&[300, 3, 70, 41], 200, 64);
     assert_eq!(data.solve(gpu).unwrap(), data.solve(gpu).unwrap());
     assert_eq!(data.solve_by(gpu, Some(3)).unwrap(), data.solve_by(gpu, Some(3)).unwrap());
 }
@@ -285,53 +285,69 @@ fn nothing() {
     }
 }
 
-/// What [`fit`] computes, in f64 and with the dense matrix: the objective after each half of a sweep.
-fn dense(data: &Interactions, values: &[f32], pairs: &[(u32, u32)], config: &Config) -> Vec<f64> {
-    let [users, items] = [data.lists().len(), data.popularity().len()];
-    let (dim, options) = (config.dim, config.preset.options());
-    let mut random = Random::new(config.seed, 0);
-    let scale = config.start / (dim as f32).sqrt();
-    let mut y: Vec<f64> = (0..items * dim).map(|_| f64::from(scale * (2.0 * random.uniform() - 1.0))).collect();
-    let unobserved = f64::from(options.unobserved);
-    let entry = |other: u32, value: f32| {
-        let (weight, goal) = (config.preset.weight(value), config.preset.goal(value));
-        (other as usize, weight.unwrap_or(options.weight).into(), goal.unwrap_or(options.goal).into())
-    };
-    let sides = [(users, items), (items, users)];
-    let mut rows: [Vec<Vec<(usize, f64, f64)>>; 2] = sides.map(|(count, _)| vec![Vec::new(); count]);
-    for (&(user, item), &value) in pairs.iter().zip(values) {
-        rows[0][user as usize].push(entry(item, value));
-        rows[1][item as usize].push(entry(user, value));
-    }
-    let ridges = [0, 1].map(|side| -> Vec<f64> {
-        let all = f64::from(options.unobserved) * sides[side].1 as f64;
-        let ridge = |n: usize| f64::from(config.regularization) * (n as f64 + all).powf(config.exponent.into());
-        rows[side].iter().map(|row| ridge(row.len())).collect()
-    });
-    let mut objectives = Vec::new();
-    for half in 0..2 * config.sweeps {
-        let side = half % 2;
-        let x = reference::solve(&y, dim, &rows[side], unobserved, &ridges[side]);
-        let score = |u: usize, i: usize| -> f64 { (0..dim).map(|d| x[u * dim + d] * y[i * dim + d]).sum() };
-        let mut sum: f64 = (0..sides[side].0)
-            .map(|u| {
-                let all: f64 = (0..sides[side].1).map(|i| unobserved * score(u, i).powi(2)).sum();
-                let seen =
-                    |&(i, w, r): &(usize, f64, f64)| w * (r - score(u, i)).powi(2) - unobserved * score(u, i).powi(2);
-                all + rows[side][u].iter().map(seen).sum::<f64>()
-            })
-            .sum();
-        for (factor, ridge) in [(&x, &ridges[side]), (&y, &ridges[1 - side])] {
-            let squares = factor.chunks(dim).map(|row| row.iter().map(|v| v * v).sum::<f64>());
-            sum += squares.zip(ridge).map(|(square, ridge)| square * ridge).sum::<f64>();
-        }
-        objectives.push(sum);
-        y = x;
-    }
-    objectives
+/// The weight and goal of a pair.
+fn of_pair(values: Values, config: &Config, (user, item): (u32, u32), value: f32) -> (f64, f64) {
+    let of = |weights: Option<&[f32]>, id: u32| weights.map_or(1.0, |weights| weights[id as usize]);
+    let both = of(values.users, user) * of(values.items, item);
+    let options = config.preset.options();
+    let (weight, goal) = (config.preset.weight(value, Some(both)), config.preset.goal(value));
+    (weight.unwrap_or(options.weight).into(), goal.unwrap_or(options.goal).into())
 }
 
-/// Every preset, with each half of five sweeps: the objective is that of f64, and never rises.
+/// λ of the users or items, `side` 0 or 1, of which `count` others may be observed.
+fn ridges(pairs: &[(u32, u32)], config: &Config, side: usize, [rows, count]: [usize; 2]) -> Vec<f64> {
+    let all = f64::from(config.preset.options().unobserved) * count as f64;
+    let own = |row: usize| pairs.iter().filter(|pair| [pair.0, pair.1][side] as usize == row).count() as f64;
+    let power = config.exponent.into();
+    (0..rows).map(|row| f64::from(config.regularization) * (own(row) + all).powf(power)).collect()
+}
+
+/// The objective of factors of users and items, with the dense matrix.
+fn objective(values: Values, pairs: &[(u32, u32)], config: &Config, factors: [&[f64]; 2]) -> f64 {
+    let dim = config.dim;
+    let unobserved = f64::from(config.preset.options().unobserved);
+    let counts = factors.map(|factor| factor.len() / dim);
+    let score =
+        |u: usize, i: usize| -> f64 { (0..dim).map(|d| factors[0][u * dim + d] * factors[1][i * dim + d]).sum() };
+    let all = (0..counts[0]).flat_map(|u| (0..counts[1]).map(move |i| (u, i)));
+    let mut sum: f64 = all.map(|(u, i)| unobserved * score(u, i).powi(2)).sum();
+    for (&pair, &value) in pairs.iter().zip(values.pairs.unwrap()) {
+        let (weight, goal) = of_pair(values, config, pair, value);
+        let score = score(pair.0 as usize, pair.1 as usize);
+        sum += weight * (goal - score).powi(2) - unobserved * score.powi(2);
+    }
+    for side in [0, 1] {
+        let ridges = ridges(pairs, config, side, [counts[side], counts[1 - side]]);
+        let squares = factors[side].chunks(dim).map(|row| row.iter().map(|v| v * v).sum::<f64>());
+        sum += squares.zip(ridges).map(|(square, ridge)| square * ridge).sum::<f64>();
+    }
+    sum
+}
+
+/// What [`fit`] computes, in f64 and with the dense matrix: the objective after each half of a sweep.
+fn dense(data: &Interactions, values: Values, pairs: &[(u32, u32)], config: &Config) -> Vec<f64> {
+    let counts = [data.lists().len(), data.popularity().len()];
+    let (dim, unobserved) = (config.dim, config.preset.options().unobserved);
+    let mut random = Random::new(config.seed, 0);
+    let scale = config.start / (dim as f32).sqrt();
+    let start = (0..counts[1] * dim).map(|_| f64::from(scale * (2.0 * random.uniform() - 1.0))).collect();
+    let mut factors: [Vec<f64>; 2] = [Vec::new(), start];
+    let mut rows: [Vec<Vec<(usize, f64, f64)>>; 2] = counts.map(|count| vec![Vec::new(); count]);
+    for (&pair, &value) in pairs.iter().zip(values.pairs.unwrap()) {
+        let (weight, goal) = of_pair(values, config, pair, value);
+        rows[0][pair.0 as usize].push((pair.1 as usize, weight, goal));
+        rows[1][pair.1 as usize].push((pair.0 as usize, weight, goal));
+    }
+    let half = |half: usize| {
+        let side = half % 2;
+        let ridges = ridges(pairs, config, side, [counts[side], counts[1 - side]]);
+        factors[side] = reference::solve(&factors[1 - side], dim, &rows[side], unobserved.into(), &ridges);
+        objective(values, pairs, config, [&factors[0], &factors[1]])
+    };
+    (0..2 * config.sweeps).map(half).collect()
+}
+
+/// Every preset and solver, with each half of five sweeps: the objective is that of f64, and never rises.
 #[test]
 fn every_preset_agrees_with_the_dense_objective() {
     let Some(gpu) = gpu() else { return };
@@ -343,27 +359,42 @@ fn every_preset_agrees_with_the_dense_objective() {
     let values: Vec<f32> = pairs.iter().map(|_| 0.5 * (1 + random.below(10)) as f32).collect();
     let (of_users, of_items) = pairs.iter().copied().unzip();
     let data = Interactions::new(of_users, of_items, users as usize, items as usize).unwrap();
+    let [user_weights, item_weights] =
+        [users, items].map(|count| (0..count).map(|id| 0.5 + (id % 4) as f32).collect::<Vec<_>>());
+    let values = Values { users: Some(&user_weights), items: Some(&item_weights), ..Values::of(&values) };
     for (preset, regularization, exponent) in [
         (Preset::Ials { unobserved: 0.1 }, 0.05, 1.0),
         (Preset::Hu { alpha: 2.0 }, 1.0, 0.0),
         (Preset::Implicit { alpha: 3.0 }, 0.5, 0.0),
+        (Preset::Tf { unobserved: 0.2 }, 0.5, 0.0),
         (Preset::Explicit, 0.1, 1.0),
     ] {
-        let config = Config { dim: 10, sweeps: 5, preset, regularization, exponent, start: 1.0, ..Config::default() };
-        let want = dense(&data, &values, &pairs, &config);
-        let mut got = Vec::new();
-        let outcome = fit(gpu, &data, Some(&values), &config, &mut |event| {
-            if let Event::Solved { objective, .. } = event {
-                got.push(objective);
+        let config = Config { dim: 12, sweeps: 5, preset, regularization, exponent, start: 1.0, ..Config::default() };
+        let want = dense(&data, values, &pairs, &config);
+        let fit = |solver: Solver| {
+            let mut got = Vec::new();
+            let outcome = fit(gpu, &data, values, &Config { solver, ..config }, &mut |event| {
+                if let Event::Solved { objective, .. } = event {
+                    got.push(objective);
+                }
+                ControlFlow::Continue(())
+            });
+            let outcome = outcome.unwrap();
+            assert_eq!(outcome.objectives.len(), 5);
+            let whole = objective(values, &pairs, &config, [&wide(&outcome.model.users), &wide(&outcome.model.items)]);
+            assert!((got[9] - whole).abs() < 1e-5 * whole, "{preset:?}, {solver:?}: {} of {whole}", got[9]);
+            assert!(got.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{preset:?}: {got:?}");
+            got
+        };
+        for (solver, off) in [(Solver::Direct, 1e-5), (Solver::Conjugate { steps: 12 }, 1e-4)] {
+            let got = fit(solver);
+            assert_eq!(got.len(), want.len());
+            for (half, (got, want)) in got.iter().zip(&want).enumerate() {
+                let says = format!("{preset:?}, {solver:?}, half {half}");
+                assert!((got - want).abs() < off * want, "{says}: {got}, in f64 {want}");
             }
-            ControlFlow::Continue(())
-        });
-        assert_eq!(outcome.unwrap().objectives.len(), 5);
-        assert_eq!(got.len(), want.len());
-        for (half, (got, want)) in got.iter().zip(&want).enumerate() {
-            assert!((got - want).abs() < 1e-5 * want, "{preset:?}, half {half}: {got}, in f64 {want}");
         }
-        assert!(got.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{preset:?}: {got:?}");
+        fit(Solver::Conjugate { steps: 2 });
     }
 }
 
@@ -379,20 +410,22 @@ fn fits_go_on_and_users_are_folded_in() {
         Interactions::new(of_users, of_items, users, 30).unwrap()
     };
     let data = of(&pairs, 40);
-    let config = Config { dim: 6, sweeps: 5, preset: Preset::Hu { alpha: 2.0 }, start: 1.0, ..Config::default() };
+    let config = Config { dim: 8, sweeps: 5, preset: Preset::Hu { alpha: 2.0 }, start: 1.0, ..Config::default() };
     let go_on = |_: Event| ControlFlow::Continue(());
-    let whole = fit(gpu, &data, Some(&values), &config, &mut { go_on }).unwrap();
-    let first = fit(gpu, &data, Some(&values), &Config { sweeps: 3, ..config }, &mut { go_on }).unwrap();
+    let whole = fit(gpu, &data, Values::of(&values), &config, &mut { go_on }).unwrap();
+    let first = fit(gpu, &data, Values::of(&values), &Config { sweeps: 3, ..config }, &mut { go_on }).unwrap();
     let rest = Config { sweeps: 2, ..config };
-    let then = fit_from(gpu, &first.model.items, &data, Some(&values), &rest, &mut { go_on }).unwrap();
+    let then = fit_from(gpu, &first.model, &data, Values::of(&values), &rest, &mut { go_on }).unwrap();
     assert_eq!(then.model, whole.model);
 
     let items = &whole.model.items;
-    let next = fit_from(gpu, items, &data, Some(&values), &config, &mut |_| ControlFlow::Break(())).unwrap();
-    assert_eq!(fold_in(gpu, items, &data, Some(&values), &config).unwrap(), next.model.users);
+    let exact = Config { solver: Solver::Direct, ..config };
+    let stop = &mut |_: Event| ControlFlow::Break(());
+    let next = fit_from(gpu, &whole.model, &data, Values::of(&values), &exact, stop).unwrap();
+    assert_eq!(fold_in(gpu, items, &data, Values::of(&values), &exact).unwrap(), next.model.users);
     let some: Vec<usize> = (0..pairs.len()).filter(|&e| pairs[e].0 < 5).collect();
     let (few, few_values): (Vec<_>, Vec<_>) = some.iter().map(|&e| (pairs[e], values[e])).unzip();
-    let folded = fold_in(gpu, items, &of(&few, 5), Some(&few_values), &config).unwrap();
+    let folded = fold_in(gpu, items, &of(&few, 5), Values::of(&few_values), &config).unwrap();
     let entries = |user: u32| {
         let own = few.iter().zip(&few_values).filter(move |((of, _), _)| *of == user);
         own.map(|(&(_, item), &value)| (item as usize, f64::from(1.0 + 2.0 * value), 1.0)).collect::<Vec<_>>()
@@ -400,30 +433,47 @@ fn fits_go_on_and_users_are_folded_in() {
     let rows: Vec<_> = (0..5).map(entries).collect();
     // λ (n + w₀ · items)^ν, w₀ and ν being 1
     let ridges: Vec<f64> = rows.iter().map(|row| f64::from(config.regularization) * (row.len() + 30) as f64).collect();
-    let want = reference::solve(&wide(items), 6, &rows, 1.0, &ridges);
+    let want = reference::solve(&wide(items), 8, &rows, 1.0, &ridges);
+    assert_close(&wide(&folded), &want, 1e-3);
+    let folded = fold_in(gpu, items, &of(&few, 5), Values::of(&few_values), &exact).unwrap();
     assert_close(&wide(&folded), &want, 1e-3);
 
-    let short = fold_in(gpu, &items[1..], &data, None, &config).unwrap_err().to_string();
-    assert_eq!(short, "the factors of the items should be 180 numbers, 30 x 6, all finite, found 179 of them");
+    let short = fold_in(gpu, &items[1..], &data, Values::default(), &config).unwrap_err().to_string();
+    assert_eq!(short, "the factors of the items should be 240 numbers, 30 x 8, all finite, found 239 of them");
 }
 
 #[test]
 fn a_fit_stops_and_refuses() {
     let Some(gpu) = gpu() else { return };
     let data = Interactions::new(vec![0, 1, 1, 2], vec![0, 0, 1, 2], 4, 3).unwrap();
-    let config = Config { dim: 2, sweeps: 9, ..Config::default() };
+    let config = Config { dim: 4, sweeps: 9, ..Config::default() };
     let go_on = &mut |_| ControlFlow::Continue(());
-    let run = |config: &Config| fit(gpu, &data, None, config, &mut |_| ControlFlow::Continue(()));
-    let stopped = fit(gpu, &data, None, &config, &mut |_| ControlFlow::Break(())).unwrap();
+    let run = |config: &Config| fit(gpu, &data, Values::default(), config, &mut |_| ControlFlow::Continue(()));
+    let stopped = fit(gpu, &data, Values::default(), &config, &mut |_| ControlFlow::Break(())).unwrap();
     assert_eq!((stopped.end, stopped.objectives.len()), (End::Stopped, 0));
     let early = run(&Config { tolerance: 0.5, ..config }).unwrap();
     assert!(early.objectives.len() < 9 && early.end == End::Finished);
     assert_eq!(run(&config).unwrap(), run(&config).unwrap());
     // User 3 took nothing.
-    assert_eq!(run(&config).unwrap().model.users[6..], [0.0, 0.0]);
-    let singular = Config { preset: Preset::Explicit, regularization: 0.0, ..config };
-    let message = run(&singular).unwrap_err().to_string();
-    assert!(message.contains("of user") && message.contains("larger regularization"), "{message}");
+    assert_eq!(run(&config).unwrap().model.users[12..], [0.0; 4]);
+    for solver in [Solver::Direct, Solver::Conjugate { steps: 2 }] {
+        let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver, ..config };
+        assert_eq!(
+            run(&singular).unwrap_err().to_string(),
+            "the observations of user 0 should be such that they and the regularization determine its factor, found 1 of them; a larger \
+             regularization helps, or a smaller dim"
+        );
+    }
+    // Enough observations, but of one item: only a pivot tells.
+    let twice = Interactions::new(vec![0; 4], vec![0; 4], 1, 1).unwrap();
+    let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver: Solver::Direct, ..config };
+    let message = fit(gpu, &twice, Values::default(), &singular, go_on).unwrap_err().to_string();
+    assert!(message.contains("of user 0") && message.contains("larger regularization"), "{message}");
+    // User 3 took nothing, and nothing is known of what was not observed.
+    let explicit = Config { preset: Preset::Explicit, ..config };
+    for solver in [Solver::Direct, Solver::Conjugate { steps: 2 }] {
+        assert_eq!(run(&Config { solver, ..explicit }).unwrap().model.users[12..], [0.0; 4]);
+    }
     let refused = |config: Config| run(&config).unwrap_err();
     assert_eq!(refused(Config { dim: 0, ..config }), option("wals", "dim", "at least 1", "0"));
     let preset = Preset::Ials { unobserved: 0.0 };
@@ -434,8 +484,8 @@ fn a_fit_stops_and_refuses() {
     assert_eq!(refused(nan), option("wals", "regularization", "a number of at least 0", "NaN"));
     let negative = Config { tolerance: -1.0, ..config };
     assert_eq!(refused(negative), option("wals", "tolerance", "a number of at least 0", "-1"));
-    let values = fit(gpu, &data, Some(&[1.0, 2.0, -3.0, 4.0]), &config, go_on).unwrap_err().to_string();
-    assert_eq!(values, "values should be numbers of at least 0, found -3 in interaction 2");
-    let values = fit(gpu, &data, Some(&[1.0]), &config, go_on).unwrap_err().to_string();
-    assert_eq!(values, "values should be as many as interactions, 4, found 1");
+    let values = fit(gpu, &data, Values::of(&[1.0, 2.0, -3.0, 4.0]), &config, go_on).unwrap_err().to_string();
+    assert_eq!(values, "values should be numbers of at least 0, found -3 for interaction 2");
+    let values = fit(gpu, &data, Values::of(&[1.0]), &config, go_on).unwrap_err().to_string();
+    assert_eq!(values, "values should be one for each interaction, 4, found 1");
 }

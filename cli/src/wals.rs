@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use wgloss::train::tables::{End, Quality, recommend};
-use wgloss::train::wals::{Config, Event, Preset, Solver, fit};
+use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit};
 
 use crate::failure::Failure;
 use crate::interactions::{self, Rules};
@@ -52,7 +52,7 @@ pub struct Arguments {
     #[arg(long)]
     exponent: Option<f32>,
     /// Steps of conjugate gradients a row; 0: rows are solved exactly.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     steps: usize,
     /// Decides where the factors start.
     #[arg(long, default_value_t = Config::default().seed)]
@@ -132,7 +132,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let bar = progress::bar(2 * config.sweeps as u64, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
     let start = Instant::now();
     let mut halves = Vec::new();
-    let outcome = fit(&gpu, train, Some(&split.values), &config, &mut |event| {
+    let outcome = fit(&gpu, train, Values::of(&split.values), &config, &mut |event| {
         let logged = match event {
             Event::Within { progress } => {
                 bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));

@@ -86,7 +86,8 @@ pub fn refine<F: Real>(
             true => vec![F::zero(); dim],
             false => vectors.chunks(dim).map(|vector| dot(vector, x)).collect(),
         };
-        let mut residual: Vec<F> = right.iter().zip(apply(&solution)).map(|(&right, product)| right - product).collect();
+        let mut residual: Vec<F> =
+            right.iter().zip(apply(&solution)).map(|(&right, product)| right - product).collect();
         // xᵀ A x - 2 xᵀ b + Σ w r²
         let begun = dot(&solution, &right) + dot(&solution, &residual);
         let mut loss = (size - begun, size + begun.abs());

@@ -1,23 +1,28 @@
-use crate::{Gpu, Result, Tensor};
+use crate::{Gpu, Result, Storage, Tensor};
 
 /// A matrix with a buffer of its own.
 pub(super) struct Matrix {
     pub(super) buffer: wgpu::Buffer,
     pub(super) rows: usize,
     pub(super) cols: usize,
+    storage: Storage,
 }
 
 impl Matrix {
     pub(super) fn new(gpu: &Gpu, rows: usize, cols: usize) -> Result<Matrix> {
-        Ok(Matrix { buffer: gpu.zeros::<f32>(rows * cols)?, rows, cols })
+        Matrix::stored(gpu, Storage::F32, rows, cols)
+    }
+
+    pub(super) fn stored(gpu: &Gpu, storage: Storage, rows: usize, cols: usize) -> Result<Matrix> {
+        Ok(Matrix { buffer: gpu.zeros_as(storage, rows * cols)?, rows, cols, storage })
     }
 
     pub(super) fn of(gpu: &Gpu, data: &[f32], cols: usize) -> Result<Matrix> {
-        Ok(Matrix { buffer: gpu.upload(data)?, rows: data.len() / cols, cols })
+        Ok(Matrix { buffer: gpu.upload(data)?, rows: data.len() / cols, cols, storage: Storage::F32 })
     }
 
     pub(super) fn view(&self) -> Result<Tensor<'_>> {
-        Tensor::matrix(&self.buffer, self.rows, self.cols)
+        Tensor::view(self.storage, &self.buffer, self.rows, self.cols, 0, self.cols)
     }
 
     pub(super) fn first(&self, rows: usize) -> Result<Tensor<'_>> {

@@ -101,11 +101,13 @@ fn case(
         let (x, y) = (x.view()?, held_y.view()?);
         wals::objective(recorder, x, y, observed(held_ids.view()?)?, held_ridge.view()?, loss.view()?, options)
     })?;
-    let want =
-        reference::wals::objective::<f64>(&cast(&solved), &cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
+    let want = reference::wals::objective::<f64>(&cast(&solved), &cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
     let naive = reference::wals::objective(&solved, &y, dim, &entries, unobserved, &ridge);
     compare_losses(check, &loss, &of_rows, &want, &naive)?;
 
+    if own == Own::Weights {
+        return Ok(()); // each is a kernel to compile
+    }
     // The same towards the same, from where y's rows are, in the basis of y's Gramian.
     let gramian: Vec<f32> = check.gpu.read(gramian)?;
     let [vectors, values] = wals::eigen(&gramian, dim);

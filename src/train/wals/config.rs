@@ -1,0 +1,153 @@
+use crate::{Error, Result, Storage, wals};
+
+/// What an interaction of value v counts, and what all that was not observed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Preset {
+    /// w₀ as given; an interaction adds (1 − s)² to what all pairs have, w₀ s², whatever its value: w = 1 + w₀, r = 1/(1 + w₀). The
+    /// objective of Google's iALS but for a constant (Rendle, Krichene, Zhang and Koren 2022, arXiv:2110.14037).
+    Ials {
+        /// w₀, above 0.
+        unobserved: f32,
+    },
+    /// w₀ = 1, w = 1 + α v, r = 1 (Hu, Koren and Volinsky 2008).
+    Hu {
+        /// α.
+        alpha: f32,
+    },
+    /// w₀ = 1, w = α v, r = 1 for v > 0: what the library `implicit` computes.
+    Implicit {
+        /// α.
+        alpha: f32,
+    },
+    /// w₀ as given, w = w₀ + R C with the user's R and the item's C of [`Values`](super::Values), r = v: what TensorFlow's `WALSModel` computed.
+    Tf {
+        /// w₀, of at least 0.
+        unobserved: f32,
+    },
+    /// w₀ = 0, w = 1, r = v: ratings (Zhou, Wilkinson, Schreiber and Pan 2008).
+    Explicit,
+}
+
+impl Preset {
+    /// w₀, and w and r where all observations have the same.
+    pub fn options(&self) -> wals::Options {
+        let default = wals::Options::default();
+        match *self {
+            Preset::Ials { unobserved } => {
+                wals::Options { unobserved, weight: 1.0 + unobserved, goal: 1.0 / (1.0 + unobserved) }
+            }
+            Preset::Hu { .. } | Preset::Implicit { .. } => default,
+            Preset::Tf { unobserved } => wals::Options { unobserved, weight: 1.0 + unobserved, ..default },
+            Preset::Explicit => wals::Options { unobserved: 0.0, ..default },
+        }
+    }
+
+    /// w of an observation of value v whose user and item have weights of the product `of_both`, where it depends on them.
+    pub fn weight(&self, value: f32, of_both: Option<f32>) -> Option<f32> {
+        match *self {
+            Preset::Tf { unobserved } => of_both.map(|of_both| unobserved + of_both),
+            Preset::Hu { alpha } => Some(1.0 + alpha * value),
+            Preset::Implicit { alpha } => Some(alpha * value),
+            Preset::Ials { .. } | Preset::Explicit => None,
+        }
+    }
+
+    /// r of an observation of value v, where it depends on it.
+    pub fn goal(&self, value: f32) -> Option<f32> {
+        matches!(self, Preset::Explicit | Preset::Tf { .. }).then_some(value)
+    }
+}
+
+/// How the rows of one side are solved with the other held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Solver {
+    /// Exactly, by Cholesky: n D² + D³/6 multiply-adds and a matrix of D × D for a row of n observations.
+    Direct,
+    /// From what the row was, by conjugate gradients in the basis where the other side's Gramian is diagonal: 2 (steps + 1) n D, and 2 D² to turn it there
+    /// and back. The basis is found on the host, in D³ · 5 ns: 2 s for D = 1,024.
+    Conjugate {
+        /// How many; two, from what the sweep before left, lower the objective as fast as exact solutions do.
+        steps: usize,
+    },
+}
+
+/// How to fit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Config {
+    /// Width of a factor.
+    pub dim: usize,
+    /// Times that users and items are solved.
+    pub sweeps: usize,
+    /// The objective.
+    pub preset: Preset,
+    /// λ.
+    pub regularization: f32,
+    /// How rows are solved.
+    pub solver: Solver,
+    /// How factors are stored: with 16 bits a number memory and what is read of it halve.
+    pub storage: Storage,
+    /// ν: a row of n observations has λ (n + w₀ · rows of the other side)^ν.
+    pub exponent: f32,
+    /// The fit ends once a sweep lowers the objective by less than this share of it; 0: after all sweeps.
+    pub tolerance: f64,
+    /// Items start uniform in ± this/√dim.
+    pub start: f32,
+    /// Decides the start.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    /// 64 wide, 16 sweeps of Google's iALS with w₀ 0.1, λ 0.003 and ν 1, by two steps of conjugate gradients.
+    fn default() -> Self {
+        let preset = Preset::Ials { unobserved: 0.1 };
+        Config {
+            dim: 64,
+            sweeps: 16,
+            preset,
+            regularization: 0.003,
+            solver: Solver::Conjugate { steps: 2 },
+            storage: Storage::F32,
+            exponent: 1.0,
+            tolerance: 0.0,
+            start: 0.1,
+            seed: 1,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what cannot be fitted; [`fit`] asks first.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option, its range and its value.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |option, expected, found: String| Err(Error::Option { op: "wals", option, expected, found });
+        let at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
+        if self.dim == 0 {
+            return refuse("dim", "at least 1", "0".into());
+        }
+        match self.preset {
+            Preset::Ials { unobserved } if !(unobserved > 0.0 && unobserved.is_finite()) => {
+                return refuse("unobserved", "a number above 0", unobserved.to_string());
+            }
+            Preset::Tf { unobserved } if !at_least_0(unobserved) => {
+                return refuse("unobserved", "a number of at least 0", unobserved.to_string());
+            }
+            Preset::Hu { alpha } | Preset::Implicit { alpha } if !at_least_0(alpha) => {
+                return refuse("alpha", "a number of at least 0", alpha.to_string());
+            }
+            _ => {}
+        }
+        for (option, value) in
+            [("regularization", self.regularization), ("exponent", self.exponent), ("start", self.start)]
+        {
+            if !at_least_0(value) {
+                return refuse(option, "a number of at least 0", value.to_string());
+            }
+        }
+        match self.tolerance.is_finite() && self.tolerance >= 0.0 {
+            true => Ok(()),
+            false => refuse("tolerance", "a number of at least 0", self.tolerance.to_string()),
+        }
+    }
+}
