@@ -4,7 +4,7 @@ use wgloss::reference::wals as reference;
 use wgloss::train::tables::{End, Interactions};
 use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, fold_in};
 use wgloss::verify::Fill;
-use wgloss::{Error, Gpu, Random, Tensor, Tuning, linear, wals, wgpu};
+use wgloss::{Error, Gpu, Random, Storage, Tensor, Tuning, linear, wals, wgpu};
 
 use crate::harness::*;
 
@@ -268,6 +268,16 @@ fn refusals() {
     let none = wals::Options { goal: f32::NAN, ..OPTIONS };
     assert_eq!(solve(y, all, gramian, ridge, none), option("wals", "goal", "a number", "NaN"));
     assert_eq!(solve(view(&x).row_range(0..1), all, gramian, ridge, OPTIONS), overlap("wals", "x", "y"));
+    let refine = |vectors: Tensor, values: Tensor, loss: Tensor| {
+        refused(gpu, &[&x], |recorder| {
+            wals::refine(recorder, y, all, wals::Basis { vectors, values }, ridge, view(&x), loss, 2, OPTIONS)
+        })
+    };
+    let row = gramian.row_range(0..1);
+    assert_eq!(refine(row, row, view(&loss)), shape("wals", "vectors", "4 x 4", "1 x 4"));
+    assert_eq!(refine(gramian, gramian, view(&loss)), shape("wals", "values", "1 x 4", "4 x 4"));
+    assert_eq!(refine(gramian, row, view(&loss).row_range(0..1)), shape("wals", "loss", "2 x 1", "1 x 1"));
+    assert_eq!(refine(gramian, row, ridge), overlap("wals", "loss", "ridge"));
     let measure = |loss: Tensor| {
         refused(gpu, &[&x], |recorder| wals::objective(recorder, view(&x), y, all, ridge, loss, OPTIONS))
     };
@@ -373,7 +383,7 @@ fn every_preset_agrees_with_the_dense_objective() {
         let want = dense(&data, values, &pairs, &config);
         let fit = |solver: Solver| {
             let mut got = Vec::new();
-            let outcome = fit(gpu, &data, values, &Config { solver, ..config }, &mut |event| {
+            let outcome = fit(gpu, &data, values, &Config { solver: Some(solver), ..config }, &mut |event| {
                 if let Event::Solved { objective, .. } = event {
                     got.push(objective);
                 }
@@ -419,7 +429,7 @@ fn fits_go_on_and_users_are_folded_in() {
     assert_eq!(then.model, whole.model);
 
     let items = &whole.model.items;
-    let exact = Config { solver: Solver::Direct, ..config };
+    let exact = Config { solver: Some(Solver::Direct), ..config };
     let stop = &mut |_: Event| ControlFlow::Break(());
     let next = fit_from(gpu, &whole.model, &data, Values::of(&values), &exact, stop).unwrap();
     assert_eq!(fold_in(gpu, items, &data, Values::of(&values), &exact).unwrap(), next.model.users);
@@ -442,6 +452,34 @@ fn fits_go_on_and_users_are_folded_in() {
     assert_eq!(short, "the factors of the items should be 240 numbers, 30 x 8, all finite, found 239 of them");
 }
 
+/// What rows are solved by where nothing is said, and that factors of 16 bits end where those of 32 do.
+#[test]
+fn defaults_and_storages() {
+    let (steps, config) = (|steps| Solver::Conjugate { steps }, Config::default());
+    assert_eq!([8, 64, 1024].map(|dim| Config { dim, ..config }.chosen()), [steps(2); 3]);
+    let explicit = Config { preset: Preset::Explicit, ..config };
+    assert_eq!([64, 128].map(|dim| Config { dim, ..explicit }.chosen()), [Solver::Direct, steps(8)]);
+    assert_eq!(Config { solver: Some(steps(5)), ..explicit }.chosen(), steps(5));
+
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random::new(11, 0);
+    let (of_users, of_items) = (0..500).map(|_| (random.below(50), random.below(40))).unzip();
+    let data = Interactions::new(of_users, of_items, 50, 40).unwrap();
+    let last = |storage, solver| {
+        let config = Config { dim: 8, sweeps: 6, storage, solver, ..Config::default() };
+        let outcome = fit(gpu, &data, Values::default(), &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(outcome.model.users.len(), 400);
+        *outcome.objectives.last().unwrap()
+    };
+    for solver in [None, Some(Solver::Direct)] {
+        let want = last(Storage::F32, solver);
+        for (storage, off) in [(Storage::F16, 1e-3), (Storage::Bf16, 1e-2)] {
+            let got = last(storage, solver);
+            assert!((got - want).abs() < off * want, "{storage:?}, {solver:?}: {got} {want}");
+        }
+    }
+}
+
 #[test]
 fn a_fit_stops_and_refuses() {
     let Some(gpu) = gpu() else { return };
@@ -457,7 +495,7 @@ fn a_fit_stops_and_refuses() {
     // User 3 took nothing.
     assert_eq!(run(&config).unwrap().model.users[12..], [0.0; 4]);
     for solver in [Solver::Direct, Solver::Conjugate { steps: 2 }] {
-        let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver, ..config };
+        let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver: Some(solver), ..config };
         assert_eq!(
             run(&singular).unwrap_err().to_string(),
             "the observations of user 0 should be such that they and the regularization determine its factor, found 1 of them; a larger \
@@ -466,13 +504,13 @@ fn a_fit_stops_and_refuses() {
     }
     // Enough observations, but of one item: only a pivot tells.
     let twice = Interactions::new(vec![0; 4], vec![0; 4], 1, 1).unwrap();
-    let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver: Solver::Direct, ..config };
+    let singular = Config { preset: Preset::Explicit, regularization: 0.0, solver: Some(Solver::Direct), ..config };
     let message = fit(gpu, &twice, Values::default(), &singular, go_on).unwrap_err().to_string();
     assert!(message.contains("of user 0") && message.contains("larger regularization"), "{message}");
     // User 3 took nothing, and nothing is known of what was not observed.
     let explicit = Config { preset: Preset::Explicit, ..config };
     for solver in [Solver::Direct, Solver::Conjugate { steps: 2 }] {
-        assert_eq!(run(&Config { solver, ..explicit }).unwrap().model.users[12..], [0.0; 4]);
+        assert_eq!(run(&Config { solver: Some(solver), ..explicit }).unwrap().model.users[12..], [0.0; 4]);
     }
     let refused = |config: Config| run(&config).unwrap_err();
     assert_eq!(refused(Config { dim: 0, ..config }), option("wals", "dim", "at least 1", "0"));

@@ -8,12 +8,13 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use wgloss::train::tables::{Interactions, Model, recommend};
+use wgloss::train::wals::{Config, Values, fold_in};
 use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
-use crate::interactions::{self, Rules};
+use crate::interactions::{self, Loaded, Rules};
 use crate::recommend::{EMBEDDINGS, IDS};
-use crate::{progress, run, table};
+use crate::{progress, run, table, wals};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -29,7 +30,8 @@ pub struct Arguments {
     /// How many for each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one.
+    /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one. Users whom a run of `wals` does
+    /// not know are solved from them.
     #[arg(long, value_name = "FILE", conflicts_with = "item")]
     seen: Option<PathBuf>,
     /// Items that are recommended to nobody, an id a line.
@@ -53,15 +55,25 @@ struct Ids {
 const AT_ONCE: usize = 1 << 16;
 
 pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (model, ids) = load(&arguments.folder)?;
+    let (mut model, mut ids, config) = load(&arguments.folder)?;
+    let seen = match &arguments.seen {
+        Some(path) => Some(interactions::load(path, Rules { min_rating: None, min_interactions: 1 })?),
+        None => None,
+    };
+    let known = ids.users.len();
+    let new = seen.as_ref().map(|seen| newcomers(seen, &ids, config.is_some())).unwrap_or_default();
+    ids.users.extend(new);
     let by_item = !arguments.item.is_empty();
     let names = if by_item { &ids.items } else { &ids.users };
     let asked = asked(arguments, names)?;
     if let Some(out) = &arguments.out {
         run::check_writable(out)?;
     }
-    let hidden = hidden(arguments, &ids)?;
+    let hidden = hidden(arguments, &ids, seen.as_ref())?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    if let (Some(seen), Some(config), true) = (&seen, config, ids.users.len() > known) {
+        model.users.extend(solved(&gpu, &model, seen, &ids, known, &config)?);
+    }
     let model = if by_item { among_items(&gpu, model)? } else { model };
     let mut found = Vec::with_capacity(asked.len() * arguments.top as usize);
     let bar = progress::bar(asked.len() as u64, "{pos}/{len}, {eta} left");
@@ -96,8 +108,42 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tables of a run, and whose rows they are.
-fn load(folder: &Path) -> Result<(Model, Ids), Failure> {
+/// Users that a run does not know and that took some item that it knows; none without an objective to solve them by.
+fn newcomers(seen: &Loaded, ids: &Ids, has_objective: bool) -> Vec<String> {
+    let (users, items) = (places(&ids.users), places(&ids.items));
+    let mut took = vec![false; seen.users.len()];
+    for entry in &seen.entries {
+        took[entry.user as usize] |= items.contains_key(seen.items[entry.item as usize].as_str());
+    }
+    let is_new = |(name, took): &(&String, bool)| has_objective && *took && !users.contains_key(name.as_str());
+    seen.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
+}
+
+/// The factors of the users from the one numbered `known` on, from what `seen` tells of them.
+fn solved(
+    gpu: &Gpu,
+    model: &Model,
+    seen: &Loaded,
+    ids: &Ids,
+    known: usize,
+    config: &Config,
+) -> Result<Vec<f32>, Failure> {
+    let (users, items) = (places(&ids.users[known..]), places(&ids.items));
+    let mut values = Vec::new();
+    let pairs = seen.entries.iter().filter_map(|entry| {
+        let user = *users.get(seen.users[entry.user as usize].as_str())?;
+        let item = *items.get(seen.items[entry.item as usize].as_str())?;
+        values.push(entry.value);
+        Some((user, item))
+    });
+    let (users, items) = pairs.unzip();
+    let data = Interactions::new(users, items, ids.users.len() - known, ids.items.len())?;
+    println!("{} users that the run does not know, solved from what they have seen", ids.users.len() - known);
+    Ok(fold_in(gpu, &model.items, &data, Values::of(&values), config)?)
+}
+
+/// The tables of a run, whose rows they are, and the objective of a run of `wals`.
+fn load(folder: &Path) -> Result<(Model, Ids, Option<Config>), Failure> {
     let refuse = |name: &str, found: String| {
         let expected = "expected what `wgloss train --interactions` or `wgloss wals` leaves";
         Failure::input(format!("{}: {expected}, found {found}", folder.join(name).display()))
@@ -121,7 +167,10 @@ fn load(folder: &Path) -> Result<(Model, Ids), Failure> {
     if dim != item_dim {
         return Err(refuse(EMBEDDINGS, format!("users {dim} wide and items {item_dim}")));
     }
-    Ok((Model { users, items, dim }, ids))
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
+    let about = header.metadata().as_ref().and_then(|about| serde_json::from_str(about.get("wgloss")?).ok());
+    let config = about.and_then(|about| wals::restored(&about)).filter(|config| config.dim == dim);
+    Ok((Model { users, items, dim }, ids, config))
 }
 
 /// The numbers of the ids that are asked about.
@@ -153,7 +202,7 @@ fn among_items(gpu: &Gpu, model: Model) -> wgloss::Result<Model> {
 }
 
 /// What shall not be recommended to whom: what users have seen, an item to itself, some items to nobody.
-fn hidden(arguments: &Arguments, ids: &Ids) -> Result<Interactions, Failure> {
+fn hidden(arguments: &Arguments, ids: &Ids, seen: Option<&Loaded>) -> Result<Interactions, Failure> {
     let by_item = !arguments.item.is_empty();
     let item_count = ids.items.len();
     let user_count = if by_item { item_count } else { ids.users.len() };
@@ -162,10 +211,9 @@ fn hidden(arguments: &Arguments, ids: &Ids) -> Result<Interactions, Failure> {
     if by_item {
         pairs.extend((0..item_count as u32).map(|item| (item, item)));
     }
-    if let Some(path) = &arguments.seen {
-        let seen = interactions::load(path, Rules { min_rating: None, min_interactions: 1 })?;
+    if let Some(seen) = seen {
         let users = places(&ids.users);
-        // Who came later than the run is not in it.
+        // Who came later than a run that solves no new users is not in it.
         pairs.extend(seen.entries.iter().filter_map(|entry| {
             let user = users.get(seen.users[entry.user as usize].as_str())?;
             Some((*user, *items.get(seen.items[entry.item as usize].as_str())?))

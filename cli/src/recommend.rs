@@ -101,7 +101,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let loaded = interactions::load(path, options.rules)?;
     let split = loaded.leave_last_out()?;
     let (train, held_out) = (&split.train, &split.held_out);
-    loaded.describe(path, held_out);
+    loaded.describe(path, &split);
     let config = options.configure(arguments, train);
     config.check(train)?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
@@ -160,7 +160,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         }
     }
     let after = format!("after training (epoch {})", outcome.best_epoch);
-    compare(&[("before training", outcome.before), (&after, outcome.best)], train, held_out);
+    compare(&[("before training", outcome.before), (&after, outcome.best)], train, train, held_out, split.asked());
     let seconds = start.elapsed().as_secs_f64();
     println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
     for name in [EMBEDDINGS, IDS, METRICS] {
@@ -182,9 +182,15 @@ pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::V
 }
 
 /// The table of what recommendations are worth, beside those that are the same for all.
-pub fn compare(found: &[(&str, Quality)], train: &Interactions, held_out: &Interactions) {
-    let popular = popular(train, held_out);
-    let first = format!("{} users' last items", popular.users);
+pub fn compare(
+    found: &[(&str, Quality)],
+    train: &Interactions,
+    known: &Interactions,
+    held_out: &Interactions,
+    asked: &str,
+) {
+    let popular = popular(train, known, held_out);
+    let first = format!("{} users' {asked} items", popular.users);
     let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
     for (name, quality) in found.iter().chain(&[("the most popular", popular)]) {
         let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
@@ -193,12 +199,12 @@ pub fn compare(found: &[(&str, Quality)], train: &Interactions, held_out: &Inter
     println!("{table}");
 }
 
-/// What recommending the same to everyone is worth: the items that most have taken, but for a user's own.
-fn popular(train: &Interactions, held_out: &Interactions) -> Quality {
+/// What recommending the same to everyone is worth: the items that most have taken, but for those `known` of a user.
+fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions) -> Quality {
     let popularity = train.popularity();
     let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
     order.sort_by(|&a, &b| popularity[b as usize].total_cmp(&popularity[a as usize]).then(a.cmp(&b)));
-    let known = train.lists();
+    let known = known.lists();
     let best_of = |user: u32| -> Vec<u32> {
         let is_new = |item: &u32| known[user as usize].binary_search(item).is_err();
         let mut best: Vec<u32> = order.iter().copied().filter(is_new).take(TOP).collect();

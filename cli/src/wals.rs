@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
+use wgloss::Storage;
 use wgloss::train::tables::{End, Quality, recommend};
-use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit};
+use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fold_in};
 
 use crate::failure::Failure;
-use crate::interactions::{self, Rules};
+use crate::interactions::{self, New, Rules};
 use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, record, sentence};
 use crate::run::{METRICS, Run};
 use crate::stop::Stop;
@@ -27,10 +28,10 @@ pub struct Arguments {
     #[command(flatten)]
     rules: Rules,
     /// What interactions of weight v count: all alike, beside a weight for all pairs (ials); 1 + alpha v (hu); alpha v, as the library implicit has
-    /// it (implicit); v is what to predict, and nothing is known of other pairs (explicit).
+    /// it (implicit); v is what to predict, beside a weight for all pairs that were not observed, which are 0 (tf), or nothing is known of those (explicit).
     #[arg(long, value_enum, default_value_t = Form::Ials)]
     preset: Form,
-    /// The weight of pairs that were not observed, of ials [default: 0.1].
+    /// The weight of pairs that were not observed, of ials and tf [default: 0.1].
     #[arg(long)]
     unobserved: Option<f32>,
     /// By what hu and implicit multiply weights [default: 1].
@@ -45,15 +46,23 @@ pub struct Arguments {
     /// Ends once a sweep lowers the objective by less than this share.
     #[arg(long, default_value_t = 0.0)]
     tolerance: f64,
-    /// Of the factors' squares [default: 0.003 for ials, 0.01 for hu and implicit, 0.05 for explicit].
+    /// Of the factors' squares [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
     #[arg(long)]
     regularization: Option<f32>,
-    /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for hu and implicit].
+    /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for others].
     #[arg(long)]
     exponent: Option<f32>,
-    /// Steps of conjugate gradients a row; 0: rows are solved exactly.
-    #[arg(long, default_value_t = 2)]
-    steps: usize,
+    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: 2; without a weight for all pairs rows narrower than 128 are
+    /// solved exactly, others by 8].
+    #[arg(long)]
+    steps: Option<usize>,
+    /// How factors are stored on the device: 16 bits halve memory and what is read of it.
+    #[arg(long, value_enum, default_value_t = Width::F32)]
+    storage: Width,
+    /// Measure with new users instead of the last item of each user: this share of the users is left out of the fit, then solved from the first four fifths
+    /// of what they took, and asked for the rest.
+    #[arg(long, value_name = "SHARE")]
+    new_users: Option<f64>,
     /// Decides where the factors start.
     #[arg(long, default_value_t = Config::default().seed)]
     seed: u64,
@@ -73,23 +82,71 @@ enum Form {
     Ials,
     Hu,
     Implicit,
+    Tf,
     Explicit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Width {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// A run's objective, for those who come back to its factors.
+fn stored(preset: Preset) -> serde_json::Value {
+    let shortest = crate::shortest;
+    match preset {
+        Preset::Ials { unobserved } => json!({"name": "ials", "unobserved": shortest(unobserved)}),
+        Preset::Hu { alpha } => json!({"name": "hu", "alpha": shortest(alpha)}),
+        Preset::Implicit { alpha } => json!({"name": "implicit", "alpha": shortest(alpha)}),
+        Preset::Tf { unobserved } => json!({"name": "tf", "unobserved": shortest(unobserved)}),
+        Preset::Explicit => json!({"name": "explicit"}),
+    }
+}
+
+/// The configuration that a run's record tells, as far as new users need it.
+pub fn restored(about: &serde_json::Value) -> Option<Config> {
+    let number = |of: &serde_json::Value, name: &str| of.get(name)?.as_f64().map(|number| number as f32);
+    let of = about.get("preset")?;
+    let preset = match of.get("name")?.as_str()? {
+        "ials" => Preset::Ials { unobserved: number(of, "unobserved")? },
+        "hu" => Preset::Hu { alpha: number(of, "alpha")? },
+        "implicit" => Preset::Implicit { alpha: number(of, "alpha")? },
+        "tf" => Preset::Tf { unobserved: number(of, "unobserved")? },
+        "explicit" => Preset::Explicit,
+        _ => return None,
+    };
+    let dim = usize::try_from(about.get("dim")?.as_u64()?).ok()?;
+    let (regularization, exponent) = (number(about, "regularization")?, number(about, "exponent")?);
+    Some(Config { dim, preset, regularization, exponent, ..Config::default() })
+}
+
+fn told(solver: Solver) -> String {
+    match solver {
+        Solver::Direct => "rows solved exactly".into(),
+        Solver::Conjugate { steps } => format!("rows solved by {steps} steps of conjugate gradients"),
+    }
 }
 
 impl Arguments {
     fn configure(&self) -> Result<Config, Failure> {
         let foreign = match self.preset {
-            Form::Ials => self.alpha.map(|_| ("--alpha", "hu or implicit")),
-            _ => self.unobserved.map(|_| ("--unobserved", "ials")),
+            Form::Ials | Form::Tf => self.alpha.map(|_| ("--alpha", "hu or implicit")),
+            Form::Hu | Form::Implicit => self.unobserved.map(|_| ("--unobserved", "ials or tf")),
+            Form::Explicit => {
+                let unobserved = self.unobserved.map(|_| ("--unobserved", "ials or tf"));
+                unobserved.or(self.alpha.map(|_| ("--alpha", "hu or implicit")))
+            }
         };
-        let foreign = foreign
-            .or((self.preset == Form::Explicit && self.alpha.is_some()).then_some(("--alpha", "hu or implicit")));
         if let Some((option, presets)) = foreign {
             return Err(Failure::input(format!("{option}: expected with --preset {presets}, found with another")));
         }
         let alpha = self.alpha.unwrap_or(1.0);
+        let unobserved = self.unobserved.unwrap_or(0.1);
         let (preset, regularization, exponent) = match self.preset {
-            Form::Ials => (Preset::Ials { unobserved: self.unobserved.unwrap_or(0.1) }, 0.003, 1.0),
+            Form::Ials => (Preset::Ials { unobserved }, 0.003, 1.0),
+            Form::Tf => (Preset::Tf { unobserved }, 0.1, 0.0),
             Form::Hu => (Preset::Hu { alpha }, 0.01, 0.0),
             Form::Implicit => (Preset::Implicit { alpha }, 0.01, 0.0),
             Form::Explicit => (Preset::Explicit, 0.05, 1.0),
@@ -101,7 +158,12 @@ impl Arguments {
             regularization: self.regularization.unwrap_or(regularization),
             exponent: self.exponent.unwrap_or(exponent),
             tolerance: self.tolerance,
-            solver: if self.steps == 0 { Solver::Direct } else { Solver::Conjugate { steps: self.steps } },
+            solver: self.steps.map(|steps| if steps == 0 { Solver::Direct } else { Solver::Conjugate { steps } }),
+            storage: match self.storage {
+                Width::F32 => Storage::F32,
+                Width::F16 => Storage::F16,
+                Width::Bf16 => Storage::Bf16,
+            },
             seed: self.seed,
             ..Config::default()
         };
@@ -114,16 +176,19 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.configure()?;
     let path = &arguments.interactions;
     let loaded = interactions::load(path, arguments.rules)?;
-    let split = loaded.leave_last_out()?;
+    let split = match arguments.new_users {
+        Some(share) => loaded.leave_users_out(share, config.seed)?,
+        None => loaded.leave_last_out()?,
+    };
     let (train, held_out) = (&split.train, &split.held_out);
-    loaded.describe(path, held_out);
+    loaded.describe(path, &split);
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    println!("adapter: {}", crate::describe(gpu.info()));
+    println!("adapter: {}; {}", crate::describe(gpu.info()), told(config.chosen()));
     let mut run = Run::open(arguments.out.as_deref(), "runs/wals", arguments.overwrite)?;
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
-        "dim": config.dim, "sweeps": config.sweeps, "preset": format!("{:?}", config.preset),
+        "dim": config.dim, "sweeps": config.sweeps, "preset": stored(config.preset), "solver": told(config.chosen()), "storage": format!("{:?}", config.storage),
         "regularization": crate::shortest(config.regularization), "exponent": crate::shortest(config.exponent),
         "tolerance": config.tolerance, "seed": config.seed,
     });
@@ -150,9 +215,20 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     bar.finish_and_clear();
     stop.failure()?;
-    let outcome = outcome?;
+    let mut outcome = outcome?;
     let seconds = start.elapsed().as_secs_f64();
-    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, train, users, TOP))?;
+    let mut known = train.clone();
+    if let Some(New { users, known: own, values }) = &split.new {
+        let folded = fold_in(&gpu, &outcome.model.items, own, Values::of(values), &config)?;
+        let rows = folded.chunks(config.dim).zip(outcome.model.users.chunks_mut(config.dim));
+        rows.zip(users).for_each(|((folded, row), &is_new)| {
+            if is_new {
+                row.copy_from_slice(folded)
+            }
+        });
+        known = own.clone();
+    }
+    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, &known, users, TOP))?;
     run.log(&json!({"event": "end", "held_out": record(&quality), "seconds": seconds}))?;
     keep(&mut run, &loaded, &outcome.model, &about)?;
     if outcome.end == End::Stopped {
@@ -161,7 +237,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             outcome.objectives.len()
         );
     }
-    compare(&[("the factors", quality)], train, held_out);
+    compare(&[("the factors", quality)], train, &known, held_out, split.asked());
     if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
         let count = outcome.objectives.len();
         println!(

@@ -82,8 +82,8 @@ pub struct Config {
     pub preset: Preset,
     /// λ.
     pub regularization: f32,
-    /// How rows are solved.
-    pub solver: Solver,
+    /// How rows are solved; none: as [`Config::chosen`] says.
+    pub solver: Option<Solver>,
     /// How factors are stored: with 16 bits a number memory and what is read of it halve.
     pub storage: Storage,
     /// ν: a row of n observations has λ (n + w₀ · rows of the other side)^ν.
@@ -97,7 +97,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 64 wide, 16 sweeps of Google's iALS with w₀ 0.1, λ 0.003 and ν 1, by two steps of conjugate gradients.
+    /// 64 wide, 16 sweeps of Google's iALS with w₀ 0.1, λ 0.003 and ν 1.
     fn default() -> Self {
         let preset = Preset::Ials { unobserved: 0.1 };
         Config {
@@ -105,7 +105,7 @@ impl Default for Config {
             sweeps: 16,
             preset,
             regularization: 0.003,
-            solver: Solver::Conjugate { steps: 2 },
+            solver: None,
             storage: Storage::F32,
             exponent: 1.0,
             tolerance: 0.0,
@@ -115,7 +115,22 @@ impl Default for Config {
     }
 }
 
+/// Where nothing is known of what was not observed, rows of fewer numbers than this are solved exactly.
+const DIRECT_BELOW: usize = 128;
+
 impl Config {
+    /// The solver. Unless one is set it is two steps of conjugate gradients, whatever D and the length of rows: with a weight for all pairs, which is what the
+    /// basis is for, they reached the objective of exact solutions in as many sweeps, in a third to a fifth of the time for D from 8 to 128. Without it
+    /// they take more sweeps, so that rows are solved exactly, and from D = 128 on by eight steps.
+    pub fn chosen(&self) -> Solver {
+        let default = match self.preset.options().unobserved > 0.0 {
+            true => Solver::Conjugate { steps: 2 },
+            false if self.dim < DIRECT_BELOW => Solver::Direct,
+            false => Solver::Conjugate { steps: 8 },
+        };
+        self.solver.unwrap_or(default)
+    }
+
     /// Refuses what cannot be fitted; [`fit`] asks first.
     ///
     /// # Errors

@@ -146,15 +146,15 @@ fn undetermined(side: Side, row: usize, found: String) -> Error {
 
 /// Solves `own` with `held`; the objective then.
 pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config, watch: Watch) -> Result<f64> {
-    let options = config.preset.options();
-    if let Solver::Conjugate { .. } = config.solver {
+    let (options, solver) = (config.preset.options(), config.chosen());
+    if let Solver::Conjugate { .. } = solver {
         held.turn(gpu, config)?;
     }
     gpu.run_watched(
         |recorder| {
             let (x, y, ridge, observed) = (own.factor.view()?, held.factor.view()?, own.ridge.view()?, own.observed()?);
             let loss = own.loss.view()?;
-            match (config.solver, &held.turned) {
+            match (solver, &held.turned) {
                 (Solver::Conjugate { steps }, Some(turned)) => {
                     let basis = turned.basis()?;
                     linear::forward(recorder, y, basis.vectors, None, turned.factor.view()?)?;
@@ -179,7 +179,7 @@ pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config,
     let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
     let [x, y] = [&own.gramian_host, &held.gramian_host].map(|numbers| wide(numbers));
     // `refine` has all pairs in its rows' parts.
-    let pairs: f64 = match config.solver {
+    let pairs: f64 = match solver {
         Solver::Direct => x.iter().zip(&y).map(|(x, y)| x * y).sum(),
         Solver::Conjugate { .. } => 0.0,
     };

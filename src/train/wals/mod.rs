@@ -157,11 +157,11 @@ pub fn fit(
 pub fn fold_in(gpu: &Gpu, items: &[f32], data: &Interactions, values: Values, config: &Config) -> Result<Vec<f32>> {
     let start = Model { users: Vec::new(), items: items.to_vec(), dim: config.dim };
     check(data, values, config, &start)?;
-    let solver = match config.solver {
+    let solver = match config.chosen() {
         Solver::Conjugate { steps } => Solver::Conjugate { steps: steps.max(STEPS_FROM_NOTHING) },
         Solver::Direct => Solver::Direct,
     };
-    let config = Config { solver, ..*config };
+    let config = Config { solver: Some(solver), ..*config };
     let mut users = Half::new(gpu, Side::Users, data, values, &config)?;
     let nothing = Interactions::new(Vec::new(), Vec::new(), data.user_count, data.item_count)?;
     let mut items = Half::new(gpu, Side::Items, &nothing, Values::default(), &config)?;
