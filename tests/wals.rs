@@ -288,8 +288,12 @@ fn refusals() {
 #[test]
 fn nothing() {
     let Some(gpu) = gpu() else { return };
-    for (lengths, dim) in [(&[][..], 4), (&[0, 0][..], 4)] {
-        let (x, parts) = Data::new(lengths, 3, dim).solve(gpu).unwrap();
+    // Scratch holds what the long rows left.
+    Data::new(&[9; 40], 30, 132).solve_by(gpu, Some(1)).unwrap();
+    let cases =
+        [(&[][..], 4, None), (&[0, 0], 4, None), (&[0, 0], 4, Some(2)), (&[0, 0], 132, Some(2)), (&[], 4, Some(2))];
+    for (lengths, dim, steps) in cases {
+        let (x, parts) = Data::new(lengths, 3, dim).solve_by(gpu, steps).unwrap();
         assert!(x.iter().all(|&x| x == 0.0) && x.len() == lengths.len() * dim);
         assert!(parts.iter().all(|&part| part == 0.0));
     }

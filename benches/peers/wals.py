@@ -1,19 +1,24 @@
-"""Our weighted alternating least squares beside the library implicit's (PyPI, CPU), on one file and from one start.
+"""Weighted alternating least squares beside the library implicit's (PyPI, CPU): the same data, weights and start, exactly and by conjugate gradients.
 
-    wgloss wals --interactions ratings.csv --preset implicit --sweeps 1 --out one
-    wgloss wals --interactions ratings.csv --preset implicit --sweeps 5 --out five
     pip install implicit scipy
-    python benches/peers/wals.py ratings.csv one five
+    cargo build --release
+    python benches/peers/wals.py ratings.csv --wgloss target/release/wgloss --dim 64 --out wals.json
 
-implicit goes on from the items of the first for four iterations by Cholesky; what it then has should be the second. It also says how long its
-iterations take, in CPU seconds, beside ours. `ratings.csv` is user,item,rating,timestamp, with a header and a pair at most once.
+`ratings.csv` is user,item,rating,timestamp, with a header and a pair at most once. Ours fits one sweep; from its factors both go on for four more. CPU seconds
+a sweep are those of our process with five sweeps less those with one, by four, and implicit's process time by four; ours and implicit in turn, the order
+changing, medians. The objectives are computed here, in f64.
 """
 
+import argparse
 import csv
 import json
 import os
+import resource
+import statistics
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -48,37 +53,92 @@ def matrix(path, ids):
     return sparse.csr_matrix((np.float32(value), (user, item)), shape=(len(users), len(items)))
 
 
-def fit(model, data, count, items):
-    model.iterations = count
-    model.user_factors = np.zeros((data.shape[0], items.shape[1]), np.float32)
-    model.item_factors = items.copy()
-    start = time.process_time()
+def objective(data, ridge, users, items):
+    """sum w (1 - s)^2 over what was observed, w the value, and s^2 over all others; ridge (|users|^2 + |items|^2)."""
+    users, items = users.astype(np.float64), items.astype(np.float64)
+    rows = np.repeat(np.arange(data.shape[0]), np.diff(data.indptr))
+    sum = np.tensordot(users.T @ users, items.T @ items)
+    for at in range(0, data.nnz, 1 << 16):
+        part = slice(at, at + (1 << 16))
+        s = np.einsum("ij,ij->i", users[rows[part]], items[data.indices[part]])
+        sum += np.sum(data.data[part] * (1 - s) ** 2 - s * s)
+    return float(sum + ridge * (np.sum(users**2) + np.sum(items**2)))
+
+
+def ours(args, steps, sweeps, folder):
+    command = [args.wgloss, "wals", "--interactions", args.ratings, "--preset", "implicit", "--dim", str(args.dim)]
+    command += ["--steps", str(steps), "--sweeps", str(sweeps), "--out", folder, "--overwrite"]
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = spent()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr.strip()}")
+    return spent() - before
+
+
+def theirs(args, data, start, ridge, by_steps):
+    model = als.AlternatingLeastSquares(
+        factors=args.dim, regularization=ridge, alpha=1.0, num_threads=args.threads, use_cg=by_steps, iterations=4
+    )
+    model.user_factors, model.item_factors = start[0].copy(), start[1].copy()
+    before = time.process_time()
     model.fit(data, show_progress=False)
-    return (time.process_time() - start) / count
+    return (time.process_time() - before) / 4, model.user_factors, model.item_factors
 
 
 def main():
-    path, one, five = sys.argv[1:]
-    about, _, start = factors(one)
-    _, users, items = factors(five)
-    data = matrix(path, json.load(open(os.path.join(one, "ids.json"))))
-    if about["preset"] != "Implicit { alpha: 1.0 }":
-        sys.exit(f"{one}: expected a run with --preset implicit, found {about['preset']}")
-    options = dict(factors=about["dim"], regularization=about["regularization"], alpha=1.0, num_threads=2)
-    exact = als.AlternatingLeastSquares(use_cg=False, **options)
-    cholesky = fit(exact, data, 4, start)
-    off = max(np.abs(ours - theirs).max() / np.abs(theirs).max() for ours, theirs in ((users, exact.user_factors), (items, exact.item_factors)))
-    some = slice(0, 2000)
-    data_some = data[some]
-    best = lambda u, i: np.argsort(-np.where(data_some.toarray() > 0, -np.inf, u[some] @ i.T), axis=1, kind="stable")[:, :10]
-    mine, theirs = best(users, items), best(exact.user_factors, exact.item_factors)
-    same = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(mine, theirs)])
-    steps = fit(als.AlternatingLeastSquares(use_cg=True, **options), data, 4, start)
-    print(json.dumps({
-        "users": data.shape[0], "items": data.shape[1], "interactions": int(data.nnz), "dim": about["dim"], "implicit": implicit.__version__,
-        "largest_difference": float(off), "recommendations_shared": float(same),
-        "implicit_cholesky_cpu_s": cholesky, "implicit_cg_cpu_s": steps,
-    }))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ratings")
+    parser.add_argument("--wgloss", default="target/release/wgloss")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2], help="of ours; 0: exactly, beside implicit's Cholesky")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    report = {"implicit": implicit.__version__, "threads": args.threads, "dim": args.dim}
+    with tempfile.TemporaryDirectory() as folder:
+        one, five = (os.path.join(folder, name) for name in ("one", "five"))
+        for steps in args.steps:
+            ours(args, steps, 1, one)  # compiles the kernels
+            about, *start = factors(one)
+            data = matrix(args.ratings, json.load(open(os.path.join(one, "ids.json"))))
+            ridge = about["regularization"]
+            seconds = {"ours": [], "implicit": []}
+            found = {}
+
+            def run_ours():
+                first = ours(args, steps, 1, one)
+                seconds["ours"].append((ours(args, steps, 5, five) - first) / 4)
+                found["ours"] = factors(five)[1:]
+
+            def run_theirs():
+                spent, *found["implicit"] = theirs(args, data, start, ridge, steps > 0)
+                seconds["implicit"].append(spent)
+
+            for round in range(args.rounds):
+                for run in [run_ours, run_theirs][:: 1 if round % 2 == 0 else -1]:
+                    run()
+            some = data[:2000].toarray() > 0
+            best = lambda u, i: np.argsort(np.where(some, np.inf, -(u[:2000] @ i.T)), axis=1, kind="stable")[:, :10]
+            pairs = zip(best(*found["ours"]), best(*found["implicit"]))
+            medians = {who: statistics.median(all) for who, all in seconds.items()}
+            report.update(users=data.shape[0], items=data.shape[1], interactions=int(data.nnz), adapter=about["adapter"])
+            report["exact" if steps == 0 else f"steps_{steps}"] = {
+                "cpu_s": seconds,
+                "median_cpu_s": medians,
+                "implicit_over_ours": medians["implicit"] / medians["ours"],
+                "objective": {who: objective(data, ridge, *tables) for who, tables in found.items()},
+                "largest_difference": max(
+                    float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found["ours"], found["implicit"])
+                ),
+                "recommendations_shared": float(np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])),
+            }
+    text = json.dumps(report, indent=1)
+    print(text)
+    if args.out:
+        with open(args.out, "w") as file:
+            file.write(text + "\n")
 
 
 main()

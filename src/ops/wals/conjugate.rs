@@ -24,8 +24,35 @@ pub struct Basis<'a> {
     pub values: Tensor<'a>,
 }
 
-/// `x` [rows, D] brought nearer to what [`solve`](super::solve) gives, by `steps` of conjugate gradients for each row from what it holds. `turned` is y in the
-/// basis, y Vᵀ [M, D]: [`linear::forward`](crate::linear::forward) of y with w = V.
+/// `x` [rows, D] brought nearer to what [`solve`](super::solve) gives, by `steps` of conjugate gradients for each row from what it holds; with 0 steps it stays as it
+/// is, but for rows without observations, which become 0. `turned` is y in the basis, y Vᵀ [M, D]: [`linear::forward`](crate::linear::forward) of y with w = V.
+/// `ridge` [rows, 1] is λ. `loss` [[`Rows::pieces`](super::Rows::pieces), 1] are the objective's parts then: with the other side's Σ λ |y|² their sum is all of
+/// it. They come at no cost, a step lowering the objective by what it knows; add them up in f64.
+///
+/// ```
+/// # fn main() -> wgloss::Result<()> {
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+/// use wgloss::{Tensor, linear, wals};
+/// // Two users, the first with items 0 and 1, the second with item 1; items of two numbers, YᵀY = [[1, 0], [0, 4]].
+/// let rows = wals::Rows::new(&gpu, &[0, 2, 3], 2)?;
+/// let (items, y) = (gpu.upload(&[0u32, 1, 1])?, gpu.upload(&[1.0f32, 0.0, 0.0, 2.0])?);
+/// let [vectors, values] = wals::eigen(&[1.0, 0.0, 0.0, 4.0], 2).map(|numbers| gpu.upload(&numbers));
+/// let (vectors, values) = (vectors?, values?);
+/// let basis = wals::Basis { vectors: Tensor::matrix(&vectors, 2, 2)?, values: Tensor::matrix(&values, 1, 2)? };
+/// let (turned, x) = (gpu.zeros::<f32>(4)?, gpu.zeros::<f32>(4)?);
+/// let (ridge, loss) = (gpu.upload(&[0.5f32; 2])?, gpu.zeros::<f32>(rows.pieces())?);
+/// let (turned, x) = (Tensor::matrix(&turned, 2, 2)?, Tensor::matrix(&x, 2, 2)?);
+/// let observed = wals::Observed { rows: &rows, items: Tensor::vector(&items, 3)?, weights: None, goals: None };
+/// gpu.run(|recorder| {
+///     linear::forward(recorder, Tensor::matrix(&y, 2, 2)?, basis.vectors, None, turned)?;
+///     let (ridge, loss) = (Tensor::vector(&ridge, 2)?, Tensor::vector(&loss, 2)?);
+///     wals::refine(recorder, turned, observed, basis, ridge, x, loss, 2, wals::Options::default())
+/// })?;
+/// for (x, want) in gpu.read(x)?.iter().zip([1.0 / 1.5, 2.0 / 4.5, 0.0, 2.0 / 4.5]) {
+///     assert!((x - want).abs() < 1e-6);
+/// }
+/// # Ok(()) }
+/// ```
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).

@@ -1,12 +1,16 @@
-//! Weighted alternating least squares: each row of one factor solved with the other held, exactly.
+//! Weighted alternating least squares: each row of one factor solved with the other held, exactly or by some steps towards it.
 //!
 //! The objective is Σ w (r − ⟨x_u, y_i⟩)² over what was observed, w₀ Σ ⟨x_u, y_i⟩² over all that was not, and Σ λ_u |x_u|² + Σ λ_i |y_i|². Given y,
-//! x_u solves A x_u = b, A = w₀ YᵀY + Σ (w − w₀) y_i y_iᵀ + λ_u I, b = Σ w r y_i, which is factored by Cholesky. A row without observations gives
-//! zeros, if A has full rank. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or goals: raise λ. An
-//! id that is no row of y adds to nothing.
+//! x_u solves A x_u = b, A = w₀ YᵀY + Σ (w − w₀) y_i y_iᵀ + λ_u I, b = Σ w r y_i. An id that is no row of y adds to nothing, and a row without observations
+//! gives zeros.
+//!
+//! [`solve`] forms A and factors it by Cholesky. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or
+//! goals: raise λ. [`refine`] never forms A: from what x holds it takes steps of conjugate gradients in the basis where YᵀY is diagonal ([`eigen`]), so that each costs
+//! 2 n D multiply-adds for n observations, preconditioned by A's diagonal there. Where A is singular it stays where it is along what A does not see; a NaN spoils its row.
+//!
 //! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
 //! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all that was not observed: Bayer, He, Kanagal and Rendle 2017,
-//! arXiv:1611.04666.
+//! arXiv:1611.04666; by conjugate gradients: Takács, Pilászy and Tikk 2011, doi:10.1145/2043932.2043987.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {
@@ -213,7 +217,8 @@ struct Told {
 impl Told {
     fn of(width: usize, options: Options, batch: &Batch) -> Told {
         let (first_piece, first_place) = (batch.pieces.start, batch.rows.start);
-        Told { width, part: 0..0, first_piece, first_place, depth: batch.depth, options }
+        // One round at least: rows without observations have sums, of nothing.
+        Told { width, part: 0..0, first_piece, first_place, depth: batch.depth.max(1), options }
     }
 
     /// With this part of y.

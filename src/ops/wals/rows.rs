@@ -7,7 +7,8 @@ use crate::{Error, Gpu, Result, Tensor};
 const PIECE: usize = 2048;
 /// Numbers of a piece: its first observation, how many, whether it is its row's first, the row, the row's place among the sorted.
 const WORDS: usize = 5;
-/// Lanes go through as many rounds as the longest piece of a dispatch: shorter ones than this, or three quarters of it, make another.
+/// Lanes go through as many rounds as the longest piece of a dispatch. Where there are enough to fill the device, pieces shorter than seven eighths of it make
+/// another; not where the longest is no longer than this.
 const SHORT: usize = 16;
 
 /// Which observations each row has, cut into pieces and sorted by length; made once for a matrix, with its buffers.
@@ -130,7 +131,8 @@ impl Rows {
             let observations = grown.pieces.len() as u64 * grown.depth as u64;
             let is_large = numbers > room || observations.saturating_mul(price.observation) > work;
             let length = self.sorted[row].0 as usize;
-            let is_uneven = grown.depth > SHORT && 4 * length < 3 * grown.depth;
+            let fills = grown.pieces.len() > gpu.tuning().groups as usize;
+            let is_uneven = fills && grown.depth > SHORT && 8 * length < 7 * grown.depth;
             if row > first && (is_large || is_uneven || grown.pieces.len() > grid(gpu)) {
                 batches.push(batch(first..row));
                 first = row;
