@@ -147,7 +147,7 @@ fn long_rows_small_workspaces_and_small_bindings() {
 fn steps_lower_the_objective() {
     let Some(gpu) = gpu() else { return };
     let data = Data::new(&[60, 3, 0, 25], 90, 16);
-    let mut before = vec![f64::INFINITY; 4];
+    let mut before = [f64::INFINITY; 4];
     for steps in 0..6 {
         let (x, parts) = data.solve_by(gpu, Some(steps)).unwrap();
         let own = reference::objective(&wide(&x), &wide(&data.y), 16, &data.entries(), 0.5, &wide(&data.ridge));
@@ -170,11 +170,11 @@ fn eigenvectors() {
         let matrix: Vec<f32> = (0..dim * dim).map(|at| entry(at / dim, at % dim)).collect();
         let [vectors, values] = wals::eigen(&matrix, dim);
         let largest = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        for at in 0..dim * dim {
+        for (at, want) in matrix.iter().enumerate() {
             let (i, j) = (at / dim, at % dim);
             let column = |j: usize| vectors.iter().skip(j).step_by(dim.max(1));
             let back: f32 = column(i).zip(column(j)).zip(&values).map(|((a, b), value)| a * b * value).sum();
-            assert!((back - matrix[at]).abs() <= 2e-6 * largest, "{dim}, rank {rank}: {back} {}", matrix[at]);
+            assert!((back - want).abs() <= 2e-6 * largest, "{dim}, rank {rank}: {back} {want}");
             let along: f32 = vectors[i * dim..][..dim].iter().zip(&vectors[j * dim..]).map(|(a, b)| a * b).sum();
             assert!((along - f32::from(u8::from(i == j))).abs() < 1e-6, "{dim}, rank {rank}: {along}");
         }

@@ -3,7 +3,7 @@
 /// Sweeps of an eigenvalue: it takes two or three; numbers that are not finite would take forever.
 const MOST: usize = 64;
 
-/// The eigenvectors [D, D] of a symmetric matrix [D, D], a row each, and their eigenvalues [D].
+/// The eigenvectors [D, D] of a symmetric matrix [D, D], a row each, and their D eigenvalues.
 ///
 /// By Householder's reflections to a tridiagonal matrix and implicit QL steps (Bowdler, Martin, Reinsch and Wilkinson 1968, doi:10.1007/BF02165404; Golub and Van
 /// Loan, Matrix Computations, 8.3), in f64: 1 ms for D = 64, half a second for 512, four for 1,024. What is not finite gives NaN.

@@ -131,7 +131,7 @@ impl Config {
         self.solver.unwrap_or(default)
     }
 
-    /// Refuses what cannot be fitted; [`fit`] asks first.
+    /// Refuses what cannot be fitted; [`fit`](super::fit) asks first.
     ///
     /// # Errors
     /// [`Error::Option`] names the option, its range and its value.
