@@ -51,6 +51,15 @@ impl Storage {
         }
     }
 
+    /// What storing an f32 loses of it at most, relative to it, where it is a normal number: half a unit in the last place.
+    pub fn rounding(self) -> f64 {
+        match self {
+            Storage::F32 => 0.0,
+            Storage::F16 => 2f64.powi(-11),
+            Storage::Bf16 => 2f64.powi(-8),
+        }
+    }
+
     /// The numbers as this storage holds them.
     pub fn encode(self, data: &[f32]) -> Vec<u8> {
         match self {

@@ -140,6 +140,15 @@ fn long_rows_small_workspaces_and_small_bindings() {
             assert!((got - want).abs() <= 1e-5 * want.abs(), "{got} {want}");
         }
     }
+    // An x of several bindings.
+    let data = Data::new(&[2; 500], 700, 20);
+    let want = reference::solve(&wide(&data.y), 20, &data.entries(), 0.5, &wide(&data.ridge));
+    for steps in [None, Some(25)] {
+        let (x, parts) = data.solve_by(&small, steps).unwrap();
+        let largest = want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        assert!(x.iter().zip(&want).all(|(got, want)| (f64::from(*got) - want).abs() < 2e-5 * largest));
+        assert!(parts.len() == 500 && parts.iter().all(|part| part.is_finite()));
+    }
 }
 
 /// The parts that `refine` tells are those of what it found, after any number of steps, and no step raises them.
@@ -528,6 +537,11 @@ fn a_fit_stops_and_refuses() {
     assert_eq!(refused(negative), option("wals", "tolerance", "a number of at least 0", "-1"));
     let values = fit(gpu, &data, Values::of(&[1.0, 2.0, -3.0, 4.0]), &config, go_on).unwrap_err().to_string();
     assert_eq!(values, "values should be numbers of at least 0, found -3 for interaction 2");
+    let none = fit(gpu, &data, Values::of(&[]), &config, go_on).unwrap_err().to_string();
+    assert_eq!(none, "values should be one for each interaction, 4, found 0");
+    let weights = Values { items: Some(&[1.0, f32::NAN, 1.0]), ..Values::default() };
+    let weights = fit(gpu, &data, weights, &config, go_on).unwrap_err().to_string();
+    assert_eq!(weights, "the weights of items should be numbers of at least 0, found NaN for item 1");
     let values = fit(gpu, &data, Values::of(&[1.0]), &config, go_on).unwrap_err().to_string();
     assert_eq!(values, "values should be one for each interaction, 4, found 1");
 }

@@ -138,7 +138,7 @@ fn solved(
     });
     let (users, items) = pairs.unzip();
     let data = Interactions::new(users, items, ids.users.len() - known, ids.items.len())?;
-    println!("{} users that the run does not know, solved from what they have seen", ids.users.len() - known);
+    println!("users that the run does not know, solved from what they have seen: {}", ids.users.len() - known);
     Ok(fold_in(gpu, &model.items, &data, Values::of(&values), config)?)
 }
 

@@ -397,7 +397,7 @@ fn recommends(run: &Path, file: &Path) {
     fs::write(&later, text_of_later).unwrap();
     let output = ask(&["--user", "new", "--top", "3", "--seen", later.to_str().unwrap()]);
     let said = text(&output.stdout);
-    assert!(said.contains("1 users that the run does not know") && said.matches("│ new").count() == 3, "{said}");
+    assert!(said.contains("what they have seen: 1\n") && said.matches("│ new").count() == 3, "{said}");
     let odd = [11, 13, 15, 17, 19].map(|film| said.matches(&format!("film {film} ")).count());
     assert_eq!(odd.iter().sum::<usize>(), 3, "of its own half: {said}");
 

@@ -338,11 +338,12 @@ impl<'g> Check<'g> {
         }
         let cols = held.cols.max(1);
         let flushed = self.gain * TINY;
-        // What the storage rounds to: half a unit relative to the number, and half its smallest number; and its largest.
-        let (unit, smallest, most) = match held.storage {
-            Storage::F32 => (0.0, 0.0, f64::from(f32::MAX)),
-            Storage::F16 => (2f64.powi(-11), 2f64.powi(-25), 65504.0),
-            Storage::Bf16 => (2f64.powi(-8), 2f64.powi(-134), f64::from(f32::MAX)),
+        // What the storage rounds to: relative to the number, and half its smallest number; and its largest.
+        let unit = held.storage.rounding();
+        let (smallest, most) = match held.storage {
+            Storage::F32 => (0.0, f64::from(f32::MAX)),
+            Storage::F16 => (2f64.powi(-25), 65504.0),
+            Storage::Bf16 => (2f64.powi(-134), f64::from(f32::MAX)),
         };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {

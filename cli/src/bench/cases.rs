@@ -1,5 +1,5 @@
 //! What is timed. An op is a function that makes its inputs on the device and says what to record and what must come out;
-//! benches/peers/losses.py has the same ops.
+//! benches/peers/losses.py has the same ops but for `wals`, which has peers/wals.py.
 //!
 //! Rows repeat after a [`period`] of them, so that what must come out is known at any size without computing it at that size; the period is a prime,
 //! so that no tile and no workgroup begins where one period does.
@@ -24,7 +24,8 @@ pub struct Case {
     /// Rows and columns, from small to large.
     pub sizes: &'static [[usize; 2]],
     pub build: fn(&Gpu, [usize; 2], Storage) -> Result<Job>,
-    /// The least numbers that must move, in matrices of such a size: every input read once, every output written once, nothing in between.
+    /// The least numbers that must move, in matrices of such a size: every input read once, or as often as it
+    /// is looked up, every output written once, nothing in between.
     matrices: f64,
     /// The least products of matrices that must be formed, each of 2 rows · rows · columns FLOP; 0 where memory alone decides.
     products: f64,
@@ -69,6 +70,11 @@ pub const CASES: &[Case] = &[
     Case { sizes: &[[1024, 128], [65_536, 128], [1 << 20, 128]], ..memory("gather", gather, 2.0) },
     memory("sgd", sgd, 3.0),
     Case { has_storages: false, ..memory("adam", adam, 7.0) },
+    // Each observation's row of y once a pass, whatever a cache saves; x in and out.
+    Case {
+        sizes: &[[1024, 64], [16_384, 128], [1 << 18, 128]],
+        ..memory("wals", wals, (NEAR * (STEPS + 1) + 2) as f64)
+    },
 ];
 
 /// Inputs on the device, and what to do with them.
@@ -110,12 +116,7 @@ impl Job {
                 if error.is_finite() { error } else { f64::MAX } // a NaN is as wrong as can be
             };
             let lost = largest(naive.iter().enumerate().map(|(at, &got)| relative(at, got.into())));
-            let unit = match storage {
-                Storage::F32 => 0.0,
-                Storage::F16 => 2f64.powi(-11),
-                Storage::Bf16 => 2f64.powi(-8),
-            };
-            let tolerance = 2.0 * lost + 4.0 * f64::from(f32::EPSILON) + unit;
+            let tolerance = 2.0 * lost + 4.0 * f64::from(f32::EPSILON) + storage.rounding();
             let whole: Tensor = Tensor::stored(*storage, buffer, *rows, *cols, 0, *cols)?;
             let kept = truth.len() / cols;
             let mut error = 0f64;
@@ -472,6 +473,75 @@ fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
         truth: Box::new(move || (vec![table.of()], vec![table.of()])),
         submit: submit(gpu, move |recorder| {
             forward(recorder, inputs.view()?, Tensor::vector(&ids, rows)?, output.view()?)
+        }),
+    })
+}
+
+/// Observations of each row of `wals`, and its steps.
+const NEAR: usize = 32;
+const STEPS: usize = 2;
+
+/// Steps of conjugate gradients from 0 for so many rows, with a factor of as many; in the basis of the unit vectors.
+fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::wals::{Basis, Observed, Options, Rows, refine};
+    let options = Options { weight: 2.0, ..Options::default() };
+    let y = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
+    let period = period([rows, cols]);
+    // Rows beside each other in a period have other observations, of any periods.
+    let class = move |row: usize, k: usize| (7 * row + 3 * k) % period;
+    let mut random = Random::new(1, 5);
+    let mut of_class =
+        |class: usize| (class + period * random.below((rows - class).div_ceil(period) as u32) as usize) as u32;
+    let ids: Vec<u32> =
+        (0..rows).flat_map(|row| (0..NEAR).map(move |k| class(row % period, k))).map(&mut of_class).collect();
+    let starts: Vec<u32> = (0..=rows).map(|row| (row * NEAR) as u32).collect();
+    let of_rows = Rows::new(gpu, &starts, cols)?;
+    let unit: Vec<f32> = (0..cols * cols).map(|at| f32::from(u8::from(at / cols == at % cols))).collect();
+    let (values, ridge) = (vec![100.0f32; cols], 10.0f32);
+    let [ids, vectors] = [gpu.upload(&ids)?, gpu.upload(&unit)?];
+    let [held_values, ridges] = [gpu.upload(&values)?, gpu.upload(&vec![ridge; rows])?];
+    let loss = gpu.zeros::<f32>(of_rows.pieces())?;
+    let x = Output::new(gpu, [rows, cols], storage)?;
+    let truth = move |y: &Input| {
+        fn found<F: Real>(
+            y: &Input,
+            rows: &[Vec<(usize, F, F)>],
+            unit: &[f32],
+            values: &[f32],
+            ridge: f32,
+        ) -> Found<F> {
+            let cast =
+                |values: &[f32]| -> Vec<F> { values.iter().map(|&value| <F as From<f32>>::from(value)).collect() };
+            let (basis, ridges) = ([cast(unit), cast(values)], cast(&vec![ridge; rows.len()]));
+            let start = vec![F::zero(); rows.len() * y.cols];
+            let basis = [&basis[0][..], &basis[1]];
+            let x = reference::wals::refine(&y.of(), y.cols, rows, F::one(), &ridges, basis, &start, STEPS).0;
+            vec![x]
+        }
+        fn entries<F: Real>(
+            period: usize,
+            class: impl Fn(usize, usize) -> usize,
+            weight: f32,
+        ) -> Vec<Vec<(usize, F, F)>> {
+            let entry = |row, k| (class(row, k), <F as From<f32>>::from(weight), F::one());
+            (0..period).map(|row| (0..NEAR).map(|k| entry(row, k)).collect()).collect()
+        }
+        (
+            found::<f64>(y, &entries(period, class, options.weight), &unit, &values, ridge),
+            found::<f32>(y, &entries(period, class, options.weight), &unit, &values, ridge),
+        )
+    };
+    let (inputs, output) = (y.clone(), x.again());
+    Ok(Job {
+        outputs: vec![x],
+        truth: Box::new(move || truth(&y)),
+        submit: submit(gpu, move |recorder| {
+            let items = Tensor::vector(&ids, rows * NEAR)?;
+            let observed = Observed { rows: &of_rows, items, weights: None, goals: None };
+            let vectors = Tensor::matrix(&vectors, cols, cols)?;
+            let basis = Basis { vectors, values: Tensor::matrix(&held_values, 1, cols)? };
+            let (ridge, loss) = (Tensor::vector(&ridges, rows)?, Tensor::vector(&loss, of_rows.pieces())?);
+            refine(recorder, inputs.view()?, observed, basis, ridge, output.view()?, loss, STEPS, options)
         }),
     })
 }

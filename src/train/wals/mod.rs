@@ -94,8 +94,8 @@ impl<'a> Values<'a> {
         ];
         for (what, values, count, one) in all {
             let refuse = |expected, found| Err(Error::Data { what: what.into(), expected, found });
-            let values = values.unwrap_or_default();
-            if !values.is_empty() && values.len() != count {
+            let Some(values) = values else { continue };
+            if values.len() != count {
                 return refuse(format!("one for each {one}, {count}"), values.len().to_string());
             }
             if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
