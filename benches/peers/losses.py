@@ -150,6 +150,12 @@ def adam(shape, make):
     return optimizer.step
 
 
+def top_k(shape, make):
+    q, k = make.normal(shape, False), make.normal(shape, False)
+    function = make.compiled(lambda q, k: torch.topk(q @ k.T, 10))
+    return lambda: function(q, k)
+
+
 def gather(shape, make):
     table, ids = make.normal(shape, False), torch.randperm(shape[0], device=make.device)
     y = torch.empty(shape, device=make.device, dtype=make.dtype)
@@ -171,6 +177,7 @@ OPS = {
         gaussian_kl,
         info_nce,
         siglip,
+        top_k,
         gather,
         sgd,
         adam,

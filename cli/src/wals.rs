@@ -217,7 +217,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     stop.failure()?;
     let mut outcome = outcome?;
     let seconds = start.elapsed().as_secs_f64();
-    let mut known = train.clone();
+    let mut known = train;
     if let Some(New { users, known: own, values }) = &split.new {
         let folded = fold_in(&gpu, &outcome.model.items, own, Values::of(values), &config)?;
         let rows = folded.chunks(config.dim).zip(outcome.model.users.chunks_mut(config.dim));
@@ -226,9 +226,9 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 row.copy_from_slice(folded)
             }
         });
-        known = own.clone();
+        known = own;
     }
-    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, &known, users, TOP))?;
+    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, known, users, TOP))?;
     run.log(&json!({"event": "end", "held_out": record(&quality), "seconds": seconds}))?;
     keep(&mut run, &loaded, &outcome.model, &about)?;
     if outcome.end == End::Stopped {
@@ -237,7 +237,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             outcome.objectives.len()
         );
     }
-    compare(&[("the factors", quality)], train, &known, held_out, split.asked());
+    compare(&[("the factors", quality)], train, known, held_out, split.asked());
     if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
         let count = outcome.objectives.len();
         println!(

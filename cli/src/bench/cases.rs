@@ -67,6 +67,11 @@ pub const CASES: &[Case] = &[
     Case { sizes: BATCHES, products: 4.0, ..memory("info_nce", info_nce, 4.0) },
     memory("kl", kl, 4.0),
     Case { sizes: BATCHES, products: 3.0, ..memory("siglip", siglip, 4.0) },
+    Case {
+        sizes: &[[1024, 64], [4096, 128], [16_384, 128], [65_536, 128]],
+        products: 1.0,
+        ..memory("top_k", top_k, 2.0)
+    },
     Case { sizes: &[[1024, 128], [65_536, 128], [1 << 20, 128]], ..memory("gather", gather, 2.0) },
     memory("sgd", sgd, 3.0),
     Case { has_storages: false, ..memory("adam", adam, 7.0) },
@@ -450,6 +455,39 @@ fn adam(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
         submit: submit(gpu, move |recorder| {
             let state = State { m: inputs[2].view()?, v: inputs[3].view()?, most: None };
             step(recorder, inputs[0].view()?, inputs[1].view()?, state, Options::default())
+        }),
+    })
+}
+
+/// Keys that are found for each query.
+const BEST: usize = 10;
+
+/// The best of as many keys as queries.
+fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::top_k::forward;
+    let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
+    let both = Rc::new(take(both)?);
+    let found = Output::new(gpu, [rows, BEST], Storage::F32)?;
+    let ids = gpu.zeros::<u32>(rows * BEST)?;
+    // Of a period's keys each is there as often as it occurs.
+    fn truth<F: Real>(q: &Input, k: &Input) -> Found<F> {
+        let of_rows = scores::<F>(&q.of(), &k.of(), q.cols, F::one(), F::zero());
+        let copies: Vec<usize> =
+            counts::<f64>(k.rows, k.data.len() / k.cols).into_iter().map(|count| count as usize).collect();
+        let best = of_rows.into_iter().flat_map(|row| {
+            let mut row: Vec<(F, usize)> = row.into_iter().zip(copies.iter().copied()).collect();
+            row.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(std::cmp::Ordering::Equal));
+            row.into_iter().flat_map(|(score, count)| std::iter::repeat_n(score, count)).take(BEST).collect::<Vec<F>>()
+        });
+        vec![best.collect()]
+    }
+    let (inputs, output) = (both.clone(), found.again());
+    Ok(Job {
+        outputs: vec![found],
+        truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
+        submit: submit(gpu, move |recorder| {
+            let ids = Tensor::matrix(&ids, rows, BEST)?;
+            forward(recorder, inputs[0].view()?, inputs[1].view()?, None, ids, output.view()?)
         }),
     })
 }

@@ -120,8 +120,8 @@ const DIRECT_BELOW: usize = 128;
 
 impl Config {
     /// The solver. Unless one is set it is two steps of conjugate gradients, whatever D and the length of rows: with a weight for all pairs, which is what the
-    /// basis is for, they reached the objective of exact solutions in as many sweeps, in a third to a fifth of the time for D from 8 to 128. Without it
-    /// they take more sweeps, so that rows are solved exactly, and from D = 128 on by eight steps.
+    /// basis is for, they reached the objective of exact solutions in as many sweeps, on llvmpipe in a third to a sixth of the time for D from 8 to 64.
+    /// Without it they take more sweeps, so that rows are solved exactly, and from D = 128 on by eight steps.
     pub fn chosen(&self) -> Solver {
         let default = match self.preset.options().unobserved > 0.0 {
             true => Solver::Conjugate { steps: 2 },
