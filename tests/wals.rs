@@ -22,6 +22,14 @@ struct Data {
     ridge: Vec<f32>,
 }
 
+/// How rows are solved: exactly, by steps in the Gramian's basis or with the Gramian as it is.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Cholesky,
+    Turned(usize),
+    Plain(usize),
+}
+
 const OPTIONS: wals::Options = wals::Options { unobserved: 0.5, weight: 2.0, goal: 0.5 };
 
 impl Data {
@@ -40,11 +48,11 @@ impl Data {
 
     /// x, and the objective's parts of each row.
     fn solve(&self, gpu: &Gpu) -> Result<(Vec<f32>, Vec<f64>), Error> {
-        self.solve_by(gpu, None)
+        self.solve_by(gpu, By::Cholesky)
     }
 
-    /// Exactly, or from 0 by so many steps; then all pairs are in the objective's parts.
-    fn solve_by(&self, gpu: &Gpu, steps: Option<usize>) -> Result<(Vec<f32>, Vec<f64>), Error> {
+    /// From 0; after steps all pairs are in the objective's parts.
+    fn solve_by(&self, gpu: &Gpu, by: By) -> Result<(Vec<f32>, Vec<f64>), Error> {
         let (rows, items) = (self.ridge.len(), self.y.len() / self.dim);
         let of_rows = wals::Rows::new(gpu, &self.starts, self.dim)?;
         let (y, ids, ridge) = (gpu.upload(&self.y)?, gpu.upload(&self.ids)?, gpu.upload(&self.ridge)?);
@@ -59,15 +67,21 @@ impl Data {
         let [vectors, values] = wals::eigen(&gpu.read(gramian)?, self.dim).map(|numbers| gpu.upload(&numbers));
         let (vectors, values, turned) = (vectors?, values?, gpu.zeros::<f32>(self.y.len())?);
         let vectors = Tensor::matrix(&vectors, self.dim, self.dim)?;
-        let basis = wals::Basis { vectors, values: Tensor::matrix(&values, 1, self.dim)? };
+        let base = wals::Base::Eigen { vectors, values: Tensor::matrix(&values, 1, self.dim)? };
         let turned = Tensor::matrix(&turned, items, self.dim)?;
-        gpu.run(|recorder| {
-            if let Some(steps) = steps {
-                linear::forward(recorder, y, vectors, None, turned)?;
-                return wals::refine(recorder, turned, observed, basis, ridge, x, loss, steps, OPTIONS);
+        gpu.run(|recorder| match by {
+            By::Cholesky => {
+                wals::solve(recorder, y, observed, gramian, ridge, x, OPTIONS)?;
+                wals::objective(recorder, x, y, observed, ridge, loss, OPTIONS)
             }
-            wals::solve(recorder, y, observed, gramian, ridge, x, OPTIONS)?;
-            wals::objective(recorder, x, y, observed, ridge, loss, OPTIONS)
+            By::Turned(steps) => {
+                linear::forward(recorder, y, vectors, None, turned)?;
+                wals::refine(recorder, turned, observed, base, ridge, x, loss, steps, OPTIONS)
+            }
+            By::Plain(steps) => {
+                let base = wals::Base::Gramian(gramian);
+                wals::refine(recorder, y, observed, base, ridge, x, loss, steps, OPTIONS)
+            }
         })?;
         let mut of_row = vec![0.0; rows];
         for (piece, part) in gpu.read(loss)?.into_iter().enumerate() {
@@ -130,21 +144,23 @@ fn long_rows_small_workspaces_and_small_bindings() {
         for (got, (want, terms)) in parts.iter().zip(of_rows) {
             assert!((got - want).abs() <= 2e-6 * terms, "{got} {want}");
         }
-        let (refined, with_all) = data.solve_by(&gpu, Some(25)).unwrap();
-        for (got, want) in refined.iter().zip(&want) {
-            assert!((f64::from(*got) - want).abs() < 2e-5 * largest, "{got} {want} {:?}", gpu.tuning());
-        }
-        for ((part, x), got) in parts.iter().zip(x.chunks(20)).zip(with_all) {
-            let pairs = data.y.chunks(20).map(|y| y.iter().zip(x).map(|(y, x)| f64::from(y * x)).sum::<f64>().powi(2));
-            let want = part + 0.5 * pairs.sum::<f64>();
-            assert!((got - want).abs() <= 1e-5 * want.abs(), "{got} {want}");
+        for by in [By::Turned(25), By::Plain(40)] {
+            let (refined, with_all) = data.solve_by(&gpu, by).unwrap();
+            for (got, want) in refined.iter().zip(&want) {
+                assert!((f64::from(*got) - want).abs() < 2e-5 * largest, "{by:?}: {got} {want} {:?}", gpu.tuning());
+            }
+            for ((part, x), got) in parts.iter().zip(x.chunks(20)).zip(with_all) {
+                let score = |y: &[f32]| y.iter().zip(x).map(|(y, x)| f64::from(y * x)).sum::<f64>();
+                let want = part + 0.5 * data.y.chunks(20).map(|y| score(y).powi(2)).sum::<f64>();
+                assert!((got - want).abs() <= 1e-5 * want.abs(), "{by:?}: {got} {want}");
+            }
         }
     }
     // An x of several bindings.
     let data = Data::new(&[2; 500], 700, 20);
     let want = reference::solve(&wide(&data.y), 20, &data.entries(), 0.5, &wide(&data.ridge));
-    for steps in [None, Some(25)] {
-        let (x, parts) = data.solve_by(&small, steps).unwrap();
+    for by in [By::Cholesky, By::Turned(25), By::Plain(40)] {
+        let (x, parts) = data.solve_by(&small, by).unwrap();
         let largest = want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
         assert!(x.iter().zip(&want).all(|(got, want)| (f64::from(*got) - want).abs() < 2e-5 * largest));
         assert!(parts.len() == 500 && parts.iter().all(|part| part.is_finite()));
@@ -156,16 +172,19 @@ fn long_rows_small_workspaces_and_small_bindings() {
 fn steps_lower_the_objective() {
     let Some(gpu) = gpu() else { return };
     let data = Data::new(&[60, 3, 0, 25], 90, 16);
-    let mut before = [f64::INFINITY; 4];
-    for steps in 0..6 {
-        let (x, parts) = data.solve_by(gpu, Some(steps)).unwrap();
-        let own = reference::objective(&wide(&x), &wide(&data.y), 16, &data.entries(), 0.5, &wide(&data.ridge));
-        for (row, (own, x)) in own.iter().zip(x.chunks(16)).enumerate() {
-            let score = |y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-            let want = own.0 + 0.5 * data.y.chunks(16).map(|y| score(y).powi(2)).sum::<f64>();
-            assert!((parts[row] - want).abs() <= 1e-5 * own.1, "{steps} steps, row {row}: {} {want}", parts[row]);
-            assert!(parts[row] <= before[row]);
-            before[row] = parts[row];
+    for by in [By::Turned, By::Plain] {
+        let mut before = [f64::INFINITY; 4];
+        for steps in 0..6 {
+            let (x, parts) = data.solve_by(gpu, by(steps)).unwrap();
+            let own = reference::objective(&wide(&x), &wide(&data.y), 16, &data.entries(), 0.5, &wide(&data.ridge));
+            for (row, (own, x)) in own.iter().zip(x.chunks(16)).enumerate() {
+                let score = |y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+                let want = own.0 + 0.5 * data.y.chunks(16).map(|y| score(y).powi(2)).sum::<f64>();
+                let says = format!("{:?}, row {row}", by(steps));
+                assert!((parts[row] - want).abs() <= 1e-5 * own.1, "{says}: {} {want}", parts[row]);
+                assert!(parts[row] <= before[row], "{says}");
+                before[row] = parts[row];
+            }
         }
     }
 }
@@ -198,7 +217,9 @@ fn same_bits() {
     let Some(gpu) = gpu() else { return };
     let data = Data::new(&[300, 3, 70, 41], 200, 64);
     assert_eq!(data.solve(gpu).unwrap(), data.solve(gpu).unwrap());
-    assert_eq!(data.solve_by(gpu, Some(3)).unwrap(), data.solve_by(gpu, Some(3)).unwrap());
+    for by in [By::Turned(3), By::Plain(3)] {
+        assert_eq!(data.solve_by(gpu, by).unwrap(), data.solve_by(gpu, by).unwrap());
+    }
 }
 
 /// A row that its data do not determine, a NaN, an id that is no row.
@@ -279,7 +300,7 @@ fn refusals() {
     assert_eq!(solve(view(&x).row_range(0..1), all, gramian, ridge, OPTIONS), overlap("wals", "x", "y"));
     let refine = |vectors: Tensor, values: Tensor, loss: Tensor| {
         refused(gpu, &[&x], |recorder| {
-            wals::refine(recorder, y, all, wals::Basis { vectors, values }, ridge, view(&x), loss, 2, OPTIONS)
+            wals::refine(recorder, y, all, wals::Base::Eigen { vectors, values }, ridge, view(&x), loss, 2, OPTIONS)
         })
     };
     let row = gramian.row_range(0..1);
@@ -298,11 +319,19 @@ fn refusals() {
 fn nothing() {
     let Some(gpu) = gpu() else { return };
     // Scratch holds what the long rows left.
-    Data::new(&[9; 40], 30, 132).solve_by(gpu, Some(1)).unwrap();
-    let cases =
-        [(&[][..], 4, None), (&[0, 0], 4, None), (&[0, 0], 4, Some(2)), (&[0, 0], 132, Some(2)), (&[], 4, Some(2))];
-    for (lengths, dim, steps) in cases {
-        let (x, parts) = Data::new(lengths, 3, dim).solve_by(gpu, steps).unwrap();
+    Data::new(&[9; 40], 30, 132).solve_by(gpu, By::Turned(1)).unwrap();
+    let (exactly, turned, plain) = (By::Cholesky, By::Turned(2), By::Plain(2));
+    let few: &[_] = &[0, 0];
+    let cases = [
+        (&[][..], 4, exactly),
+        (few, 4, exactly),
+        (few, 4, turned),
+        (few, 4, plain),
+        (few, 132, turned),
+        (few, 132, plain),
+    ];
+    for (lengths, dim, by) in cases {
+        let (x, parts) = Data::new(lengths, 3, dim).solve_by(gpu, by).unwrap();
         assert!(x.iter().all(|&x| x == 0.0) && x.len() == lengths.len() * dim);
         assert!(parts.iter().all(|&part| part == 0.0));
     }

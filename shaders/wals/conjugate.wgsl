@@ -1,9 +1,11 @@
-// Steps of preconditioned conjugate gradients towards A x = b, A never formed: in a basis where w0 Y^T Y is the diagonal `base`,
-//     A p = (base + lambda_u) p + sum (w - w0) <y, p> y,  preconditioned by A's diagonal.
+// Steps of preconditioned conjugate gradients towards A x = b, A never formed:
+//     A p = w0 Y^T Y p + lambda_u p + sum (w - w0) <y, p> y,  preconditioned by A's diagonal.
+// In a basis where Y^T Y is a diagonal it is `base`, one row; else (DENSE) `base` is all of it, and `shared_part` the rows' Y^T Y p.
 // Source: Hestenes and Stiefel 1952; for this A: Takacs, Pilaszy and Tikk 2011, doi:10.1145/2043932.2043987.
 // Cost of each pass over a row's n observations: reads n D numbers once where lanes hold a row, else twice; 2 n D multiply-adds.
 
 override START: u32 = 0u; // from what x holds, instead of along a direction
+override DENSE: u32 = 0u;
 override FULL: u32 = 0u; // a row is sixteen numbers of each of its lanes
 
 // Four rows of `state` a row of x.
@@ -146,9 +148,27 @@ fn merged4(pieces: vec2<u32>, pair: u32, j: u32, end: u32) -> vec4<f32> {
     return sum;
 }
 
-// A p for what the pieces have of it.
-fn completed4(pieces: vec2<u32>, ridge: f32, p: vec4<f32>, j: u32, end: u32) -> vec4<f32> {
-    return merged4(pieces, 0u, j, end) + (params.unobserved * load_base4(0u, j, end, 0.0) + ridge) * p;
+fn on_diagonal(j: u32) -> f32 {
+    let inside = min(j, params.width - 1u);
+    return load_base(select(0u, inside, DENSE == 1u), inside);
+}
+
+// The diagonal of Y^T Y.
+fn diagonal4(j: u32) -> vec4<f32> {
+    return vec4(on_diagonal(j), on_diagonal(j + 1u), on_diagonal(j + 2u), on_diagonal(j + 3u));
+}
+
+// w0 Y^T Y p + lambda p of row i.
+fn shared4(i: u32, ridge: f32, p: vec4<f32>, j: u32, end: u32) -> vec4<f32> {
+    if DENSE == 1u {
+        return params.unobserved * load_shared_part4(i, j, end, 0.0) + ridge * p;
+    }
+    return (params.unobserved * diagonal4(j) + ridge) * p;
+}
+
+// A p.
+fn completed4(i: u32, pieces: vec2<u32>, ridge: f32, p: vec4<f32>, j: u32, end: u32) -> vec4<f32> {
+    return merged4(pieces, 0u, j, end) + shared4(i, ridge, p, j, end);
 }
 
 // numerator / denominator, 0 where nothing is left to do.
@@ -172,11 +192,11 @@ fn begin(
     var loss = 0.0;
     for (var j = span.first; j < span.end; j += 4u * LANES) {
         let x = load_state4(4u * i + SOLUTION, j, select(span.end, 0u, is_empty), 0.0);
-        let diagonal = params.unobserved * load_base4(0u, j, span.end, 0.0) + ridge;
-        let r = merged4(pieces, 0u, j, span.end) - diagonal * x;
-        let whole = diagonal + merged4(pieces, 1u, j, span.end);
-        let inverse = select(1.0 / whole, vec4(0.0), whole <= vec4(0.0));
-        loss += dot(diagonal * x, x);
+        let product = select(shared4(i, ridge, x, j, span.end), vec4(0.0), is_empty);
+        let r = merged4(pieces, 0u, j, span.end) - product;
+        let diagonal = params.unobserved * diagonal4(j) + ridge + merged4(pieces, 1u, j, span.end);
+        let inverse = select(1.0 / diagonal, vec4(0.0), diagonal <= vec4(0.0));
+        loss += dot(product, x);
         store_state4(4u * i + SOLUTION, j, span.end, x);
         store_state4(4u * i + RESIDUAL, j, span.end, r);
         store_state4(4u * i + DIRECTION, j, span.end, inverse * r);
@@ -204,14 +224,14 @@ fn advance(
         let p = load_state4(4u * i + DIRECTION, j, span.end, 0.0);
         let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0);
         let z = load_state4(4u * i + INVERSE, j, span.end, 0.0) * r;
-        dots += vec2(dot(r, z), dot(p, completed4(pieces, ridge, p, j, span.end)));
+        dots += vec2(dot(r, z), dot(p, completed4(i, pieces, ridge, p, j, span.end)));
     }
     dots = reduce_sum2(lane, dots);
     let a = step_of(dots.x, dots.y);
     var after = 0.0;
     for (var j = span.first; j < span.end; j += 4u * LANES) {
         let p = load_state4(4u * i + DIRECTION, j, span.end, 0.0);
-        let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0) - a * completed4(pieces, ridge, p, j, span.end);
+        let r = load_state4(4u * i + RESIDUAL, j, span.end, 0.0) - a * completed4(i, pieces, ridge, p, j, span.end);
         store_state4(4u * i + SOLUTION, j, span.end, load_state4(4u * i + SOLUTION, j, span.end, 0.0) + a * p);
         store_state4(4u * i + RESIDUAL, j, span.end, r);
         after += dot(r, load_state4(4u * i + INVERSE, j, span.end, 0.0) * r);

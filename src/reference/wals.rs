@@ -44,11 +44,10 @@ fn solve_row<F: Real>(y: &[F], gramian: &[F], entries: &[Entry<F>], unobserved: 
     x
 }
 
-/// A basis: eigenvectors [`dim`, `dim`], a row each, and their eigenvalues.
-pub type Basis<'a, F> = [&'a [F]; 2];
+/// The vectors of a basis [`dim`, `dim`], a row each, and what YᵀY is there [`dim`, `dim`].
+pub type Base<'a, F> = [&'a [F]; 2];
 
-/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis where YᵀY is taken to be
-/// the diagonal of eigenvalues; and the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
+/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis, with YᵀY as the base has it; and the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
 #[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn refine<F: Real>(
     y: &[F],
@@ -56,17 +55,17 @@ pub fn refine<F: Real>(
     rows: &[Vec<Entry<F>>],
     unobserved: F,
     ridge: &[F],
-    [vectors, values]: Basis<F>,
+    [vectors, gramian]: Base<F>,
     x: &[F],
     steps: usize,
 ) -> (Vec<F>, Vec<(F, F)>) {
     let mut solutions = Vec::new();
     let mut losses = Vec::new();
     for ((x, entries), &ridge) in x.chunks(dim).zip(rows).zip(ridge) {
-        let mut diagonal: Vec<F> = values.iter().map(|&value| unobserved * value + ridge).collect();
-        let base = diagonal.clone();
+        let mut diagonal: Vec<F> = (0..dim).map(|i| unobserved * gramian[i * dim + i] + ridge).collect();
         let apply = |p: &[F]| -> Vec<F> {
-            let mut product: Vec<F> = p.iter().zip(&base).map(|(&p, &base)| p * base).collect();
+            let common = |(row, &own): (&[F], &F)| unobserved * dot(row, p) + ridge * own;
+            let mut product: Vec<F> = gramian.chunks(dim).zip(p).map(common).collect();
             for &(item, weight, _) in entries {
                 let y = &y[item * dim..][..dim];
                 let along = (weight - unobserved) * dot(p, y);

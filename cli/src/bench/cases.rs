@@ -518,10 +518,12 @@ fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
 /// Observations of each row of `wals`, and its steps.
 const NEAR: usize = 32;
 const STEPS: usize = 2;
+/// All of what stands for the Gramian.
+const EIGENVALUE: f32 = 100.0;
 
 /// Steps of conjugate gradients from 0 for so many rows, with a factor of as many; in the basis of the unit vectors.
 fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
-    use wgloss::wals::{Basis, Observed, Options, Rows, refine};
+    use wgloss::wals::{Base, Observed, Options, Rows, refine};
     let options = Options { weight: 2.0, ..Options::default() };
     let y = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
     let period = period([rows, cols]);
@@ -535,25 +537,19 @@ fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     let starts: Vec<u32> = (0..=rows).map(|row| (row * NEAR) as u32).collect();
     let of_rows = Rows::new(gpu, &starts, cols)?;
     let unit: Vec<f32> = (0..cols * cols).map(|at| f32::from(u8::from(at / cols == at % cols))).collect();
-    let (values, ridge) = (vec![100.0f32; cols], 10.0f32);
+    let (values, ridge) = (vec![EIGENVALUE; cols], 10.0f32);
     let [ids, vectors] = [gpu.upload(&ids)?, gpu.upload(&unit)?];
     let [held_values, ridges] = [gpu.upload(&values)?, gpu.upload(&vec![ridge; rows])?];
     let loss = gpu.zeros::<f32>(of_rows.pieces())?;
     let x = Output::new(gpu, [rows, cols], storage)?;
     let truth = move |y: &Input| {
-        fn found<F: Real>(
-            y: &Input,
-            rows: &[Vec<(usize, F, F)>],
-            unit: &[f32],
-            values: &[f32],
-            ridge: f32,
-        ) -> Found<F> {
+        fn found<F: Real>(y: &Input, rows: &[Vec<(usize, F, F)>], unit: &[f32], ridge: f32) -> Found<F> {
             let cast =
                 |values: &[f32]| -> Vec<F> { values.iter().map(|&value| <F as From<f32>>::from(value)).collect() };
-            let (basis, ridges) = ([cast(unit), cast(values)], cast(&vec![ridge; rows.len()]));
-            let start = vec![F::zero(); rows.len() * y.cols];
-            let basis = [&basis[0][..], &basis[1]];
-            let x = reference::wals::refine(&y.of(), y.cols, rows, F::one(), &ridges, basis, &start, STEPS).0;
+            let gramian: Vec<f32> = unit.iter().map(|one| one * EIGENVALUE).collect();
+            let (vectors, gramian, ridges) = (cast(unit), cast(&gramian), cast(&vec![ridge; rows.len()]));
+            let (start, base) = (vec![F::zero(); rows.len() * y.cols], [&vectors[..], &gramian]);
+            let x = reference::wals::refine(&y.of(), y.cols, rows, F::one(), &ridges, base, &start, STEPS).0;
             vec![x]
         }
         fn entries<F: Real>(
@@ -565,8 +561,8 @@ fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
             (0..period).map(|row| (0..NEAR).map(|k| entry(row, k)).collect()).collect()
         }
         (
-            found::<f64>(y, &entries(period, class, options.weight), &unit, &values, ridge),
-            found::<f32>(y, &entries(period, class, options.weight), &unit, &values, ridge),
+            found::<f64>(y, &entries(period, class, options.weight), &unit, ridge),
+            found::<f32>(y, &entries(period, class, options.weight), &unit, ridge),
         )
     };
     let (inputs, output) = (y.clone(), x.again());
@@ -577,9 +573,9 @@ fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
             let items = Tensor::vector(&ids, rows * NEAR)?;
             let observed = Observed { rows: &of_rows, items, weights: None, goals: None };
             let vectors = Tensor::matrix(&vectors, cols, cols)?;
-            let basis = Basis { vectors, values: Tensor::matrix(&held_values, 1, cols)? };
+            let base = Base::Eigen { vectors, values: Tensor::matrix(&held_values, 1, cols)? };
             let (ridge, loss) = (Tensor::vector(&ridges, rows)?, Tensor::vector(&loss, of_rows.pieces())?);
-            refine(recorder, inputs.view()?, observed, basis, ridge, output.view()?, loss, STEPS, options)
+            refine(recorder, inputs.view()?, observed, base, ridge, output.view()?, loss, STEPS, options)
         }),
     })
 }

@@ -6,26 +6,31 @@ use crate::ops::{disjoint, named, shaped};
 use crate::recorder::Arg;
 use crate::{Recorder, Result, Tensor};
 
-/// Scratch: what pieces add up to, and the rows' vectors. `linear` has slot 1.
+/// Scratch: what pieces add up to, the rows' vectors, and what all rows have in common times one of them. `linear` has slot 1.
 const SUMS: usize = 0;
 const STATE: usize = 2;
+const SHARED: usize = 3;
 /// Vectors of a row: `SOLUTION` and those after it in the shader.
 const VECTORS: usize = 4;
 const SOLUTION: usize = 0;
 const DIRECTION: usize = 2;
 
-/// Where Yᵀ Y is diagonal: `vectors` V [D, D], an eigenvector a row, and `values` [1, D], from [`eigen`](super::eigen) of the
-/// [`gramian`](super::gramian).
+/// What all rows have in common: Yᵀ Y, of which each row has w₀ times.
 #[derive(Debug, Clone, Copy)]
-pub struct Basis<'a> {
-    /// V.
-    pub vectors: Tensor<'a>,
-    /// The eigenvalues.
-    pub values: Tensor<'a>,
+pub enum Base<'a> {
+    /// Where it is diagonal, which needs the fewest steps and no more multiply-adds for them.
+    Eigen {
+        /// V [D, D], an eigenvector a row, from [`eigen`](super::eigen) of the [`gramian`](super::gramian).
+        vectors: Tensor<'a>,
+        /// Their eigenvalues [1, D].
+        values: Tensor<'a>,
+    },
+    /// Itself [D, D], the [`gramian`](super::gramian): a step costs D² more for each row.
+    Gramian(Tensor<'a>),
 }
 
 /// `x` [rows, D] brought nearer to what [`solve`](super::solve) gives, by `steps` of conjugate gradients for each row from what it holds; with 0 steps it stays as it
-/// is, but for rows without observations, which become 0. `turned` is y in the basis, y Vᵀ [M, D]: [`linear::forward`](crate::linear::forward) of y with w = V.
+/// is, but for rows without observations, which become 0. With [`Base::Eigen`] `y` is in the basis, y Vᵀ [M, D]: [`linear::forward`](crate::linear::forward) of it with w = V.
 /// `ridge` [rows, 1] is λ. `loss` [[`Rows::pieces`](super::Rows::pieces), 1] are the objective's parts then: with the other side's Σ λ |y|² their sum is all of
 /// it. They come at no cost, a step lowering the objective by what it knows; add them up in f64.
 ///
@@ -38,15 +43,16 @@ pub struct Basis<'a> {
 /// let (items, y) = (gpu.upload(&[0u32, 1, 1])?, gpu.upload(&[1.0f32, 0.0, 0.0, 2.0])?);
 /// let [vectors, values] = wals::eigen(&[1.0, 0.0, 0.0, 4.0], 2).map(|numbers| gpu.upload(&numbers));
 /// let (vectors, values) = (vectors?, values?);
-/// let basis = wals::Basis { vectors: Tensor::matrix(&vectors, 2, 2)?, values: Tensor::matrix(&values, 1, 2)? };
+/// let (vectors, values) = (Tensor::matrix(&vectors, 2, 2)?, Tensor::matrix(&values, 1, 2)?);
 /// let (turned, x) = (gpu.zeros::<f32>(4)?, gpu.zeros::<f32>(4)?);
 /// let (ridge, loss) = (gpu.upload(&[0.5f32; 2])?, gpu.zeros::<f32>(rows.pieces())?);
 /// let (turned, x) = (Tensor::matrix(&turned, 2, 2)?, Tensor::matrix(&x, 2, 2)?);
 /// let observed = wals::Observed { rows: &rows, items: Tensor::vector(&items, 3)?, weights: None, goals: None };
 /// gpu.run(|recorder| {
-///     linear::forward(recorder, Tensor::matrix(&y, 2, 2)?, basis.vectors, None, turned)?;
+///     linear::forward(recorder, Tensor::matrix(&y, 2, 2)?, vectors, None, turned)?;
 ///     let (ridge, loss) = (Tensor::vector(&ridge, 2)?, Tensor::vector(&loss, 2)?);
-///     wals::refine(recorder, turned, observed, basis, ridge, x, loss, 2, wals::Options::default())
+///     let base = wals::Base::Eigen { vectors, values };
+///     wals::refine(recorder, turned, observed, base, ridge, x, loss, 2, wals::Options::default())
 /// })?;
 /// for (x, want) in gpu.read(x)?.iter().zip([1.0 / 1.5, 2.0 / 4.5, 0.0, 2.0 / 4.5]) {
 ///     assert!((x - want).abs() < 1e-6);
@@ -59,21 +65,29 @@ pub struct Basis<'a> {
 #[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn refine(
     recorder: &mut Recorder,
-    turned: Tensor,
+    y: Tensor,
     observed: Observed,
-    basis: Basis,
+    base: Base,
     ridge: Tensor,
     x: Tensor,
     loss: Tensor,
     steps: usize,
     options: Options,
 ) -> Result<()> {
-    let dim = turned.cols;
-    check(observed, x, turned, ridge, options)?;
-    shaped(super::OP, "vectors", basis.vectors, [dim, dim])?;
-    shaped(super::OP, "values", basis.values, [1, dim])?;
-    let inputs = inputs(turned, observed, ridge).into_iter();
-    let inputs: Vec<_> = inputs.chain([named("vectors", basis.vectors), named("values", basis.values)]).collect();
+    let dim = y.cols;
+    check(observed, x, y, ridge, options)?;
+    let own = match base {
+        Base::Eigen { vectors, values } => {
+            shaped(super::OP, "vectors", vectors, [dim, dim])?;
+            shaped(super::OP, "values", values, [1, dim])?;
+            vec![named("vectors", vectors), named("values", values)]
+        }
+        Base::Gramian(gramian) => {
+            shaped(super::OP, "gramian", gramian, [dim, dim])?;
+            vec![named("gramian", gramian)]
+        }
+    };
+    let inputs: Vec<_> = inputs(y, observed, ridge).into_iter().chain(own).collect();
     shaped(super::OP, "loss", loss, [observed.rows.pieces(), 1])?;
     disjoint(super::OP, &[named("x", x), named("loss", loss)], &inputs)?;
     if dim == 0 || x.rows == 0 {
@@ -83,7 +97,7 @@ pub fn refine(
         let gpu = plan.gpu();
         let cols = dim.next_multiple_of(4);
         let rows = observed.rows;
-        let price = Price { row: VECTORS * cols, piece: 2 * cols, observation: 16 * dim as u64 };
+        let price = Price { row: (VECTORS + 1) * cols, piece: 2 * cols, observation: 16 * dim as u64 };
         for batch in rows.batches(gpu, price) {
             let [pieces, own] = rows.views(&batch)?;
             let (count, height) = (batch.pieces.len(), batch.rows.len());
@@ -92,29 +106,50 @@ pub fn refine(
             let state: Tensor = Tensor::strided(&held[1], VECTORS * height, dim, 0, cols)?;
             let vector = |which: usize| Tensor::strided(&held[1], height, dim, which * cols, VECTORS * cols);
             let (solution, direction): (Tensor, Tensor) = (vector(SOLUTION)?, vector(DIRECTION)?);
-            take(plan, x, rows.ids(&batch)?, direction)?;
-            product(plan, Operand::by_k(direction), Operand::by_k(basis.vectors), None, solution, false)?;
+            let scratch = plan.scratch(SHARED, height * cols)?;
+            let shared: Tensor = Tensor::strided(&scratch, height, dim, 0, cols)?;
+            match base {
+                Base::Eigen { vectors, .. } => {
+                    take(plan, x, rows.ids(&batch)?, direction)?;
+                    product(plan, Operand::by_k(direction), Operand::by_k(vectors), None, solution, false)?;
+                }
+                Base::Gramian(_) => take(plan, x, rows.ids(&batch)?, solution)?,
+            }
             let told = Told::of(dim, options, &batch);
             let loss = Arg::whole(loss.row_range(batch.pieces.clone()));
             for step in 0..=steps {
                 let start = [("START", u32::from(step == 0))];
                 let from = if step == 0 { solution } else { direction };
-                for (index, part) in parts(plan, super::OP, turned)?.into_iter().enumerate() {
+                for (index, part) in parts(plan, super::OP, y)?.into_iter().enumerate() {
                     let [items, weights, goals] = observed.args();
-                    let [y, from] = [turned.row_range(part.clone()), from].map(Arg::whole);
+                    let [y, from] = [y.row_range(part.clone()), from].map(Arg::whole);
                     let args = [y, items, weights, goals, Arg::whole(pieces), from, Arg::whole(sums), loss];
                     let flags = [&observed.flags(index > 0)[..], &start].concat();
                     let shape = [count, dim, batch.depth];
                     plan.deep_rows(&APPLY, shape, &args, &told.clone().part(&part).scalars(), &flags)?;
                 }
                 let [pieces, own] = [pieces, own].map(Arg::whole);
-                let numbers = [sums, basis.values, ridge, state].map(Arg::whole);
-                let args = [&[pieces, own], &numbers[..], &[loss]].concat();
+                let (numbers, shared) = match base {
+                    Base::Eigen { values, .. } => (values, Arg::NONE),
+                    Base::Gramian(gramian) => {
+                        product(plan, Operand::by_k(from), Operand::by_k(gramian), None, shared, false)?;
+                        (gramian, Arg::whole(shared))
+                    }
+                };
+                let [sums, numbers, ridge, state] = [sums, numbers, ridge, state].map(Arg::whole);
+                let args = [pieces, own, sums, numbers, shared, ridge, state, loss];
                 let kernel = if step == 0 { &BEGIN } else { &ADVANCE };
-                plan.rows(kernel, [height, dim], &args, &told.scalars(), &[])?;
+                let dense = matches!(base, Base::Gramian(_)).into();
+                plan.rows(kernel, [height, dim], &args, &told.scalars(), &[("DENSE", dense)])?;
             }
-            product(plan, Operand::by_k(solution), Operand::by_row(basis.vectors), None, direction, false)?;
-            put(plan, direction, rows.ids(&batch)?, x)?;
+            let found = match base {
+                Base::Eigen { vectors, .. } => {
+                    product(plan, Operand::by_k(solution), Operand::by_row(vectors), None, direction, false)?;
+                    direction
+                }
+                Base::Gramian(_) => solution,
+            };
+            put(plan, found, rows.ids(&batch)?, x)?;
         }
         Ok(())
     })

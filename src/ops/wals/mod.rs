@@ -5,7 +5,8 @@
 //! gives zeros.
 //!
 //! [`solve`] forms A and factors it by Cholesky. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or
-//! goals: raise λ. [`refine`] never forms A: from what x holds it takes steps of conjugate gradients in the basis where YᵀY is diagonal ([`eigen`]), so that each costs
+//! goals: raise λ. [`refine`] never forms A: from what x holds it takes steps of conjugate gradients, in the basis where YᵀY is diagonal ([`eigen`]) or, for a D
+//! whose basis takes too long, with YᵀY as it is ([`Base`]). A step costs
 //! 2 n D multiply-adds for n observations, preconditioned by A's diagonal there. Where A is singular it stays where it is along what A does not see; a NaN spoils its row.
 //!
 //! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
@@ -38,7 +39,7 @@ mod direct;
 mod eigen;
 mod rows;
 
-pub use conjugate::{Basis, refine};
+pub use conjugate::{Base, refine};
 pub use direct::solve;
 pub use eigen::eigen;
 pub use rows::Rows;
@@ -73,6 +74,7 @@ static SHADER: Shader = Shader {
         output("along"),
         input("products"),
         input("base"),
+        input("shared_part"),
         output("state"),
         output("loss"),
     ],
@@ -96,7 +98,7 @@ static HESSIAN: Kernel = kernel("hessian", &["y", "items", "weights", "pieces", 
 static RIGHT: Kernel = kernel("right", &["y", "items", "weights", "goals", "pieces", "sums"]);
 static FACTOR: Kernel = kernel("factor", &["pieces", "own", "sums", "gramian", "ridge", "x"]);
 static APPLY: Kernel = kernel("apply", &["y", "items", "weights", "goals", "pieces", "solved", "along", "loss"]);
-static BEGIN: Kernel = kernel("begin", &["pieces", "own", "products", "base", "ridge", "state", "loss"]);
+static BEGIN: Kernel = kernel("begin", &["pieces", "own", "products", "base", "shared_part", "ridge", "state", "loss"]);
 static ADVANCE: Kernel = kernel("advance", BEGIN.uses);
 static OBJECTIVE: Kernel =
     kernel("objective", &["y", "items", "weights", "goals", "pieces", "solved", "ridge", "loss"]);

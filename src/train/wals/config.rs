@@ -64,7 +64,7 @@ pub enum Solver {
     /// Exactly, by Cholesky: n D² + D³/6 multiply-adds and a matrix of D × D for a row of n observations.
     Direct,
     /// From what the row was, by conjugate gradients in the basis where the other side's Gramian is diagonal: 2 (steps + 1) n D, and 2 D² to turn it there
-    /// and back. The basis is found on the host, in D³ · 5 ns: 2 s for D = 1,024.
+    /// and back. The basis is found on the host, in D³ · 2 ns: 2 s for D = 1,024. Wider rows do without it, by 2 (steps + 1) n D and (steps + 1) D².
     Conjugate {
         /// How many; two, from what the sweep before left, lower the objective as fast as exact solutions do.
         steps: usize,

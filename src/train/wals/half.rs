@@ -3,6 +3,9 @@ use crate::train::matrix::{Ids, Matrix};
 use crate::train::tables::Interactions;
 use crate::{Error, Gpu, Result, Watch, dot, linear, wals};
 
+/// The widest factors for which a basis is found: the host takes some seconds for it, each half of a sweep, and eight times as long for twice as many.
+const WIDEST_TURNED: usize = 1024;
+
 /// One side of the matrix on the device.
 pub(super) struct Half {
     side: Side,
@@ -129,12 +132,6 @@ struct Turned {
     values: Matrix,
 }
 
-impl Turned {
-    fn basis(&self) -> Result<wals::Basis<'_>> {
-        Ok(wals::Basis { vectors: self.vectors.view()?, values: self.values.view()? })
-    }
-}
-
 fn undetermined(side: Side, row: usize, found: String) -> Error {
     let name = if side == Side::Users { "user" } else { "item" };
     Error::Data {
@@ -147,7 +144,7 @@ fn undetermined(side: Side, row: usize, found: String) -> Error {
 /// Solves `own` with `held`; the objective then.
 pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config, watch: Watch) -> Result<f64> {
     let (options, solver) = (config.preset.options(), config.chosen());
-    if let Solver::Conjugate { .. } = solver {
+    if matches!(solver, Solver::Conjugate { .. }) && config.dim <= WIDEST_TURNED {
         held.turn(gpu, config)?;
     }
     gpu.run_watched(
@@ -156,11 +153,18 @@ pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config,
             let loss = own.loss.view()?;
             match (solver, &held.turned) {
                 (Solver::Conjugate { steps }, Some(turned)) => {
-                    let basis = turned.basis()?;
-                    linear::forward(recorder, y, basis.vectors, None, turned.factor.view()?)?;
-                    wals::refine(recorder, turned.factor.view()?, observed, basis, ridge, x, loss, steps, options)?;
+                    let [y_turned, vectors, values] =
+                        [&turned.factor, &turned.vectors, &turned.values].map(Matrix::view);
+                    let (y_turned, vectors, values) = (y_turned?, vectors?, values?);
+                    linear::forward(recorder, y, vectors, None, y_turned)?;
+                    let base = wals::Base::Eigen { vectors, values };
+                    wals::refine(recorder, y_turned, observed, base, ridge, x, loss, steps, options)?;
                 }
-                _ => {
+                (Solver::Conjugate { steps }, None) => {
+                    let base = wals::Base::Gramian(held.gramian.view()?);
+                    wals::refine(recorder, y, observed, base, ridge, x, loss, steps, options)?;
+                }
+                (Solver::Direct, _) => {
                     wals::solve(recorder, y, observed, held.gramian.view()?, ridge, x, options)?;
                     wals::objective(recorder, x, y, observed, ridge, loss, options)?;
                 }
