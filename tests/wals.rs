@@ -498,7 +498,8 @@ fn fits_go_on_and_users_are_folded_in() {
 #[test]
 fn defaults_and_storages() {
     let (steps, config) = (|steps| Solver::Conjugate { steps }, Config::default());
-    assert_eq!([8, 64, 1024].map(|dim| Config { dim, ..config }.chosen()), [steps(2); 3]);
+    let widths = [8, 64, 1024, 1025];
+    assert_eq!(widths.map(|dim| Config { dim, ..config }.chosen()), [2, 2, 2, 8].map(steps));
     let explicit = Config { preset: Preset::Explicit, ..config };
     assert_eq!([64, 128].map(|dim| Config { dim, ..explicit }.chosen()), [Solver::Direct, steps(8)]);
     assert_eq!(Config { solver: Some(steps(5)), ..explicit }.chosen(), steps(5));

@@ -52,8 +52,8 @@ pub struct Arguments {
     /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for others].
     #[arg(long)]
     exponent: Option<f32>,
-    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: 2; without a weight for all pairs rows narrower than 128 are
-    /// solved exactly, others by 8].
+    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: 2, 8 for rows wider than 1,024; without a weight for all pairs rows
+    /// narrower than 128 are solved exactly, others by 8].
     #[arg(long)]
     steps: Option<usize>,
     /// How factors are stored on the device: 16 bits halve memory and what is read of it.

@@ -115,18 +115,20 @@ impl Default for Config {
     }
 }
 
+/// The widest factors for which a basis is found: the host takes some seconds for it, each half of a sweep, and eight times as long for twice as many.
+pub(super) const WIDEST_TURNED: usize = 1024;
 /// Where nothing is known of what was not observed, rows of fewer numbers than this are solved exactly.
 const DIRECT_BELOW: usize = 128;
 
 impl Config {
-    /// The solver. Unless one is set it is two steps of conjugate gradients, whatever D and the length of rows: with a weight for all pairs, which is what the
-    /// basis is for, they reached the objective of exact solutions in as many sweeps, on llvmpipe in a third to a sixth of the time for D from 8 to 64.
-    /// Without it they take more sweeps, so that rows are solved exactly, and from D = 128 on by eight steps.
+    /// The solver. Unless one is set it is two steps of conjugate gradients, whatever the length of rows: with a weight for all pairs, which is what the basis is
+    /// for, they reached the objective of exact solutions in as many sweeps, on llvmpipe in a third to a sixth of the time for D from 8 to 64. Without that
+    /// weight they take more sweeps, so that rows are solved exactly, and from D = 128 on by eight steps; so are rows wider than 1,024, which have no basis.
     pub fn chosen(&self) -> Solver {
         let default = match self.preset.options().unobserved > 0.0 {
-            true => Solver::Conjugate { steps: 2 },
+            true if self.dim <= WIDEST_TURNED => Solver::Conjugate { steps: 2 },
             false if self.dim < DIRECT_BELOW => Solver::Direct,
-            false => Solver::Conjugate { steps: 8 },
+            _ => Solver::Conjugate { steps: 8 },
         };
         self.solver.unwrap_or(default)
     }

@@ -1,10 +1,8 @@
+use super::config::WIDEST_TURNED;
 use super::{Config, Side, Solver, Values};
 use crate::train::matrix::{Ids, Matrix};
 use crate::train::tables::Interactions;
 use crate::{Error, Gpu, Result, Watch, dot, linear, wals};
-
-/// The widest factors for which a basis is found: the host takes some seconds for it, each half of a sweep, and eight times as long for twice as many.
-const WIDEST_TURNED: usize = 1024;
 
 /// One side of the matrix on the device.
 pub(super) struct Half {
