@@ -362,31 +362,35 @@ impl Loaded {
         if held_out.is_empty() || train.is_empty() {
             return refuse(if train.is_empty() { "others" } else { "such users" });
         }
-        let of = |entries: &[&Entry]| {
-            let (users, items) = entries.iter().map(|entry| (entry.user, entry.item)).unzip();
-            Interactions::new(users, items, self.users.len(), self.items.len())
-        };
-        let values = |entries: &[&Entry]| entries.iter().map(|entry| entry.value).collect();
-        let new = New { users, known: of(&known)?, values: values(&known) };
-        Ok(Split { train: of(&train)?, values: values(&train), held_out: of(&held_out)?, new: Some(new) })
+        let new = New { users, known: self.interactions(&known)?, values: values(&known) };
+        Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
     }
 
     /// The last interaction of each user that has three is held out.
     pub fn leave_last_out(&self) -> Result<Split, Failure> {
-        let (mut train, mut held_out) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
-        let mut values = Vec::new();
+        let [mut train, mut held_out] = [const { Vec::new() }; 2];
         for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
-            for (at, entry) in of_user.iter().enumerate() {
-                let is_last = at + 1 == of_user.len() && of_user.len() >= ENOUGH;
-                let (users, items) = if is_last { &mut held_out } else { &mut train };
-                values.extend((!is_last).then_some(entry.value));
-                users.push(entry.user);
-                items.push(entry.item);
-            }
+            let last = usize::from(of_user.len() >= ENOUGH);
+            let (first, last) = of_user.split_at(of_user.len() - last);
+            train.extend(first);
+            held_out.extend(last);
         }
-        let of = |(users, items)| Interactions::new(users, items, self.users.len(), self.items.len());
-        Ok(Split { train: of(train)?, values, held_out: of(held_out)?, new: None })
+        self.split(&train, &held_out)
     }
+
+    fn split(&self, train: &[&Entry], held_out: &[&Entry]) -> Result<Split, Failure> {
+        let [of_train, held_out] = [train, held_out].map(|entries| self.interactions(entries));
+        Ok(Split { train: of_train?, values: values(train), held_out: held_out?, new: None })
+    }
+
+    fn interactions(&self, entries: &[&Entry]) -> Result<Interactions, Failure> {
+        let (users, items) = entries.iter().map(|entry| (entry.user, entry.item)).unzip();
+        Ok(Interactions::new(users, items, self.users.len(), self.items.len())?)
+    }
+}
+
+fn values(entries: &[&Entry]) -> Vec<f32> {
+    entries.iter().map(|entry| entry.value).collect()
 }
 
 #[cfg(test)]

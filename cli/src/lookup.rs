@@ -119,6 +119,16 @@ fn newcomers(seen: &Loaded, ids: &Ids, has_objective: bool) -> Vec<String> {
     seen.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
 }
 
+/// What `seen` tells of these users and items, by their places among them: who took what, and its weight.
+fn taken<'a>(seen: &'a Loaded, users: &'a [String], items: &'a [String]) -> impl Iterator<Item = (u32, u32, f32)> + 'a {
+    let (users, items) = (places(users), places(items));
+    seen.entries.iter().filter_map(move |entry| {
+        let user = *users.get(seen.users[entry.user as usize].as_str())?;
+        let item = *items.get(seen.items[entry.item as usize].as_str())?;
+        Some((user, item, entry.value))
+    })
+}
+
 /// The factors of the users from the one numbered `known` on, from what `seen` tells of them.
 fn solved(
     gpu: &Gpu,
@@ -128,15 +138,9 @@ fn solved(
     known: usize,
     config: &Config,
 ) -> Result<Vec<f32>, Failure> {
-    let (users, items) = (places(&ids.users[known..]), places(&ids.items));
-    let mut values = Vec::new();
-    let pairs = seen.entries.iter().filter_map(|entry| {
-        let user = *users.get(seen.users[entry.user as usize].as_str())?;
-        let item = *items.get(seen.items[entry.item as usize].as_str())?;
-        values.push(entry.value);
-        Some((user, item))
-    });
-    let (users, items) = pairs.unzip();
+    let found: Vec<(u32, u32, f32)> = taken(seen, &ids.users[known..], &ids.items).collect();
+    let values: Vec<f32> = found.iter().map(|&(.., value)| value).collect();
+    let (users, items) = found.into_iter().map(|(user, item, _)| (user, item)).unzip();
     let data = Interactions::new(users, items, ids.users.len() - known, ids.items.len())?;
     println!("users that the run does not know, solved from what they have seen: {}", ids.users.len() - known);
     Ok(fold_in(gpu, &model.items, &data, Values::of(&values), config)?)
@@ -212,12 +216,8 @@ fn hidden(arguments: &Arguments, ids: &Ids, seen: Option<&Loaded>) -> Result<Int
         pairs.extend((0..item_count as u32).map(|item| (item, item)));
     }
     if let Some(seen) = seen {
-        let users = places(&ids.users);
         // Who came later than a run that solves no new users is not in it.
-        pairs.extend(seen.entries.iter().filter_map(|entry| {
-            let user = users.get(seen.users[entry.user as usize].as_str())?;
-            Some((*user, *items.get(seen.items[entry.item as usize].as_str())?))
-        }));
+        pairs.extend(taken(seen, &ids.users, &ids.items).map(|(user, item, _)| (user, item)));
     }
     if let Some(path) = &arguments.without {
         let unread = |error| Failure::input(format!("--without {}: expected ids, found: {error}", path.display()));

@@ -47,7 +47,8 @@ fn solve_row<F: Real>(y: &[F], gramian: &[F], entries: &[Entry<F>], unobserved: 
 /// The vectors of a basis [`dim`, `dim`], a row each, and what YᵀY is there [`dim`, `dim`].
 pub type Base<'a, F> = [&'a [F]; 2];
 
-/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis, with YᵀY as the base has it; and the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
+/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis, with YᵀY as the base has it; and
+/// the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
 #[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn refine<F: Real>(
     y: &[F],

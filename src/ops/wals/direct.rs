@@ -1,13 +1,12 @@
 use super::rows::Price;
-use super::{FACTOR, HESSIAN, Observed, Options, RIGHT, Told, check, inputs};
+use super::{FACTOR, HESSIAN, Observed, Options, RIGHT, SOLVED, Told, check, inputs};
 use crate::ops::gather::{parts, put};
 use crate::ops::{disjoint, named, shaped};
 use crate::recorder::Arg;
 use crate::{Recorder, Result, Tensor};
 
-/// Scratch: the matrices of pieces, and what was solved.
+/// Scratch: the matrices of pieces.
 const SUMS: usize = 0;
-const SOLVED: usize = 2;
 
 fn padded(dim: usize) -> usize {
     dim.next_multiple_of(4)

@@ -6,7 +6,7 @@ const MOST: usize = 64;
 /// The eigenvectors [D, D] of a symmetric matrix [D, D], a row each, and their D eigenvalues.
 ///
 /// By Householder's reflections to a tridiagonal matrix and implicit QL steps (Bowdler, Martin, Reinsch and Wilkinson 1968, doi:10.1007/BF02165404; Golub and Van
-/// Loan, Matrix Computations, 8.3), in f64: 1 ms for D = 64, half a second for 512, four for 1,024. What is not finite gives NaN.
+/// Loan, Matrix Computations, 8.3), in f64: 1 ms for D = 64, a third of a second for 512, 2.4 s for 1,024. What is not finite gives NaN.
 ///
 /// ```
 /// let [vectors, values] = wgloss::wals::eigen(&[2.0, 1.0, 1.0, 2.0], 2);

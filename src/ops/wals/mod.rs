@@ -6,8 +6,7 @@
 //!
 //! [`solve`] forms A and factors it by Cholesky. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or
 //! goals: raise λ. [`refine`] never forms A: from what x holds it takes steps of conjugate gradients, in the basis where YᵀY is diagonal ([`eigen`]) or, for a D
-//! whose basis takes too long, with YᵀY as it is ([`Base`]). A step costs
-//! 2 n D multiply-adds for n observations, preconditioned by A's diagonal there. Where A is singular it stays where it is along what A does not see; a NaN spoils its row.
+//! whose basis takes too long, with YᵀY as it is ([`Base`]), preconditioned by A's diagonal there. A step costs 2 n D multiply-adds for n observations. Where A is singular it stays where it is along what A does not see; a NaN spoils its row.
 //!
 //! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
 //! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all that was not observed: Bayer, He, Kanagal and Rendle 2017,
