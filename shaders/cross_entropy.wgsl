@@ -127,7 +127,31 @@ fn p16(acc: vec2<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(lse_p4(acc, x[0], UNIT), lse_p4(acc, x[1], UNIT), lse_p4(acc, x[2], UNIT), lse_p4(acc, x[3], UNIT));
 }
 
-fn put_gradient(slope: Slope, i: u32, j: u32, end: u32, x: mat4x4<f32>, p: mat4x4<f32>, wanted: mat4x4<f32>) {
+// Of an id and nothing else, every other class has p times one factor.
+fn has_one_class() -> bool {
+    return SOFT_TARGET == 0u && SMOOTHS == 0u && CAPS == 0u;
+}
+
+fn gradient16(slope: Slope, row: Row, j: u32, x: mat4x4<f32>, p: mat4x4<f32>) -> mat4x4<f32> {
+    var dx = slope.a * (slope.total * p) + slope.z * p;
+    let hop = 4u * LANES;
+    let ahead = row.id - j; // not below 2^31 where the id lies before
+    let quad = ahead / hop;
+    if ahead % hop < 4u && quad < 4u {
+        let own = select(vec4(0.0), vec4(slope.total), vec4(ahead % hop) == vec4(0u, 1u, 2u, 3u));
+        let four = gradient4(slope, quad_of(x, quad), quad_of(p, quad), own);
+        dx = mat4x4(
+            select(dx[0], four, quad == 0u), select(dx[1], four, quad == 1u), select(dx[2], four, quad == 2u), select(dx[3], four, quad == 3u),
+        );
+    }
+    return dx;
+}
+
+fn put_gradient(slope: Slope, row: Row, i: u32, j: u32, end: u32, x: mat4x4<f32>, p: mat4x4<f32>, wanted: mat4x4<f32>) {
+    if has_one_class() {
+        put(slope, i, j, end, gradient16(slope, row, j, x, p));
+        return;
+    }
     let dx = mat4x4(
         gradient4(slope, x[0], p[0], wanted[0]),
         gradient4(slope, x[1], p[1], wanted[1]),
@@ -157,6 +181,24 @@ fn own_logit(span: Span, row: Row) -> f32 {
         return 0.0;
     }
     return capped4(vec4(load_x(span.i, row.id))).x;
+}
+
+// Whether more than one class adds to the loss.
+fn is_elementwise() -> bool {
+    return SOFT_TARGET == 1u || SMOOTHS == 1u;
+}
+
+// Writes the gradients of a lane's columns, if asked for; what these add to the loss, `rest` being ln(1 + rest) of the row.
+fn visit(slope: Slope, row: Row, i: u32, j: u32, end: u32, rest: f32, x: mat4x4<f32>, p: mat4x4<f32>, soft: mat4x4<f32>) -> f32 {
+    let wanted = wanted16(row, j, end, soft);
+    if HAS_DX == 1u {
+        put_gradient(slope, row, i, j, end, x, p, wanted);
+    }
+    if !is_elementwise() {
+        return 0.0;
+    }
+    return (loss4(slope.acc, rest, x[0], wanted[0]) + loss4(slope.acc, rest, x[1], wanted[1]))
+        + (loss4(slope.acc, rest, x[2], wanted[2]) + loss4(slope.acc, rest, x[3], wanted[3]));
 }
 
 @compute @workgroup_size(WG)
@@ -213,25 +255,18 @@ fn forward(
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
     let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * lse, counts_nothing(row));
-    let elementwise = SOFT_TARGET == 1u || SMOOTHS == 1u;
+    let elementwise = is_elementwise();
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
-        for (var j = span.first; j < span.end; j += step_size()) {
-            var p = e * lse_inverse(acc);
-            if !holds() {
+        if holds() {
+            loss = visit(slope, row, span.i, span.first, span.end, rest, x, e * lse_inverse(acc), soft);
+        } else {
+            for (var j = span.first; j < span.end; j += step_size()) {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
-                p = p16(acc, x);
                 if SOFT_TARGET == 1u {
                     soft = soft16(span.i, j, span.end);
                 }
-            }
-            let wanted = wanted16(row, j, span.end, soft);
-            if elementwise {
-                loss += (loss4(acc, rest, x[0], wanted[0]) + loss4(acc, rest, x[1], wanted[1]))
-                    + (loss4(acc, rest, x[2], wanted[2]) + loss4(acc, rest, x[3], wanted[3]));
-            }
-            if HAS_DX == 1u {
-                put_gradient(slope, span.i, j, span.end, x, p, wanted);
+                loss += visit(slope, row, span.i, j, span.end, rest, x, p16(acc, x), soft);
             }
         }
     }
@@ -293,7 +328,7 @@ fn backward(
     let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
-        put_gradient(slope, span.i, j, span.end, x, p16(acc, x), wanted16(row, j, span.end, soft16(span.i, j, span.end)));
+        put_gradient(slope, row, span.i, j, span.end, x, p16(acc, x), wanted16(row, j, span.end, soft16(span.i, j, span.end)));
     }
 }
 
@@ -303,8 +338,9 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
     var sum = vec2(0.0);
     for (var first = lane; first < params.rows; first += 64u * WG) {
         var part = vec2(0.0);
-        for (var i = first; i < min(params.rows, first + 64u * WG); i += 4u * WG) {
-            part += (counted(i) + counted(i + WG)) + (counted(i + 2u * WG) + counted(i + 3u * WG));
+        for (var i = first; i < min(params.rows, first + 64u * WG); i += 8u * WG) {
+            part += ((counted(i) + counted(i + WG)) + (counted(i + 2u * WG) + counted(i + 3u * WG)))
+                + ((counted(i + 4u * WG) + counted(i + 5u * WG)) + (counted(i + 6u * WG) + counted(i + 7u * WG)));
         }
         sum += part;
     }

@@ -29,6 +29,7 @@ override HAS_DX: u32 = 1u;
 override HAS_DT: u32 = 1u;
 override HAS_SUMS: u32 = 1u; // a pass over the row for the sums alone goes before the last one
 override ADD: u32 = 0u;
+override UNROLLED: u32 = 1u; // whether sixteen elements are visited one four after the other instead of in a loop
 
 // Below the largest f32, so that sums of such numbers weighted with probabilities stay finite.
 const MOST: f32 = 3.4e38;
@@ -56,11 +57,18 @@ fn rest_of(acc: vec2<f32>) -> f32 {
     return select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
 }
 
-// (max - x)/T of four logits; +inf for masked ones, finite for others.
-fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+// (max - x)/T of four logits, MOST at most.
+fn bounded_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    if TEMPERED == 0u {
+        return min(top - x, vec4(MOST));
+    }
     let half_gap = min(half_gap4(top, x), vec4(params.most_half_gap));
-    let gap = fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
-    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
+    return fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
+}
+
+// The same; +inf for masked ones.
+fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    return select(bounded_gap4(top, x), vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
 
 // What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
@@ -74,24 +82,42 @@ struct Both {
     d: f32,
 }
 
-// d of an element whose e^((t - max_t)/T) is 0 is 0, even where x is masked.
-fn distance4(both: Both, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
-    let e = exp_gap4(t, both.t.x, scale());
-    let gap = min(half_gap4(both.t.x, t), vec4(params.most_half_gap));
-    let gaps = finite_gap4(both.x.x, x) - fma(gap, vec4(params.scale_high), gap * params.scale_low);
+// d of elements whose e^((t - max_t)/T) are e; where that is 0, so is d, even where x is masked.
+fn distance4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e: vec4<f32>) -> vec4<f32> {
+    let gaps = finite_gap4(tops.x, x) - bounded_gap4(tops.y, t);
     let d = e * (gaps * (1.0 / UNIT_OF_D));
     return select(d, vec4(0.0), e == vec4(0.0));
 }
 
-fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
-    var both = Both(lse_of16(x, scale()), lse_of16(t, scale()), 0.0);
+// The largest of sixteen of x and of t.
+fn tops16(x: mat4x4<f32>, t: mat4x4<f32>) -> vec2<f32> {
+    return vec2(top_of16(x), top_of16(t));
+}
+
+// Sixteen elements of both sides beside the largest of a set of which they are.
+struct Sixteen {
+    x: Exps,
+    t: Exps,
+    d: f32,
+}
+
+fn sixteen_of(x: mat4x4<f32>, t: mat4x4<f32>, tops: vec2<f32>, has_top: vec2<bool>) -> Sixteen {
+    let of_x = exps16(x, tops.x, has_top.x, scale());
+    let of_t = exps16(t, tops.y, has_top.y, scale());
+    var d = 0.0;
     if folds() {
-        both.d = sum_of(
-            (distance4(both, x[0], t[0]) + distance4(both, x[1], t[1]))
-                + (distance4(both, x[2], t[2]) + distance4(both, x[3], t[3])),
+        d = sum_of(
+            (distance4(tops, x[0], t[0], of_t.e[0]) + distance4(tops, x[1], t[1], of_t.e[1]))
+                + (distance4(tops, x[2], t[2], of_t.e[2]) + distance4(tops, x[3], t[3], of_t.e[3])),
         );
     }
-    return both;
+    return Sixteen(of_x, of_t, d);
+}
+
+fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
+    let tops = tops16(x, t);
+    let all = sixteen_of(x, t, tops, vec2(true));
+    return Both(lse_of_sums(tops.x, all.x.sums), lse_of_sums(tops.y, all.t.sums), all.d);
 }
 
 // d of a set as part of a larger one.
@@ -122,6 +148,28 @@ fn reduce_both(lane: u32, both: Both) -> Both {
     return Both(x, t, reduce_sum(lane, shifted(both, x, t)));
 }
 
+// A row that its lanes hold: its sets and what a lane has of it.
+struct HeldBoth {
+    both: Both,
+    e_x: mat4x4<f32>,
+    e_t: mat4x4<f32>,
+}
+
+fn reduce_held_both(lane: u32, x: mat4x4<f32>, t: mat4x4<f32>) -> HeldBoth {
+    if FORM != LOGITS {
+        let of_x = reduce_held(lane, x, scale());
+        return HeldBoth(Both(of_x.acc, LSE_EMPTY, 0.0), of_x.e, mat4x4<f32>());
+    }
+    let own = tops16(x, t);
+    let tops = reduce(lane, own, MAX);
+    let all = sixteen_of(x, t, tops, own == tops);
+    var both = Both(lse_of_sums(tops.x, reduce_sum2(lane, all.x.sums)), lse_of_sums(tops.y, reduce_sum2(lane, all.t.sums)), 0.0);
+    if folds() {
+        both.d = reduce_sum(lane, all.d);
+    }
+    return HeldBoth(both, all.x.e, all.t.e);
+}
+
 struct Four {
     p: vec4<f32>,
     q: vec4<f32>,
@@ -137,21 +185,36 @@ struct Side {
     minus_log: vec4<f32>,
 }
 
-fn of_logits4(acc: vec2<f32>, inverse: f32, rest: f32, x: vec4<f32>) -> Side {
-    let gap = finite_gap4(acc.x, x);
-    return Side(precise_exp4(-gap) * inverse, gap + rest);
+// Four elements of both sides, with e^((x - max)/T) of those that are logits.
+struct Pairs {
+    x: vec4<f32>,
+    t: vec4<f32>,
+    e_x: vec4<f32>,
+    e_t: vec4<f32>,
 }
 
-fn side_of_x4(row: Row, x: vec4<f32>) -> Side {
+fn pairs_of(row: Row, x: vec4<f32>, t: vec4<f32>) -> Pairs {
+    var pairs = Pairs(x, t, vec4(0.0), vec4(0.0));
     if FORM <= PROBABILITIES {
-        return of_logits4(row.x, row.inverse_x, row.rest_x, x);
+        pairs.e_x = exp_gap4(x, row.x.x, scale());
     }
-    return Side(vec4(0.0), -x); // no gradient asks for q
+    if FORM == LOGITS {
+        pairs.e_t = exp_gap4(t, row.t.x, scale());
+    }
+    return pairs;
 }
 
-fn side_of_t4(row: Row, t: vec4<f32>) -> Side {
+fn side_of_x4(row: Row, pairs: Pairs) -> Side {
+    if FORM <= PROBABILITIES {
+        return Side(pairs.e_x * row.inverse_x, finite_gap4(row.x.x, pairs.x) + row.rest_x);
+    }
+    return Side(vec4(0.0), -pairs.x); // no gradient asks for q
+}
+
+fn side_of_t4(row: Row, pairs: Pairs) -> Side {
+    let t = pairs.t;
     if FORM == LOGITS {
-        return of_logits4(row.t, row.inverse_t, row.rest_t, t);
+        return Side(pairs.e_t * row.inverse_t, finite_gap4(row.t.x, t) + row.rest_t);
     }
     if FORM == LOG_Q_LOG_P {
         return Side(exp_of_any4(t), -t);
@@ -160,9 +223,9 @@ fn side_of_t4(row: Row, t: vec4<f32>) -> Side {
 }
 
 // What the elements add to loss and sums; u is how much each counts.
-fn four_of(row: Row, x: vec4<f32>, t: vec4<f32>, u: vec4<f32>) -> Four {
-    let of_x = side_of_x4(row, x);
-    let of_t = side_of_t4(row, t);
+fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
+    let of_x = side_of_x4(row, pairs);
+    let of_t = side_of_t4(row, pairs);
     var four: Four;
     four.p = of_t.p;
     four.q = of_x.p;
@@ -245,6 +308,108 @@ fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
     return total;
 }
 
+// What a lane knows of its row besides the elements.
+struct Place {
+    i: u32,
+    end: u32,
+    row: Row,
+    whole: f32, // 1, NaN in a row that holds NaN or +inf
+    dy: f32,    // the gradient of the row's loss, as far as it is one for all, times that
+}
+
+// Sixteen of a lane's elements, with e^((x - max)/T) of those that are logits.
+struct Elements {
+    x: mat4x4<f32>,
+    t: mat4x4<f32>,
+    e_x: mat4x4<f32>,
+    e_t: mat4x4<f32>,
+}
+
+// What four elements add to the sums; the last pass, for which these are whole, writes gradients and losses of elements.
+fn visit4(place: Place, j: u32, pairs: Pairs, sums: Sums, is_last: bool) -> Sums {
+    var u = vec4(1.0);
+    if EACH_DY == 1u {
+        u = load_dy4(place.i, j, place.end, 0.0);
+    }
+    let four = four_of(place.row, pairs, u);
+    if is_last {
+        put_gradients(sums, place.dy, place.i, j, place.end, four);
+        if EACH_LOSS == 1u {
+            store_loss4(place.i, j, place.end, (place.whole * params.scale) * four.value);
+        }
+    }
+    return Sums(select(sum_of(four.value), 0.0, folds()), sum_of(four.g_x), sum_of(four.g_t));
+}
+
+fn plus(a: Sums, b: Sums) -> Sums {
+    return Sums(a.value + b.value, a.g_x + b.g_x, a.g_t + b.g_t);
+}
+
+fn visit16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Sums {
+    let hop = 4u * LANES;
+    if UNROLLED == 0u {
+        var each = Sums(0.0, 0.0, 0.0);
+        for (var quad = 0u; quad < 4u; quad++) {
+            let pairs = Pairs(quad_of(all.x, quad), quad_of(all.t, quad), quad_of(all.e_x, quad), quad_of(all.e_t, quad));
+            each = plus(each, visit4(place, j + quad * hop, pairs, sums, is_last));
+        }
+        return each;
+    }
+    let a = visit4(place, j, Pairs(all.x[0], all.t[0], all.e_x[0], all.e_t[0]), sums, is_last);
+    let b = visit4(place, j + hop, Pairs(all.x[1], all.t[1], all.e_x[1], all.e_t[1]), sums, is_last);
+    let c = visit4(place, j + 2u * hop, Pairs(all.x[2], all.t[2], all.e_x[2], all.e_t[2]), sums, is_last);
+    let d = visit4(place, j + 3u * hop, Pairs(all.x[3], all.t[3], all.e_x[3], all.e_t[3]), sums, is_last);
+    return plus(plus(a, b), plus(c, d));
+}
+
+// What is past the end of the row has p = 0 and q = 0, and adds nothing.
+fn no_t() -> f32 {
+    return select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
+}
+
+fn elements_at(place: Place, j: u32) -> Elements {
+    let x = load_x16(place.i, j, place.end, masked());
+    let t = load_t16(place.i, j, place.end, no_t());
+    var all = Elements(x, t, mat4x4<f32>(), mat4x4<f32>());
+    if FORM <= PROBABILITIES {
+        all.e_x = exp_gaps16(x, place.row.x.x);
+    }
+    if FORM == LOGITS {
+        all.e_t = exp_gaps16(t, place.row.t.x);
+    }
+    return all;
+}
+
+fn exp_gaps16(v: mat4x4<f32>, top: f32) -> mat4x4<f32> {
+    return mat4x4(exp_gap4(v[0], top, scale()), exp_gap4(v[1], top, scale()), exp_gap4(v[2], top, scale()), exp_gap4(v[3], top, scale()));
+}
+
+// A pass over a lane's elements; over those that it holds, the loop runs once and compilers drop it.
+fn pass_over(place: Place, first: u32, held: Elements, sums: Sums, is_last: bool) -> Sums {
+    var found = Sums(0.0, 0.0, 0.0);
+    var all = held;
+    for (var j = first; j < place.end; j += step_size()) {
+        if !holds_row() {
+            all = elements_at(place, j);
+        }
+        found = plus(found, visit16(place, j, all, sums, is_last));
+        if holds_row() {
+            break;
+        }
+    }
+    return found;
+}
+
+// Whether the lanes keep what the pass that finds the log-sum-exps read.
+fn holds_row() -> bool {
+    return FORM <= PROBABILITIES && holds();
+}
+
+// Whether there is anything to do once the sums are there: elements to write, or a loss that no earlier pass found.
+fn has_last_pass() -> bool {
+    return HAS_DX == 1u || HAS_DT == 1u || EACH_LOSS == 1u || !folds();
+}
+
 // Loss and gradients, each if asked for.
 @compute @workgroup_size(WG)
 fn forward(
@@ -254,11 +419,9 @@ fn forward(
 ) {
     let span = span_of(group, groups, lane);
     let logits = FORM <= PROBABILITIES;
-    let no_t = select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
     var both = Both(LSE_EMPTY, LSE_EMPTY, 0.0);
     var sums = Sums(0.0, 0.0, 0.0);
-    var held_x = mat4x4<f32>();
-    var held_t = mat4x4<f32>();
+    var held = Elements();
     if STAGE >= FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             let pair_x = vec2(load_part(span.i, 6u * s), load_part(span.i, 6u * s + 1u));
@@ -270,18 +433,25 @@ fn forward(
                 sums.g_t += load_part(span.i, 6u * s + 5u);
             }
         }
+    } else if holds_row() {
+        held.x = load_x16(span.i, span.first, span.end, masked());
+        held.t = load_t16(span.i, span.first, span.end, no_t());
     } else if logits {
         for (var j = span.first; j < span.end; j += step_size()) {
-            held_x = load_x16(span.i, j, span.end, masked());
+            let x = load_x16(span.i, j, span.end, masked());
             if FORM == LOGITS {
-                held_t = load_t16(span.i, j, span.end, no_t);
-                both = merged(both, both_of16(held_x, held_t));
+                both = merged(both, both_of16(x, load_t16(span.i, j, span.end, masked())));
             } else {
-                both.x = lse_merge(both.x, lse_of16(held_x, scale()), scale());
+                both.x = lse_merge(both.x, lse_of16(x, scale()), scale());
             }
         }
     }
-    if logits {
+    if holds_row() {
+        let row = reduce_held_both(lane, held.x, held.t);
+        both = row.both;
+        held.e_x = row.e_x;
+        held.e_t = row.e_t;
+    } else if logits {
         both = reduce_both(lane, both);
     }
     if STAGE == ONLY_PART {
@@ -313,41 +483,27 @@ fn forward(
     if EACH_DY == 0u {
         dy *= load_dy(select(0u, min(span.i, params.rows - 1u), params.dy_by_row == 1u), 0u);
     }
-    let first = select(select(1u, 0u, HAS_SUMS == 1u), 1u, STAGE == FROM_SUMS);
-    let nothing = folds() && HAS_DX == 0u && HAS_DT == 0u && EACH_LOSS == 0u;
-    let last = select(1u, 0u, STAGE == ONLY_SUMS || nothing);
-    for (var round = first; round <= last; round++) {
+    let place = Place(span.i, span.end, row, whole, dy);
+    // The pass for the sums, if any, then the last one. Where that is the only one, `round` is 1 throughout and no loop is left.
+    var round = select(1u, 0u, HAS_SUMS == 1u && STAGE != FROM_SUMS);
+    let first_round = round;
+    loop {
         if round == 1u {
+            if STAGE == ONLY_SUMS || !has_last_pass() {
+                break;
+            }
             sums = totals(lane, sums, both.t);
         }
-        for (var j = span.first; j < span.end; j += 4u * LANES) {
-            var u = vec4(1.0);
-            if EACH_DY == 1u {
-                u = load_dy4(span.i, j, span.end, 0.0);
-            }
-            let quad = (j - span.first) / (4u * LANES);
-            var x = quad_of(held_x, quad);
-            var t = quad_of(held_t, quad);
-            if !logits || !holds() {
-                x = load_x4(span.i, j, span.end, masked());
-            }
-            if FORM != LOGITS || !holds() {
-                t = load_t4(span.i, j, span.end, no_t);
-            }
-            let four = four_of(row, x, t, u);
-            if round == first && !folds() {
-                sums.value += sum_of(four.value);
-            }
-            if round == 0u {
-                sums.g_x += sum_of(four.g_x);
-                sums.g_t += sum_of(four.g_t);
-            } else {
-                put_gradients(sums, dy, span.i, j, span.end, four);
-                if EACH_LOSS == 1u {
-                    store_loss4(span.i, j, span.end, (whole * params.scale) * four.value);
-                }
-            }
+        let found = pass_over(place, span.first, held, sums, round == 1u);
+        if round == first_round {
+            sums.value += found.value;
         }
+        if round == 1u {
+            break;
+        }
+        sums.g_x += found.g_x;
+        sums.g_t += found.g_t;
+        round = 1u;
     }
     if ROW_LOSS == 1u && STAGE != FROM_SUMS {
         let loss = reduce_sum(lane, sums.value);

@@ -321,7 +321,8 @@ impl<'g> Plan<'g> {
         let enough = rows >= tuning.groups as usize;
         let most = if enough { tuning.widest.max(tuning.workgroup) } else { tuning.workgroup } as usize;
         // Few sizes, since each is a pipeline of its own.
-        let sizes = [1, 8, 64, tuning.workgroup as usize, most];
+        let workgroup = tuning.workgroup as usize;
+        let sizes = [1, 8, 64, workgroup, 2 * workgroup, most];
         let lanes = sizes.into_iter().find(|&lanes| AT_A_TIME * lanes >= cols).unwrap_or(most).min(most);
         let step = AT_A_TIME * lanes;
         let wanted = (tuning.groups as usize).div_ceil(rows.max(1)).min(cols / step).max(1);
@@ -557,7 +558,7 @@ impl<'g> Plan<'g> {
         self.dispatch(kernel, &[("WG", lanes), ("LANES", lanes)], args, [rows, cols, 1, cols], scalars, grid)
     }
 
-    /// One workgroup for everything.
+    /// One workgroup for everything, of as many lanes as may be: each has loads under way.
     pub(crate) fn single(
         &mut self,
         kernel: &'static Kernel,
@@ -566,8 +567,8 @@ impl<'g> Plan<'g> {
         scalars: &[Scalar],
         flags: &[(&'static str, u32)],
     ) -> Result<()> {
-        let workgroup = self.gpu.tuning().workgroup;
-        let constants = [&[("WG", workgroup), ("LANES", workgroup)], flags].concat();
+        let lanes = self.gpu.tuning().widest;
+        let constants = [&[("WG", lanes), ("LANES", lanes)], flags].concat();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, [1, 1, 1])
     }
 

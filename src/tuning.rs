@@ -12,8 +12,8 @@ pub struct Tuning {
     pub tile_y: u32,
     /// How many of the summed dimension a tile stages at once, a multiple of 8.
     pub tile_depth: u32,
-    /// Whether a tile's steps along eight of the summed dimension stand one after the other instead of in a loop: fewer instructions where it
-    /// runs, more to compile, which a software adapter takes long for.
+    /// Whether what a lane does several times stands one after the other instead of in a loop, and cases have kernels of their own: fewer
+    /// instructions where it runs, more to compile, which a software adapter takes long for.
     pub unrolled: bool,
     /// How many lanes of a row exchange values without workgroup memory, a power of two: at most what the device's subgroups hold at least; 1
     /// on devices without [`wgpu::Features::SUBGROUP`].
@@ -52,8 +52,9 @@ impl Tuning {
     };
 
     /// NVIDIA: a tile of 128 × 128 reads half as much of its operands from memory as four of 64 × 64. On an H200 a product of 8,192 × 8,192 × 1,024
-    /// took 4.1 ms; 4.6 with 64 × 64, 4.4 with 64 × 128, 4.5 with 128 × 64, 4.9 staged 8 deep.
-    pub const NVIDIA: Tuning = Tuning { tile_x: 32, tile_y: 8, ..Tuning::GPU };
+    /// took 4.1 ms; 4.6 with 64 × 64, 4.4 with 64 × 128, 4.5 with 128 × 64, 4.9 staged 8 deep. Of 1,024 lanes none has more than 64 registers: kl
+    /// of 4,096 × 131,072 took 5.2 ms with these, 4.3 with 512.
+    pub const NVIDIA: Tuning = Tuning { tile_x: 32, tile_y: 8, widest: 512, ..Tuning::GPU };
 
     /// A software adapter: a workgroup of one subgroup needs no barrier between subgroups, which cost most there
     /// (llvmpipe runs them as coroutines: softmax 4096 x 4096 took 48 ms with 8 lanes, 122 ms with 256).

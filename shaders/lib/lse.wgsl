@@ -14,10 +14,16 @@ struct Scale {
     least: f32,
 }
 
+// Whether T is anything but 1. A difference that overflows is -inf, and its e^x as 0 as that of the least there is.
+override TEMPERED: u32 = 0u;
+
 const UNIT = Scale(2.0, 0.0, 0.5 * EXP_LOWEST);
 
 // e^((x - top)/T) for x <= top.
 fn exp_gap4(x: vec4<f32>, top: f32, scale: Scale) -> vec4<f32> {
+    if TEMPERED == 0u {
+        return exp_in_range(max(x - top, vec4(EXP_LOWEST)));
+    }
     let gap = max(fma(x, vec4(0.5), vec4(-0.5 * top)), vec4(scale.least));
     return exp_in_range(fma(gap, vec4(scale.high), gap * scale.low));
 }
@@ -46,19 +52,32 @@ struct Exps {
     sums: vec2<f32>,
 }
 
-fn exps16(v: mat4x4<f32>, top: f32, scale: Scale) -> Exps {
-    let e = exp_gap4(v[0], top, scale);
-    let f = exp_gap4(v[1], top, scale);
-    let g = exp_gap4(v[2], top, scale);
-    let h = exp_gap4(v[3], top, scale);
+// A row's lanes but one or two are without its `top`, and know it.
+fn exps16(v: mat4x4<f32>, top: f32, has_top: bool, scale: Scale) -> Exps {
+    let e = mat4x4(
+        exp_gap4(v[0], top, scale), exp_gap4(v[1], top, scale), exp_gap4(v[2], top, scale), exp_gap4(v[3], top, scale),
+    );
+    var sums = vec2(0.0);
+    if has_top {
+        sums = sums_beside_tops(v, top, e);
+    } else {
+        sums.x = sum16(e);
+    }
+    return Exps(e, vec2(select(sums.x, not_a_number(), poisons(v)), sums.y));
+}
+
+// The sum of the e of those that are not `top`, and how many are.
+fn sums_beside_tops(v: mat4x4<f32>, top: f32, e: mat4x4<f32>) -> vec2<f32> {
     let zero = vec4(0.0);
     let one = vec4(1.0);
     let is_top = vec4(top);
-    let others = (select(e, zero, v[0] == is_top) + select(f, zero, v[1] == is_top))
-        + (select(g, zero, v[2] == is_top) + select(h, zero, v[3] == is_top));
-    let tops = (select(zero, one, v[0] == is_top) + select(zero, one, v[1] == is_top))
-        + (select(zero, one, v[2] == is_top) + select(zero, one, v[3] == is_top));
-    return Exps(mat4x4(e, f, g, h), vec2(select(dot(others, one), not_a_number(), poisons(v)), dot(tops, one)));
+    let others = mat4x4(
+        select(e[0], zero, v[0] == is_top), select(e[1], zero, v[1] == is_top), select(e[2], zero, v[2] == is_top), select(e[3], zero, v[3] == is_top),
+    );
+    let tops = mat4x4(
+        select(zero, one, v[0] == is_top), select(zero, one, v[1] == is_top), select(zero, one, v[2] == is_top), select(zero, one, v[3] == is_top),
+    );
+    return vec2(sum16(others), sum16(tops));
 }
 
 // Each of the largest counts 1, one of them in `max`, the others in `rest`; an empty set has none.
@@ -73,7 +92,7 @@ fn top_of16(v: mat4x4<f32>) -> f32 {
 // The set of sixteen elements; -inf for none.
 fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
     let top = top_of16(v);
-    return lse_of_sums(top, exps16(v, top, scale).sums);
+    return lse_of_sums(top, exps16(v, top, true, scale).sums);
 }
 
 // The same of four elements.
@@ -98,8 +117,7 @@ fn is_masked(x: f32) -> bool {
 
 // -ln p of one element of the set; +inf for a masked one.
 fn lse_minus_log_p(acc: vec2<f32>, x: f32, scale: Scale) -> f32 {
-    let half_gap = half_gap4(acc.x, vec4(x)).x;
-    let loss = fma(half_gap, scale.high, half_gap * scale.low) + precise_log1p(acc.y);
+    let loss = lse_gap4(acc, vec4(x), scale).x + precise_log1p(acc.y);
     return select(loss, infinity(), is_masked(x) && !is_nan(acc.y));
 }
 
@@ -116,6 +134,9 @@ fn lse_p4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
 // (max - x)/T of four elements of the set: -ln p without the set's ln(1 + rest). +inf for masked ones, and where f32 ends, be
 // `low` negative.
 fn lse_gap4(acc: vec2<f32>, x: vec4<f32>, scale: Scale) -> vec4<f32> {
+    if TEMPERED == 0u {
+        return acc.x - x;
+    }
     let half_gap = half_gap4(acc.x, x);
     let gap = fma(half_gap, vec4(scale.high), half_gap * scale.low);
     return select(gap, vec4(infinity()), bitcast<vec4<u32>>(half_gap * scale.high) == vec4(0x7f800000u));

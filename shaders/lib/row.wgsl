@@ -91,7 +91,8 @@ struct HeldRow {
 }
 
 fn reduce_held(lane: u32, v: mat4x4<f32>, scale: Scale) -> HeldRow {
-    let top = reduce_max(lane, top_of16(v));
-    let exps = exps16(v, top, scale);
+    let own = top_of16(v);
+    let top = reduce_max(lane, own);
+    let exps = exps16(v, top, own == top, scale);
     return HeldRow(lse_of_sums(top, reduce_sum2(lane, exps.sums)), exps.e);
 }

@@ -2,6 +2,16 @@
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
+// No loop: naga counts the rounds of each.
+fn combine_across(half: u32, lane: u32, how: u32) {
+    if half < LANES {
+        workgroupBarrier();
+        if lane % LANES < half {
+            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half]);
+        }
+    }
+}
+
 // Every lane of the row gets the combined value.
 fn reduce(lane: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     if LANES == 1u {
@@ -9,12 +19,16 @@ fn reduce(lane: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     }
     workgroupBarrier(); // the call before this one may still be reading
     reduce_scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane % LANES < half {
-            reduce_scratch[lane] = combine(how, reduce_scratch[lane], reduce_scratch[lane + half]);
-        }
-    }
+    combine_across(512u, lane, how);
+    combine_across(256u, lane, how);
+    combine_across(128u, lane, how);
+    combine_across(64u, lane, how);
+    combine_across(32u, lane, how);
+    combine_across(16u, lane, how);
+    combine_across(8u, lane, how);
+    combine_across(4u, lane, how);
+    combine_across(2u, lane, how);
+    combine_across(1u, lane, how);
     workgroupBarrier();
     return reduce_scratch[lane - lane % LANES];
 }

@@ -11,28 +11,42 @@ var<workgroup> staged_a: array<array<vec4<f32>, 32>, STAGED_A>;
 // [BK / 8][TX], of each: [k], and one vec4 of padding against bank conflicts.
 var<workgroup> staged_b: array<array<vec4<f32>, 9>, STAGED_B>;
 
-fn tile_stage(row0: u32, col0: u32, k0: u32, lane: u32) {
-    for (var at = lane; at < BK * TY; at += TX * TY) {
-        let four = at / (BK / 4u);
-        let k = 4u * (at % (BK / 4u));
-        let block = tile_a(row0 + 4u * four, k0 + k);
-        let slab = k / 8u * TY + four % TY;
-        let first = k % 8u * 4u + four / TY;
-        staged_a[slab][first] = block[0];
-        staged_a[slab][first + 4u] = block[1];
-        staged_a[slab][first + 8u] = block[2];
-        staged_a[slab][first + 12u] = block[3];
+// The blocks of a slice: of a, [four rows][BK / 4], then of b.
+override BLOCKS_A: u32 = BK * TY;
+override BLOCKS: u32 = BLOCKS_A + BK / 4u * TX;
+// Whether each lane has one block to stage, or none.
+override AT_ONCE: u32 = u32(BLOCKS <= TX * TY);
+
+fn tile_block(row0: u32, col0: u32, k0: u32, at: u32) -> mat4x4<f32> {
+    let of_b = at >= BLOCKS_A;
+    let place = select(at, at - BLOCKS_A, of_b);
+    let four = 4u * (place / (BK / 4u));
+    let k = k0 + 4u * (place % (BK / 4u));
+    if of_b {
+        return tile_b(col0 + four, k);
     }
-    for (var at = lane; at < BK / 4u * TX; at += TX * TY) {
-        let four = at / (BK / 4u);
-        let k = 4u * (at % (BK / 4u));
-        let block = tile_b(col0 + 4u * four, k0 + k);
+    return tile_a(row0 + four, k);
+}
+
+fn tile_put(at: u32, block: mat4x4<f32>) {
+    let of_b = at >= BLOCKS_A;
+    let place = select(at, at - BLOCKS_A, of_b);
+    let four = place / (BK / 4u);
+    let k = 4u * (place % (BK / 4u));
+    if of_b {
         let slab = k / 8u * TX + four;
         staged_b[slab][k % 8u] = block[0];
         staged_b[slab][k % 8u + 1u] = block[1];
         staged_b[slab][k % 8u + 2u] = block[2];
         staged_b[slab][k % 8u + 3u] = block[3];
+        return;
     }
+    let slab = k / 8u * TY + four % TY;
+    let first = k % 8u * 4u + four / TY;
+    staged_a[slab][first] = block[0];
+    staged_a[slab][first + 4u] = block[1];
+    staged_a[slab][first + 8u] = block[2];
+    staged_a[slab][first + 12u] = block[3];
 }
 
 // Adds what one k gives: a lane's sixteen rows of a, four columns of b.
@@ -67,16 +81,38 @@ fn tile_slab(t: ptr<function, Tile>, a: u32, b: u32) {
     tile_step(t, staged_a[a][28], staged_a[a][29], staged_a[a][30], staged_a[a][31], staged_b[b][7]);
 }
 
-// The product over k in first..end; a slice that ends before BK k has zeros, or is cut at a multiple of BK.
+// The product over k in first..end; a slice that ends before BK k has zeros, or is cut at a multiple of BK. Where a slice is one block a lane, the next
+// one is on its way while the lanes work with this one.
 fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();
     let y = lane / TX;
     let x = lane % TX;
+    var next = mat4x4<f32>();
+    if AT_ONCE == 1u && lane < BLOCKS {
+        next = tile_block(row0, col0, first, lane);
+    }
     for (var k0 = first; k0 < end; k0 += BK) {
         workgroupBarrier(); // all lanes are done with the slice before
-        tile_stage(row0, col0, k0, lane);
+        if AT_ONCE == 1u {
+            if lane < BLOCKS {
+                tile_put(lane, next);
+            }
+        } else {
+            for (var at = lane; at < BLOCKS; at += TX * TY) {
+                tile_put(at, tile_block(row0, col0, k0, at));
+            }
+        }
         workgroupBarrier();
-        for (var eight = 0u; eight < BK / 8u; eight++) {
+        if AT_ONCE == 1u && lane < BLOCKS && k0 + BK < end {
+            next = tile_block(row0, col0, k0 + BK, lane);
+        }
+        if UNROLLED == 1u {
+            tile_slab(&t, y, x);
+            if BK > 8u {
+                tile_slab(&t, TY + y, TX + x);
+            }
+        }
+        for (var eight = select(0u, 2u, UNROLLED == 1u); eight < BK / 8u; eight++) {
             let a = eight * TY + y;
             let b = eight * TX + x;
             if UNROLLED == 1u {

@@ -11,7 +11,7 @@
 //! Dean 2015, arXiv:1503.02531; in distillation: Agarwal et al. 2023, arXiv:2306.13649, section 2; reductions as
 //! torch.nn.functional.kl_div.
 
-use super::{Accum, Reduction, disjoint, named, required, rows_of, scale_of, shaped, total};
+use super::{Accum, Reduction, disjoint, named, required, rows_of, scale_of, shaped, tempered, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -240,10 +240,10 @@ impl<'a> Call<'a> {
         let scalars = self.scalars(factor);
         if options.by_element() {
             let args = [&args[..], &[Arg::NONE]].concat();
-            return plan.elements(&FORWARD, x.shape(), &args, &scalars, &self.flags());
+            return plan.elements(&FORWARD, x.shape(), &args, &scalars, &self.flags(plan));
         }
         let stages = if self.needs_sums() { WITH_SUMS } else { WITHOUT_SUMS };
-        plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &self.flags())
+        plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &self.flags(plan))
     }
 
     /// What the sum of the rows' divergences is multiplied with.
@@ -264,7 +264,7 @@ impl<'a> Call<'a> {
     }
 
     /// The overrides of the shader.
-    fn flags(&self) -> [(&'static str, u32); 9] {
+    fn flags(&self, plan: &Plan) -> [(&'static str, u32); 11] {
         let divergence = match self.options.divergence {
             Divergence::Kl | Divergence::ReverseKl => 0,
             Divergence::JensenShannon { .. } => 1,
@@ -281,6 +281,8 @@ impl<'a> Call<'a> {
             ("HAS_DT", self.gradients.dt.is_some().into()),
             ("HAS_SUMS", self.needs_sums().into()),
             ("ADD", (self.options.accum == Accum::Add).into()),
+            ("UNROLLED", plan.gpu().tuning().unrolled.into()),
+            tempered(plan, self.options.temperature),
         ]
     }
 

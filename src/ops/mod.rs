@@ -170,6 +170,11 @@ fn scale_of(temperature: f32) -> [Scalar; 3] {
     [high.into(), ((double - f64::from(high)) as f32).into(), (-44.25 * temperature).into()]
 }
 
+/// `TEMPERED` of shaders/lib/lse.wgsl; 1 at any temperature where another kernel costs more to compile than it saves.
+fn tempered(plan: &Plan, temperature: f32) -> (&'static str, u32) {
+    ("TEMPERED", (temperature != 1.0 || !plan.gpu().tuning().unrolled).into())
+}
+
 /// An argument for [`disjoint`].
 fn named<'a, T: Element>(
     name: &'static str,

@@ -4,9 +4,9 @@
 //! probability 0, gradient `dy`/T. A row that holds NaN or +inf gives NaN in all its elements, other rows are not touched.
 //! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
-use super::{required, rows_of, scale_of, shaped};
+use super::{required, rows_of, scale_of, shaped, tempered};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Scalar};
+use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "softmax";
@@ -49,8 +49,8 @@ impl Options {
         [self.temperature.into(), high, low, least]
     }
 
-    fn flags(&self) -> [(&'static str, u32); 1] {
-        [("LOG_FORM", self.log.into())]
+    fn flags(&self, plan: &Plan) -> [(&'static str, u32); 2] {
+        [("LOG_FORM", self.log.into()), tempered(plan, self.temperature)]
     }
 }
 
@@ -62,7 +62,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
     let args = [Arg::by_row(x), Arg::by_row(y)];
-    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &options.flags()))
+    recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &options.flags(plan)))
 }
 
 /// `dx` from the forward's output `y` and `dy`.
@@ -74,7 +74,7 @@ pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, opti
     shaped(OP, "dy", dy, y.shape())?;
     shaped(OP, "dx", dx, y.shape())?;
     let args = [Arg::by_row(y), Arg::by_row(dy), Arg::by_row(dx)];
-    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &options.flags()))
+    recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &options.flags(plan)))
 }
 
 /// The softmax of the rows of a slice, `cols` elements each.

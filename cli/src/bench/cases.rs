@@ -10,6 +10,8 @@ use std::rc::Rc;
 use wgloss::reference::{self, Real};
 use wgloss::{Gpu, Random, Recorder, Reduction, Result, Storage, Tensor, wgpu};
 
+use super::clock::Work;
+
 /// Rows after which inputs repeat, and of more than [`WIDE`] columns.
 const PERIOD: usize = 61;
 const PERIOD_OF_WIDE: usize = 7;
@@ -84,8 +86,7 @@ pub const CASES: &[Case] = &[
 
 /// Inputs on the device, and what to do with them.
 pub struct Job {
-    /// Submits so many calls.
-    pub submit: Box<dyn Fn(u32) -> Result<()>>,
+    pub work: Box<dyn Work>,
     outputs: Vec<Output>,
     /// What the first call leaves in the outputs, a [`period`] of rows of each: in f64, and as the same formula gives it in f32.
     truth: Box<dyn Fn() -> (Found<f64>, Found<f32>)>,
@@ -203,10 +204,25 @@ impl Output {
     }
 }
 
-/// Submits an op of the library.
-fn submit(gpu: &Gpu, record: impl Fn(&mut Recorder) -> Result<()> + 'static) -> Box<dyn Fn(u32) -> Result<()>> {
-    let gpu = gpu.clone();
-    Box::new(move |calls| gpu.run(|recorder| (0..calls).try_for_each(|_| record(recorder))))
+/// An op of the library.
+struct Op<R> {
+    gpu: Gpu,
+    record: R,
+}
+
+impl<R: Fn(&mut Recorder) -> Result<()>> Work for Op<R> {
+    fn submit(&self) -> Result<()> {
+        self.gpu.run(|recorder| (self.record)(recorder))
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, calls: u32) -> Result<()> {
+        let mut recorder = self.gpu.record(encoder);
+        (0..calls).try_for_each(|_| (self.record)(&mut recorder))
+    }
+}
+
+fn work(gpu: &Gpu, record: impl Fn(&mut Recorder) -> Result<()> + 'static) -> Box<dyn Work> {
+    Box::new(Op { gpu: gpu.clone(), record })
 }
 
 /// How often each row of a period occurs among `rows`.
@@ -244,7 +260,7 @@ fn of_rows(
     Ok(Job {
         outputs: vec![y],
         truth: Box::new(move || truth(&x)),
-        submit: submit(gpu, move |recorder| forward(recorder, inputs.view()?, output.view()?)),
+        work: work(gpu, move |recorder| forward(recorder, inputs.view()?, output.view()?)),
     })
 }
 
@@ -302,7 +318,7 @@ fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resul
     Ok(Job {
         outputs: vec![loss, dx],
         truth: Box::new(move || (truth(&x, &ids), truth(&x, &ids))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let (target, weights) = (Target::Ids(Tensor::vector(&id_buffer, rows)?), Weights::default());
             let (loss, lse) = (outputs[0].view()?, Tensor::matrix(&lse, rows, 2)?);
             forward(recorder, inputs.view()?, target, weights, loss, lse, Some(outputs[1].view()?), Options::default())
@@ -328,7 +344,7 @@ fn kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![loss, dx, dt],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let [loss, dx, dt] = [0, 1, 2].map(|at| outputs[at].view());
             let options = Options { reduction: Reduction::BatchMean, ..Options::default() };
             let gradients = Gradients { dx: Some(dx?), dt: Some(dt?) };
@@ -356,7 +372,7 @@ fn bce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![loss, dx],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let inputs = Inputs { x: inputs[0].view()?, t: inputs[1].view()?, weight: None, pos_weight: None };
             forward(recorder, inputs, outputs[0].view()?, Some(outputs[1].view()?), Options::default())
         }),
@@ -379,7 +395,7 @@ fn l2(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![loss, dx],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let gradients = Gradients { dx: Some(outputs[1].view()?), dt: None };
             let (x, t) = (inputs[0].view()?, inputs[1].view()?);
             forward(recorder, x, t, outputs[0].view()?, gradients, Options::default())
@@ -407,7 +423,7 @@ fn gaussian_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<
     Ok(Job {
         outputs: vec![loss, dm, dv],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let inputs = Inputs { mean: inputs[0].view()?, log_variance: inputs[1].view()?, prior: None };
             let (mean, log_variance) = (Some(outputs[1].view()?), Some(outputs[2].view()?));
             let gradients = Gradients { mean, log_variance, ..Default::default() };
@@ -432,7 +448,7 @@ fn sgd(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![p],
         truth: Box::new(move || (truth(&both[0], &both[1], options), truth(&both[0], &both[1], options))),
-        submit: submit(gpu, move |recorder| step(recorder, inputs[0].view()?, inputs[1].view()?, None, options)),
+        work: work(gpu, move |recorder| step(recorder, inputs[0].view()?, inputs[1].view()?, None, options)),
     })
 }
 
@@ -452,7 +468,7 @@ fn adam(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![p],
         truth: Box::new(move || (truth(&all), truth(&all))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let state = State { m: inputs[2].view()?, v: inputs[3].view()?, most: None };
             step(recorder, inputs[0].view()?, inputs[1].view()?, state, Options::default())
         }),
@@ -485,7 +501,7 @@ fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![found],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let ids = Tensor::matrix(&ids, rows, BEST)?;
             forward(recorder, inputs[0].view()?, inputs[1].view()?, None, ids, output.view()?)
         }),
@@ -509,7 +525,7 @@ fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
     Ok(Job {
         outputs: vec![y],
         truth: Box::new(move || (vec![table.of()], vec![table.of()])),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             forward(recorder, inputs.view()?, Tensor::vector(&ids, rows)?, output.view()?)
         }),
     })
@@ -569,7 +585,7 @@ fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     Ok(Job {
         outputs: vec![x],
         truth: Box::new(move || truth(&y)),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let items = Tensor::vector(&ids, rows * NEAR)?;
             let observed = Observed { rows: &of_rows, items, weights: None, goals: None };
             let vectors = Tensor::matrix(&vectors, cols, cols)?;
@@ -596,7 +612,7 @@ fn linear(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
     Ok(Job {
         outputs: vec![y],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             forward(recorder, inputs[0].view()?, inputs[1].view()?, None, output.view()?)
         }),
     })
@@ -683,7 +699,7 @@ fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job
             let [q, k] = &*both;
             (truth(q, k, temperature, &Terms::counted(rows)), truth(q, k, temperature, &Terms::each(rows)))
         }),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let [loss, dq, dk] = [0, 1, 2].map(|at| outputs[at].view());
             let batch = Batch::new(inputs[0].view()?, inputs[1].view()?);
             let (state, d_log_scale) = (Tensor::matrix(&state, 2 * rows, 4)?, Some(Tensor::scalar(&d_scale, 0)?));
@@ -717,7 +733,7 @@ fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
             let [q, k] = &*both;
             (truth(q, k, options, &Terms::counted(rows)), truth(q, k, options, &Terms::each(rows)))
         }),
-        submit: submit(gpu, move |recorder| {
+        work: work(gpu, move |recorder| {
             let [loss, dq, dk] = [0, 1, 2].map(|at| outputs[at].view());
             let gradients = Gradients { dq: Some(dq?), dk: Some(dk?), ..Default::default() };
             let (q, k) = (inputs[0].view()?, inputs[1].view()?);

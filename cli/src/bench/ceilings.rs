@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wgloss::{Gpu, Result, wgpu};
 
-use super::clock::{Timed, Timer};
+use super::clock::{Timed, Timer, Work};
 use super::record::{Ceilings, quantile};
 
 /// Steps of a lane that copies: the best is taken.
@@ -22,8 +22,7 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
     let buffers = [gpu.upload(&numbers)?, gpu.upload(&numbers)?, gpu.zeros::<f32>(elements)?];
     let workgroup = gpu.tuning().workgroup;
     let time = |kernel: &Kernel, groups: u32, dispatches: u32| -> Result<Timed> {
-        let bound = kernel.bound(gpu, &buffers);
-        timer.measure(budget, &|calls| bound.submit(gpu, groups, calls * dispatches))
+        timer.measure(budget, &kernel.bound(gpu, &buffers, groups, dispatches))
     };
     let moved = |entry, share: f64| -> Result<f64> {
         let mut best = 0f64;
@@ -78,9 +77,13 @@ fn submits(gpu: &Gpu) -> Result<f64> {
 
 struct Kernel(wgpu::ComputePipeline);
 
+/// A call is so many dispatches of so many workgroups, one after the other: each writes what the next one writes.
 struct Bound<'k> {
+    gpu: &'k Gpu,
     kernel: &'k Kernel,
     group: wgpu::BindGroup,
+    groups: u32,
+    dispatches: u32,
 }
 
 impl Kernel {
@@ -135,7 +138,7 @@ impl Kernel {
         }))
     }
 
-    fn bound(&self, gpu: &Gpu, buffers: &[wgpu::Buffer; 3]) -> Bound<'_> {
+    fn bound<'k>(&'k self, gpu: &'k Gpu, buffers: &[wgpu::Buffer; 3], groups: u32, dispatches: u32) -> Bound<'k> {
         let entries =
             [0, 1, 2].map(|at| wgpu::BindGroupEntry { binding: at as u32, resource: buffers[at].as_entire_binding() });
         let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
@@ -143,22 +146,25 @@ impl Kernel {
             layout: &self.0.get_bind_group_layout(0),
             entries: &entries,
         });
-        Bound { kernel: self, group }
+        Bound { gpu, kernel: self, group, groups, dispatches }
     }
 }
 
-impl Bound<'_> {
-    /// So many dispatches of so many workgroups, one after the other: each writes what the next one writes.
-    fn submit(&self, gpu: &Gpu, groups: u32, dispatches: u32) -> Result<()> {
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+impl Work for Bound<'_> {
+    fn submit(&self) -> Result<()> {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        self.record(&mut encoder, 1)?;
+        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.check()
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, calls: u32) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&self.kernel.0);
         pass.set_bind_group(0, &self.group, &[]);
-        for _ in 0..dispatches {
-            pass.dispatch_workgroups(groups, 1, 1);
+        for _ in 0..calls * self.dispatches {
+            pass.dispatch_workgroups(self.groups, 1, 1);
         }
-        drop(pass);
-        gpu.queue().submit([encoder.finish()]);
-        gpu.check()
+        Ok(())
     }
 }

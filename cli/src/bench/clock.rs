@@ -25,7 +25,15 @@ pub struct Timed {
     pub cpu_s: f64,
 }
 
-/// Two timestamps around submits.
+/// What is timed.
+pub trait Work {
+    /// One call, long work in several submits.
+    fn submit(&self) -> Result<()>;
+    /// So many calls, one after the other.
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, calls: u32) -> Result<()>;
+}
+
+/// Two timestamps around work.
 pub struct Timer<'g> {
     gpu: &'g Gpu,
     stamps: Option<Stamps>,
@@ -58,13 +66,28 @@ impl<'g> Timer<'g> {
         Timer { gpu, stamps }
     }
 
-    /// Seconds of what `work` submits, by the device and by the host. A device that gives nonsense, all zeros or more than the host saw
-    /// pass, counts as one without a clock.
-    fn sample(&self, work: &dyn Fn() -> Result<()>) -> Result<(Option<f64>, f64)> {
-        let start = Instant::now();
-        self.stamp(true);
-        work()?;
-        self.stamp(false);
+    /// Seconds of so many calls, by the device and by the host. Several are recorded before the clock starts: on a fast device that takes longer
+    /// than small work does. A device that gives nonsense, all zeros or more than the host saw pass, counts as one without a clock.
+    fn sample(&self, work: &dyn Work, calls: u32) -> Result<(Option<f64>, f64)> {
+        let encoder = || self.gpu.device().create_command_encoder(&Default::default());
+        let submit = |encoder: wgpu::CommandEncoder| self.gpu.queue().submit([encoder.finish()]);
+        let mut first = encoder();
+        self.stamp(&mut first, true);
+        let start = if calls > 1 {
+            work.record(&mut first, calls)?;
+            self.stamp(&mut first, false);
+            let start = Instant::now();
+            submit(first);
+            start
+        } else {
+            let mut last = encoder();
+            self.stamp(&mut last, false);
+            let start = Instant::now();
+            submit(first);
+            work.submit()?;
+            submit(last);
+            start
+        };
         self.gpu.wait()?;
         let host = start.elapsed().as_secs_f64();
         let Some(stamps) = &self.stamps else { return Ok((None, host)) };
@@ -75,9 +98,8 @@ impl<'g> Timer<'g> {
     }
 
     /// The time before all that follows, or after all that came before.
-    fn stamp(&self, before: bool) {
+    fn stamp(&self, encoder: &mut wgpu::CommandEncoder, before: bool) {
         let Some(stamps) = &self.stamps else { return };
-        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("bench.timestamp"),
             timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -89,26 +111,24 @@ impl<'g> Timer<'g> {
         if !before {
             encoder.resolve_query_set(&stamps.set, 0..2, &stamps.resolved, 0);
         }
-        self.gpu.queue().submit([encoder.finish()]);
     }
 
-    /// Host seconds of `work` and the device's part of it, once all before is done.
-    pub fn once(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+    /// Host seconds of a call and the device's part of it, once all before is done.
+    pub fn once(&self, work: &dyn Work) -> Result<f64> {
         self.gpu.wait()?;
-        Ok(self.sample(work)?.1)
+        Ok(self.sample(work, 1)?.1)
     }
 
-    /// Times `work`, which submits so many calls, for about as long as `budget`: first until it is steady, then sample by sample.
-    pub fn measure(&self, budget: Duration, work: &dyn Fn(u32) -> Result<()>) -> Result<Timed> {
-        self.once(&|| work(1))?;
-        let (device, host) = self.sample(&|| work(1))?;
+    /// Times `work` for about as long as `budget`: first until it is steady, then sample by sample.
+    pub fn measure(&self, budget: Duration, work: &dyn Work) -> Result<Timed> {
+        self.once(work)?;
+        let (device, host) = self.sample(work, 1)?;
         let calls = (SAMPLE / device.unwrap_or(host)).ceil().clamp(1.0, f64::from(MOST_CALLS)) as u32;
-        let work = || work(calls);
         let start = Instant::now();
         // Boost clocks settle, pages are there.
         let mut before = f64::INFINITY;
         while start.elapsed() < budget / 3 {
-            let (device, host) = self.sample(&work)?;
+            let (device, host) = self.sample(work, calls)?;
             let seconds = device.unwrap_or(host);
             let is_steady = (seconds / before - 1.0).abs() < 0.02;
             before = seconds;
@@ -119,7 +139,7 @@ impl<'g> Timer<'g> {
         let cpu = ProcessTime::now();
         let (mut device, mut host) = (Vec::new(), Vec::new());
         while host.len() < FEWEST_SAMPLES || (host.len() < MOST_SAMPLES && start.elapsed() < budget) {
-            let sample = self.sample(&work)?;
+            let sample = self.sample(work, calls)?;
             device.extend(sample.0);
             host.push(sample.1);
             let samples = if device.len() == host.len() { &device } else { &host };

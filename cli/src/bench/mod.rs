@@ -200,9 +200,10 @@ fn measured(
     let before = allocated();
     let job = (case.build)(gpu, shape, storage)?;
     let timer = Timer::new(gpu);
-    let first_s = timer.once(&|| (job.submit)(1))?;
+    let first_s = timer.once(&*job.work)?;
+    let memory_bytes = allocated().zip(before).map(|(after, before)| after.saturating_sub(before));
     let Accuracy { error, tolerance } = job.accuracy(gpu)?;
-    let timed = timer.measure(budget, &*job.submit)?;
+    let timed = timer.measure(budget, &*job.work)?;
     Ok(Case {
         op: case.op.to_owned(),
         shape: shape.to_vec(),
@@ -213,7 +214,7 @@ fn measured(
         samples_s: timed.samples_s,
         cpu_s: Some(timed.cpu_s),
         first_s: Some(first_s),
-        memory_bytes: allocated().zip(before).map(|(after, before)| after.saturating_sub(before)),
+        memory_bytes,
         error: Some(error),
         tolerance: Some(tolerance),
     })
@@ -320,7 +321,7 @@ mod tests {
         for case in CASES {
             for shape in [[12, 37], [130, 20]] {
                 let job = (case.build)(&gpu, shape, Storage::F32).unwrap();
-                (job.submit)(1).unwrap();
+                job.work.submit().unwrap();
                 let Accuracy { error, tolerance } = job.accuracy(&gpu).unwrap();
                 assert!(error <= tolerance && tolerance < 1e-4, "{} {shape:?}: {error:e} of {tolerance:e}", case.op);
             }
