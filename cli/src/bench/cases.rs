@@ -525,9 +525,7 @@ fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
     Ok(Job {
         outputs: vec![y],
         truth: Box::new(move || (vec![table.of()], vec![table.of()])),
-        work: work(gpu, move |recorder| {
-            forward(recorder, inputs.view()?, Tensor::vector(&ids, rows)?, output.view()?)
-        }),
+        work: work(gpu, move |recorder| forward(recorder, inputs.view()?, Tensor::vector(&ids, rows)?, output.view()?)),
     })
 }
 
@@ -612,9 +610,7 @@ fn linear(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> 
     Ok(Job {
         outputs: vec![y],
         truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
-        work: work(gpu, move |recorder| {
-            forward(recorder, inputs[0].view()?, inputs[1].view()?, None, output.view()?)
-        }),
+        work: work(gpu, move |recorder| forward(recorder, inputs[0].view()?, inputs[1].view()?, None, output.view()?)),
     })
 }
 

@@ -11,6 +11,8 @@ use super::record::{Clock, quantile};
 const SAMPLE: f64 = 0.02;
 /// And of at most so many calls.
 const MOST_CALLS: u32 = 256;
+/// Several calls are recorded together if a sample has at least so many: they are short beside what recording one takes, and need no watchdog.
+const RECORDED: u32 = 8;
 const FEWEST_SAMPLES: usize = 5;
 const MOST_SAMPLES: usize = 60;
 /// Samples that differ by so little need no more of them.
@@ -66,14 +68,14 @@ impl<'g> Timer<'g> {
         Timer { gpu, stamps }
     }
 
-    /// Seconds of so many calls, by the device and by the host. Several are recorded before the clock starts: on a fast device that takes longer
-    /// than small work does. A device that gives nonsense, all zeros or more than the host saw pass, counts as one without a clock.
+    /// Seconds of so many calls, by the device and by the host. Short ones are recorded before the clock starts: on a fast device that takes longer
+    /// than they do. A device that gives nonsense, all zeros or more than the host saw pass, counts as one without a clock.
     fn sample(&self, work: &dyn Work, calls: u32) -> Result<(Option<f64>, f64)> {
         let encoder = || self.gpu.device().create_command_encoder(&Default::default());
         let submit = |encoder: wgpu::CommandEncoder| self.gpu.queue().submit([encoder.finish()]);
         let mut first = encoder();
         self.stamp(&mut first, true);
-        let start = if calls > 1 {
+        let start = if calls >= RECORDED {
             work.record(&mut first, calls)?;
             self.stamp(&mut first, false);
             let start = Instant::now();
@@ -84,7 +86,7 @@ impl<'g> Timer<'g> {
             self.stamp(&mut last, false);
             let start = Instant::now();
             submit(first);
-            work.submit()?;
+            (0..calls).try_for_each(|_| work.submit())?;
             submit(last);
             start
         };
