@@ -46,6 +46,7 @@ struct Row {
     rest_t: f32,
     inverse_x: f32,
     inverse_t: f32,
+    left: f32, // what Kl's mean of r is above the number that the sums have for it
 }
 
 // Whether the sum of Kl is found together with the log-sum-exps.
@@ -82,11 +83,18 @@ struct Both {
     d: f32,
 }
 
-// d of elements whose e^((t - max_t)/T) are e; where that is 0, so is d, even where x is masked.
-fn distance4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e: vec4<f32>) -> vec4<f32> {
-    let gaps = finite_gap4(tops.x, x) - bounded_gap4(tops.y, t);
+// d of elements whose e^((t - max_t)/T) are e, of their gaps above `mean`; where e is 0, so is d, even where x is masked.
+fn distance4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e: vec4<f32>, mean: f32) -> vec4<f32> {
+    let gaps = (finite_gap4(tops.x, x) - bounded_gap4(tops.y, t)) - mean;
     let d = e * (gaps * (1.0 / UNIT_OF_D));
     return select(d, vec4(0.0), e == vec4(0.0));
+}
+
+fn distance16(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e: mat4x4<f32>, mean: f32) -> f32 {
+    return sum_of(
+        (distance4(tops, x[0], t[0], e[0], mean) + distance4(tops, x[1], t[1], e[1], mean))
+            + (distance4(tops, x[2], t[2], e[2], mean) + distance4(tops, x[3], t[3], e[3], mean)),
+    );
 }
 
 // The largest of sixteen of x and of t.
@@ -106,10 +114,7 @@ fn sixteen_of(x: mat4x4<f32>, t: mat4x4<f32>, tops: vec2<f32>, has_top: vec2<boo
     let of_t = exps16(t, tops.y, has_top.y, scale());
     var d = 0.0;
     if folds() {
-        d = sum_of(
-            (distance4(tops, x[0], t[0], of_t.e[0]) + distance4(tops, x[1], t[1], of_t.e[1]))
-                + (distance4(tops, x[2], t[2], of_t.e[2]) + distance4(tops, x[3], t[3], of_t.e[3])),
-        );
+        d = distance16(tops, x, t, of_t.e, 0.0);
     }
     return Sixteen(of_x, of_t, d);
 }
@@ -177,6 +182,7 @@ struct Four {
     g_x: vec4<f32>,
     g_t: vec4<f32>,
     d_t: vec4<f32>, // dloss/dt where t are no logits
+    r: vec4<f32>,
 }
 
 // Probabilities of one side and their logarithms, negated.
@@ -233,6 +239,7 @@ fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
     let none_p = four.p == zero;
     // Finite where p = 0, not where q = 0 < p.
     let r = of_x.minus_log - select(of_t.minus_log, vec4(MOST), of_t.minus_log > vec4(MOST));
+    four.r = r;
     if DIVERGENCE == KL {
         let own = f32(EACH_DY == 1u);
         four.value = select(four.p * r, zero, none_p);
@@ -273,7 +280,7 @@ struct Sums {
     g_t: f32,
 }
 
-fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, four: Four) {
+fn put_gradients(sums: Sums, dy: f32, left: f32, i: u32, j: u32, end: u32, four: Four) {
     if HAS_DX == 1u {
         var dx = (params.factor_x * dy) * (four.g_x - four.q * sums.g_x);
         if ADD == 1u {
@@ -283,7 +290,10 @@ fn put_gradients(sums: Sums, dy: f32, i: u32, j: u32, end: u32, four: Four) {
     }
     if HAS_DT == 1u {
         var dt = four.d_t;
-        if FORM == LOGITS {
+        if FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u {
+            // The mean is taken away first: where p is nearly 1, r is nearly the mean.
+            dt = select(four.p * ((four.r - sums.g_t) - left), vec4(0.0), four.p == vec4(0.0));
+        } else if FORM == LOGITS {
             dt = four.g_t - four.p * sums.g_t;
         }
         dt *= params.factor_t * dy;
@@ -333,7 +343,7 @@ fn visit4(place: Place, j: u32, pairs: Pairs, sums: Sums, is_last: bool) -> Sums
     }
     let four = four_of(place.row, pairs, u);
     if is_last {
-        put_gradients(sums, place.dy, place.i, j, place.end, four);
+        put_gradients(sums, place.dy, place.row.left, place.i, j, place.end, four);
         if EACH_LOSS == 1u {
             store_loss4(place.i, j, place.end, (place.whole * params.scale) * four.value);
         }
@@ -465,14 +475,21 @@ fn forward(
         return;
     }
     let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
-    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t));
+    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t), 0.0);
     if folds() {
         // A mean of gaps, none of which exceeds MOST. Without the bound Mesa's compiler multiplies d by its unit first.
         let mean = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
-        let all = select(mean + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
+        if holds_row() {
+            // A mean far from 0 has lost digits that the gradients near it need; those that are left come from a second sum.
+            let d = reduce_sum(lane, distance16(vec2(both.x.x, both.t.x), held.x, held.t, held.e_t, mean));
+            let left = d * row.inverse_t * UNIT_OF_D;
+            row.left = select(0.0, left, max(abs(mean), abs(left)) < 1e30);
+        }
+        let all = select((mean + row.left) + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
         sums.value = select(0.0, all, span.lead && span.segment == 0u);
         if EACH_LOSS == 1u {
             sums.g_t = all;
+            row.left = 0.0;
         } else {
             sums.g_t = mean;
             row.rest_x = 0.0;
