@@ -50,15 +50,13 @@ tools() {
 # Each width has its own shader cache, because Mesa's cache key leaves the width
 # out (lp_disk_cache_create and lp_cs_get_ir_cache_key in llvmpipe). With one
 # cache for all, Mesa 25.0.7 reports subgroups of 4 and runs the cached code for 8.
+# Without LLVM's passes over what Mesa's own compiler made of a kernel, which take a third of the time.
 at_width() { # BITS COMMAND…
-    local width=$1 cache=$PWD/target/mesa-shader-cache/$1${GALLIVM_PERF:+-$GALLIVM_PERF}
+    local width=$1 cache=$PWD/target/mesa-shader-cache/$1
     shift
     mkdir -p "$cache"
-    LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
+    GALLIVM_PERF=nopt LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
 }
-
-# Without LLVM's passes over what Mesa's own compiler made of a kernel: a third of the time that compiling takes.
-briefly() { GALLIVM_PERF=nopt "$@"; }
 
 # Two at a time, where each has to wait for a driver that compiles kernels on one core: the first in the background, its output afterwards.
 side_by_side() { # COMMAND COMMAND, functions without arguments
@@ -96,10 +94,10 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 END
 elif scripts/driver.sh is-software; then
     slow=(info_nce scale kl::) # half of the time
-    slow_tests() { briefly at_width 256 "${tests[@]}" -- "${slow[@]}"; }
+    slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
     # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
     narrow_tests() {
-        briefly at_width 128 "${library_tests[@]}" -- normalize:: linear::verified
+        at_width 128 "${library_tests[@]}" -- normalize:: linear::verified
     }
     other_tests() {
         at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}" && at_width 256 "${tests[@]}" --bench host && narrow_tests

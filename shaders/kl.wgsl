@@ -199,17 +199,6 @@ struct Pairs {
     e_t: vec4<f32>,
 }
 
-fn pairs_of(row: Row, x: vec4<f32>, t: vec4<f32>) -> Pairs {
-    var pairs = Pairs(x, t, vec4(0.0), vec4(0.0));
-    if FORM <= PROBABILITIES {
-        pairs.e_x = exp_gap4(x, row.x.x, scale());
-    }
-    if FORM == LOGITS {
-        pairs.e_t = exp_gap4(t, row.t.x, scale());
-    }
-    return pairs;
-}
-
 fn side_of_x4(row: Row, pairs: Pairs) -> Side {
     if FORM <= PROBABILITIES {
         return Side(pairs.e_x * row.inverse_x, finite_gap4(row.x.x, pairs.x) + row.rest_x);
