@@ -124,7 +124,7 @@ fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec
 }
 
 fn p16(acc: vec2<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4(lse_p4(acc, x[0], UNIT), lse_p4(acc, x[1], UNIT), lse_p4(acc, x[2], UNIT), lse_p4(acc, x[3], UNIT));
+    return exp_gap16(x, acc.x, UNIT) * lse_inverse(acc);
 }
 
 // Of an id and nothing else, every other class has p times one factor.

@@ -371,16 +371,12 @@ fn elements_at(place: Place, j: u32) -> Elements {
     let t = load_t16(place.i, j, place.end, no_t());
     var all = Elements(x, t, mat4x4<f32>(), mat4x4<f32>());
     if FORM <= PROBABILITIES {
-        all.e_x = exp_gaps16(x, place.row.x.x);
+        all.e_x = exp_gap16(x, place.row.x.x, scale());
     }
     if FORM == LOGITS {
-        all.e_t = exp_gaps16(t, place.row.t.x);
+        all.e_t = exp_gap16(t, place.row.t.x, scale());
     }
     return all;
-}
-
-fn exp_gaps16(v: mat4x4<f32>, top: f32) -> mat4x4<f32> {
-    return mat4x4(exp_gap4(v[0], top, scale()), exp_gap4(v[1], top, scale()), exp_gap4(v[2], top, scale()), exp_gap4(v[3], top, scale()));
 }
 
 // A pass over a lane's elements; over those that it holds, the loop runs once and compilers drop it.

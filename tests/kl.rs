@@ -1,6 +1,6 @@
 use wgloss::kl::{self, Divergence, Form, Gradients, Options};
 use wgloss::verify::{Fill, Held};
-use wgloss::{Accum, Gpu, Reduction, reference};
+use wgloss::{Accum, Gpu, Reduction, Tuning, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -355,6 +355,28 @@ fn empty() {
                 let [loss, dx, dt] = on_device(gpu, &[], &[], cols, &[], Options { reduction, ..options });
                 assert_eq!((loss, dx, dt), (vec![0.0; loss_rows * loss_cols], vec![], vec![]), "{options:?}");
             }
+        }
+    }
+}
+
+/// As kernels are built for a GPU, with nothing of a temperature of 1: rows that the lanes hold, and cut ones.
+#[test]
+fn as_on_a_gpu() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = gpu.with_tuning(Tuning { workgroup: 32, widest: 32, ..Tuning::GPU });
+    for (cols, divergence) in [(100, Divergence::Kl), (1500, Divergence::Kl), (100, DIVERGENCES[2])] {
+        let (x, t) = (Fill::Small.matrix(3, cols, 41), Fill::Wide.matrix(3, cols, 42));
+        let options = Options { divergence, reduction: Reduction::Sum, ..Options::default() };
+        let (loss, [dx, dt]) = kl::compute(&gpu, &x, &t, cols, options).unwrap();
+        let (x, t) = (wide(&x), wide(&t));
+        assert_close(&wide(&loss), &reference::kl::forward(&x, &t, cols, options), 1e-6);
+        let want = reference::kl::backward(&x, &t, cols, &[1.0], options);
+        for (got, want) in [dx, dt].iter().zip(&want) {
+            let largest = want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+            assert!(
+                got.iter().zip(want).all(|(&got, want)| (f64::from(got) - want).abs() < 2e-6 * largest),
+                "{options:?}"
+            );
         }
     }
 }

@@ -202,16 +202,17 @@ fn same_bits() {
     assert_repeats(|| on_device(gpu, &Data { x: &x, w: &w, b: None, dy: &dy, shape }).into());
 }
 
-/// Whether the steps of a slab stand one after the other changes no bit.
+/// Whether the steps of a slab stand one after the other, and whether a slice is one block a lane, which is then loaded ahead, changes no bit.
 #[test]
 fn unrolled_or_not() {
     let Some(gpu) = gpu() else { return };
     let (rows, depth, outputs) = (37, 45, 21); // no multiple of a tile or a slab
     let (x, w) = (Fill::Small.matrix(rows, depth, 31), Fill::Small.matrix(outputs, depth, 32));
-    let [rolled, unrolled] = [false, true].map(|unrolled| {
-        let gpu = gpu.with_tuning(Tuning { tile_x: 4, tile_y: 2, unrolled, ..Tuning::GPU });
-        linear::compute(&gpu, &x, &w, None, depth).unwrap()
-    });
+    let small = Tuning { tile_x: 4, tile_y: 2, ..Tuning::GPU };
+    let ahead = Tuning { tile_x: 16, tile_y: 4, tile_depth: 8, ..Tuning::GPU };
+    let [rolled, unrolled, loaded_ahead] = [Tuning { unrolled: false, ..small }, small, ahead]
+        .map(|tuning| linear::compute(&gpu.with_tuning(tuning), &x, &w, None, depth).unwrap());
     assert_eq!(rolled, unrolled);
+    assert_eq!(rolled, loaded_ahead);
     assert_close(&wide(&unrolled), &reference::linear::forward(&wide(&x), &wide(&w), None, depth, outputs, rows), 1e-4);
 }

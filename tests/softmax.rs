@@ -1,6 +1,6 @@
 use wgloss::softmax::{self, Options};
 use wgloss::verify::Fill;
-use wgloss::{Gpu, reference};
+use wgloss::{Gpu, Tuning, reference};
 
 use crate::golden::{self, Case, Found, Kind, back, rows_of};
 use crate::harness::*;
@@ -28,6 +28,16 @@ pub fn by_reference(x: &[f32], dy: &[f32], cols: usize, options: Options) -> [Ve
     let y = reference::softmax::forward(&wide(x), cols, options);
     let dx = reference::softmax::backward(&y, &wide(dy), cols, options);
     [y, dx]
+}
+
+/// As kernels are built for a GPU, with nothing of a temperature of 1, where differences overflow too.
+#[test]
+fn as_on_a_gpu() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = gpu.with_tuning(Tuning { workgroup: 32, widest: 32, ..Tuning::GPU });
+    let x = [&Fill::Small.matrix(2, 100, 43)[..], &[-3e38, 3e38].repeat(50)].concat();
+    let y = softmax::compute(&gpu, &x, 100, Options::default()).unwrap();
+    assert_close(&wide(&y), &reference::softmax::forward(&wide(&x), 100, Options::default()), 2e-6);
 }
 
 #[test]

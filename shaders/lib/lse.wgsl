@@ -28,6 +28,10 @@ fn exp_gap4(x: vec4<f32>, top: f32, scale: Scale) -> vec4<f32> {
     return exp_in_range(fma(gap, vec4(scale.high), gap * scale.low));
 }
 
+fn exp_gap16(x: mat4x4<f32>, top: f32, scale: Scale) -> mat4x4<f32> {
+    return mat4x4(exp_gap4(x[0], top, scale), exp_gap4(x[1], top, scale), exp_gap4(x[2], top, scale), exp_gap4(x[3], top, scale));
+}
+
 fn exp_gap(x: f32, top: f32, scale: Scale) -> f32 {
     return exp_gap4(vec4(x), top, scale).x;
 }
@@ -54,9 +58,7 @@ struct Exps {
 
 // A row's lanes but one or two are without its `top`, and know it.
 fn exps16(v: mat4x4<f32>, top: f32, has_top: bool, scale: Scale) -> Exps {
-    let e = mat4x4(
-        exp_gap4(v[0], top, scale), exp_gap4(v[1], top, scale), exp_gap4(v[2], top, scale), exp_gap4(v[3], top, scale),
-    );
+    let e = exp_gap16(v, top, scale);
     var sums = vec2(0.0);
     if has_top {
         sums = sums_beside_tops(v, top, e);

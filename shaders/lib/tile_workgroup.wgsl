@@ -17,23 +17,32 @@ override BLOCKS: u32 = BLOCKS_A + BK / 4u * TX;
 // Whether each lane has one block to stage, or none.
 override AT_ONCE: u32 = u32(BLOCKS <= TX * TY);
 
-fn tile_block(row0: u32, col0: u32, k0: u32, at: u32) -> mat4x4<f32> {
+// Which four rows of an operand, and from which k of the slice on.
+struct TilePlace {
+    of_b: bool,
+    four: u32,
+    k: u32,
+}
+
+fn tile_place(at: u32) -> TilePlace {
     let of_b = at >= BLOCKS_A;
-    let place = select(at, at - BLOCKS_A, of_b);
-    let four = 4u * (place / (BK / 4u));
-    let k = k0 + 4u * (place % (BK / 4u));
-    if of_b {
-        return tile_b(col0 + four, k);
+    let block = select(at, at - BLOCKS_A, of_b);
+    return TilePlace(of_b, block / (BK / 4u), 4u * (block % (BK / 4u)));
+}
+
+fn tile_block(row0: u32, col0: u32, k0: u32, at: u32) -> mat4x4<f32> {
+    let place = tile_place(at);
+    if place.of_b {
+        return tile_b(col0 + 4u * place.four, k0 + place.k);
     }
-    return tile_a(row0 + four, k);
+    return tile_a(row0 + 4u * place.four, k0 + place.k);
 }
 
 fn tile_put(at: u32, block: mat4x4<f32>) {
-    let of_b = at >= BLOCKS_A;
-    let place = select(at, at - BLOCKS_A, of_b);
-    let four = place / (BK / 4u);
-    let k = 4u * (place % (BK / 4u));
-    if of_b {
+    let place = tile_place(at);
+    let four = place.four;
+    let k = place.k;
+    if place.of_b {
         let slab = k / 8u * TX + four;
         staged_b[slab][k % 8u] = block[0];
         staged_b[slab][k % 8u + 1u] = block[1];
