@@ -169,6 +169,33 @@ fn place(
     }
 }
 
+// Of sorted ids: which begin a run, and for each id, where it was, the place where its run begins.
+@compute @workgroup_size(WG)
+fn begin(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = item_of(group, groups, lane);
+    if at >= params.rows {
+        return;
+    }
+    let key = load_ids(at, 0u);
+    var head = 0u;
+    var last = at;
+    while head < last {
+        let middle = head + (last - head) / 2u;
+        if load_ids(middle, 0u) < key {
+            head = middle + 1u;
+        } else {
+            last = middle;
+        }
+    }
+    let is_row = key < params.all_rows;
+    store_new_ids(at, 0u, select(0xffffffffu, key, is_row && head == at));
+    store_new_order(load_order(at, 0u), 0u, select(0xffffffffu, head, is_row));
+}
+
 // What is left of a run: nothing, where its id is no row of this part of the table.
 fn finish(key: u32, head: u32, j: u32, sum: vec4<f32>) {
     let r = select(key - params.first_row, head, COMPACT == 1u);

@@ -1,6 +1,10 @@
 //! What recommendations and embeddings are worth, in f64. Recommended ids are rows of K, best first, as [`top_k`](crate::top_k) gives them, u32::MAX
 //! for none. Means are over the rows that have any truth; over none they are 0.
 
+use crate::reference;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{Error, Gpu, Reduction, Result, Tensor, info_nce};
+
 /// The mean over rows of the mean over the first `k` places.
 fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
     let (sum, count) = rows
@@ -66,7 +70,19 @@ pub struct Folding {
     pub within: f64,
 }
 
-/// The folding of scores ⟨u_i, v_j⟩ of users and items, rows of `dim` numbers, with blocks as relatedness.
+impl Folding {
+    /// From Σ max(0, s_ij − r_ij) and Σ r_ij s_ij.
+    pub(crate) fn of([above, within]: [f64; 2], user_blocks: &[u32], item_blocks: &[u32]) -> Folding {
+        let mut sizes = std::collections::HashMap::<u32, f64>::new();
+        item_blocks.iter().for_each(|&block| *sizes.entry(block).or_default() += 1.0);
+        let pairs_within: f64 = user_blocks.iter().filter_map(|block| sizes.get(block)).sum();
+        let pairs = user_blocks.len() as f64 * item_blocks.len() as f64;
+        Folding { score: above / pairs.max(1.0), within: within / pairs_within.max(1.0) }
+    }
+}
+
+/// The folding of scores ⟨u_i, v_j⟩ of users and items, rows of `dim` numbers, with blocks as relatedness. Work N·M·D on the host, in f64; on a device
+/// [`folding`](crate::folding::compute).
 ///
 /// Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious recommendations, RecSys 2017.
 ///
@@ -75,18 +91,9 @@ pub struct Folding {
 /// assert_eq!((folding.score, folding.within), ((1.0 + 0.5) / 2.0, 2.0));
 /// ```
 pub fn folding(users: &[f32], items: &[f32], dim: usize, user_blocks: &[u32], item_blocks: &[u32]) -> Folding {
-    let (mut above, mut within, mut pairs_within) = (0.0, 0.0, 0.0);
-    for (user, block) in users.chunks(dim.max(1)).zip(user_blocks) {
-        for (item, other) in items.chunks(dim.max(1)).zip(item_blocks) {
-            let score: f64 = user.iter().zip(item).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-            let related = f64::from(u8::from(block == other));
-            above += (score - related).max(0.0);
-            within += related * score;
-            pairs_within += related;
-        }
-    }
-    let pairs = (user_blocks.len() * item_blocks.len()) as f64;
-    Folding { score: above / pairs.max(1.0), within: within / f64::max(pairs_within, 1.0) }
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| x.into()).collect() };
+    let sums = reference::folding::forward(&wide(users), &wide(items), dim, user_blocks, item_blocks);
+    Folding::of(sums, user_blocks, item_blocks)
 }
 
 /// Alignment, the mean of |x_i − y_i|² over pairs of rows of unit length.
@@ -101,7 +108,8 @@ pub fn alignment(x: &[f32], y: &[f32], dim: usize) -> f64 {
     squares.sum::<f64>() / (x.len() as f64 / dim.max(1) as f64).max(1.0)
 }
 
-/// Uniformity, ln of the mean of e^(−2 |x_i − x_j|²) over i ≠ j, of rows of unit length: the lower the more even they lie; 0 for less than two.
+/// Uniformity, ln of the mean of e^(−2 |x_i − x_j|²) over i ≠ j, of rows of unit length: the lower the more even they lie; 0 for less than two. Work N²·D
+/// on the host, in f64.
 ///
 /// Source: Wang and Isola 2020, arXiv:2005.10242, section 4.1.
 ///
@@ -120,4 +128,50 @@ pub fn uniformity(x: &[f32], dim: usize) -> f64 {
     }
     let pairs = rows.len() * rows.len().saturating_sub(1) / 2;
     if pairs == 0 { 0.0 } else { (sum / pairs as f64).ln() }
+}
+
+/// [`uniformity`] with its N² products on a device, in f32.
+///
+/// ```
+/// # let Ok(gpu) = wgloss::Gpu::new() else { return };
+/// let uniformity = wgloss::metrics::uniformity_on(&gpu, &[1.0, 0.0, -1.0, 0.0], 2).unwrap();
+/// assert!((uniformity + 8.0).abs() < 1e-5);
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) for rows that are not whole, and any error of the device.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn uniformity_on(gpu: &Gpu, x: &[f32], dim: usize) -> Result<f64> {
+    if dim == 0 || !x.len().is_multiple_of(dim) {
+        let (expected, found) = (format!("whole rows of {dim}"), format!("{} elements", x.len()));
+        return Err(Error::Shape { op: "uniformity", what: "x", expected, found });
+    }
+    let n = x.len() / dim;
+    if n < 2 {
+        return Ok(0.0);
+    }
+    // -2 |a - b|^2 = 4 <a, b> - 2 |a|^2 - 2 |b|^2: scores at temperature 1/4, less a number a key and a number a query.
+    let options =
+        info_nce::Options { temperature: 0.25, exclude_self: true, reduction: Reduction::None, ..Default::default() };
+    let squares: Vec<f64> = x.chunks(dim).map(|row| row.iter().map(|&x| 2.0 * f64::from(x).powi(2)).sum()).collect();
+    let of_keys: Vec<f32> = squares.iter().map(|&square| square as f32).collect();
+    let (x, of_keys, none) = (gpu.upload(x)?, gpu.upload(&of_keys)?, gpu.upload(&vec![u32::MAX; n])?);
+    let (x, lse, loss) = (Tensor::matrix(&x, n, dim)?, gpu.zeros::<f32>(n)?, gpu.zeros::<f32>(n)?);
+    let batch = info_nce::Batch {
+        positive: info_nce::Positive::Index(Tensor::vector(&none, n)?),
+        log_q: Some(Tensor::vector(&of_keys, n)?),
+        ..info_nce::Batch::new(x, x)
+    };
+    let [lines, columns] = batch.state_shape(options);
+    let state = gpu.zeros::<f32>(lines * columns)?;
+    let (state, lse, loss) =
+        (Tensor::matrix(&state, lines, columns)?, Tensor::vector(&lse, n)?, Tensor::vector(&loss, n)?);
+    gpu.run(|recorder| {
+        info_nce::forward(recorder, batch, loss, state, info_nce::Gradients::default(), options)?;
+        info_nce::values(recorder, batch, state, info_nce::Values { lse: Some(lse), ..Default::default() }, options)
+    })?;
+    let logs: Vec<f64> = gpu.read(lse)?.iter().zip(&squares).map(|(&lse, square)| f64::from(lse) - square).collect();
+    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logs.iter().map(|log| (log - most).exp()).sum();
+    Ok(most + sum.ln() - (n as f64 * (n - 1) as f64).ln())
 }

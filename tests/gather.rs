@@ -91,6 +91,17 @@ fn parts_of_a_table() {
     let dy = whole(n * cols);
     let want: Vec<f64> = reference::gather::backward(&wide(&dy), cols, &ids, rows);
     assert_eq!(dense(&gpu, &dy, &ids, rows, cols), want);
+    let (held_dy, held_ids) = (input(&gpu, n, cols, &dy), input(&gpu, n, 1, &ids));
+    let (d_rows, which) = (output(&gpu, n, cols), input(&gpu, n, 1, &vec![7u32; n]));
+    gpu.run(|r| gather::backward_rows(r, held_dy.view()?, held_ids.view()?, 1600, which.view()?, d_rows.view()?))
+        .unwrap();
+    // Of equal ids, which stand together, the first has the sum.
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    let begins = |at: usize| sorted[at] < 1600 && (at == 0 || sorted[at - 1] != sorted[at]);
+    let heads: Vec<u32> = (0..n).map(|at| if begins(at) { sorted[at] } else { u32::MAX }).collect();
+    assert_eq!(gpu.read(which.view().unwrap()).unwrap(), heads);
+    assert_eq!(read(&gpu, &d_rows), reference::gather::forward(&want, cols, &heads));
     let (held, buffer) = (gpu.upload(&table).unwrap(), gpu.upload(&[2999u32, 0]).unwrap());
     let (held, row) = (Tensor::matrix(&held, rows, cols).unwrap(), gpu.upload(&whole(2 * cols)).unwrap());
     gpu.run(|recorder| gather::scatter(recorder, Tensor::matrix(&row, 2, cols)?, Tensor::vector(&buffer, 2)?, held))

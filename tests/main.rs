@@ -16,6 +16,7 @@ mod cast;
 mod clip;
 mod cross_entropy;
 mod dot;
+mod folding;
 mod gather;
 mod gaussian_kl;
 mod info_nce;

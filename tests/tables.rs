@@ -132,6 +132,65 @@ fn an_in_batch_step_is_that_of_the_reference() {
     }
 }
 
+/// With towers on the tables: what they make of the rows before and after a step of gradient descent, by differences of the loss.
+#[test]
+fn a_step_of_towers_is_that_of_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let (dim, hidden, rate) = (3, 2, 0.5);
+    let config = Config { hidden, loss: Loss::Logistic, negatives: Negatives::None, ..plain(rate) };
+    let (users, items, before) = first_step(gpu, &config);
+    // Tables of users and of items, then each side's maps: weight and bias, in and out.
+    let mut random = wgloss::Random::new(config.seed, 1);
+    let mut draw = |count: usize, inputs: usize| -> Vec<f64> {
+        let bound = 1.0 / (inputs as f64).sqrt();
+        (0..count).map(|_| (2.0 * f64::from(random.uniform()) - 1.0) * bound).collect()
+    };
+    let tables = draw(4 * dim + 5 * dim, dim);
+    let tower: Vec<f64> = (0..2)
+        .flat_map(|_| [draw(hidden * dim, dim), draw(hidden, dim), draw(dim * hidden, hidden), draw(dim, hidden)])
+        .flatten()
+        .collect();
+    let mut all = [tables, tower].concat();
+    let of_side = |all: &[f64], side: usize| -> Vec<f64> {
+        let (table, rows) = if side == 0 { (&all[..4 * dim], 4) } else { (&all[4 * dim..9 * dim], 5) };
+        let tower = &all[9 * dim..][side * (2 * hidden * dim + hidden + dim)..];
+        let (w, rest) = tower.split_at(hidden * dim);
+        let (b, rest) = rest.split_at(hidden);
+        let (v, rest) = rest.split_at(dim * hidden);
+        let within = reference::linear::forward(table, w, Some(b), dim, hidden, rows);
+        reference::linear::forward(&reference::tanh::forward(&within), v, Some(&rest[..dim]), hidden, dim, rows)
+    };
+    let loss = |all: &[f64]| -> f64 {
+        let [q, k] = [of_side(all, 0), of_side(all, 1)];
+        let row = |of: &[f64], id: u32| of[id as usize * dim..][..dim].to_vec();
+        users.iter().zip(&items).map(|(&user, &item)| (-dot(&row(&q, user), &row(&k, item))).exp().ln_1p()).sum()
+    };
+    assert_close_by(&before, [&of_side(&all, 0), &of_side(&all, 1)]);
+    let slopes: Vec<f64> = (0..all.len())
+        .map(|at| {
+            let moved = |change: f64| {
+                let mut all = all.clone();
+                all[at] += change;
+                loss(&all)
+            };
+            (moved(1e-5) - moved(-1e-5)) / 2e-5
+        })
+        .collect();
+    assert!(slopes[9 * dim..].iter().filter(|slope| slope.abs() > 1e-3).count() > 20);
+    all.iter_mut().zip(slopes).for_each(|(value, slope)| *value -= rate * slope);
+    let after = trained(gpu, &data(), None, &config).model;
+    assert_close_by(&after, [&of_side(&all, 0), &of_side(&all, 1)]);
+}
+
+#[track_caller]
+fn assert_close_by(model: &Model, want: [&[f64]; 2]) {
+    for (found, want) in [&model.users, &model.items].into_iter().zip(want) {
+        assert_eq!(found.len(), want.len());
+        let near = |(found, want): (&f32, &f64)| (f64::from(*found) - want).abs() < 1e-6;
+        assert!(found.iter().zip(want).all(near), "{found:?}, want {want:?}");
+    }
+}
+
 fn planted() -> Planted {
     Blocks { blocks: 12, users: 20, items: 12, seed: 3, ..Default::default() }.generate().unwrap()
 }
@@ -168,6 +227,25 @@ fn negatives_keep_blocks_apart() {
         let (apart, with) = of(negatives, loss);
         assert!(apart < 0.1, "{negatives:?}: {apart}");
         assert!(with > recall + 0.1, "{negatives:?}: recall {with}, {recall} without negatives");
+    }
+}
+
+/// The embeddings of towers do what those of tables do; the hard negatives are then sought among what a tower makes of all items.
+#[test]
+fn towers_learn() {
+    let Some(gpu) = gpu() else { return };
+    let planted = planted();
+    for negatives in [Negatives::Mixed { count: 32 }, Negatives::Hard { count: 8 }] {
+        let config = Config {
+            hidden: 16,
+            epochs: 12,
+            optimizer: Optimizer::Adam(adam::Options::default()),
+            rate: 0.01,
+            ..study(negatives, Loss::Softmax)
+        };
+        let outcome = trained(gpu, &planted.train, Some(&planted.held_out), &config);
+        let apart = spurious(gpu, &planted, &outcome.model);
+        assert!(apart < 0.1 && outcome.best.recall_at_10 > 0.6, "{negatives:?}: {apart} {:?}", outcome.best);
     }
 }
 

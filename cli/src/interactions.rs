@@ -22,6 +22,26 @@ pub struct Rules {
     /// Leave out users and items with fewer interactions, until all have as many.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
     pub min_interactions: usize,
+    /// What the weight of a pair is that stands in several lines; its time is that of the last.
+    #[arg(long, value_enum, requires = "interactions", default_value_t = Duplicates::Last)]
+    pub duplicates: Duplicates,
+    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on.
+    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub held_out_users: u32,
+}
+
+/// What several weights become.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Duplicates {
+    Last,
+    Sum,
+    Max,
+}
+
+impl Rules {
+    /// All lines count.
+    pub const ALL: Rules =
+        Rules { min_rating: None, min_interactions: 1, duplicates: Duplicates::Last, held_out_users: u32::MAX };
 }
 
 /// An interaction of numbered users and items.
@@ -34,7 +54,7 @@ pub struct Entry {
     pub value: f32,
 }
 
-/// What a file holds: ids in the order of their first appearance; entries by user, then by time, a pair once, at its last time.
+/// What a file holds: ids in the order of their first appearance; entries by user, then by time, a pair once, at its last time, with the weight that [`Duplicates`] gives it.
 #[derive(Debug)]
 pub struct Loaded {
     pub users: Vec<String>,
@@ -119,7 +139,7 @@ impl Reader {
         let number = |what: &str, at: Option<usize>| -> Result<Option<f64>, String> {
             let Some(text) = at.and_then(|at| fields.get(at)).map(|text| text.trim()) else { return Ok(None) };
             match text.parse::<f64>() {
-                Ok(value) if value.is_finite() => Ok(Some(value)),
+                Ok(value) if (value as f32).is_finite() => Ok(Some(value)),
                 _ => Err(format!("expected a number as {what}, found {text:?}")),
             }
         };
@@ -165,10 +185,21 @@ impl Reader {
     }
 
     fn loaded(mut self, rules: Rules) -> Loaded {
-        // A stable sort: equal times stay in the order of the file. Of a pair the last stays.
+        // A stable sort: equal times stay in the order of the file. Of a pair the last stays, with what the weights up to it make.
         self.entries.sort_by_key(|entry| (entry.user, entry.time));
         let mut is_last = Vec::with_capacity(self.entries.len());
-        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+        for of_user in self.entries.chunk_by_mut(|a, b| a.user == b.user) {
+            let mut weights = HashMap::new();
+            for entry in &mut *of_user {
+                let value = entry.value;
+                let before = weights.get(&entry.item).map(|&before: &f32| match rules.duplicates {
+                    Duplicates::Last => value,
+                    Duplicates::Sum => before + value,
+                    Duplicates::Max => before.max(value),
+                });
+                entry.value = before.unwrap_or(value);
+                weights.insert(entry.item, entry.value);
+            }
             let first = is_last.len();
             let mut later = HashSet::new();
             is_last.extend(of_user.iter().rev().map(|entry| later.insert(entry.item)));
@@ -366,11 +397,20 @@ impl Loaded {
         Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
     }
 
-    /// The last interaction of each user that has three is held out.
-    pub fn leave_last_out(&self) -> Result<Split, Failure> {
+    /// The last interaction of each user that has three is held out, or of `most` of them.
+    pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
         let [mut train, mut held_out] = [const { Vec::new() }; 2];
-        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
-            let last = usize::from(of_user.len() >= ENOUGH);
+        let users = || self.entries.chunk_by(|a, b| a.user == b.user);
+        let all = users().filter(|of_user| of_user.len() >= ENOUGH).count();
+        let mut next = 0;
+        for of_user in users() {
+            let mut last = 0;
+            if of_user.len() >= ENOUGH {
+                // One whenever the share that is due passes a whole number.
+                let due = |users: usize| users * all.min(most as usize) / all;
+                last = due(next + 1) - due(next);
+                next += 1;
+            }
             let (first, last) = of_user.split_at(of_user.len() - last);
             train.extend(first);
             held_out.extend(last);
@@ -398,10 +438,8 @@ mod tests {
     use super::*;
     use wgloss::planted::Blocks;
 
-    const ALL: Rules = Rules { min_rating: None, min_interactions: 1 };
-
     fn parsed(text: &str) -> Result<Loaded, String> {
-        read(text.as_bytes(), ALL)
+        read(text.as_bytes(), Rules::ALL)
     }
 
     /// Ids of users and items and time of each entry.
@@ -450,12 +488,37 @@ mod tests {
     }
 
     #[test]
+    fn weights_of_duplicates() {
+        let of = |duplicates| {
+            let rules = Rules { duplicates, ..Rules::ALL };
+            let loaded = read("a,x,4,3\na,x,1,9\na,x,2,5\na,y,7,1\nb,x,1,2\n".as_bytes(), rules).unwrap();
+            loaded.entries.iter().map(|entry| entry.value).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Duplicates::Last), [7.0, 1.0, 1.0]);
+        assert_eq!(of(Duplicates::Sum), [7.0, 7.0, 1.0]);
+        assert_eq!(of(Duplicates::Max), [7.0, 4.0, 1.0]);
+    }
+
+    /// Of ten users who have three, four, none twice; nothing is lost.
+    #[test]
+    fn some_users_are_measured() {
+        let text: String =
+            (0..12).flat_map(|user| (0..3 - user / 10).map(move |item| format!("{user},{item}\n"))).collect();
+        let loaded = parsed(&text).unwrap();
+        let Split { train, held_out, .. } = loaded.leave_last_out(4).unwrap();
+        let users: Vec<usize> =
+            held_out.lists().iter().enumerate().filter(|(_, of)| of.len() == 1).map(|(user, _)| user).collect();
+        assert_eq!(users, [2, 4, 7, 9]);
+        assert_eq!(train.len() + held_out.len(), 34);
+    }
+
+    #[test]
     fn rules() {
-        let rated = Rules { min_rating: Some(4.0), ..ALL };
+        let rated = Rules { min_rating: Some(4.0), ..Rules::ALL };
         let loaded = read("u,i,3.9\nu,j,4\nv,i,5\n".as_bytes(), rated).unwrap();
         assert_eq!(told(&loaded), [("u", "j", 0), ("v", "i", 0)]);
         // Without z its user has one left, without which x has one.
-        let core = Rules { min_interactions: 2, ..ALL };
+        let core = Rules { min_interactions: 2, ..Rules::ALL };
         let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), core).unwrap();
         assert_eq!(told(&loaded), [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]);
         assert_eq!((loaded.users.len(), loaded.items.len()), (2, 2));
@@ -464,7 +527,7 @@ mod tests {
     #[test]
     fn the_last_is_held_out_of_three() {
         let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\n").unwrap();
-        let Split { train, values, held_out, .. } = loaded.leave_last_out().unwrap();
+        let Split { train, values, held_out, .. } = loaded.leave_last_out(u32::MAX).unwrap();
         assert_eq!((train.len(), held_out.len()), (4, 1));
         assert_eq!(values, [3.0, 2.0, 4.0, 5.0]);
         assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
@@ -507,11 +570,11 @@ mod tests {
         ] {
             assert_eq!(parsed(text).unwrap_err(), want, "{text:?}");
         }
-        let latin = read(&b"a,x\nb,caf\xe9\n"[..], ALL).unwrap_err();
+        let latin = read(&b"a,x\nb,caf\xe9\n"[..], Rules::ALL).unwrap_err();
         assert_eq!(latin, "line 2: expected text in UTF-8, found other bytes");
         assert!(parsed("").unwrap().entries.is_empty());
         let binary: Vec<u8> = (0..1 << 21).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        assert!(read(binary.as_slice(), ALL).is_err());
+        assert!(read(binary.as_slice(), Rules::ALL).is_err());
     }
 
     #[test]
@@ -520,7 +583,7 @@ mod tests {
         let path = folder.path().join("plays.mtx");
         let load_text = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            load(&path, ALL)
+            load(&path, Rules::ALL)
         };
         let text = "%%MatrixMarket matrix coordinate integer general\n% plays\n3 4 3\n1 4 5\n3 1 2\n1 2 7\n";
         let loaded = load_text(text).unwrap();
@@ -590,23 +653,23 @@ mod tests {
             archive.finish().unwrap();
         };
         write(b"csr", [3, 1, 0]);
-        let loaded = load(&path, ALL).unwrap();
+        let loaded = load(&path, Rules::ALL).unwrap();
         let mut entries: Vec<_> = told(&loaded).into_iter().map(|(user, item, _)| (user, item)).collect();
         entries.sort_unstable();
         assert_eq!(entries, [("0", "1"), ("0", "3"), ("2", "0")]);
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
         write(b"csr", [3, 4, 0]);
-        assert!(load(&path, ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4"));
+        assert!(load(&path, Rules::ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4"));
         write(b"csc", [3, 1, 0]);
-        assert!(load(&path, ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\""));
+        assert!(load(&path, Rules::ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\""));
         std::fs::write(&path, b"PK\x03\x04 and nothing else").unwrap();
-        assert!(load(&path, ALL).unwrap_err().message.contains("expected an .npz file"));
+        assert!(load(&path, Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
     }
 
     #[test]
     fn a_file_that_is_none_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let told = |path: &Path| load(path, ALL).unwrap_err().message;
+        let told = |path: &Path| load(path, Rules::ALL).unwrap_err().message;
         assert!(told(&folder.path().join("missing.csv")).contains("expected a file of interactions"));
         assert!(told(folder.path()).contains("folder"));
         let empty = folder.path().join("empty.csv");

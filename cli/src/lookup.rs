@@ -57,7 +57,7 @@ const AT_ONCE: usize = 1 << 16;
 pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (mut model, mut ids, config) = load(&arguments.folder)?;
     let seen = match &arguments.seen {
-        Some(path) => Some(interactions::load(path, Rules { min_rating: None, min_interactions: 1 })?),
+        Some(path) => Some(interactions::load(path, Rules::ALL)?),
         None => None,
     };
     let known = ids.users.len();

@@ -78,6 +78,7 @@ impl Options {
         let loss = if self.loss == Kinds::Softmax { Loss::Softmax } else { Loss::Logistic };
         Config {
             dim: arguments.dim.unwrap_or(defaults.dim),
+            hidden: arguments.hidden.unwrap_or(defaults.hidden),
             batch,
             epochs: arguments.epochs.unwrap_or(defaults.epochs),
             loss,
@@ -99,7 +100,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
     }
     let loaded = interactions::load(path, options.rules)?;
-    let split = loaded.leave_last_out()?;
+    let split = loaded.leave_last_out(options.rules.held_out_users)?;
     let (train, held_out) = (&split.train, &split.held_out);
     loaded.describe(path, &split);
     let config = options.configure(arguments, train);
@@ -110,7 +111,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
-        "dim": config.dim, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
+        "dim": config.dim, "hidden": config.hidden, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
         "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
         "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
         "seed": config.seed,

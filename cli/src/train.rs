@@ -42,8 +42,8 @@ pub struct Arguments {
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
     #[arg(long)]
     pub dim: Option<usize>,
-    /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree
-    /// [default: 128 for the digits, 0 for files].
+    /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree, and for
+    /// interactions for none: then the tables' rows are the embeddings [default: 128 for the digits, 0 for files].
     #[arg(long)]
     pub hidden: Option<usize>,
     /// Share of the pairs that are held out to measure with [default: 0.2].
@@ -128,7 +128,6 @@ impl Arguments {
     pub fn only_for_pairs(&self) -> Option<&'static str> {
         let forms = self.forms.options() != info_nce::Options { symmetric: true, ..Default::default() };
         [
-            ("--hidden", self.hidden.is_some()),
             ("--queue", self.queue.is_some()),
             ("--held-out", self.held_out.is_some()),
             ("--clip", self.update.clip.is_some()),

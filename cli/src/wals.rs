@@ -178,7 +178,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let loaded = interactions::load(path, arguments.rules)?;
     let split = match arguments.new_users {
         Some(share) => loaded.leave_users_out(share, config.seed)?,
-        None => loaded.leave_last_out()?,
+        None => loaded.leave_last_out(arguments.rules.held_out_users)?,
     };
     let (train, held_out) = (&split.train, &split.held_out);
     loaded.describe(path, &split);

@@ -1,23 +1,5 @@
-// What the losses over all pairs of queries and keys share: scores s_ij = scale <q_i, k_j>, scale = min(e^log_scale, max_scale) or
-// 1/temperature, tile by tile in registers, and sums over the rows of a tile. rows of q and cols rows of k are a chunk of the batch, from row
-// first_row and column first_col on. The op's file has bindings q, k, log_scale, dy and row_part [column tiles * rows, ..].
-
-// NaN for NaN, as the bounded scale is: a min may lose it.
-fn learned_scale() -> f32 {
-    let exponent = load_log_scale(0u, 0u);
-    return select(precise_exp(min(exponent, 88.0)), exponent, is_nan(exponent));
-}
-
-fn score_scale() -> f32 {
-    let learned = learned_scale();
-    let bounded = select(min(learned, params.max_scale), learned, is_nan(learned));
-    return select(params.scale, bounded, params.learnable == 1u);
-}
-
-// Whether the scale does not follow log_scale.
-fn clamped() -> bool {
-    return params.learnable == 1u && learned_scale() > params.max_scale;
-}
+// Tiles of <q_i, k_j> in registers, and sums over the rows of a tile. rows of q and cols rows of k are a chunk of the batch.
+// The op's file has bindings q, k and row_part [column tiles * rows, ..].
 
 fn tile_a(i: u32, d: u32) -> mat4x4<f32> {
     return transpose(load_q4x4(i, d, params.rows, params.dim));

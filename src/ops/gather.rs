@@ -53,9 +53,11 @@ static COUNT: Kernel = kernel("count", &["ids", "counts"]);
 static CLIMB: Kernel = kernel("climb", &["counts_in", "above"]);
 static DESCEND: Kernel = kernel("descend", &["above_in", "counts"]);
 static PLACE: Kernel = kernel("place", &["ids", "order", "counts_in", "new_ids", "new_order"]);
+static BEGIN: Kernel = kernel("begin", &["ids", "order", "new_ids", "new_order"]);
 static SUMS: Kernel = kernel("sums", &["rows_in", "ids", "order", "rows_out", "new_ids", "parts"]);
 static MERGE: Kernel = kernel("merge", &["ids", "parts_in", "rows_out"]);
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &SCATTER, &CLEAR, &COUNT, &CLIMB, &DESCEND, &PLACE, &SUMS, &MERGE];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FORWARD, &SCATTER, &CLEAR, &COUNT, &CLIMB, &DESCEND, &PLACE, &BEGIN, &SUMS, &MERGE];
 
 /// Ids of a lane: `BLOCK` of the shader.
 const BLOCK: usize = 64;
@@ -68,6 +70,8 @@ const SORTED: [usize; 2] = [0, 1];
 const ORDERS: [usize; 2] = [2, 3];
 const COUNTS: [usize; 5] = [4, 5, 6, 7, 8];
 const RUNS: usize = 9;
+/// Scratch: where the run of each id begins.
+const HEADS: usize = 10;
 
 /// What the shader is told beside shapes; all else is 0.
 #[derive(Debug, Clone, Copy, Default)]
@@ -140,32 +144,33 @@ pub fn backward(recorder: &mut Recorder, dy: Tensor, ids: Tensor<u32>, d_table: 
     shaped(OP, "ids", ids, [dy.rows, 1])?;
     shaped(OP, "dy", dy, [dy.rows, d_table.cols])?;
     disjoint(OP, &[named("d_table", d_table)], &[named("dy", dy), named("ids", ids)])?;
-    recorder.plan(|plan| {
-        if accum == Accum::Write {
-            plan.rows(&CLEAR, d_table.shape(), &[Arg::by_row(d_table)], &Told::default().scalars(), &[])?;
-        }
-        let at_once = plan.rows_per_binding(dy).max(1) as usize;
-        for first in (0..dy.rows).step_by(at_once) {
-            let rows = first..dy.rows.min(first + at_once);
-            let (dy, ids) = (dy.row_range(rows.clone()), ids.row_range(rows));
-            sort(plan, ids, d_table.rows, |plan, sorted, order| {
-                for part in parts(plan, OP, d_table)? {
-                    let rows = d_table.row_range(part.clone());
-                    let told = Told { all_rows: d_table.rows, part: [part.start, part.len()], ..Told::default() };
-                    sum(plan, dy, [sorted, order], rows, None, told)?;
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
-    })
+    recorder.plan(|plan| add_up(plan, dy, ids, d_table, accum))
+}
+
+/// [`backward`] as a part of an op.
+fn add_up(plan: &mut Plan, dy: Tensor, ids: Tensor<u32>, d_table: Tensor, accum: Accum) -> Result<()> {
+    if accum == Accum::Write {
+        plan.rows(&CLEAR, d_table.shape(), &[Arg::by_row(d_table)], &Told::default().scalars(), &[])?;
+    }
+    for rows in parts(plan, OP, dy)? {
+        let (dy, ids) = (dy.row_range(rows.clone()), ids.row_range(rows));
+        sort(plan, ids, d_table.rows, |plan, sorted, order| {
+            for part in parts(plan, OP, d_table)? {
+                let rows = d_table.row_range(part.clone());
+                let told = Told { all_rows: d_table.rows, part: [part.start, part.len()], ..Told::default() };
+                sum(plan, dy, [sorted, order], rows, None, told)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// The same sums for a table of `table_rows` rows that is too large for a gradient of its own: `rows` [N, 1] holds each id that occurs once, ascending, with
 /// u32::MAX in between, and `d_rows` [N, D] beside it its sum, else zeros.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::SameBuffer`]; [`Error::Limit`] where `dy` exceeds a binding.
+/// [`Error::Shape`], [`Error::SameBuffer`].
 pub fn backward_rows(
     recorder: &mut Recorder,
     dy: Tensor,
@@ -181,10 +186,19 @@ pub fn backward_rows(
     disjoint(OP, &[named("rows", rows), named("d_rows", d_rows)], &[named("dy", dy), named("ids", ids)])?;
     recorder.plan(|plan| {
         let table_rows = table_rows.min(u32::MAX as usize);
+        let told = Told { all_rows: table_rows, ..Told::default() };
+        let is_whole = [dy, d_rows].iter().all(|rows| plan.rows_per_binding(*rows) >= n as u64);
+        let heads = plan.scratch(HEADS, if is_whole { 0 } else { n })?;
+        let heads: Tensor<u32> = Tensor::vector(&heads, if is_whole { 0 } else { n })?;
         sort(plan, ids, table_rows, |plan, sorted, order| {
-            let told = Told { all_rows: table_rows, ..Told::default() };
-            sum(plan, dy, [sorted, order], d_rows, Some(rows), told)
-        })
+            if is_whole {
+                return sum(plan, dy, [sorted, order], d_rows, Some(rows), told);
+            }
+            let args = [sorted, order, rows, heads].map(Arg::whole);
+            plan.each_row(&BEGIN, [n, 1], &args, &told.scalars(), &[])
+        })?;
+        // With the places where runs begin for ids, the sums are those of a table.
+        if is_whole { Ok(()) } else { add_up(plan, dy, heads, d_rows, Accum::Write) }
     })
 }
 

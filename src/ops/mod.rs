@@ -7,6 +7,7 @@ pub mod clip;
 pub mod cross_entropy;
 pub mod dot;
 mod elementwise;
+pub mod folding;
 pub mod gather;
 pub mod gaussian_kl;
 pub mod info_nce;
@@ -96,6 +97,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         clip::KERNELS,
         cross_entropy::KERNELS,
         dot::KERNELS,
+        folding::KERNELS,
         gather::KERNELS,
         gaussian_kl::KERNELS,
         info_nce::KERNELS,

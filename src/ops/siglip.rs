@@ -17,7 +17,7 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "siglip";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("siglip", "pairs", "tile", "math", "lse", "row"),
+    source: wgsl!("siglip", "pairs", "scale", "tile", "math", "lse", "row"),
     bindings: &[
         input("q"),
         input("k"),

@@ -10,6 +10,7 @@ pub mod cast;
 pub mod clip;
 pub mod cross_entropy;
 pub mod dot;
+pub mod folding;
 pub mod gather;
 pub mod gaussian_kl;
 pub mod info_nce;

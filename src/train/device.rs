@@ -1,8 +1,9 @@
 //! Training on a device: a step is one submit, its loss stays on the device until asked for.
 
 use super::matrix::{Ids, Matrix};
-use super::{Config, Engine, Layer, Model, Optimizer, Pairs, STEPS_PER_READ, Tower};
-use crate::{Accum, Error, Gpu, Recorder, Result, Tensor, Watch, clip, gather, info_nce, linear, normalize, tanh};
+use super::tower::{Maps, Parameter};
+use super::{Config, Engine, Model, Optimizer, Pairs, STEPS_PER_READ, Tower};
+use crate::{Error, Gpu, Recorder, Result, Tensor, Watch, clip, gather, info_nce, normalize};
 
 pub(super) struct Device<'a> {
     gpu: &'a Gpu,
@@ -42,54 +43,9 @@ impl Memory {
     }
 }
 
-/// A parameter, its gradient and what its optimizer keeps.
-struct Parameter {
-    value: Matrix,
-    gradient: Matrix,
-    states: Vec<Matrix>,
-}
-
-impl Parameter {
-    fn new(gpu: &Gpu, data: &[f32], cols: usize, optimizer: Optimizer) -> Result<Parameter> {
-        let value = Matrix::of(gpu, data, cols)?;
-        let like = || Matrix::new(gpu, value.rows, value.cols);
-        let (gradient, states) = (like()?, (0..optimizer.states()).map(|_| like()).collect::<Result<_>>()?);
-        Ok(Parameter { value, gradient, states })
-    }
-
-    fn step(&self, recorder: &mut Recorder, optimizer: Optimizer) -> Result<()> {
-        let states = self.states.iter().map(Matrix::view).collect::<Result<Vec<_>>>()?;
-        optimizer.step(recorder, self.gradient.view()?, self.value.view()?, &states)
-    }
-}
-
-/// A linear map with its input and what it gives, for one batch.
-struct Map {
-    weight: Parameter,
-    bias: Parameter,
-    x: Matrix,
-    dx: Matrix,
-    y: Matrix,
-    dy: Matrix,
-}
-
-impl Map {
-    fn new(gpu: &Gpu, layer: &Layer, config: &Config) -> Result<Map> {
-        let batch = config.batch;
-        Ok(Map {
-            weight: Parameter::new(gpu, &layer.weight, layer.inputs, config.optimizer)?,
-            bias: Parameter::new(gpu, &layer.bias, 1, config.optimizer)?,
-            x: Matrix::new(gpu, batch, layer.inputs)?,
-            dx: Matrix::new(gpu, batch, layer.inputs)?,
-            y: Matrix::new(gpu, batch, layer.outputs)?,
-            dy: Matrix::new(gpu, batch, layer.outputs)?,
-        })
-    }
-}
-
 /// One tower.
 struct Side {
-    maps: Vec<Map>,
+    maps: Maps,
     /// All rows that batches are gathered from; none where the device has no room for them: then the host gathers.
     data: Option<Matrix>,
     unit: Matrix,
@@ -99,8 +55,8 @@ struct Side {
 impl Side {
     fn new(gpu: &Gpu, tower: &Tower, data: &[f32], config: &Config) -> Result<Side> {
         let (batch, dim) = (config.batch, tower.output.outputs);
-        let maps = tower.layers().map(|layer| Map::new(gpu, layer, config)).collect::<Result<Vec<_>>>()?;
-        let data = match Matrix::of(gpu, data, maps[0].x.cols) {
+        let maps = Maps::new(gpu, dim, tower.layers(), batch, config.optimizer)?;
+        let data = match Matrix::of(gpu, data, maps.x().cols) {
             Err(Error::Limit { .. } | Error::OutOfMemory { .. }) => None,
             data => Some(data?),
         };
@@ -109,37 +65,16 @@ impl Side {
 
     /// Embeds the first rows of the first map's input into `unit`.
     fn forward(&self, recorder: &mut Recorder, unit: Tensor) -> Result<()> {
-        let rows = unit.rows();
-        for (index, map) in self.maps.iter().enumerate() {
-            let (weight, bias) = (map.weight.value.view()?, map.bias.value.view()?);
-            linear::forward(recorder, map.x.first(rows)?, weight, Some(bias), map.y.first(rows)?)?;
-            match self.maps.get(index + 1) {
-                Some(next) => tanh::forward(recorder, map.y.first(rows)?, next.x.first(rows)?)?,
-                None => normalize::forward(recorder, map.y.first(rows)?, unit, normalize::Options::default())?,
-            }
-        }
-        Ok(())
+        let [x, y] = [self.maps.x(), self.maps.y()].map(|rows| rows.first(unit.rows()));
+        let y = y?;
+        self.maps.forward(recorder, x?, y)?;
+        normalize::forward(recorder, y, unit, normalize::Options::default())
     }
 
     fn backward(&self, recorder: &mut Recorder) -> Result<()> {
-        for (index, map) in self.maps.iter().enumerate().rev() {
-            match self.maps.get(index + 1) {
-                Some(next) => tanh::backward(recorder, next.x.view()?, next.dx.view()?, map.dy.view()?)?,
-                None => {
-                    let (y, d_unit, dy) = (map.y.view()?, self.d_unit.view()?, map.dy.view()?);
-                    normalize::backward(recorder, y, d_unit, dy, normalize::Options::default())?;
-                }
-            }
-            let (x, weight, dy) = (map.x.view()?, map.weight.value.view()?, map.dy.view()?);
-            let dx = if index > 0 { Some(map.dx.view()?) } else { None };
-            let (dw, db) = (map.weight.gradient.view()?, map.bias.gradient.view()?);
-            linear::backward(recorder, x, weight, dy, dx, Some(dw), Some(db), Accum::Write)?;
-        }
-        Ok(())
-    }
-
-    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.maps.iter().flat_map(|map| [&map.weight, &map.bias])
+        let (y, d_unit, dy) = (self.maps.y().view()?, self.d_unit.view()?, self.maps.dy().view()?);
+        normalize::backward(recorder, y, d_unit, dy, normalize::Options::default())?;
+        self.maps.backward(recorder, false)
     }
 }
 
@@ -169,7 +104,7 @@ impl<'a> Device<'a> {
     fn announce(&self, ids: &[u32]) -> Result<()> {
         self.gpu.write(self.ids.first(ids.len())?, ids)?;
         for (which, side) in self.sides.iter().enumerate().filter(|(_, side)| side.data.is_none()) {
-            self.gpu.write(side.maps[0].x.first(ids.len())?, &self.pairs.gather(which, ids))?;
+            self.gpu.write(side.maps.x().first(ids.len())?, &self.pairs.gather(which, ids))?;
         }
         Ok(())
     }
@@ -177,7 +112,7 @@ impl<'a> Device<'a> {
     fn load(&self, recorder: &mut Recorder, ids: Tensor<u32>) -> Result<()> {
         for side in &self.sides {
             if let Some(data) = &side.data {
-                gather::forward(recorder, data.view()?, ids, side.maps[0].x.first(ids.rows())?)?;
+                gather::forward(recorder, data.view()?, ids, side.maps.x().first(ids.rows())?)?;
             }
         }
         Ok(())
@@ -212,7 +147,7 @@ impl Engine for Device<'_> {
             queue.push(recorder, info_nce::Negatives { ids: Some(ids), ..k.into() }, ring)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
-            let parameters: Vec<&Parameter> = query.parameters().chain(key.parameters()).collect();
+            let parameters: Vec<&Parameter> = query.maps.parameters().chain(key.maps.parameters()).collect();
             if let Some(max_norm) = self.config.clip {
                 let all = parameters.iter().copied().chain([&self.log_scale]);
                 let gradients = all.map(|parameter| parameter.gradient.view()).collect::<Result<Vec<_>>>()?;
@@ -254,7 +189,7 @@ impl Engine for Device<'_> {
     fn model(&self) -> Result<Model> {
         let mut model = self.template.clone();
         for (tower, side) in [&mut model.query, &mut model.key].into_iter().zip(&self.sides) {
-            for (layer, map) in tower.layers_mut().zip(&side.maps) {
+            for (layer, map) in tower.layers_mut().zip(&side.maps.maps) {
                 layer.weight = self.gpu.read(map.weight.value.view()?)?;
                 layer.bias = self.gpu.read(map.bias.value.view()?)?;
             }

@@ -31,6 +31,7 @@ mod optimizer;
 mod pairs;
 mod schedule;
 pub mod tables;
+mod tower;
 pub mod wals;
 
 use std::ops::ControlFlow;

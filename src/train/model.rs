@@ -37,7 +37,7 @@ pub struct Model {
 
 impl Layer {
     /// Uniform in ±1/√inputs, weights row by row, then biases (torch.nn.Linear's distribution).
-    fn random(inputs: usize, outputs: usize, random: &mut Random) -> Layer {
+    pub(super) fn random(inputs: usize, outputs: usize, random: &mut Random) -> Layer {
         let bound = (1.0 / (inputs as f64).sqrt()) as f32;
         let mut draw = |count: usize| (0..count).map(|_| (2.0 * random.uniform() - 1.0) * bound).collect();
         Layer { weight: draw(outputs * inputs), bias: draw(outputs), inputs, outputs }

@@ -12,6 +12,7 @@ mod clip;
 mod cross_entropy;
 mod dot;
 mod fill;
+mod folding;
 mod gather;
 mod gaussian_kl;
 mod info_nce;
@@ -38,7 +39,7 @@ use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 pub type Suite = fn(&mut Check) -> Result<()>;
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 21] = [
+pub const SUITES: [(&str, Suite); 22] = [
     ("linear", linear::cases),
     ("sigmoid", sigmoid::cases),
     ("tanh", tanh::cases),
@@ -59,6 +60,7 @@ pub const SUITES: [(&str, Suite); 21] = [
     ("top_k", top_k::cases),
     ("clip", clip::cases),
     ("wals", wals::cases),
+    ("folding", folding::cases),
     ("cast", cast::cases),
 ];
 

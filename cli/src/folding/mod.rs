@@ -166,7 +166,7 @@ fn measure(gpu: &Gpu, planted: &Planted, model: &Model) -> Result<Row, Failure> 
     let truth = held_out.lists();
     let truth: Vec<&[u32]> = truth.iter().map(Vec::as_slice).collect();
     Ok(Row {
-        folding: metrics::folding(&model.users, &model.items, model.dim, user_blocks, item_blocks),
+        folding: wgloss::folding::compute(gpu, &model.users, &model.items, model.dim, user_blocks, item_blocks)?,
         spurious,
         any,
         recall: metrics::recall(&ids, RECALL, &truth),

@@ -55,6 +55,7 @@ static SHADER: Shader = Shader {
         "../info_nce/each",
         "../info_nce/rank",
         "pairs",
+        "scale",
         "tile",
         "math",
         "lse",

@@ -1,13 +1,16 @@
 //! A step on the device: one submit, nothing read back.
 
+use core::ops::ControlFlow;
+
 use super::{Config, Interactions, Loss, Model, Negatives};
 use crate::sample::{self, Popularity, Proposal};
 use crate::train::matrix::{Ids, Matrix};
-use crate::train::{Optimizer, STEPS_PER_READ};
-use crate::{Accum, Error, Gpu, Lists, Random, Recorder, Reduction, Result, Tensor, Watch};
+use crate::train::tower::Maps;
+use crate::train::{Layer, Optimizer, STEPS_PER_READ};
+use crate::{Accum, Error, Gpu, Lists, Progress, Random, Recorder, Reduction, Result, Tensor, Watch};
 use crate::{bce, cast, dot, gather, info_nce, top_k};
 
-/// Streams of the seed: how tables start; epochs have those from 2 on. Draws have counters of their own.
+/// Streams of the seed: how tables and towers start; epochs have those from 2 on. Draws have counters of their own.
 const START: u32 = 1;
 /// Users whose recommendations are computed at a time.
 const USERS_AT_ONCE: usize = 1024;
@@ -82,6 +85,8 @@ pub(super) struct Device<'a> {
     config: &'a Config,
     /// Of users and of items.
     tables: [Table; 2],
+    /// What makes embeddings of a table's rows, for those that a step takes.
+    towers: [Maps; 2],
     known: Known,
     popularity: Ids,
     users: Ids,
@@ -90,12 +95,11 @@ pub(super) struct Device<'a> {
     /// Own items and negatives: see [`Device::places`].
     items: Ids,
     log_q: Matrix,
-    /// The rows of users and items, and their gradients.
-    rows: [Matrix; 2],
-    gradients: [Matrix; 2],
     /// Logits, their gradients and their targets.
     logits: [Matrix; 3],
     state: Matrix,
+    /// All items' embeddings, where a step compares with them and a tower makes them.
+    catalogue: Option<Matrix>,
     losses: Matrix,
     /// Steps since losses were read.
     unread: usize,
@@ -128,6 +132,15 @@ impl<'a> Device<'a> {
             (0..count * dim).map(|_| ((2.0 * f64::from(random.uniform()) - 1.0) * bound) as f32).collect()
         };
         let (users, catalogue) = (start(data.user_count), start(data.item_count));
+        let mut tower = |rows| {
+            let mut layer = |inputs, outputs| Layer::random(inputs, outputs, &mut random);
+            let layers = match config.hidden {
+                0 => Vec::new(),
+                hidden => vec![layer(dim, hidden), layer(hidden, dim)],
+            };
+            Maps::new(gpu, dim, layers.iter(), rows, config.optimizer)
+        };
+        let towers = [tower(batch)?, tower(items)?];
         let power = match config.negatives {
             Negatives::Drawn { power, .. } => power,
             _ => 1.0,
@@ -138,26 +151,30 @@ impl<'a> Device<'a> {
             (0..batch * (1 + each)).map(|at| f32::from(u8::from(at % (1 + each) == 0))).collect();
         let targets = targets?;
         gpu.write(targets.view()?, &targets_of)?;
-        Ok(Device {
+        let mut device = Device {
             gpu,
             data,
             config,
             tables: [Table::new(gpu, &users, batch, config)?, Table::new(gpu, &catalogue, items, config)?],
+            towers,
             known: Known::new(gpu, data)?,
             popularity: Ids::of(gpu, Popularity::new(&data.popularity(), power)?.words())?,
             users: Ids::new(gpu, batch)?,
             own: Ids::new(gpu, batch)?,
             items: Ids::new(gpu, items)?,
             log_q: Matrix::new(gpu, items, 1)?,
-            rows: [Matrix::new(gpu, batch, dim)?, Matrix::new(gpu, items, dim)?],
-            gradients: [Matrix::new(gpu, batch, dim)?, Matrix::new(gpu, items, dim)?],
             logits: [scores?, d_scores?, targets],
             state: Matrix::new(gpu, batch + 1, 8)?,
+            catalogue: None,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
             unread: 0,
             step: 0,
             steps,
-        })
+        };
+        if let Negatives::Hard { .. } = config.negatives {
+            device.catalogue = device.room(1)?;
+        }
+        Ok(device)
     }
 
     /// For the logistic loss a user's own item and its negatives are a row; for softmax all own items come first.
@@ -202,8 +219,37 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// Those of a step's users and items, and their gradients.
+    fn embeddings(&self) -> [[&Matrix; 2]; 2] {
+        [self.towers.each_ref().map(Maps::y), self.towers.each_ref().map(Maps::dy)]
+    }
+
+    /// Takes the rows `ids` of users or items and embeds them.
+    fn embed(&self, recorder: &mut Recorder, side: usize, ids: Tensor<u32>) -> Result<()> {
+        let (table, tower) = (&self.tables[side].value, &self.towers[side]);
+        gather::forward(recorder, table.view()?, ids, tower.x().view()?)?;
+        tower.forward(recorder, tower.x().view()?, tower.y().view()?)
+    }
+
+    /// The embeddings of all users or items, in `all`; the table itself where there is no tower.
+    fn embed_all<'t>(&'t self, recorder: &mut Recorder, side: usize, all: &'t Option<Matrix>) -> Result<Tensor<'t>> {
+        let (table, tower) = (&self.tables[side].value, &self.towers[side]);
+        let Some(all) = all else { return table.view() };
+        for first in (0..table.rows).step_by(tower.x().rows) {
+            let rows = first..table.rows.min(first + tower.x().rows);
+            tower.forward(recorder, table.view()?.row_range(rows.clone()), all.view()?.row_range(rows))?;
+        }
+        all.view()
+    }
+
+    /// Where [`Device::embed_all`] writes.
+    fn room(&self, side: usize) -> Result<Option<Matrix>> {
+        let rows = self.tables[side].value.rows;
+        (self.config.hidden > 0).then(|| Matrix::new(self.gpu, rows, self.config.dim)).transpose()
+    }
+
     fn logistic(&self, recorder: &mut Recorder, loss: Tensor) -> Result<()> {
-        let ([q, k], [dq, dk]) = (&self.rows, &self.gradients);
+        let [[q, k], [dq, dk]] = self.embeddings();
         let [s, ds, t] = &self.logits;
         dot::forward(recorder, q.view()?, k.view()?, s.view()?)?;
         let inputs = bce::Inputs { x: s.view()?, t: t.view()?, weight: None, pos_weight: None };
@@ -214,7 +260,7 @@ impl<'a> Device<'a> {
     }
 
     fn softmax(&self, recorder: &mut Recorder, places: &Places, loss: Tensor) -> Result<()> {
-        let ([q, k], [dq, dk]) = (&self.rows, &self.gradients);
+        let [[q, k], [dq, dk]] = self.embeddings();
         let Config { batch, negatives, .. } = *self.config;
         let (k_drawn, dk_drawn) = (k.view()?.row_range(batch..k.rows), dk.view()?.row_range(batch..k.rows));
         let in_batch = negatives.in_batch();
@@ -255,22 +301,27 @@ impl<'a> Device<'a> {
         let optimizer = self.config.optimizer.at(self.config.rate * factor, self.step + 1);
         let loss = self.losses.view()?.row_range(self.unread..self.unread + 1);
         let places = self.places()?;
-        let (users, [q, k]) = (self.users.view()?, &self.rows);
+        let users = self.users.view()?;
         let step = |recorder: &mut Recorder| {
             cast::ids(recorder, self.own.view()?, places.own)?;
             self.draw(recorder, &places)?;
-            gather::forward(recorder, self.tables[0].value.view()?, users, q.view()?)?;
+            self.embed(recorder, 0, users)?;
             if let Negatives::Hard { .. } = self.config.negatives {
-                let (catalogue, known) = (self.tables[1].value.view()?, self.known.of(users)?);
-                top_k::forward(recorder, q.view()?, catalogue, Some(known), places.negatives, places.log_q)?;
+                let (q, known) = (self.towers[0].y().view()?, self.known.of(users)?);
+                let catalogue = self.embed_all(recorder, 1, &self.catalogue)?;
+                top_k::forward(recorder, q, catalogue, Some(known), places.negatives, places.log_q)?;
             }
-            gather::forward(recorder, self.tables[1].value.view()?, places.all, k.view()?)?;
+            self.embed(recorder, 1, places.all)?;
             match self.config.loss {
                 Loss::Logistic => self.logistic(recorder, loss)?,
                 Loss::Softmax => self.softmax(recorder, &places, loss)?,
             }
-            self.tables[0].step(recorder, users, self.gradients[0].view()?, optimizer)?;
-            self.tables[1].step(recorder, places.all, self.gradients[1].view()?, optimizer)
+            for ((table, tower), ids) in self.tables.iter().zip(&self.towers).zip([users, places.all]) {
+                tower.backward(recorder, true)?;
+                tower.parameters().try_for_each(|parameter| parameter.step(recorder, optimizer))?;
+                table.step(recorder, ids, tower.dx().view()?, optimizer)?;
+            }
+            Ok(())
         };
         self.gpu.run_watched(step, watch)?;
         self.step += 1;
@@ -288,15 +339,20 @@ impl<'a> Device<'a> {
         Ok(losses)
     }
 
-    pub(super) fn model(&self) -> Result<Model> {
-        let [users, items] = &self.tables;
-        let (users, items) = (self.gpu.read(users.value.view()?)?, self.gpu.read(items.value.view()?)?);
-        Ok(Model { users, items, dim: self.config.dim })
+    /// Embeddings of all users and items, in the places of [`Device::room`].
+    fn all<'t>(&'t self, rooms: &'t [Option<Matrix>; 2]) -> Result<[Tensor<'t>; 2]> {
+        self.gpu.run(|recorder| Ok([self.embed_all(recorder, 0, &rooms[0])?, self.embed_all(recorder, 1, &rooms[1])?]))
     }
 
-    pub(super) fn top(&self, users: &[u32], count: usize) -> Result<Vec<u32>> {
-        let [of_users, of_items] = &self.tables;
-        top(self.gpu, [&of_users.value, &of_items.value], &self.known, users, count)
+    pub(super) fn model(&self) -> Result<Model> {
+        let rooms = [self.room(0)?, self.room(1)?];
+        let [users, items] = self.all(&rooms)?;
+        Ok(Model { users: self.gpu.read(users)?, items: self.gpu.read(items)?, dim: self.config.dim })
+    }
+
+    pub(super) fn top(&self, users: &[u32], count: usize, watch: Watch) -> Result<Vec<u32>> {
+        let rooms = [self.room(0)?, self.room(1)?];
+        top(self.gpu, self.all(&rooms)?, &self.known, users, count, watch)
     }
 }
 
@@ -307,21 +363,33 @@ impl<'a> Device<'a> {
 /// [`Error::Option`] for a count of 0; any error of the device.
 pub fn recommend(gpu: &Gpu, model: &Model, known: &Interactions, users: &[u32], count: usize) -> Result<Vec<u32>> {
     let tables = [Matrix::of(gpu, &model.users, model.dim)?, Matrix::of(gpu, &model.items, model.dim)?];
-    top(gpu, [&tables[0], &tables[1]], &Known::new(gpu, known)?, users, count)
+    let tables = [tables[0].view()?, tables[1].view()?];
+    top(gpu, tables, &Known::new(gpu, known)?, users, count, &mut |_| ControlFlow::Continue(()))
 }
 
-fn top(gpu: &Gpu, [of_users, of_items]: [&Matrix; 2], known: &Known, users: &[u32], count: usize) -> Result<Vec<u32>> {
+fn top(
+    gpu: &Gpu,
+    [of_users, of_items]: [Tensor; 2],
+    known: &Known,
+    users: &[u32],
+    count: usize,
+    watch: Watch,
+) -> Result<Vec<u32>> {
     let at_once = users.len().min(USERS_AT_ONCE);
-    let (queries, ids) = (Matrix::new(gpu, at_once, of_users.cols)?, Ids::new(gpu, at_once)?);
+    let (queries, ids) = (Matrix::new(gpu, at_once, of_users.cols())?, Ids::new(gpu, at_once)?);
     let (found, scores) = (Ids::new(gpu, at_once * count)?, Matrix::new(gpu, at_once, count)?);
     let mut all = Vec::with_capacity(users.len() * count);
     for part in users.chunks(USERS_AT_ONCE) {
+        let progress = Progress { op: "top_k", share: all.len() as f64 / (users.len() * count) as f64 };
+        if watch(progress).is_break() {
+            return Err(Error::Cancelled { op: progress.op });
+        }
         let (ids, queries) = (ids.first(part.len())?, queries.first(part.len())?);
         let (found, scores) = (found.matrix(part.len(), count, 0, count)?, scores.first(part.len())?);
         gpu.write(ids, part)?;
         gpu.run(|recorder| {
-            gather::forward(recorder, of_users.view()?, ids, queries)?;
-            top_k::forward(recorder, queries, of_items.view()?, Some(known.of(ids)?), found, scores)
+            gather::forward(recorder, of_users, ids, queries)?;
+            top_k::forward(recorder, queries, of_items, Some(known.of(ids)?), found, scores)
         })?;
         all.extend(gpu.read(found)?);
     }

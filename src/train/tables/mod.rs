@@ -1,5 +1,7 @@
 //! Embedding tables trained on interactions: one row a user and one an item, whose inner product says what goes together.
 //!
+//! With `hidden` above 0 a tower stands on each table, linear → tanh → linear, and what it makes of a row is the embedding.
+//!
 //! A step gathers the rows of a batch, draws negatives, computes the loss and its gradients and steps the rows that took part, all on the
 //! device, in one submit. Rows that did not take part keep their value and their optimizer's state (as PyTorch's SparseAdam does).
 //!
@@ -84,8 +86,10 @@ pub enum Loss {
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Width of a row.
+    /// Width of a table's row, and of an embedding.
     pub dim: usize,
+    /// Width between the two maps of a tower, linear → tanh → linear, that makes the embedding of a table's row; 0: the row is the embedding.
+    pub hidden: usize,
     /// Pairs in a step.
     pub batch: usize,
     /// Passes over the pairs.
@@ -115,6 +119,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             dim: 64,
+            hidden: 0,
             batch: 1024,
             epochs: 20,
             loss: Loss::Softmax,
@@ -182,12 +187,12 @@ impl Config {
     }
 }
 
-/// The tables.
+/// The embeddings: the tables' rows, or what towers make of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// [users, dim], row-major.
+    /// Of users \[users, dim\], row-major.
     pub users: Vec<f32>,
-    /// [items, dim], row-major.
+    /// Of items \[items, dim\], row-major.
     pub items: Vec<f32>,
     /// Width of a row.
     pub dim: usize,
@@ -296,7 +301,13 @@ pub fn fit(
     let batches = config.batches(data);
     let steps = batches.steps();
     let mut engine = device::Device::new(gpu, data, config, steps * config.epochs)?;
-    let before = quality(&engine, held_out)?;
+    let before = match quality(&engine, held_out, watch) {
+        Err(Error::Cancelled { .. }) => {
+            let (before, model) = (Quality::default(), engine.model()?);
+            return Ok(Outcome { before, best: before, best_epoch: 0, model, end: End::Stopped });
+        }
+        before => before?,
+    };
     let mut outcome = Outcome { before, best: before, best_epoch: 0, model: engine.model()?, end: End::Finished };
     if watch(Event::Start { before, steps }).is_break() {
         return Ok(Outcome { end: End::Stopped, ..outcome });
@@ -325,7 +336,10 @@ pub fn fit(
                 format!("in epoch {epoch} the mean loss was {loss:.3} and not every number of the tables is finite");
             return Ok(Outcome { end: End::Diverged(how), ..outcome });
         }
-        let now = quality(&engine, held_out)?;
+        let now = match quality(&engine, held_out, watch) {
+            Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
+            now => now?,
+        };
         if held_out.is_none() || now.ndcg_at_10 > outcome.best.ndcg_at_10 {
             outcome = Outcome { best: now, best_epoch: epoch, model, ..outcome };
         }
@@ -337,6 +351,12 @@ pub fn fit(
 }
 
 /// Of the items that users did not train with; nothing is measured without held-out ones.
-fn quality(engine: &device::Device, held_out: Option<&Interactions>) -> Result<Quality> {
-    held_out.map_or(Ok(Quality::default()), |held_out| Quality::measure(held_out, |users| engine.top(users, 10)))
+fn quality(
+    engine: &device::Device,
+    held_out: Option<&Interactions>,
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Quality> {
+    let Some(held_out) = held_out else { return Ok(Quality::default()) };
+    let mut tell = patient(|progress| watch(Event::Within { progress }));
+    Quality::measure(held_out, |users| engine.top(users, 10, &mut tell))
 }

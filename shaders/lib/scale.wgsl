@@ -1,0 +1,18 @@
+// The scale of scores s_ij = scale <q_i, k_j>: min(e^log_scale, max_scale) or 1/temperature. The op's file has the binding log_scale.
+
+// NaN for NaN, as the bounded scale is: a min may lose it.
+fn learned_scale() -> f32 {
+    let exponent = load_log_scale(0u, 0u);
+    return select(precise_exp(min(exponent, 88.0)), exponent, is_nan(exponent));
+}
+
+fn score_scale() -> f32 {
+    let learned = learned_scale();
+    let bounded = select(min(learned, params.max_scale), learned, is_nan(learned));
+    return select(params.scale, bounded, params.learnable == 1u);
+}
+
+// Whether the scale does not follow log_scale.
+fn clamped() -> bool {
+    return params.learnable == 1u && learned_scale() > params.max_scale;
+}

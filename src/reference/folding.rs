@@ -1,0 +1,16 @@
+//! How much what does not belong together scores.
+use super::{Real, dot};
+
+/// Σ max(0, s_ij − r_ij) and Σ r_ij s_ij of s_ij = ⟨q_i, k_j⟩, r_ij 1 where the blocks are equal, else 0.
+pub fn forward<F: Real>(q: &[F], k: &[F], dim: usize, q_block: &[u32], k_block: &[u32]) -> [F; 2] {
+    let (mut above, mut within) = (F::zero(), F::zero());
+    for (q, block) in q.chunks(dim.max(1)).zip(q_block) {
+        for (k, other) in k.chunks(dim.max(1)).zip(k_block) {
+            let score = dot(q, k);
+            let over = score - if block == other { F::one() } else { F::zero() };
+            above = above + if over < F::zero() { F::zero() } else { over };
+            within = within + if block == other { score } else { F::zero() };
+        }
+    }
+    [above, within]
+}
