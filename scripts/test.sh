@@ -5,6 +5,7 @@
 #   WGLOSS_ADAPTER=…   the adapter to test on
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
 
 step() { # TITLE COMMAND…
     local title=$1 start=$SECONDS
@@ -50,17 +51,17 @@ tools() {
 # Each width has its own shader cache, because Mesa's cache key leaves the width
 # out (lp_disk_cache_create and lp_cs_get_ir_cache_key in llvmpipe). With one
 # cache for all, Mesa 25.0.7 reports subgroups of 4 and runs the cached code for 8.
-# Without LLVM's passes over what Mesa's own compiler made of a kernel, which take a third of the time.
+# The same goes for GALLIVM_PERF.
 at_width() { # BITS COMMAND…
-    local width=$1 cache=$PWD/target/mesa-shader-cache/$1
+    local width=$1 cache=$target/mesa-shader-cache/$1$GALLIVM_PERF
     shift
     mkdir -p "$cache"
-    GALLIVM_PERF=nopt LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
+    LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
 }
 
 # Two at a time, where each has to wait for a driver that compiles kernels on one core: the first in the background, its output afterwards.
 side_by_side() { # COMMAND COMMAND, functions without arguments
-    local log=$PWD/target/side-by-side.log first second=0
+    local log=$target/side-by-side.log first second=0
     "$1" >"$log" 2>&1 &
     first=$!
     "$2" || second=$?
@@ -90,21 +91,27 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 !! WGLOSS_NO_GPU=1, so these were SKIPPED and nothing is known about them:
 !!   - the driver check
 !!   - every test that runs a kernel
-!!   - some of the library's tests with subgroups of 4
+!!   - some of the library's tests with subgroups of 8
 END
 elif scripts/driver.sh is-software; then
-    slow=(info_nce scale kl::) # half of the time
-    slow_tests() { at_width 256 "${tests[@]}" -- "${slow[@]}"; }
-    # Where the lanes of a workgroup meet: reductions, cut rows, tiles.
-    narrow_tests() {
-        at_width 128 "${library_tests[@]}" -- normalize:: linear::verified
+    # Most with subgroups of 4, for which LLVM takes two thirds of the time that it takes for 8, and without LLVM's passes over what Mesa's own compiler made of
+    # a kernel, which take another third.
+    export GALLIVM_PERF=nopt
+    slow=(info_nce kl:: cross_entropy::) # half of that time
+    # With subgroups of 8: tiles whose lanes share operands by broadcasts, rows of another number of lanes.
+    wide=(linear::verified normalize:: siglip::golden info_nce::golden)
+    slow_tests() {
+        # `scale` computes for longer than it compiles.
+        at_width 128 "${tests[@]}" -- "${slow[@]}" && GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- scale::
     }
     other_tests() {
-        at_width 256 "${tests[@]}" -- "${slow[@]/#/--skip=}" && at_width 256 "${tests[@]}" --bench host && narrow_tests
+        local others=("${slow[@]}" scale:: linear::verified)
+        at_width 128 "${tests[@]}" -- "${others[@]/#/--skip=}" && at_width 128 "${tests[@]}" --bench host &&
+            at_width 256 "${library_tests[@]}" -- "${wide[@]}"
     }
     step "tests: build" "${tests[@]}" --no-run
     # The tests named `verified` are what `wgloss verify` runs, on the same sizes of tiles and workgroups.
-    step "test, lavapipe with subgroups of 8, some of the library with 4" side_by_side slow_tests other_tests
+    step "test, lavapipe with subgroups of 4, some of the library with 8" side_by_side slow_tests other_tests
 else
     step "test" "${tests[@]}"
     step "verify" cargo run --release -q -- verify # with the sizes of this adapter

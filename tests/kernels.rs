@@ -260,6 +260,7 @@ fn no_barrier_is_lost() {
         ("total", 0),
         ("loss", 0),
         ("pairs", 0),
+        ("scale", 0),
         ("activation", 0),
         ("lists", 0),
         ("random", 0),
@@ -270,12 +271,12 @@ fn no_barrier_is_lost() {
         let found = std::fs::read_to_string(path).unwrap().matches("Barrier();").count();
         assert_eq!(found, count, "{file}");
     }
-    assert_eq!(stems("shaders/lib", "wgsl").len(), 19);
+    assert_eq!(stems("shaders/lib", "wgsl").len(), 20);
     // Sums; of each column what is left of it, and what becomes of it.
     let wals = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/wals.wgsl")).unwrap();
     assert_eq!(wals.matches("cholesky_barrier();").count(), 3);
     // Before and after the lanes of a tile put what they share of half of their rows.
-    for (file, count) in [("info_nce", 4), ("siglip", 4), ("linear", 0)] {
+    for (file, count) in [("info_nce", 4), ("siglip", 4), ("folding", 2), ("linear", 0)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders").join(file).with_extension("wgsl");
         assert_eq!(std::fs::read_to_string(path).unwrap().matches("tile_barrier();").count(), count, "{file}");
     }

@@ -659,9 +659,13 @@ mod tests {
         assert_eq!(entries, [("0", "1"), ("0", "3"), ("2", "0")]);
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
         write(b"csr", [3, 4, 0]);
-        assert!(load(&path, Rules::ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4"));
+        assert!(
+            load(&path, Rules::ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4")
+        );
         write(b"csc", [3, 1, 0]);
-        assert!(load(&path, Rules::ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\""));
+        assert!(
+            load(&path, Rules::ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\"")
+        );
         std::fs::write(&path, b"PK\x03\x04 and nothing else").unwrap();
         assert!(load(&path, Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
     }

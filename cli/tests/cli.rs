@@ -303,7 +303,6 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(folder.path(), &[], &["folder"]);
     refuse(&file, &["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
     refuse(&file, &["--queue", "4"], &["--queue", "pairs only"]);
-    refuse(&file, &["--held-out-users", "0"], &["--held-out-users", "1"]);
     refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
     refuse(&file, &["--loss", "logistic"], &["negatives", "logistic"]);
     refuse(&file, &["--negatives", "none"], &["negatives", "softmax"]);

@@ -39,7 +39,9 @@ pub fn forward(
     sums: Tensor,
 ) -> Result<()> {
     let form = Form { temperature: 1.0, max_scale: 1.0, reduction: Reduction::Sum, own: false };
-    let pairs = Pairs::new(OP, q, k, None, form)?;
+    // No pairs are those of no queries, too.
+    let some = if k.rows == 0 { q.row_range(0..0) } else { q };
+    let pairs = Pairs::new(OP, some, k, None, form)?;
     shaped(OP, "q_block", q_block, [q.rows, 1])?;
     shaped(OP, "k_block", k_block, [k.rows, 1])?;
     shaped(OP, "sums", sums, [2, 1])?;

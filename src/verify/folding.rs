@@ -30,7 +30,17 @@ fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, storage
         folding::forward(recorder, q, k, held_of_q.view()?, held_of_k.view()?, sums)
     })?;
     let want = textbook::forward::<f64>(&cast(&q), &cast(&k), dim, &of_q, &of_k);
-    let yardstick = textbook::forward(&q, &k, dim, &of_q, &of_k);
+    // What f32 loses in each score counts as such: between rows that are all equal or all different it would cancel, or not.
+    let lost = |own: bool| -> f64 {
+        let score = |q: &[f32], k: &[f32]| {
+            let wide: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
+            (wide - f64::from(q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>())).abs()
+        };
+        let of_pair = |i: usize, j: usize| score(&q[i * dim..][..dim], &k[j * dim..][..dim]);
+        let pairs = (0..queries).flat_map(|i| (0..keys).map(move |j| (i, j)));
+        pairs.filter(|&(i, j)| !own || of_q[i] == of_k[j]).map(|(i, j)| of_pair(i, j)).sum()
+    };
+    let yardstick = [want[0] + lost(false), want[1] + lost(true)].map(|sum| sum as f32);
     // Of each score, and the 1 that may be taken from it.
     let sizes = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(x.abs())).collect() };
     let [all, within] = textbook::forward(&sizes(&q), &sizes(&k), dim, &of_q, &of_k);

@@ -52,7 +52,8 @@ pub enum Negatives {
         /// How many.
         count: usize,
     },
-    /// The items with the largest scores of all, outside the user's known ones.
+    /// The items with the largest scores of all, outside the user's known ones. Sampled softmax corrects them by nothing, since they are certain to be
+    /// there: ln 1.
     Hard {
         /// How many.
         count: usize,
