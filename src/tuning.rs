@@ -31,8 +31,11 @@ pub struct Tuning {
     pub work: u64,
 }
 
-/// A vendor's number in PCI.
+/// Vendors' numbers in PCI.
 const NVIDIA: u32 = 0x10de;
+const INTEL: u32 = 0x8086;
+/// How the names of Apple's adapters begin, to which Metal gives no number.
+const APPLE: &str = "Apple";
 
 impl Tuning {
     /// A real GPU: wide workgroups, many of them.
@@ -56,6 +59,15 @@ impl Tuning {
     /// of 4,096 × 131,072 took 5.2 ms with these, 4.3 with 512.
     pub const NVIDIA: Tuning = Tuning { tile_x: 32, tile_y: 8, widest: 512, ..Tuning::GPU };
 
+    /// Apple: a core has 208 KiB of registers at least (<https://rosenzweig.io/blog/asahi-gpu-part-3.html>), so that of 1,024 lanes each has 52, too few to hold
+    /// its part of two rows, and of 512 each 104. Reasoned, not measured.
+    pub const APPLE: Tuning = Tuning { widest: 512, ..Tuning::GPU };
+
+    /// Intel: a thread has 128 registers of 32 bytes, for each of 16 lanes 64, for each of 8 all. A lane of a tile or of a held row needs about 100, so
+    /// threads of 8 lanes, of which a subslice runs 64 to 128 (<https://oneapi-src.github.io/oneAPI-samples/Tools/GPU-Occupancy-Calculator>): 512 lanes
+    /// run on all. Reasoned, not measured.
+    pub const INTEL: Tuning = Tuning { widest: 512, ..Tuning::GPU };
+
     /// A software adapter: a workgroup of one subgroup needs no barrier between subgroups, which cost most there
     /// (llvmpipe runs them as coroutines: softmax 4096 x 4096 took 48 ms with 8 lanes, 122 ms with 256).
     pub const SOFTWARE: Tuning = Tuning {
@@ -73,15 +85,26 @@ impl Tuning {
         ..Tuning::GPU
     };
 
-    /// The row of the table for a device.
-    pub(crate) fn for_device(device: &wgpu::Device) -> Tuning {
-        let info = device.adapter_info();
-        let class = match (info.device_type, info.vendor) {
-            (wgpu::DeviceType::Cpu, _) => Tuning::SOFTWARE,
+    /// The row of the table for an adapter, before it is cut to what a device of it allows.
+    ///
+    /// An integrated GPU, but for Apple's, has few units, which fewer workgroups fill, and may multiply and add no more than 50 G times a second where
+    /// an op uses a quarter of its peak (24 units of 8 lanes at 1 GHz): a third of a second is 2³⁴ of that.
+    pub fn of(adapter: &wgpu::AdapterInfo) -> Tuning {
+        let class = match (adapter.device_type, adapter.vendor) {
+            (wgpu::DeviceType::Cpu, _) => return Tuning::SOFTWARE,
+            _ if adapter.name.starts_with(APPLE) => return Tuning::APPLE,
             (_, NVIDIA) => Tuning::NVIDIA,
+            (_, INTEL) => Tuning::INTEL,
             _ => Tuning::GPU,
         };
-        class.on(device)
+        match adapter.device_type {
+            wgpu::DeviceType::IntegratedGpu => Tuning { groups: 128, work: 1 << 34, ..class },
+            _ => class,
+        }
+    }
+
+    pub(crate) fn for_device(device: &wgpu::Device) -> Tuning {
+        Tuning::of(&device.adapter_info()).on(device)
     }
 
     /// The same sizes, cut to what a device allows.

@@ -197,6 +197,28 @@ fn workgroup_memory_is_what_the_tuning_says() {
 }
 
 /// No constant that is infinite or NaN, which a compiler may assume away; no atomics on floats, whose order varies.
+/// Every kind of adapter has its row of the table.
+#[test]
+fn adapters_have_their_tuning() {
+    use wgpu::DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other};
+    let of = |device_type, vendor, name: &str| {
+        let info = wgpu::AdapterInfo {
+            vendor,
+            name: name.into(),
+            ..wgpu::AdapterInfo::new(device_type, wgpu::Backend::Vulkan)
+        };
+        Tuning::of(&info)
+    };
+    assert_eq!(of(Cpu, 0x10005, "llvmpipe"), Tuning::SOFTWARE);
+    assert_eq!(of(DiscreteGpu, 0x10de, "NVIDIA H200"), Tuning::NVIDIA);
+    assert_eq!(of(DiscreteGpu, 0x1002, "AMD Radeon RX 7900 XTX"), Tuning::GPU);
+    assert_eq!(of(DiscreteGpu, 0x8086, "Intel(R) Arc(tm) A770 Graphics"), Tuning::INTEL);
+    assert_eq!(of(IntegratedGpu, 0, "Apple M3"), Tuning::APPLE);
+    assert_eq!(of(Other, 0, "?"), Tuning::GPU);
+    let small = of(IntegratedGpu, 0x8086, "Intel(R) UHD Graphics 620");
+    assert_eq!(small, Tuning { work: 1 << 34, groups: 128, ..Tuning::INTEL });
+}
+
 #[test]
 fn no_special_constants_and_no_float_atomics() {
     for shader in kernels().into_iter().map(|kernel| kernel.shader) {

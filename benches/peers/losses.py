@@ -156,6 +156,35 @@ def top_k(shape, make):
     return lambda: function(q, k)
 
 
+def cast(shape, make):
+    x = make.normal(shape, False).to(torch.float16)
+    y = torch.empty(shape, device=make.device, dtype=make.dtype)
+    return lambda: y.copy_(x)
+
+
+def dot(shape, make):
+    q, k = make.normal(shape, False), make.normal((shape[0], 16, shape[1]), False)
+    function = make.compiled(lambda q, k: torch.einsum("nd,nkd->nk", q, k))
+    return lambda: function(q, k)
+
+
+def folding(shape, make):
+    q, k, blocks = make.normal(shape, False), make.normal(shape, False), torch.arange(shape[0], device=make.device) % 61 % 3
+
+    def sums(q, k):
+        s, own = q @ k.T, blocks[:, None] == blocks
+        return (s - own.to(s.dtype)).clamp(min=0).sum(), s.where(own, 0).sum()
+
+    function = make.compiled(sums)
+    return lambda: function(q, k)
+
+
+def clip(shape, make):
+    p = make.normal(shape)
+    p.grad = make.normal(shape, False)
+    return lambda: torch.nn.utils.clip_grad_norm_([p], 1.0)
+
+
 def gather(shape, make):
     table, ids = make.normal(shape, False), torch.randperm(shape[0], device=make.device)
     y = torch.empty(shape, device=make.device, dtype=make.dtype)
@@ -178,9 +207,13 @@ OPS = {
         info_nce,
         siglip,
         top_k,
+        cast,
+        dot,
+        folding,
         gather,
         sgd,
         adam,
+        clip,
     )
 }
 

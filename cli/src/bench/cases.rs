@@ -74,9 +74,13 @@ pub const CASES: &[Case] = &[
         products: 1.0,
         ..memory("top_k", top_k, 2.0)
     },
+    Case { has_storages: false, ..memory("cast", cast, 1.5) },
+    Case { sizes: &[[1024, 128], [16_384, 128], [65_536, 128]], ..memory("dot", dot, (KEYS + 1) as f64) },
+    Case { sizes: BATCHES, products: 1.0, ..memory("folding", folding, 2.0) },
     Case { sizes: &[[1024, 128], [65_536, 128], [1 << 20, 128]], ..memory("gather", gather, 2.0) },
     memory("sgd", sgd, 3.0),
     Case { has_storages: false, ..memory("adam", adam, 7.0) },
+    memory("clip", clip, 3.0),
     // Each observation's row of y once a pass, whatever a cache saves; x in and out.
     Case {
         sizes: &[[1024, 64], [16_384, 128], [1 << 18, 128]],
@@ -505,6 +509,95 @@ fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
             let ids = Tensor::matrix(&ids, rows, BEST)?;
             forward(recorder, inputs[0].view()?, inputs[1].view()?, None, ids, output.view()?)
         }),
+    })
+}
+
+/// From f16 to f32, which is exact.
+fn cast(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
+    let x = Rc::new(Input::normal(gpu, shape, Storage::F16, 0)?);
+    let y = Output::new(gpu, shape, storage)?;
+    let (inputs, output) = (x.clone(), y.again());
+    Ok(Job {
+        outputs: vec![y],
+        truth: Box::new(move || (vec![x.of()], vec![x.of()])),
+        work: work(gpu, move |recorder| wgloss::cast::forward(recorder, inputs.view()?, output.view()?)),
+    })
+}
+
+/// Keys of each query's own.
+const KEYS: usize = 16;
+
+/// The scores of each query with keys of its own.
+fn dot(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    let q = Input::normal(gpu, [rows, cols], storage, 0)?;
+    let both = Rc::new([q, Input::normal(gpu, [rows * KEYS, cols], storage, 1)?]);
+    let s = Output::new(gpu, [rows, KEYS], Storage::F32)?;
+    fn truth<F: Real>(q: &Input, k: &Input) -> Found<F> {
+        let of_rows = scores::<F>(&q.of(), &k.of(), q.cols, F::one(), F::zero());
+        let own = |(row, of_row): (usize, &Vec<F>)| -> Vec<F> {
+            (0..KEYS).map(|key| of_row[(KEYS * row + key) % of_row.len()]).collect()
+        };
+        vec![of_rows.iter().enumerate().flat_map(own).collect()]
+    }
+    let (inputs, output) = (both.clone(), s.again());
+    Ok(Job {
+        outputs: vec![s],
+        truth: Box::new(move || (truth(&both[0], &both[1]), truth(&both[0], &both[1]))),
+        work: work(gpu, move |recorder| {
+            wgloss::dot::forward(recorder, inputs[0].view()?, inputs[1].view()?, output.view()?)
+        }),
+    })
+}
+
+/// Blocks of rows.
+const BLOCKS: u32 = 3;
+
+/// How much the rows of one side score with those of the other that are not of their block.
+fn folding(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
+    let both = Rc::new(take(both)?);
+    let sums = Output::new(gpu, [2, 1], Storage::F32)?;
+    let block = |row: usize| (row % period([rows, cols])) as u32 % BLOCKS;
+    let blocks = gpu.upload(&(0..rows).map(block).collect::<Vec<_>>())?;
+    fn truth<F: Real>(q: &Input, k: &Input, terms: &Terms<F>) -> Found<F> {
+        let s = scores(&q.of(), &k.of(), q.cols, F::one(), F::zero());
+        let is_own = |i: usize, j: usize| i as u32 % BLOCKS == j as u32 % BLOCKS;
+        let own = |i: usize, j: usize| if is_own(i, j) { F::one() } else { F::zero() };
+        let above = terms.sum(|i| terms.sum(|j| (s[i][j] - own(i, j)).max(F::zero())));
+        vec![vec![above, terms.sum(|i| terms.sum(|j| own(i, j) * s[i][j]))]]
+    }
+    let (inputs, output) = (both.clone(), sums.again());
+    Ok(Job {
+        outputs: vec![sums],
+        truth: Box::new(move || {
+            let [q, k] = &*both;
+            (truth(q, k, &Terms::counted(rows)), truth(q, k, &Terms::each(rows)))
+        }),
+        work: work(gpu, move |recorder| {
+            let blocks = Tensor::vector(&blocks, rows)?;
+            wgloss::folding::forward(recorder, inputs[0].view()?, inputs[1].view()?, blocks, blocks, output.view()?)
+        }),
+    })
+}
+
+/// Gradients cut to a norm that they exceed at the first call.
+fn clip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::clip::{Options, forward};
+    let g = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
+    let cut = Output { buffer: g.buffer.clone(), rows, cols, storage };
+    let norm = gpu.zeros::<f32>(1)?;
+    let options = Options { max_norm: 1.0 };
+    fn truth<F: Real>(g: &Input) -> Found<F> {
+        let values = g.of::<F>();
+        let squares: Vec<F> = values.iter().map(|&g| g * g).collect();
+        let norm = (mean(&squares, g.rows, g.cols) * number(g.rows * g.cols)).sqrt();
+        vec![values.into_iter().map(|g| g / (norm + <F as From<f32>>::from(1e-6))).collect()]
+    }
+    let inputs = g.clone();
+    Ok(Job {
+        outputs: vec![cut],
+        truth: Box::new(move || (truth(&g), truth(&g))),
+        work: work(gpu, move |recorder| forward(recorder, &[inputs.view()?], Tensor::scalar(&norm, 0)?, options)),
     })
 }
 
