@@ -139,7 +139,7 @@ pub fn uniformity(x: &[f32], dim: usize) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) for rows that are not whole, and any error of the device.
+/// [`Error::Shape`] for rows that are not whole, and any error of the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn uniformity_on(gpu: &Gpu, x: &[f32], dim: usize) -> Result<f64> {
     if dim == 0 || !x.len().is_multiple_of(dim) {
