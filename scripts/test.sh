@@ -100,12 +100,12 @@ elif scripts/driver.sh is-software; then
     slow=(info_nce kl:: cross_entropy::) # half of that time
     # With subgroups of 8: tiles whose lanes share operands by broadcasts, rows of another number of lanes.
     wide=(linear::verified normalize:: siglip::golden info_nce::golden)
+    long=scale::a_batch_of_65536 # computes for longer than it compiles
     slow_tests() {
-        # `scale` computes for longer than it compiles.
-        at_width 128 "${tests[@]}" -- "${slow[@]}" && GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- scale::
+        at_width 128 "${tests[@]}" -- "${slow[@]}" && GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- $long
     }
     other_tests() {
-        local others=("${slow[@]}" scale:: linear::verified)
+        local others=("${slow[@]}" $long linear::verified)
         at_width 128 "${tests[@]}" -- "${others[@]/#/--skip=}" && at_width 128 "${tests[@]}" --bench host &&
             at_width 256 "${library_tests[@]}" -- "${wide[@]}"
     }
