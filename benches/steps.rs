@@ -1,5 +1,5 @@
 //! What of a training step is the host's, and what drawing costs beside the loss that uses the draws: `cargo bench --bench steps`, a line of JSON
-//! each. See benches/README.md.
+//! each; with `-- --large` steps on a table of several bindings instead. See benches/README.md.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -7,15 +7,14 @@ use std::time::Instant;
 use cpu_time::ThreadTime;
 use serde_json::json;
 use wgloss::sample::{self, Popularity, Proposal};
-use wgloss::train::tables::{self, Interactions, Loss, Negatives};
+use wgloss::train::tables::{self, Event, Interactions, Loss, Negatives};
 use wgloss::train::{self, Pairs};
 use wgloss::{Accum, Gpu, Lists, Options, Random, Recorder, Reduction, Result, Tensor, bce, dot, gather};
 
 const BATCH: usize = 1024;
 const DIM: usize = 128;
-const STEPS: usize = 12;
-/// More epochs in the longer of two trainings: what is done once is in both.
-const EPOCHS: usize = 4;
+/// Of an epoch; the losses of 16 are read at a time.
+const STEPS: usize = 64;
 
 fn main() -> Result<()> {
     // Cargo says with --bench that this is `cargo bench`, not `cargo test`.
@@ -26,23 +25,31 @@ fn main() -> Result<()> {
     let info = gpu.info();
     println!(
         "{}",
-        json!({"adapter": info.name, "driver": info.driver_info, "batch": BATCH, "dim": DIM, "steps": STEPS * EPOCHS})
+        json!({"adapter": info.name, "driver": info.driver_info, "batch": BATCH, "dim": DIM, "steps": STEPS})
     );
     let mut random = Random::new(1, 0);
     let mut normal = |len: usize| -> Vec<f32> { (0..len).map(|_| 2.0 * random.uniform() - 1.0).collect() };
+    if std::env::args().any(|argument| argument == "--large") {
+        return large(&gpu);
+    }
     // A held-out pair, which costs little to rank.
     let rows = BATCH * STEPS + 1;
     let pairs = Pairs::new(normal(rows * DIM), DIM, normal(rows * DIM), DIM)?;
-    let towers = |epochs| {
+    share("towers, symmetric InfoNCE", |done| {
         let config = train::Config {
             batch: BATCH,
-            epochs,
+            epochs: 1,
             held_out: 0.9 / rows as f32,
             ..train::Config::for_embeddings(&pairs)
         };
-        train::fit(Some(&gpu), &pairs, &config, &mut |_| ControlFlow::Continue(())).map(drop)
-    };
-    share("towers, symmetric InfoNCE", towers)?;
+        let watch = &mut |event: train::Event| {
+            if let train::Event::Steps { losses, .. } = event {
+                done(losses.len());
+            }
+            ControlFlow::Continue(())
+        };
+        train::fit(Some(&gpu), &pairs, &config, watch).map(drop)
+    })?;
     let mut random = Random::new(2, 0);
     let mut ids = |count: u32| -> Vec<u32> { (0..BATCH * STEPS).map(|_| random.below(count)).collect() };
     let data = Interactions::new(ids(20_000), ids(20_000), 20_000, 20_000)?;
@@ -55,26 +62,64 @@ fn main() -> Result<()> {
             Negatives::Drawn { count: 16, power: 0.75, uniform: 0.0 },
         ),
     ] {
-        let tables = |epochs| {
-            let config = tables::Config { batch: BATCH, dim: DIM, epochs, loss, negatives, ..Default::default() };
-            tables::fit(&gpu, &data, None, &config, &mut |_| ControlFlow::Continue(())).map(drop)
-        };
-        share(name, tables)?;
+        share(name, |done| {
+            let config = tables::Config { batch: BATCH, dim: DIM, epochs: 1, loss, negatives, ..Default::default() };
+            let watch = &mut |event| {
+                if let Event::Steps { losses, .. } = event {
+                    done(losses.len());
+                }
+                ControlFlow::Continue(())
+            };
+            tables::fit(&gpu, &data, None, &config, watch).map(drop)
+        })?;
     }
     draws(&gpu)
 }
 
-/// The CPU time of the thread that records and submits, as a share of the time that the steps take.
-fn share(name: &str, fit: impl Fn(usize) -> Result<()>) -> Result<()> {
-    let time = |epochs| -> Result<[f64; 2]> {
-        let (wall, host) = (Instant::now(), ThreadTime::now());
-        fit(epochs)?;
-        Ok([wall.elapsed().as_secs_f64(), host.elapsed().as_secs_f64()])
-    };
-    fit(1)?; // pipelines
-    let (short, long) = (time(1)?, time(1 + EPOCHS)?);
-    let [wall, host] = [0, 1].map(|at| (long[at] - short[at]) / (STEPS * EPOCHS) as f64);
-    println!("{}", json!({"step": name, "wall_s": wall, "host_s": host, "host_share": host / wall}));
+/// Steps on a table of items of which a binding holds a part, with what Adam keeps of each row. It takes 8 GB.
+fn large(gpu: &Gpu) -> Result<()> {
+    let (users, items, dim) = (20_000, 10_000_000, 32);
+    let mut random = Random::new(3, 0);
+    let mut ids = |count: u32| -> Vec<u32> { (0..BATCH * 64).map(|_| random.below(count)).collect() };
+    let data = Interactions::new(ids(users), ids(items), users as usize, items as usize)?;
+    let negatives = Negatives::Drawn { count: 16, power: 0.0, uniform: 0.0 };
+    let config = tables::Config { batch: BATCH, dim, epochs: 1, negatives, ..Default::default() };
+    let (mut start, mut times, mut losses_of) = (Instant::now(), Vec::new(), Vec::new());
+    let model = tables::fit(gpu, &data, None, &config, &mut |event| {
+        if let Event::Steps { losses, .. } = event {
+            times.push(start.elapsed().as_secs_f64() / losses.len() as f64);
+            losses_of.extend(losses);
+        }
+        start = Instant::now();
+        ControlFlow::Continue(())
+    })?
+    .model;
+    let moved =
+        model.items.chunks(dim).filter(|row| row.iter().any(|value| value.abs() > (dim as f32).powf(-0.5))).count();
+    let bytes = 4 * u64::from(items) * dim as u64;
+    let bindings = bytes.div_ceil(gpu.limits().max_storage_buffer_binding_size);
+    let of_first = times.remove(0); // with the pipelines
+    times.sort_by(f64::total_cmp);
+    println!(
+        "{}",
+        json!({"table": [items, dim], "bindings": bindings, "batch": BATCH, "negatives": 16, "step_s": times[times.len() / 2],
+            "first_16_steps_s": of_first, "first_loss": losses_of[0], "last_loss": losses_of[losses_of.len() - 1],
+            "rows_past_their_start": moved})
+    );
+    Ok(())
+}
+
+/// The CPU time of the thread that records and submits, as a share of the time that the steps take; `fit` says when some are done. The first of them, in which
+/// pipelines are made, do not count, nor does what an epoch ends with.
+fn share(name: &str, fit: impl Fn(&mut dyn FnMut(usize)) -> Result<()>) -> Result<()> {
+    let (mut wall, mut host) = (Instant::now(), ThreadTime::now());
+    let mut times = Vec::new();
+    fit(&mut |steps| {
+        times.push([steps as f64, wall.elapsed().as_secs_f64(), host.elapsed().as_secs_f64()]);
+        (wall, host) = (Instant::now(), ThreadTime::now());
+    })?;
+    let [steps, wall, host] = [0, 1, 2].map(|at| times[1..].iter().map(|time| time[at]).sum::<f64>());
+    println!("{}", json!({"step": name, "wall_s": wall / steps, "host_s": host / steps, "host_share": host / wall}));
     Ok(())
 }
 
