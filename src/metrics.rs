@@ -3,7 +3,7 @@
 
 use crate::reference;
 #[cfg(not(target_arch = "wasm32"))]
-use crate::{Error, Gpu, Reduction, Result, Tensor, info_nce};
+use crate::{Gpu, Reduction, Result, Tensor, info_nce, ops::rows_of};
 
 /// The mean over rows of the mean over the first `k` places.
 fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
@@ -139,14 +139,10 @@ pub fn uniformity(x: &[f32], dim: usize) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] for rows that are not whole, and any error of the device.
+/// [`Error::Shape`](crate::Error::Shape) for rows that are not whole, and any error of the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn uniformity_on(gpu: &Gpu, x: &[f32], dim: usize) -> Result<f64> {
-    if dim == 0 || !x.len().is_multiple_of(dim) {
-        let (expected, found) = (format!("whole rows of {dim}"), format!("{} elements", x.len()));
-        return Err(Error::Shape { op: "uniformity", what: "x", expected, found });
-    }
-    let n = x.len() / dim;
+    let n = rows_of("uniformity", "x", x, dim)?;
     if n < 2 {
         return Ok(0.0);
     }

@@ -188,17 +188,18 @@ pub fn backward_rows(
         let table_rows = table_rows.min(u32::MAX as usize);
         let told = Told { all_rows: table_rows, ..Told::default() };
         let is_whole = [dy, d_rows].iter().all(|rows| plan.rows_per_binding(*rows) >= n as u64);
-        let heads = plan.scratch(HEADS, if is_whole { 0 } else { n })?;
-        let heads: Tensor<u32> = Tensor::vector(&heads, if is_whole { 0 } else { n })?;
+        if is_whole {
+            return sort(plan, ids, table_rows, |plan, sorted, order| {
+                sum(plan, dy, [sorted, order], d_rows, Some(rows), told)
+            });
+        }
+        let heads = plan.scratch(HEADS, n)?;
+        let heads: Tensor<u32> = Tensor::vector(&heads, n)?;
         sort(plan, ids, table_rows, |plan, sorted, order| {
-            if is_whole {
-                return sum(plan, dy, [sorted, order], d_rows, Some(rows), told);
-            }
-            let args = [sorted, order, rows, heads].map(Arg::whole);
-            plan.each_row(&BEGIN, [n, 1], &args, &told.scalars(), &[])
+            plan.each_row(&BEGIN, [n, 1], &[sorted, order, rows, heads].map(Arg::whole), &told.scalars(), &[])
         })?;
         // With the places where runs begin for ids, the sums are those of a table.
-        if is_whole { Ok(()) } else { add_up(plan, dy, heads, d_rows, Accum::Write) }
+        add_up(plan, dy, heads, d_rows, Accum::Write)
     })
 }
 
