@@ -284,15 +284,23 @@ impl Gpu {
     /// # Errors
     /// Those of [`Gpu::run`]; [`Error::Cancelled`] if `watch` breaks: what was submitted until then is done, outputs hold part of their results.
     pub fn run_watched<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>, watch: Watch) -> Result<R> {
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
-        let mut encoder = self.device().create_command_encoder(&descriptor);
-        let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
+        let (mut encoder, scratch) = self.begin_run();
         let mut recorder = Recorder::watched(self, &mut encoder, watch, scratch);
         let result = record(&mut recorder);
         let scratch = core::mem::take(&mut recorder.scratch);
-        let result = result.and_then(|result| self.guard(|| self.queue().submit([encoder.finish()])).map(|_| result));
+        let result = result.and_then(|result| self.submit(encoder).map(|_| result));
         lock(&self.shared.own_scratch).push(scratch);
         result
+    }
+
+    fn begin_run(&self) -> (wgpu::CommandEncoder, Scratch) {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
+        let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
+        (self.device().create_command_encoder(&descriptor), scratch)
+    }
+
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
+        self.guard(|| self.queue().submit([encoder.finish()]))
     }
 
     /// Waits until a submit is done.
@@ -340,12 +348,16 @@ impl Gpu {
     pub(crate) fn guard<R>(&self, calls: impl FnOnce() -> R) -> Result<R> {
         self.check()?;
         let result = guard(self.device(), calls);
-        if result.is_err() {
+        self.check_after(result.is_err())?;
+        result
+    }
+
+    fn check_after(&self, failed: bool) -> Result<()> {
+        if failed {
             // To wgpu the objects of a lost device are merely invalid; that it was lost comes with the next poll.
             let _ = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::Poll)));
         }
-        self.check()?;
-        result
+        self.check()
     }
 
     pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
@@ -482,10 +494,15 @@ fn known_fault(info: &wgpu::AdapterInfo) -> Option<&'static str> {
 /// return), becomes the result. Error scopes are per thread and do not see a loss; on the web their answer comes later, so there
 /// the handler speaks.
 fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
-    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
+        .map(|filter| device.push_error_scope(filter));
     let result = catch_unwind(AssertUnwindSafe(calls));
+    pop(scopes)?;
+    result.map_err(|_| Error::Device { message: "wgpu panicked inside a call".into() })
+}
+
+/// The error that a scope holds, the innermost first.
+fn pop([memory, validation, internal]: [wgpu::ErrorScopeGuard; 3]) -> Result<()> {
     let answers = [internal.pop(), validation.pop(), memory.pop()];
     #[cfg(not(target_arch = "wasm32"))]
     for answer in answers {
@@ -495,5 +512,5 @@ fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
     }
     #[cfg(target_arch = "wasm32")]
     drop(answers);
-    result.map_err(|_| Error::Device { message: "wgpu panicked inside a call".into() })
+    Ok(())
 }

@@ -120,7 +120,12 @@ impl<'e> Recorder<'e> {
             self.scratch = plan.scratch.into_inner();
         }
         planned?;
-        let steps = plan.steps;
+        self.dispatch(&plan.steps)
+    }
+
+    /// Records `steps`, and submits between them where there is more work than one submit holds.
+    fn dispatch(&mut self, steps: &[Step]) -> Result<()> {
+        let gpu = self.gpu;
         let mut page = self.page.take();
         let ready = gpu.guard(|| {
             let groups: Vec<_> = steps.iter().map(|step| step.bind_group(gpu, &mut page)).collect();
@@ -177,7 +182,7 @@ impl<'e> Recorder<'e> {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
         let next = self.gpu.device().create_command_encoder(&descriptor);
         let full = core::mem::replace(self.encoder, next);
-        let index = self.gpu.guard(|| self.gpu.queue().submit([full.finish()]))?;
+        let index = self.gpu.submit(full)?;
         if let Some(before) = split.before.replace(index) {
             self.gpu.wait_for(before)?;
         }

@@ -179,6 +179,18 @@ def folding(shape, make):
     return lambda: function(q, k)
 
 
+def sample(shape, make):
+    popular = torch.arange(1, 2**20 + 1, device=make.device) ** -0.75
+    q = 0.75 * popular / popular.sum() + 0.25 / popular.numel()
+    log_q, draws = q.log(), shape[0] * shape[1]
+
+    def call():
+        ids = torch.multinomial(q, draws, replacement=True)
+        return ids, log_q[ids]
+
+    return call
+
+
 def clip(shape, make):
     p = make.normal(shape)
     p.grad = make.normal(shape, False)
@@ -211,6 +223,7 @@ OPS = {
         dot,
         folding,
         gather,
+        sample,
         sgd,
         adam,
         clip,
