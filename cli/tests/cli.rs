@@ -493,6 +493,7 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     for case in record["cases"].as_array().unwrap() {
         assert!(case["error"].as_f64().unwrap() <= case["tolerance"].as_f64().unwrap(), "{case}");
         assert!(case["samples_s"].as_array().unwrap().len() >= 5, "{case}");
+        assert!(case["probe_s"].as_f64().unwrap() > 0.0, "{case}");
     }
     assert!(record["ceilings"]["copy_gb_s"].as_f64().unwrap() > 0.0);
 
@@ -514,7 +515,8 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
         assert_eq!(sizes.contains("workgroup: 4, widest: 16"), taken, "{sizes}");
     }
 
-    // The same, but one op twice as slow and one wrong; the samples are set, as a busy machine's may spread by more than that.
+    // The same, but one op twice as slow and one wrong; samples and probes are set, as a busy machine's may spread by more than that.
+    record["cases"].as_array_mut().unwrap().iter_mut().for_each(|case| case["probe_s"] = 0.02.into());
     for (file, seconds) in [(&before, 1e-3), (&after, 2e-3)] {
         record["cases"][0]["samples_s"] = [0.99, 1.0, 1.0, 1.0, 1.01].map(|one| one * seconds).to_vec().into();
         fs::write(file, record.to_string()).unwrap();
@@ -523,6 +525,10 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("SLOWER") && text(&output.stdout).contains("same"));
     assert!(run(&["compare", &before, &before, "--fail-on-regress", "10%"]).status.success());
+    record["cases"][0]["probe_s"] = 0.05.into(); // the adapter itself was slower by more
+    fs::write(&after, record.to_string()).unwrap();
+    let output = run(&["compare", &before, &after, "--fail-on-regress", "10%"]);
+    assert!(output.status.success() && text(&output.stdout).contains("a factor of 2.50"), "{}", text(&output.stdout));
     record["cases"][1]["error"] = 1.into();
     fs::write(&after, record.to_string()).unwrap();
     assert!(text(&run(&["compare", &before, &after]).stdout).contains("WRONG"));

@@ -63,6 +63,40 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
     })
 }
 
+/// What takes equally long whenever the adapter is equally fast: a copy and multiply-adds, of fixed sizes. Clocks fall as a card warms up, and on a
+/// processor other programs take their share.
+pub struct Probe<'g> {
+    timer: Timer<'g>,
+    parts: [Bound<'g>; 2],
+}
+
+impl<'g> Probe<'g> {
+    const BYTES: u64 = 64 << 20;
+    const GROUPS_OF_COPY: u32 = 16_384;
+    /// Lanes that multiply and add: some 20 ms of two cores, 1 ms of a large card.
+    const LANES: u32 = 1 << 20;
+    const LANES_OF_SOFTWARE: u32 = 1 << 15;
+    const BUDGET: Duration = Duration::from_millis(30);
+
+    pub fn new(gpu: &'g Gpu, software: bool) -> Result<Self> {
+        let elements = (Self::BYTES / 4) as usize;
+        let x = gpu.upload(&vec![1.5f32; elements])?;
+        let buffers = [x.clone(), x, gpu.zeros::<f32>(elements)?];
+        let steps = (elements as u32 / 4).div_ceil(Self::GROUPS_OF_COPY * gpu.tuning().workgroup);
+        let copy = Kernel::new(gpu, "copy", "f32", false, steps).bound(gpu, &buffers, Self::GROUPS_OF_COPY, 1);
+        let fma = Kernel::new(gpu, "multiply_add", "f32", true, 1);
+        let lanes = if software { Self::LANES_OF_SOFTWARE } else { Self::LANES };
+        let fma = fma.bound(gpu, &buffers, lanes / gpu.tuning().workgroup, 1);
+        Ok(Probe { timer: Timer::new(gpu), parts: [copy, fma] })
+    }
+
+    /// Seconds of both.
+    pub fn seconds(&self) -> Result<f64> {
+        let median = |part| -> Result<f64> { Ok(quantile(&self.timer.measure(Self::BUDGET, part)?.samples_s, 0.5)) };
+        Ok(median(&self.parts[0])? + median(&self.parts[1])?)
+    }
+}
+
 /// Seconds of an empty submit and the wait for it.
 fn submits(gpu: &Gpu) -> Result<f64> {
     let mut samples = Vec::new();
@@ -78,9 +112,9 @@ fn submits(gpu: &Gpu) -> Result<f64> {
 struct Kernel(wgpu::ComputePipeline);
 
 /// A call is so many dispatches of so many workgroups, one after the other: each writes what the next one writes.
-struct Bound<'k> {
-    gpu: &'k Gpu,
-    kernel: &'k Kernel,
+struct Bound<'g> {
+    gpu: &'g Gpu,
+    pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     groups: u32,
     dispatches: u32,
@@ -138,7 +172,7 @@ impl Kernel {
         }))
     }
 
-    fn bound<'k>(&'k self, gpu: &'k Gpu, buffers: &[wgpu::Buffer; 3], groups: u32, dispatches: u32) -> Bound<'k> {
+    fn bound<'g>(&self, gpu: &'g Gpu, buffers: &[wgpu::Buffer; 3], groups: u32, dispatches: u32) -> Bound<'g> {
         let entries =
             [0, 1, 2].map(|at| wgpu::BindGroupEntry { binding: at as u32, resource: buffers[at].as_entire_binding() });
         let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
@@ -146,7 +180,7 @@ impl Kernel {
             layout: &self.0.get_bind_group_layout(0),
             entries: &entries,
         });
-        Bound { gpu, kernel: self, group, groups, dispatches }
+        Bound { gpu, pipeline: self.0.clone(), group, groups, dispatches }
     }
 }
 
@@ -160,7 +194,7 @@ impl Work for Bound<'_> {
 
     fn record(&self, encoder: &mut wgpu::CommandEncoder, calls: u32) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&self.kernel.0);
+        pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, &self.group, &[]);
         for _ in 0..calls * self.dispatches {
             pass.dispatch_workgroups(self.groups, 1, 1);

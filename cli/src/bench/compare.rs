@@ -36,14 +36,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn of(before: &Case, after: &Case) -> Verdict {
+    /// `drift`: see [`drift`].
+    pub fn of(before: &Case, after: &Case, drift: f64) -> Verdict {
         let quartiles = |case: &Case| [0.25, 0.75].map(|share| quantile(&case.samples_s, share));
         let ([fast_before, slow_before], [fast_after, slow_after]) = (quartiles(before), quartiles(after));
         let ratio = after.seconds() / before.seconds();
         match () {
             () if !after.is_right() => Verdict::Wrong,
-            () if ratio < 1.0 / 1.02 && slow_after < fast_before => Verdict::Faster,
-            () if ratio > 1.02 && fast_after > slow_before => Verdict::Slower,
+            () if ratio * drift < 1.0 / 1.02 && slow_after * drift < fast_before => Verdict::Faster,
+            () if ratio / drift > 1.02 && fast_after / drift > slow_before => Verdict::Slower,
             () => Verdict::Same,
         }
     }
@@ -56,6 +57,16 @@ impl Verdict {
             Verdict::Wrong => "WRONG",
         }
     }
+}
+
+/// The slowest of the probes of both over the fastest: by so much the adapter itself differed, whatever the kernels. 1 between adapters.
+pub fn drift(before: &Record, after: &Record) -> f64 {
+    let place = |record: &Record| (record.provenance.adapter.clone(), record.provenance.cpu.clone());
+    if place(before) != place(after) {
+        return 1.0;
+    }
+    let probes = || before.cases.iter().chain(&after.cases).filter_map(|case| case.probe_s);
+    probes().reduce(f64::max).zip(probes().reduce(f64::min)).map_or(1.0, |(slowest, fastest)| slowest / fastest)
 }
 
 /// The cases that both have.
@@ -76,9 +87,10 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     println!("before: {}\nafter:  {}\n", before.provenance.title(), after.provenance.title());
     let mut table = table::with_header(["", "before", "after", "after / before", ""], 1..4);
-    let mut failed = Vec::new();
-    for (old, new) in &pairs {
-        let (ratio, verdict) = (new.seconds() / old.seconds(), Verdict::of(old, new));
+    let (drift, mut failed) = (drift(&before, &after), Vec::new());
+    for &(old, new) in &pairs {
+        let ratio = new.seconds() / old.seconds();
+        let verdict = Verdict::of(old, new, drift);
         let regressed = arguments.fail_on_regress.is_some_and(|most| verdict == Verdict::Slower && ratio > 1.0 + most);
         if regressed || verdict == Verdict::Wrong {
             failed.push(new.name());
@@ -89,6 +101,11 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     println!("{table}");
     println!("faster, slower: the medians differ by more than 2 % and the quartiles do not overlap");
+    if drift > 1.02 {
+        println!(
+            "The adapter itself was faster or slower at times, by a factor of {drift:.2} for a copy and multiply-adds of fixed sizes: what differs by less is called the same."
+        );
+    }
     let alone = before.cases.len() + after.cases.len() - 2 * pairs.len();
     if alone > 0 {
         println!("{alone} cases are in one result only");

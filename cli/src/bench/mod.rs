@@ -138,10 +138,16 @@ fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failu
     bar.set_length(chosen.len() as u64 + 1);
     bar.inc(1);
     let mut cases = Vec::new();
+    let probe = ceilings::Probe::new(&gpu, software)?;
+    let mut before = probe.seconds()?;
     for (case, shape, storage) in chosen {
         bar.set_message(format!("{} {} × {} {}", case.op, shape[0], shape[1], name_of(storage)));
         match measured(&gpu, case, shape, storage, budget) {
-            Ok(case) => cases.push(case),
+            Ok(case) => {
+                let after = probe.seconds()?;
+                cases.push(Case { probe_s: Some((before + after) / 2.0), ..case });
+                before = after;
+            }
             Err(Error::OutOfMemory { .. } | Error::Limit { .. }) => bar.suspend(|| {
                 eprintln!("left out, as this adapter's memory or bindings are too small: {} {shape:?}", case.op)
             }),
@@ -212,6 +218,7 @@ fn measured(
         flop: case.flop(shape),
         clock: timed.clock,
         samples_s: timed.samples_s,
+        probe_s: None,
         cpu_s: Some(timed.cpu_s),
         first_s: Some(first_s),
         memory_bytes,
@@ -283,7 +290,7 @@ fn print(record: &Record) {
     for case in &record.cases {
         let share = case.share(ceilings).map_or("—".to_owned(), |share| format!("{:.0} %", 100.0 * share));
         let flop = if case.flop > 0.0 { format!("{:.3}", case.tflop_s()) } else { String::new() };
-        let verdict = match (case.is_right(), case.is_noisy()) {
+        let verdict = match (case.is_right(), record.is_noisy(case)) {
             (false, _) => "WRONG",
             (true, true) => "noisy",
             (true, false) => "",

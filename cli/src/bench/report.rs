@@ -131,7 +131,8 @@ fn page(records: &[Record]) -> Result<String, Box<dyn std::error::Error>> {
     for name in names(records) {
         write!(html, "<tr><td>{}</td>", escaped(&name))?;
         for record in records {
-            html += &find(record, &name).map_or("<td></td>".to_owned(), |case| cell(case, limits(record, records)));
+            html += &find(record, &name)
+                .map_or("<td></td>".to_owned(), |case| cell(case, record.is_noisy(case), limits(record, records)));
         }
         html += "</tr>\n";
     }
@@ -168,12 +169,12 @@ fn card(number: usize, record: &Record) -> String {
     )
 }
 
-fn cell(case: &Case, limits: Option<&Ceilings>) -> String {
+fn cell(case: &Case, is_noisy: bool, limits: Option<&Ceilings>) -> String {
     let time = duration(case.seconds());
     if !case.is_right() {
         return format!("<td>{time} <span class=\"bad\">WRONG</span></td>");
     }
-    let noisy = if case.is_noisy() { " <span class=\"muted\">noisy</span>" } else { "" };
+    let noisy = if is_noisy { " <span class=\"muted\">noisy</span>" } else { "" };
     let Some((limits, share)) = limits.and_then(|limits| Some((limits, case.share(limits)?))) else {
         return format!("<td>{time}{noisy}</td>");
     };
@@ -206,8 +207,9 @@ fn verdicts(records: &[Record]) -> String {
             index + 1,
             at + 1
         );
+        let drift = compare::drift(&records[at], after);
         for (old, new) in compare::pairs(&records[at], after) {
-            let verdict = Verdict::of(old, new);
+            let verdict = Verdict::of(old, new, drift);
             let class = if matches!(verdict, Verdict::Slower | Verdict::Wrong) { "bad" } else { "muted" };
             let _ = writeln!(
                 html,
