@@ -287,6 +287,8 @@ const BLOCK: usize = 4096;
 const PART: usize = 6;
 /// Multiply-adds that take as long as an element of a kernel that goes over rows.
 const ELEMENT: u64 = 16;
+/// Times as many workgroups as fill the device: with fewer, the last ones run alone.
+const FILLED: u64 = 8;
 /// Scratch: the parts of long rows.
 const PARTS: usize = 4;
 
@@ -455,7 +457,8 @@ impl<'g> Plan<'g> {
             return Ok(());
         }
         self.check_overlaps(kernel, args)?; // of the whole: one part's output may lie in another part's input
-        let at_once = u64::from(cut.workgroup / cut.lanes);
+        let workgroup = self.packed(cut, rows);
+        let at_once = u64::from(workgroup / cut.lanes);
         let mut rows_at_once = (most_groups * at_once).min(u32::MAX.into()) / cut.segments as u64;
         for arg in args.iter().filter(|arg| arg.by_row) {
             rows_at_once = rows_at_once.min(arg.tensor.map_or(u64::MAX, |tensor| self.rows_per_binding(tensor)));
@@ -469,7 +472,7 @@ impl<'g> Plan<'g> {
                 limit: self.binding_limit(),
             });
         }
-        let constants = [&[("WG", cut.workgroup), ("LANES", cut.lanes)], constants].concat();
+        let constants = [&[("WG", workgroup), ("LANES", cut.lanes)], constants].concat();
         for first in (0..rows).step_by(usize::try_from(rows_at_once).unwrap_or(usize::MAX)) {
             let range = first..rows.min(first.saturating_add(rows_at_once as usize));
             let part: Vec<Arg> = args.iter().map(|arg| arg.part(range.clone())).collect();
@@ -480,6 +483,14 @@ impl<'g> Plan<'g> {
             self.dispatch(kernel, &constants, &part, shape, scalars, grid)?;
         }
         Ok(())
+    }
+
+    /// Lanes of a workgroup for so many rows: of several rows where a subgroup has all lanes of one and there is work for many such workgroups.
+    fn packed(&self, cut: Cut, rows: usize) -> u32 {
+        let tuning = self.gpu.tuning();
+        let lanes = (rows as u64).saturating_mul(cut.segments as u64).saturating_mul(cut.lanes.into());
+        let fills = lanes >= FILLED * u64::from(tuning.groups) * u64::from(tuning.packed);
+        if fills && cut.lanes <= tuning.subgroup { cut.workgroup.max(tuning.packed) } else { cut.workgroup }
     }
 
     /// Bytes that one binding can hold, whatever its alignment.

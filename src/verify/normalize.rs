@@ -4,7 +4,7 @@ use crate::{Result, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     let fills = [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier, Fill::Sorted];
-    for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 257), (5, 1000), (70_000, 3), (2, 131_072)] {
+    for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 257), (5, 1000), (601, 50), (70_000, 3), (2, 131_072)] {
         for fill in fills {
             if rows * cols < 100_000 || fill == Fill::Small {
                 case(check, rows, cols, fill, Options::default())?;
