@@ -501,7 +501,7 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     let (_, driver) = record["provenance"]["driver"].as_str().unwrap().split_once(' ').unwrap();
     for (driver, taken) in [(driver, true), ("another", false)] {
         let adapter = record["provenance"]["adapter"].as_str().unwrap();
-        let sizes = serde_json::json!({"adapter": adapter, "driver": driver, "workgroup": 4, "widest": 16,
+        let sizes = serde_json::json!({"adapter": adapter, "driver": driver, "workgroup": 4, "packed": 8, "widest": 16,
             "tile_x": 8, "tile_y": 1, "tile_depth": 8, "by_subgroup": false});
         let words: Vec<_> =
             adapter.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -512,7 +512,7 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
         let output = command.env("XDG_CACHE_HOME", folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         let sizes = parse(Path::new(&after))["provenance"]["details"]["tuning"].to_string();
-        assert_eq!(sizes.contains("workgroup: 4, widest: 16"), taken, "{sizes}");
+        assert_eq!(sizes.contains("workgroup: 4, packed: 8, widest: 16"), taken, "{sizes}");
     }
 
     // The same, but one op twice as slow and one wrong; samples and probes are set, as a busy machine's may spread by more than that.

@@ -254,7 +254,7 @@ fn draw(
     ceilings: &Ceilings,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let cases = || record.cases.iter().filter(|case| case.is_right());
-    let most_x = cases().map(|case| place(case).0).fold(64.0, f64::max) * 3.0;
+    let most_x = cases().map(|case| place(case).0).fold(64.0, f64::max) * 5.0;
     let least_y = cases().map(|case| place(case).1).fold(ceilings.fma_tflop_s, f64::min) / 3.0;
     let (x, y) = (0.1..most_x, least_y..ceilings.fma_tflop_s * 3.0);
     let mut chart = ChartBuilder::on(area)
@@ -280,23 +280,49 @@ fn draw(
     });
     chart.draw_series(LineSeries::new(points, BLACK.stroke_width(2)))?;
     // One name an op, at its fastest case.
-    let mut named = BTreeSet::new();
     let mut sorted: Vec<&Case> = cases().collect();
     sorted.sort_by(|a, b| place(b).1.total_cmp(&place(a).1));
-    let mut taken: Vec<(i32, i32)> = Vec::new();
+    let mut named = BTreeSet::new();
+    let mut labels = Vec::new();
     for case in sorted {
         let colour = if case.is_arithmetic(ceilings) { ARITHMETIC } else { MEMORY };
         chart.draw_series([Circle::new(place(case), 4, colour.mix(0.7).filled())])?;
         if named.insert(&case.op) {
-            let (left, top) = chart.backend_coord(&place(case));
-            let (base_x, base_y) = area.get_base_pixel();
-            let mut at = (left - base_x + 8, top - base_y - 6);
-            while taken.iter().any(|other| (other.1 - at.1).abs() < 12 && (other.0 - at.0).abs() < 90) {
-                at.1 += 12;
-            }
-            taken.push(at);
-            area.draw(&Text::new(case.op.clone(), at, ("sans-serif", 11).into_font().color(&colour)))?;
+            labels.push((chart.backend_coord(&place(case)), &case.op, colour));
+        }
+    }
+    let (_, bottom) = chart.backend_coord(&(x.start, least_y));
+    labels.sort_by_key(|((left, _), ..)| *left);
+    for column in labels.chunk_by(|((left, _), ..), ((next, _), ..)| next - left < NEAR) {
+        let mut column = column.to_vec();
+        column.sort_by_key(|((_, top), ..)| *top);
+        let left = column.iter().map(|((left, _), ..)| left + 18).max().unwrap_or_default();
+        let points: Vec<i32> = column.iter().map(|((_, top), ..)| *top).collect();
+        for (((point_left, point_top), op, colour), top) in column.iter().zip(spread(&points, bottom)) {
+            let line = vec![(point_left + 5, *point_top), (left - 3, top)];
+            area.draw(&PathElement::new(line, colour.mix(0.35)))?;
+            let style = ("sans-serif", 11).into_font().color(colour);
+            area.draw(&Text::new(op.as_str(), (left, top - 6), style))?;
         }
     }
     Ok(())
+}
+
+/// Names whose points are so many pixels apart have a column each.
+const NEAR: i32 = 90;
+/// Pixels between names.
+const LINE: i32 = 12;
+
+/// Heights of names of points of these heights, from top to bottom: as near to theirs as they fit below each other and above `bottom`.
+fn spread(points: &[i32], bottom: i32) -> Vec<i32> {
+    let mut heights: Vec<i32> = Vec::new();
+    for &point in points {
+        heights.push(heights.last().map_or(point, |above| point.max(above + LINE)));
+    }
+    let mut below = bottom;
+    for height in heights.iter_mut().rev() {
+        *height = (*height).min(below - LINE);
+        below = *height;
+    }
+    heights
 }

@@ -32,6 +32,7 @@ struct Found {
     adapter: String,
     driver: String,
     workgroup: u32,
+    packed: u32,
     widest: u32,
     tile_x: u32,
     tile_y: u32,
@@ -41,14 +42,14 @@ struct Found {
 
 impl Found {
     fn new(info: &wgpu::AdapterInfo, tuning: &Tuning) -> Found {
-        let Tuning { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *tuning;
+        let Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *tuning;
         let (adapter, driver) = (info.name.clone(), info.driver_info.clone());
-        Found { adapter, driver, workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup }
+        Found { adapter, driver, workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup }
     }
 
     fn on(&self, tuning: Tuning) -> Tuning {
-        let Found { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *self;
-        Tuning { workgroup, widest, tile_x, tile_y, tile_depth, by_subgroup, ..tuning }
+        let Found { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *self;
+        Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, ..tuning }
     }
 }
 
@@ -85,6 +86,11 @@ const ROWS: Family = Family {
     on: &[("softmax", [16_384, 4096]), ("cross_entropy", [4096, 4096]), ("kl", [1024, 32_768])],
     on_software: &[("softmax", [1024, 4096]), ("cross_entropy", [1024, 1024])],
 };
+const SHORT_ROWS: Family = Family {
+    name: "short rows",
+    on: &[("softmax", [262_144, 128]), ("normalize", [262_144, 128])],
+    on_software: &[("softmax", [16_384, 64]), ("normalize", [16_384, 64])],
+};
 const TILES: Family = Family {
     name: "tiles",
     on: &[("linear", [4096, 1024]), ("info_nce", [8192, 256])],
@@ -100,7 +106,8 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
     let budget = Duration::from_secs_f64(arguments.seconds);
     let mut best = *gpu.tuning();
-    for (family, candidates) in [(ROWS, rows as fn(&Tuning) -> Vec<Tuning>), (TILES, tiles)] {
+    let families = [(ROWS, rows as fn(&Tuning) -> Vec<Tuning>), (SHORT_ROWS, short_rows), (TILES, tiles)];
+    for (family, candidates) in families {
         let sizes = distinct(&gpu, candidates(&best));
         let jobs = if software { family.on_software } else { family.on };
         let bar = progress::bar((sizes.len() * jobs.len()) as u64, "{pos}/{len} {msg}");
@@ -160,6 +167,11 @@ fn rows(now: &Tuning) -> Vec<Tuning> {
     [*now].into_iter().chain(sizes.map(of)).collect()
 }
 
+fn short_rows(now: &Tuning) -> Vec<Tuning> {
+    let of = |times| Tuning { packed: times * now.workgroup, ..*now };
+    [*now].into_iter().chain([1, 2, 4, 8, 16].map(of)).collect()
+}
+
 fn tiles(now: &Tuning) -> Vec<Tuning> {
     let shapes = [(8, 8), (16, 4), (16, 8), (32, 4), (32, 8), (16, 16)];
     let of = |(tile_x, tile_y)| {
@@ -180,9 +192,10 @@ fn distinct(gpu: &Gpu, candidates: Vec<Tuning>) -> Vec<Tuning> {
 }
 
 fn name_of(family: &str, tuning: &Tuning) -> String {
-    let Tuning { workgroup, widest, tile_x, tile_y, tile_depth, .. } = tuning;
+    let Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, .. } = tuning;
     match family {
         "rows" => format!("{workgroup} lanes, {widest} at most"),
+        "short rows" => format!("{packed} lanes"),
         _ => {
             let [rows, cols] = tuning.tile();
             let how = if tuning.by_subgroup { ", by subgroup" } else { "" };
