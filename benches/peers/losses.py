@@ -29,7 +29,7 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Make:
-    """Inputs: normal with deviation 2, as in cli/src/bench/cases.rs."""
+    """Inputs: normal with deviation 2, as in cli/src/bench/cases/numbers.rs."""
 
     def __init__(self, device, dtype, compiled):
         self.device, self.dtype, self.compiled = device, dtype, compiled
