@@ -75,6 +75,12 @@ pub fn pairs<'a>(before: &'a Record, after: &'a Record) -> Vec<(&'a Case, &'a Ca
     after.cases.iter().filter_map(|case| Some((partner(&case)?, case))).collect()
 }
 
+/// The geometric mean of after / before.
+pub fn mean(pairs: &[(&Case, &Case)]) -> f64 {
+    let logs = pairs.iter().map(|(old, new)| (new.seconds() / old.seconds()).ln());
+    (logs.sum::<f64>() / pairs.len() as f64).exp()
+}
+
 pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (before, after) = (Record::read(&arguments.before)?, Record::read(&arguments.after)?);
     let pairs = pairs(&before, &after);
@@ -99,6 +105,13 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let [old, after] = times;
         table.add_row([new.name(), old, after, format!("{ratio:.2}"), verdict.name().to_owned()]);
     }
+    table.add_row([
+        "geometric mean".to_owned(),
+        String::new(),
+        String::new(),
+        format!("{:.2}", mean(&pairs)),
+        String::new(),
+    ]);
     println!("{table}");
     println!("faster, slower: the medians differ by more than 2 % and the quartiles do not overlap");
     if drift > 1.02 {

@@ -124,7 +124,8 @@ fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
 }
 
 fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failure> {
-    let gpu = tune::tuned(open(wish).map_err(crate::no_adapter)?);
+    let built_in = open(wish).map_err(crate::no_adapter)?;
+    let gpu = tune::tuned(built_in.clone());
     eprintln!("adapter: {}", describe(gpu.info()));
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
     let budget =
@@ -138,7 +139,7 @@ fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failu
     bar.set_length(chosen.len() as u64 + 1);
     bar.inc(1);
     let mut cases = Vec::new();
-    let probe = ceilings::Probe::new(&gpu, software)?;
+    let probe = ceilings::Probe::new(&built_in, software)?; // the same whatever the tuning
     let mut before = probe.seconds()?;
     for (case, shape, storage) in chosen {
         bar.set_message(format!("{} {} × {} {}", case.op, shape[0], shape[1], name_of(storage)));

@@ -147,9 +147,10 @@ impl Case {
         self.flop / self.seconds() / 1e12
     }
 
-    /// The time that the adapter's own ceilings allow, as a share of the time it took; none for a wrong answer.
+    /// The time that the adapter's own ceilings allow, as a share of the time it took; none for a wrong answer, or where what must move is not said.
     pub fn share(&self, ceilings: &Ceilings) -> Option<f64> {
-        self.is_right().then(|| self.least(ceilings) / self.seconds())
+        let least = self.least(ceilings);
+        (self.is_right() && least > 0.0).then(|| least / self.seconds())
     }
 
     /// Whether the ceiling of arithmetic is the nearer one.

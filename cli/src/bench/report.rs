@@ -159,6 +159,8 @@ fn card(number: usize, record: &Record) -> String {
         rows.push(("a dispatch", format!("{:.1} µs", limits.dispatch_us)));
         rows.push(("a submit", format!("{:.0} µs", limits.submit_us)));
     }
+    let tuning = provenance.details.get("tuning").and_then(serde_json::Value::as_str);
+    rows.extend(tuning.map(|tuning| ("sizes", sizes(tuning))));
     rows.push(("system", format!("{}, {} threads", provenance.os, provenance.cpu_threads)));
     let rows: String = rows.iter().map(|(key, value)| format!("<dt>{key}</dt><dd>{}</dd>", escaped(value))).collect();
     format!(
@@ -167,6 +169,12 @@ fn card(number: usize, record: &Record) -> String {
         escaped(&provenance.kind),
         escaped(&provenance.backend)
     )
+}
+
+/// The sizes of workgroups and tiles, which come first in how a `Tuning` is printed: "workgroup 256, packed 256, …".
+fn sizes(tuning: &str) -> String {
+    let fields = tuning.trim_start_matches("Tuning { ").split(", ").take_while(|field| !field.starts_with("unrolled"));
+    fields.map(|field| field.replace(':', "")).collect::<Vec<_>>().join(", ")
 }
 
 fn cell(case: &Case, is_noisy: bool, limits: Option<&Ceilings>) -> String {
@@ -207,8 +215,8 @@ fn verdicts(records: &[Record]) -> String {
             index + 1,
             at + 1
         );
-        let drift = compare::drift(&records[at], after);
-        for (old, new) in compare::pairs(&records[at], after) {
+        let (drift, pairs) = (compare::drift(&records[at], after), compare::pairs(&records[at], after));
+        for &(old, new) in &pairs {
             let verdict = Verdict::of(old, new, drift);
             let class = if matches!(verdict, Verdict::Slower | Verdict::Wrong) { "bad" } else { "muted" };
             let _ = writeln!(
@@ -221,7 +229,11 @@ fn verdicts(records: &[Record]) -> String {
                 verdict.name()
             );
         }
-        html += "</table>\n";
+        let _ = writeln!(
+            html,
+            "<tr><td>geometric mean</td><td></td><td></td><td>{:.2}</td><td></td></tr></table>",
+            compare::mean(&pairs)
+        );
     }
     html
 }
