@@ -284,7 +284,8 @@ impl Gpu {
     /// # Errors
     /// Those of [`Gpu::run`]; [`Error::Cancelled`] if `watch` breaks: what was submitted until then is done, outputs hold part of their results.
     pub fn run_watched<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>, watch: Watch) -> Result<R> {
-        let (mut encoder, scratch) = self.begin_run();
+        let mut encoder = self.encoder();
+        let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
         let mut recorder = Recorder::watched(self, &mut encoder, watch, scratch);
         let result = record(&mut recorder);
         let scratch = core::mem::take(&mut recorder.scratch);
@@ -293,10 +294,9 @@ impl Gpu {
         result
     }
 
-    fn begin_run(&self) -> (wgpu::CommandEncoder, Scratch) {
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
-        let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
-        (self.device().create_command_encoder(&descriptor), scratch)
+    /// For work that is submitted here.
+    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") })
     }
 
     pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {

@@ -179,9 +179,7 @@ impl<'e> Recorder<'e> {
     /// wait for the host, and no more.
     fn submit(&mut self, progress: Progress) -> Result<()> {
         let Some(split) = &mut self.split else { return Ok(()) };
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") };
-        let next = self.gpu.device().create_command_encoder(&descriptor);
-        let full = core::mem::replace(self.encoder, next);
+        let full = core::mem::replace(self.encoder, self.gpu.encoder());
         let index = self.gpu.submit(full)?;
         if let Some(before) = split.before.replace(index) {
             self.gpu.wait_for(before)?;

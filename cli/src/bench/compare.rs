@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::duration;
-use super::record::{Case, Record, quantile};
+use super::record::{self, Case, Record, quantile};
 use crate::failure::Failure;
 use crate::table;
 
@@ -77,8 +77,7 @@ pub fn pairs<'a>(before: &'a Record, after: &'a Record) -> Vec<(&'a Case, &'a Ca
 
 /// The geometric mean of after / before.
 pub fn mean(pairs: &[(&Case, &Case)]) -> f64 {
-    let logs = pairs.iter().map(|(old, new)| (new.seconds() / old.seconds()).ln());
-    (logs.sum::<f64>() / pairs.len() as f64).exp()
+    record::mean(&pairs.iter().map(|(old, new)| new.seconds() / old.seconds()).collect::<Vec<_>>())
 }
 
 pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {

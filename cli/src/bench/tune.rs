@@ -126,8 +126,8 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 before.clone_from(&times);
             }
             // The geometric mean over the ops; infinite if one is wrong.
-            let logs = times.iter().zip(&before).map(|(time, before)| (time / before).ln());
-            let ratio = (logs.sum::<f64>() / times.len() as f64).exp();
+            let ratios: Vec<f64> = times.iter().zip(&before).map(|(time, before)| time / before).collect();
+            let ratio = super::record::mean(&ratios);
             let shown: Vec<String> = times.iter().map(|time| duration(*time)).collect();
             let verdict = if ratio.is_finite() { String::new() } else { "WRONG".to_owned() };
             table.add_row([name, format!("{ratio:.2}"), shown.join(", "), verdict]);

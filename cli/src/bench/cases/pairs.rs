@@ -223,14 +223,7 @@ pub(super) fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) ->
         let size = if of == Of::Sizes { scale * loss.min(F::one()) } else { F::zero() };
         vec![vec![loss + size], dq, dk]
     }
-    let temperature = options.temperature;
-    Ok(of_pairs(
-        both,
-        vec![loss, dq, dk],
-        work(gpu, record),
-        move |both, terms, of| truth(both, temperature, terms, of),
-        move |both, terms, of| truth(both, temperature, terms, of),
-    ))
+    Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options.temperature, truth, truth))
 }
 
 /// The sigmoid loss of the same pairs, with the gradients of both sides.
@@ -263,13 +256,7 @@ pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
         });
         vec![vec![loss + size], dq, dk]
     }
-    Ok(of_pairs(
-        both,
-        vec![loss, dq, dk],
-        work(gpu, record),
-        move |both, terms, of| truth(both, options, terms, of),
-        move |both, terms, of| truth(both, options, terms, of),
-    ))
+    Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options, truth, truth))
 }
 
 /// What is asked of a truth: numbers, or, of those that are sums, the sums of their terms' magnitudes.
@@ -286,17 +273,22 @@ impl Of {
     }
 }
 
-fn of_pairs(
+/// An op that sums over all pairs, with `options` of its own.
+fn of_pairs<O: Copy + 'static>(
     both: Rc<[Input; 2]>,
     outputs: Vec<Output>,
     work: Box<dyn Work>,
-    exact: impl Fn([&Input; 2], &Terms<f64>, Of) -> Found<f64> + Clone + 'static,
-    naive: impl Fn([&Input; 2], &Terms<f32>, Of) -> Found<f32> + 'static,
+    options: O,
+    exact: fn([&Input; 2], O, &Terms<f64>, Of) -> Found<f64>,
+    naive: fn([&Input; 2], O, &Terms<f32>, Of) -> Found<f32>,
 ) -> Job {
-    let (rows, sides, sized) = (both[0].rows, both.clone(), exact.clone());
+    let (rows, sides) = (both[0].rows, both.clone());
     let truth = move || {
         let both = both.each_ref();
-        (exact(both, &Terms::counted(rows), Of::Numbers), naive(both, &Terms::each(rows), Of::Numbers))
+        (
+            exact(both, options, &Terms::counted(rows), Of::Numbers),
+            naive(both, options, &Terms::each(rows), Of::Numbers),
+        )
     };
-    Job::new(outputs, truth, work).of_sums(move || sized(sides.each_ref(), &Terms::counted(rows), Of::Sizes))
+    Job::new(outputs, truth, work).of_sums(move || exact(sides.each_ref(), options, &Terms::counted(rows), Of::Sizes))
 }
