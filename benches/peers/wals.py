@@ -68,6 +68,7 @@ def objective(data, ridge, users, items):
 def ours(args, steps, sweeps, folder):
     command = [args.wgloss, "wals", "--interactions", args.ratings, "--preset", "implicit", "--dim", str(args.dim)]
     command += ["--steps", str(steps), "--sweeps", str(sweeps), "--out", folder, "--overwrite"]
+    command += ["--held-out-users", str(2**32 - 1)]  # all, as `matrix` has it
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     before = spent()
     done = subprocess.run(command, capture_output=True, text=True)
