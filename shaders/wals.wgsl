@@ -3,15 +3,16 @@
 // Source: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22.
 // A row's observations lie in pieces: piece p has `pieces[p]` = (first, how many, whether the row's first, row of x, its place among the sorted),
 // the r-th row of a dispatch the pieces from own[r] on to own[r + 1].
-// Here A is formed and factored. A piece's matrix has `cols` = ceil(D / 4) 4 rows of as many numbers; then four more: b, the diagonal of A, two of
-// nothing.
+// Here A is formed and factored, A = L L^T. A piece's matrix has `cols` = ceil(D / 4) 4 lines of as many numbers, A's upper half, whose line j becomes
+// column j of L; then four more: b, lambda_u, two of nothing.
 // Cost: n D^2 multiply-adds for n observations, D^3 / 6 a row; reads n D numbers twice, writes and reads 4 D^2 bytes a piece.
 
 override HAS_WEIGHTS: u32 = 0u;
 override HAS_GOALS: u32 = 0u;
 override ADD: u32 = 0u; // to what earlier parts of y gave
+override FACTORED: u32 = 0u; // the tile's operands are columns of L instead of observations
 
-// The piece whose observations the tile's operands are.
+// The piece whose observations they are: its first and how many.
 var<private> piece: vec2<u32>;
 
 // Where observation e's row of y is; past `part_rows` if not in this part of it.
@@ -58,10 +59,16 @@ fn observed(i: u32, k: u32, weighted: bool) -> mat4x4<f32> {
 }
 
 fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
+    if FACTORED == 1u {
+        return factored(i, k);
+    }
     return observed(i, k, true);
 }
 
 fn tile_b(j: u32, k: u32) -> mat4x4<f32> {
+    if FACTORED == 1u {
+        return factored(j, k);
+    }
     return observed(j, k, false);
 }
 
@@ -77,12 +84,12 @@ fn put(line: u32, j: u32, values: vec4<f32>) {
     store_sums4(line, j, params.cols, sum);
 }
 
-// The piece's part of A but for what all rows have, in the tiles that meet its lower half.
+// The piece's part of A but for what all rows have, in the tiles that meet its upper half.
 @compute @workgroup_size(TX, TY)
 fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row0 = group.y * 16u * TY;
     let col0 = group.x * 4u * TX;
-    if col0 >= row0 + 16u * TY {
+    if row0 >= col0 + 4u * TX {
         return;
     }
     piece = vec2(load_pieces(group.z, 0u), load_pieces(group.z, 1u));
@@ -97,7 +104,7 @@ fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
 }
 
-// The piece's part of b, four numbers a lane.
+// The piece's part of b, four numbers a lane, and its row's lambda.
 @compute @workgroup_size(WG)
 fn right(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -118,83 +125,7 @@ fn right(
         sum += (weight_of(first + k) * goal_of(first + k)) * value;
     }
     put(first_line(p) + params.cols, j, sum);
-}
-
-fn block_of(line: u32, i: u32, j: u32) -> mat4x4<f32> {
-    return load_sums4x4(line + 4u * i, 4u * j, 0xffffffffu, params.cols);
-}
-
-// Of the last block only b, its first row.
-fn put_block(line: u32, i: u32, j: u32, block: mat4x4<f32>) {
-    for (var r = 0u; r < select(4u, 1u, 4u * i >= params.cols); r++) {
-        store_sums4(line + 4u * i + r, 4u * j, params.cols, quad_of(block, r));
-    }
-}
-
-// Pieces added up, A completed and factored, A x = b solved: a workgroup a row. Blocks on the diagonal stay unfactored, since all lanes need them.
-@compute @workgroup_size(WG)
-fn factor(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = group.y * groups.x + group.x;
-    if row >= params.rows {
-        return;
-    }
-    let n = params.cols / 4u;
-    let first = load_own(row, 0u) - params.first_piece;
-    let end = load_own(row + 1u, 0u) - params.first_piece;
-    let line = first_line(first);
-    let ridge = load_ridge(load_pieces(first, 3u), 0u);
-    for (var at = lane; at < n * (params.cols + 1u); at += WG) {
-        let i = at / n;
-        let j = 4u * (at % n);
-        if j <= i {
-            let is_inside = i < params.width;
-            var sum = params.unobserved * load_gramian4(select(0u, i, is_inside), j, select(0u, params.width, is_inside), 0.0);
-            for (var p = first; p < end; p++) {
-                sum += load_sums4(first_line(p) + i, j, params.cols, 0.0);
-            }
-            let on_diagonal = vec4(j) + vec4(0u, 1u, 2u, 3u) == vec4(i);
-            store_sums4(line + i, j, params.cols, sum + select(vec4(0.0), vec4(select(1.0, ridge, is_inside)), on_diagonal));
-        }
-    }
-    cholesky_barrier();
-    // Columns of L from the left, b being its last row; then x from the end. One loop, as every copy of a block's loads takes drivers long to compile.
-    for (var step = 0u; step < 2u * n; step++) {
-        let forth = step < n;
-        let j = select(2u * n - 1u - step, step, forth);
-        for (var i = select(n + 1u, j + lane, forth); i <= n; i += WG) {
-            let whole = block_of(line, i, j);
-            var left = whole;
-            for (var k = 0u; k < j; k++) {
-                let a = block_of(line, i, k);
-                let b = block_of(line, j, k);
-                left = mat4x4(left[0] - a[0] * b, left[1] - a[1] * b, left[2] - a[2] * b, left[3] - a[3] * b);
-            }
-            put_block(line, i, j, left);
-            if i == j {
-                store_sums4(line + params.cols + 1u, 4u * j, params.cols, vec4(whole[0].x, whole[1].y, whole[2].z, whole[3].w));
-            }
-        }
-        cholesky_barrier();
-        let diagonal = load_sums4(line + params.cols + 1u, 4u * j, params.cols, 0.0);
-        let l = cholesky4(block_of(line, j, j), diagonal);
-        let x = solve_upper(l, load_sums4(line + params.cols, 4u * j, params.cols, 0.0));
-        for (var i = select(0u, j + 1u, forth) + lane; i < select(j, n + 1u, forth); i += WG) {
-            let block = block_of(line, select(j, i, forth), select(i, j, forth));
-            if forth {
-                let solved = mat4x4(solve_lower(l, block[0]), solve_lower(l, block[1]), solve_lower(l, block[2]), solve_lower(l, block[3]));
-                put_block(line, i, j, solved);
-            } else {
-                let rest = load_sums4(line + params.cols, 4u * i, params.cols, 0.0);
-                store_sums4(line + params.cols, 4u * i, params.cols, rest - block * x);
-            }
-        }
-        if !forth && lane == 0u {
-            store_x4(row, 4u * j, params.width, x);
-        }
-        cholesky_barrier();
+    if j == 0u && ADD == 0u {
+        put(first_line(p) + params.cols + 1u, j, vec4(load_ridge(load_pieces(p, 3u), 0u), 0.0, 0.0, 0.0));
     }
 }

@@ -556,20 +556,28 @@ impl<'g> Plan<'g> {
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)
     }
 
-    /// A workgroup a row, of `lanes` lanes or as many as there may be.
-    pub(crate) fn groups(
+    /// A workgroup for each of `rows` symmetric systems of `cols` unknowns, of a tile kernel's lanes side by side, four unknowns each.
+    pub(crate) fn systems(
         &mut self,
         kernel: &'static Kernel,
         args: &[Arg],
         [rows, cols]: [usize; 2],
-        lanes: usize,
         scalars: &[Scalar],
+        flags: &[(&'static str, u32)],
     ) -> Result<()> {
+        let tuning = self.gpu.tuning();
         let most = self.gpu.limits().max_compute_workgroups_per_dimension as usize;
         let across = rows.clamp(1, most);
-        let lanes = (lanes.next_power_of_two() as u32).min(self.gpu.tuning().workgroup);
+        let lanes = (cols / 4).next_power_of_two() as u32;
+        let lanes = if tuning.by_subgroup { tuning.tile_x } else { lanes.min((tuning.tile_x * tuning.tile_y).clamp(4, 64)) };
+        let unrolled: &[_] = if tuning.by_subgroup { &[] } else { &[("UNROLLED", u32::from(tuning.unrolled))] };
+        let constants = [&[("TX", lanes), ("TY", 1), ("BK", 8)], unrolled, flags].concat();
         let grid = [across as u32, rows.div_ceil(across) as u32, 1];
-        self.dispatch(kernel, &[("WG", lanes), ("LANES", lanes)], args, [rows, cols, 1, cols], scalars, grid)
+        let before = self.steps.len();
+        self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)?;
+        let work = (rows as u64).saturating_mul((cols as u64).saturating_pow(3) / 6);
+        self.steps[before..].iter_mut().for_each(|step| step.work = work);
+        Ok(())
     }
 
     /// One workgroup for everything, of as many lanes as may be: each has loads under way.

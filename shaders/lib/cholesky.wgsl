@@ -34,6 +34,14 @@ fn solve_lower(l: mat4x4<f32>, a: vec4<f32>) -> vec4<f32> {
     return vec4(x, y, z, (a.w - (l[3].x * x + l[3].y * y + l[3].z * z)) * l[3].w);
 }
 
+// X with X L^T = A, for four rows, a column each of these.
+fn solve_rows(l: mat4x4<f32>, a: mat4x4<f32>) -> mat4x4<f32> {
+    let x = a[0] * l[0].x;
+    let y = (a[1] - l[1].x * x) * l[1].y;
+    let z = (a[2] - (l[2].x * x + l[2].y * y)) * l[2].z;
+    return mat4x4(x, y, z, (a[3] - (l[3].x * x + l[3].y * y + l[3].z * z)) * l[3].w);
+}
+
 // x with L^T x = a.
 fn solve_upper(l: mat4x4<f32>, a: vec4<f32>) -> vec4<f32> {
     let w = a.w * l[3].w;

@@ -36,3 +36,10 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     }
     return t;
 }
+
+// The block of another lane.
+fn tile_of_lane(lane: u32, other: u32, block: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(
+        subgroupShuffle(block[0], other), subgroupShuffle(block[1], other), subgroupShuffle(block[2], other), subgroupShuffle(block[3], other),
+    );
+}

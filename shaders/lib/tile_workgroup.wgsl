@@ -136,3 +136,15 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     }
     return t;
 }
+
+var<workgroup> tile_block_of_lane: mat4x4<f32>;
+
+// The block of another lane.
+fn tile_of_lane(lane: u32, other: u32, block: mat4x4<f32>) -> mat4x4<f32> {
+    workgroupBarrier(); // the call before this one may still be reading
+    if lane == other {
+        tile_block_of_lane = block;
+    }
+    workgroupBarrier();
+    return tile_block_of_lane;
+}

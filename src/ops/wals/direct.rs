@@ -55,7 +55,7 @@ pub fn solve(
                 let told = told.clone().part(&part);
                 let [items, weights, goals] = observed.args();
                 let [y, sums] = [y.row_range(part), sums].map(Arg::whole);
-                let args = [y, items, weights, goals, pieces, sums];
+                let args = [y, items, weights, goals, pieces, Arg::whole(ridge), sums];
                 let flags = observed.flags(index > 0);
                 plan.lanes(&RIGHT, &args, [count, cols], &told.scalars(), &flags, 1)?;
                 let grid = [cols.div_ceil(tile_cols), cols.div_ceil(tile_rows), count];
@@ -64,8 +64,10 @@ pub fn solve(
             }
             let scratch = plan.scratch(SOLVED, batch.rows.len() * dim)?;
             let solved: Tensor = Tensor::matrix(&scratch, batch.rows.len(), dim)?;
-            let args = [pieces, own, Arg::whole(sums), Arg::whole(gramian), Arg::whole(ridge), Arg::whole(solved)];
-            plan.groups(&FACTOR, &args, [batch.rows.len(), cols], cols / 4 + 1, &told.scalars())?;
+            // Its tiles are of L, but what the other kernels' are of stands in the same functions.
+            let none = [Arg::NONE; 3];
+            let args = [&none[..], &[own, Arg::whole(sums), Arg::whole(gramian), Arg::whole(solved)]].concat();
+            plan.systems(&FACTOR, &args, [batch.rows.len(), cols], &told.scalars(), &[("FACTORED", 1)])?;
             put(plan, solved, rows.ids(&batch)?, x)?;
         }
         Ok(())

@@ -57,7 +57,7 @@ use crate::{Recorder, Result, Tensor};
 const OP: &str = "wals";
 static SHADER: Shader = Shader {
     op: OP,
-    source: wgsl!("wals", "../wals/conjugate", "cholesky", "tile", "math", "lse", "row"),
+    source: wgsl!("wals", "../wals/factor", "../wals/conjugate", "cholesky", "tile", "math", "lse", "row"),
     bindings: &[
         input("y"),
         ids("items"),
@@ -94,8 +94,8 @@ const fn kernel(entry: &'static str, uses: &'static [&'static str]) -> Kernel {
     Kernel { shader: &SHADER, entry, uses, in_place: None }
 }
 static HESSIAN: Kernel = kernel("hessian", &["y", "items", "weights", "pieces", "sums"]);
-static RIGHT: Kernel = kernel("right", &["y", "items", "weights", "goals", "pieces", "sums"]);
-static FACTOR: Kernel = kernel("factor", &["pieces", "own", "sums", "gramian", "ridge", "x"]);
+static RIGHT: Kernel = kernel("right", &["y", "items", "weights", "goals", "pieces", "ridge", "sums"]);
+static FACTOR: Kernel = kernel("factor", &["y", "items", "weights", "own", "sums", "gramian", "x"]);
 static APPLY: Kernel = kernel("apply", &["y", "items", "weights", "goals", "pieces", "solved", "along", "loss"]);
 static BEGIN: Kernel = kernel("begin", &["pieces", "own", "products", "base", "shared_part", "ridge", "state", "loss"]);
 static ADVANCE: Kernel = kernel("advance", BEGIN.uses);
