@@ -2,9 +2,9 @@
 
     pip install implicit scipy
     cargo build --release
-    python benches/peers/wals.py ratings.csv --wgloss target/release/wgloss --dim 64 --out wals.json
+    python benches/peers/wals.py ratings.csv --generate 20000 5000 1030000 --dim 64 --out wals.json
 
-`ratings.csv` is user,item,rating,timestamp, with a header and a pair at most once. Ours fits one sweep; from its factors both go on for four more. CPU seconds
+`ratings.csv` is user,item,rating,timestamp, with a header and a pair at most once; `--generate` writes one. Ours fits one sweep; from its factors both go on for four more. CPU seconds
 a sweep are those of our process with five sweeps less those with one, by four, and implicit's process time by four; ours and implicit in turn, the order
 changing, medians. The objectives are computed here, in f64.
 """
@@ -36,6 +36,20 @@ def factors(folder):
     about = json.loads(header["__metadata__"]["wgloss"])
     read = lambda name: np.frombuffer(data[slice(*header[name]["data_offsets"])], "<f4").reshape(header[name]["shape"])
     return about, read("users").copy(), read("items").copy()
+
+
+def generate(path, users, items, count):
+    """About `count` interactions: the activity of users lognormal, the popularity of items a power of their rank, values from 1 to 5."""
+    random = np.random.default_rng(3)
+    activity = np.maximum(4.0, random.lognormal(3.5, 0.95, users))
+    activity = np.clip((activity * (count / activity.sum())).astype(int), 4, items // 2)
+    popularity = -0.8 * np.log(np.arange(items) + 20.0)
+    with open(path, "w") as file:
+        file.write("user,item,rating,timestamp\n")
+        for user, taken in enumerate(activity):
+            found = np.argpartition(-(popularity + random.gumbel(size=items)), taken)[:taken]
+            for stamp, (item, value) in enumerate(zip(found, random.integers(1, 6, taken))):
+                file.write(f"{user},{item},{value},{stamp}\n")
 
 
 def matrix(path, ids):
@@ -90,6 +104,7 @@ def theirs(args, data, start, ridge, by_steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ratings")
+    parser.add_argument("--generate", type=int, nargs=3, metavar=("USERS", "ITEMS", "INTERACTIONS"), help="write the file first")
     parser.add_argument("--wgloss", default="target/release/wgloss")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2], help="of ours; 0: exactly, beside implicit's Cholesky")
@@ -97,6 +112,8 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out")
     args = parser.parse_args()
+    if args.generate:
+        generate(args.ratings, *args.generate)
     report = {"implicit": implicit.__version__, "threads": args.threads, "dim": args.dim}
     with tempfile.TemporaryDirectory() as folder:
         one, five = (os.path.join(folder, name) for name in ("one", "five"))
