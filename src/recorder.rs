@@ -569,9 +569,12 @@ impl<'g> Plan<'g> {
         let most = self.gpu.limits().max_compute_workgroups_per_dimension as usize;
         let across = rows.clamp(1, most);
         let lanes = (cols / 4).next_power_of_two() as u32;
-        let lanes = if tuning.by_subgroup { tuning.tile_x } else { lanes.min((tuning.tile_x * tuning.tile_y).clamp(4, 64)) };
+        let lanes =
+            if tuning.by_subgroup { tuning.tile_x } else { lanes.min((tuning.tile_x * tuning.tile_y).clamp(4, 64)) };
         let unrolled: &[_] = if tuning.by_subgroup { &[] } else { &[("UNROLLED", u32::from(tuning.unrolled))] };
-        let constants = [&[("TX", lanes), ("TY", 1), ("BK", 8)], unrolled, flags].concat();
+        let (depth, single) = (if lanes > 16 { 8 } else { 16 }, cols <= 4 * lanes as usize);
+        let sizes = [("TX", lanes), ("TY", 1), ("BK", depth), ("SINGLE", single.into())];
+        let constants = [&sizes, unrolled, flags].concat();
         let grid = [across as u32, rows.div_ceil(across) as u32, 1];
         let before = self.steps.len();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)?;

@@ -3,6 +3,8 @@
 // Source: Golub and Van Loan, Matrix Computations, 4.2.
 // Cost: D^3 / 6 multiply-adds a row; reads and writes 2 D^2 numbers, and reads D^3 / 64 for the products.
 
+override SINGLE: u32 = 0u; // the lanes have all rows at once
+
 // The lines of the columns of L that the tile's operands are of: the first and the end.
 var<private> columns: vec2<u32>;
 
@@ -48,6 +50,24 @@ fn corner_of_lane(lane: u32, other: u32, block: mat4x4<f32>, size: vec4<f32>, re
     let beside = tile_of_lane(lane, other, mat4x4(size, rest, vec4(0.0), vec4(0.0)));
     let l = cholesky4(tile_of_lane(lane, other, block), beside[0]);
     return Corner(l, solve_lower(l, beside[1]));
+}
+
+// A lane's rows of four columns of L, and what is left of b there.
+struct Part {
+    block: mat4x4<f32>,
+    rest: vec4<f32>,
+}
+
+// The place of lanes below the first tile, which have no block on the diagonal.
+const LOWER: u32 = 4u;
+
+// What the lane at `place` has of columns whose block on the diagonal lane m has, of which that and z stay as they are then.
+fn part_of(corner: Corner, block: mat4x4<f32>, rest: vec4<f32>, place: u32, m: u32) -> Part {
+    if place == m {
+        return Part(corner.l, corner.z);
+    }
+    let own = solve_rows(corner.l, block);
+    return Part(own, select(rest, rest - own * corner.z, place > m));
 }
 
 // What columns of L, of which a lane's rows have `block` and the rows of another lane's block `top`, subtract from the columns that are these rows.
@@ -108,8 +128,9 @@ fn factor(
             if is_top {
                 corner0 = corner_of_lane(lane, 0u, c0, size, rest);
             }
-            c0 = solve_rows(corner0.l, c0);
-            rest -= c0 * corner0.z;
+            let part0 = part_of(corner0, c0, rest, select(LOWER, lane, is_top), 0u);
+            c0 = part0.block;
+            rest = part0.rest;
             if is_top {
                 top0 = c0;
             }
@@ -119,8 +140,9 @@ fn factor(
             if is_top {
                 corner1 = corner_of_lane(lane, 1u, c1, size, rest);
             }
-            c1 = solve_rows(corner1.l, c1);
-            rest -= c1 * corner1.z;
+            let part1 = part_of(corner1, c1, rest, select(LOWER, lane, is_top), 1u);
+            c1 = part1.block;
+            rest = part1.rest;
             if is_top {
                 top1 = c1;
             }
@@ -129,8 +151,9 @@ fn factor(
             if is_top {
                 corner2 = corner_of_lane(lane, 2u, c2, size, rest);
             }
-            c2 = solve_rows(corner2.l, c2);
-            rest -= c2 * corner2.z;
+            let part2 = part_of(corner2, c2, rest, select(LOWER, lane, is_top), 2u);
+            c2 = part2.block;
+            rest = part2.rest;
             if is_top {
                 top2 = c2;
             }
@@ -138,18 +161,18 @@ fn factor(
             if is_top {
                 corner3 = corner_of_lane(lane, 3u, c3, size, rest);
             }
-            c3 = solve_rows(corner3.l, c3);
-            rest -= c3 * corner3.z;
-            let z = mat4x4(corner0.z, corner1.z, corner2.z, corner3.z);
-            let is_diagonal = i < j + 16u;
-            store_x4(row, i, params.width, select(rest, quad_of(z, lane), is_diagonal));
+            let part3 = part_of(corner3, c3, rest, select(LOWER, lane, is_top), 3u);
+            c3 = part3.block;
+            rest = part3.rest;
+            store_x4(row, i, params.width, rest);
             for (var m = 0u; m < blocks; m++) {
-                let c = either(either(c0, c1, m == 1u), either(c2, c3, m == 3u), m > 1u);
-                let l = either(either(corner0.l, corner1.l, m == 1u), either(corner2.l, corner3.l, m == 3u), m > 1u);
-                let block = either(c, l, m == lane && is_diagonal);
+                let block = either(either(c0, c1, m == 1u), either(c2, c3, m == 3u), m > 1u);
                 for (var r = 0u; r < select(0u, 4u, i < n); r++) {
                     store_sums4(line + j + 4u * m + r, i, n, quad_of(block, r));
                 }
+            }
+            if SINGLE == 1u {
+                break;
             }
         }
         cholesky_barrier();
