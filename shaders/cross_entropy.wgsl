@@ -332,6 +332,9 @@ fn backward(
     }
 }
 
+override WEIGHS: u32 = 0u; // `divisors` has all rows, and does what `weigh` would
+override HAS_SUMS: u32 = 1u; // else nothing is divided by them
+
 // sums = (sum_i r_i w[t_i], sum_i r_i, sum_c w_c), i over the rows that are not ignored; one workgroup. Soft targets: w[t_i] = 1.
 @compute @workgroup_size(WG)
 fn divisors(@builtin(local_invocation_index) lane: u32) {
@@ -352,6 +355,12 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
         }
     }
     classes = select(f32(params.cols), reduce_sum(lane, classes), HAS_CLASS_WEIGHT == 1u);
+    if WEIGHS == 1u {
+        for (var i = lane; i < params.rows; i += WG) {
+            weigh_row(i, vec3(sum, classes));
+        }
+        return;
+    }
     if lane == 0u {
         var total = vec3(sum, classes);
         if params.fresh == 0u {
@@ -400,15 +409,23 @@ fn weigh(
     if i >= params.rows {
         return;
     }
+    var sums = vec3(1.0, 1.0, f32(params.cols));
+    if HAS_SUMS == 1u {
+        sums = vec3(load_sums_in(0u, 0u), load_sums_in(1u, 0u), load_sums_in(2u, 0u));
+    }
+    weigh_row(i, sums);
+}
+
+fn weigh_row(i: u32, sums: vec3<f32>) {
     var factor = row_weight_of(i);
     factor *= load_dy(select(0u, i, params.dy_by_row == 1u), 0u);
     var a = params.factor * factor;
     var z = params.z_loss * params.factor * factor;
     if params.mean == 1u {
-        a = over(a, load_sums_in(0u, 0u));
-        z = over(z, load_sums_in(1u, 0u));
+        a = over(a, sums.x);
+        z = over(z, sums.y);
     }
-    var wanted = params.smoothing / f32(params.cols) * load_sums_in(2u, 0u);
+    var wanted = params.smoothing / f32(params.cols) * sums.z;
     var id = 0xffffffffu;
     if SOFT_TARGET == 0u {
         id = load_id(i, 0u);

@@ -67,8 +67,12 @@ static BACKWARD: Kernel = Kernel {
     uses: &["x", "soft", "class_weight", "row", "lse_in", "dx", "part"],
     in_place: Some(("x", "dx")),
 };
-static DIVISORS: Kernel =
-    Kernel { shader: &SHADER, entry: "divisors", uses: &["id", "class_weight", "row_weight", "sums"], in_place: None };
+static DIVISORS: Kernel = Kernel {
+    shader: &SHADER,
+    entry: "divisors",
+    uses: &["id", "class_weight", "row_weight", "dy", "sums", "row_out"],
+    in_place: None,
+};
 static WEIGH: Kernel = Kernel {
     shader: &SHADER,
     entry: "weigh",
@@ -82,6 +86,9 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &DIVISORS, &WEIGH,
 /// Scratch: what `weigh` knows of each row, and the three sums that it needs.
 const ROW: usize = 0;
 const SUMS: usize = 1;
+/// The workgroup that adds up over all rows also weighs them, where each of its lanes has so few, or all are so few that another dispatch takes longer.
+const FEW_A_LANE: usize = 4;
+const FEW: usize = 256;
 
 /// What the rows should be.
 #[derive(Debug, Clone, Copy)]
@@ -218,6 +225,12 @@ impl<'a> Batch<'a> {
         ]
     }
 
+    /// Whether rows count by sums over all of them, which the device forms: of a mean, which divides by them, and of smoothing over weighted classes.
+    fn needs_sums(&self) -> bool {
+        let Options { reduction, label_smoothing, .. } = self.options;
+        reduction == Reduction::Mean || (self.weights.class.is_some() && label_smoothing != 0.0)
+    }
+
     /// What each row counts, in scratch.
     fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
         let sums = plan.scratch(SUMS, 3)?;
@@ -227,24 +240,31 @@ impl<'a> Batch<'a> {
         let class = self.weights.class.map_or(Arg::NONE, Arg::whole);
         let at_once = self.id().map_or(usize::MAX, |id| plan.rows_per_binding(id) as usize);
         let at_once = self.weights.row.map_or(at_once, |row| at_once.min(plan.rows_per_binding(row) as usize)).max(1);
-        for first in (0..self.rows.max(1)).step_by(at_once) {
+        let few = (FEW_A_LANE * plan.gpu().tuning().widest as usize).max(FEW);
+        let weighs = self.rows <= at_once.min(few);
+        let summed = if self.needs_sums() { self.rows.max(1) } else { 0 };
+        for first in (0..summed).step_by(at_once) {
             let range = first..self.rows.min(first.saturating_add(at_once));
             let shape = [range.len(), self.classes];
             let id = self.id().map_or(Arg::NONE, |id| Arg::whole(id.row_range(range.clone())));
             let weight = self.weights.row.map_or(Arg::NONE, |row| Arg::whole(row.row_range(range)));
-            plan.single(
-                &DIVISORS,
-                &[id, class, weight, Arg::whole(sums)],
-                shape,
-                &self.scalars(first == 0),
-                &self.flags(),
-            )?;
+            let (dy, row) = match weighs {
+                true => (dy.map_or(Arg::NONE, Arg::whole), Arg::whole(row)),
+                false => (Arg::NONE, Arg::NONE),
+            };
+            let args = [id, class, weight, dy, Arg::whole(sums), row];
+            let flags = [&self.flags()[..], &[("WEIGHS", weighs.into())]].concat();
+            plan.single(&DIVISORS, &args, shape, &self.scalars(first == 0), &flags)?;
+            if weighs {
+                return Ok(scratch);
+            }
         }
         let dy = dy.map_or(Arg::NONE, if self.dy_by_row { Arg::by_row } else { Arg::whole });
         let id = self.id().map_or(Arg::NONE, Arg::by_row);
         let weight = self.weights.row.map_or(Arg::NONE, Arg::by_row);
         let args = [id, class, weight, dy, Arg::whole(sums), Arg::by_row(row)];
-        plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true), &self.flags())?;
+        let flags = [&self.flags()[..], &[("HAS_SUMS", self.needs_sums().into())]].concat();
+        plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true), &flags)?;
         Ok(scratch)
     }
 }
