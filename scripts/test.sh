@@ -99,7 +99,7 @@ elif scripts/driver.sh is-software; then
     export GALLIVM_PERF=nopt
     slow=(info_nce kl:: cross_entropy::) # half of that time
     # With subgroups of 8: tiles whose lanes share operands by broadcasts, rows of another number of lanes.
-    wide=(linear::verified normalize:: siglip::golden info_nce::golden)
+    wide=(linear::verified normalize:: siglip::golden info_nce::golden wals::any_width)
     long=scale::a_batch_of_65536 # computes for longer than it compiles
     slow_tests() {
         at_width 128 "${tests[@]}" -- "${slow[@]}" && GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- $long
