@@ -196,15 +196,17 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut stop = Stop::on_ctrl_c()?;
     let bar = progress::bar(2 * config.sweeps as u64, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
     let start = Instant::now();
-    let mut halves = Vec::new();
+    let (mut halves, mut share) = (Vec::new(), 0.0f64);
     let outcome = fit(&gpu, train, Values::of(&split.values), &config, &mut |event| {
         let logged = match event {
             Event::Within { progress } => {
-                bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                share = progress.share.max(share); // what solves the rows comes first and takes longest
+                bar.set_message(format!("{:.0} % of this half", 100.0 * share));
                 Ok(())
             }
             Event::Solved { sweep, side, objective } => {
                 bar.inc(1);
+                share = 0.0;
                 halves.push(objective);
                 bar.set_message(format!("objective {objective:.6e}"));
                 let side = format!("{side:?}").to_lowercase();
