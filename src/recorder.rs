@@ -5,7 +5,7 @@ use crate::accessors::{self, Format};
 use crate::gpu::Scratch;
 use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::tensor::{Element, WORD};
-use crate::{Error, Gpu, Result, Storage, Tensor};
+use crate::{Error, Gpu, Result, Storage, Tensor, Tuning};
 
 /// Records ops into the caller's command encoder; never submits, never waits.
 ///
@@ -520,9 +520,9 @@ impl<'g> Plan<'g> {
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let unrolled: &[_] = if tuning.by_subgroup { &[] } else { &[("UNROLLED", u32::from(tuning.unrolled))] };
         let constants =
-            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], unrolled, flags].concat();
+            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], unrolled(tuning), flags]
+                .concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -556,7 +556,8 @@ impl<'g> Plan<'g> {
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)
     }
 
-    /// A workgroup for each of `rows` symmetric systems of `cols` unknowns, of a tile kernel's lanes side by side, four unknowns each.
+    /// A workgroup for each of `rows` symmetric systems of `cols` unknowns, of a tile kernel's lanes side by side, four unknowns each, at most
+    /// 64: what they stage is 10 KiB then, of the 16 that WebGPU promises.
     pub(crate) fn systems(
         &mut self,
         kernel: &'static Kernel,
@@ -571,10 +572,9 @@ impl<'g> Plan<'g> {
         let lanes = (cols / 4).next_power_of_two() as u32;
         let lanes =
             if tuning.by_subgroup { tuning.tile_x } else { lanes.min((tuning.tile_x * tuning.tile_y).clamp(4, 64)) };
-        let unrolled: &[_] = if tuning.by_subgroup { &[] } else { &[("UNROLLED", u32::from(tuning.unrolled))] };
         let (depth, single) = (if lanes > 16 { 8 } else { 16 }, cols <= 4 * lanes as usize);
         let sizes = [("TX", lanes), ("TY", 1), ("BK", depth), ("SINGLE", single.into())];
-        let constants = [&sizes, unrolled, flags].concat();
+        let constants = [&sizes, unrolled(tuning), flags].concat();
         let grid = [across as u32, rows.div_ceil(across) as u32, 1];
         let before = self.steps.len();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)?;
@@ -704,6 +704,15 @@ impl<'g> Plan<'g> {
             }
         }
         Ok(shares_buffer)
+    }
+}
+
+/// Of tile kernels that stage operands in workgroup memory.
+fn unrolled(tuning: &Tuning) -> &'static [(&'static str, u32)] {
+    match (tuning.by_subgroup, tuning.unrolled) {
+        (true, _) => &[],
+        (false, true) => &[("UNROLLED", 1)],
+        (false, false) => &[("UNROLLED", 0)],
     }
 }
 

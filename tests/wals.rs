@@ -170,8 +170,8 @@ fn long_rows_small_workspaces_and_small_bindings() {
 /// Widths that end anywhere among sixteen columns of L.
 const WIDTHS: [usize; 18] = [1, 2, 3, 4, 5, 8, 11, 12, 16, 17, 20, 32, 33, 47, 64, 68, 127, 132];
 
-fn solves_widths(gpu: &Gpu, widths: &[usize]) {
-    for &dim in widths {
+fn solves_widths(gpu: &Gpu) {
+    for dim in WIDTHS {
         let data = Data::new(&[5, 0, 17, 90], 120, dim);
         let (x, _) = data.solve(gpu).unwrap();
         let want = reference::solve(&wide(&data.y), dim, &data.entries(), 0.5, &wide(&data.ridge));
@@ -185,7 +185,7 @@ fn solves_widths(gpu: &Gpu, widths: &[usize]) {
 #[test]
 fn any_width() {
     let Some(gpu) = gpu() else { return };
-    solves_widths(gpu, &WIDTHS);
+    solves_widths(gpu);
 }
 
 /// Four lanes, which have up to sixteen rows of L at once and more in turns.
@@ -193,7 +193,7 @@ fn any_width() {
 fn widths_by_turns() {
     let Some(gpu) = gpu() else { return };
     let few = Tuning { workgroup: 32, widest: 32, tile_x: 4, tile_y: 1, unrolled: false, ..Tuning::GPU };
-    solves_widths(&gpu.with_tuning(few), &WIDTHS);
+    solves_widths(&gpu.with_tuning(few));
 }
 
 /// The parts that `refine` tells are those of what it found, after any number of steps, and no step raises them.

@@ -52,22 +52,26 @@ fn corner_of_lane(lane: u32, other: u32, block: mat4x4<f32>, size: vec4<f32>, re
     return Corner(l, solve_lower(l, beside[1]));
 }
 
-// A lane's rows of four columns of L, and what is left of b there.
-struct Part {
-    block: mat4x4<f32>,
-    rest: vec4<f32>,
-}
-
-// The place of lanes below the first tile, which have no block on the diagonal.
-const LOWER: u32 = 4u;
-
-// What the lane at `place` has of columns whose block on the diagonal lane m has, of which that and z stay as they are then.
-fn part_of(corner: Corner, block: mat4x4<f32>, rest: vec4<f32>, place: u32, m: u32) -> Part {
-    if place == m {
-        return Part(corner.l, corner.z);
+// A lane's rows of four columns of L, and what is left of b there; lane m of the first tile has their block on the diagonal, of which that and z stay.
+fn solve_columns(
+    lane: u32,
+    m: u32,
+    is_top: bool,
+    size: vec4<f32>,
+    corner: ptr<function, Corner>,
+    block: ptr<function, mat4x4<f32>>,
+    rest: ptr<function, vec4<f32>>,
+) {
+    if is_top {
+        *corner = corner_of_lane(lane, m, *block, size, *rest);
     }
-    let own = solve_rows(corner.l, block);
-    return Part(own, select(rest, rest - own * corner.z, place > m));
+    if is_top && lane == m {
+        *block = (*corner).l;
+        *rest = (*corner).z;
+        return;
+    }
+    *block = solve_rows((*corner).l, *block);
+    *rest = select(*rest - *block * (*corner).z, *rest, is_top && lane < m);
 }
 
 // What columns of L, of which a lane's rows have `block` and the rows of another lane's block `top`, subtract from the columns that are these rows.
@@ -125,45 +129,25 @@ fn factor(
                 c2 = either(c2, whole - c2, m == 2u);
                 c3 = either(c3, whole - c3, m == 3u);
             }
-            if is_top {
-                corner0 = corner_of_lane(lane, 0u, c0, size, rest);
-            }
-            let part0 = part_of(corner0, c0, rest, select(LOWER, lane, is_top), 0u);
-            c0 = part0.block;
-            rest = part0.rest;
+            solve_columns(lane, 0u, is_top, size, &corner0, &c0, &rest);
             if is_top {
                 top0 = c0;
             }
             c1 -= subtracted(c0, lane, 1u, top0);
             c2 -= subtracted(c0, lane, 2u, top0);
             c3 -= subtracted(c0, lane, 3u, top0);
-            if is_top {
-                corner1 = corner_of_lane(lane, 1u, c1, size, rest);
-            }
-            let part1 = part_of(corner1, c1, rest, select(LOWER, lane, is_top), 1u);
-            c1 = part1.block;
-            rest = part1.rest;
+            solve_columns(lane, 1u, is_top, size, &corner1, &c1, &rest);
             if is_top {
                 top1 = c1;
             }
             c2 -= subtracted(c1, lane, 2u, top1);
             c3 -= subtracted(c1, lane, 3u, top1);
-            if is_top {
-                corner2 = corner_of_lane(lane, 2u, c2, size, rest);
-            }
-            let part2 = part_of(corner2, c2, rest, select(LOWER, lane, is_top), 2u);
-            c2 = part2.block;
-            rest = part2.rest;
+            solve_columns(lane, 2u, is_top, size, &corner2, &c2, &rest);
             if is_top {
                 top2 = c2;
             }
             c3 -= subtracted(c2, lane, 3u, top2);
-            if is_top {
-                corner3 = corner_of_lane(lane, 3u, c3, size, rest);
-            }
-            let part3 = part_of(corner3, c3, rest, select(LOWER, lane, is_top), 3u);
-            c3 = part3.block;
-            rest = part3.rest;
+            solve_columns(lane, 3u, is_top, size, &corner3, &c3, &rest);
             store_x4(row, i, params.width, rest);
             for (var m = 0u; m < blocks; m++) {
                 let block = either(either(c0, c1, m == 1u), either(c2, c3, m == 3u), m > 1u);
