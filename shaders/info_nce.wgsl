@@ -52,14 +52,32 @@ fn inverses4(j: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(col_words4(0u, j, AT_INVERSE));
 }
 
-fn keep_tile(t: Tile, group: vec3<u32>, lane: u32) {
+fn store_g_row4(i: u32, j: u32, values: vec4<f32>) {
+    if i < params.rows {
+        store_g4(i, j, params.cols, values);
+    }
+}
+
+fn keep_rows4(t: Tile, group: vec3<u32>, lane: u32, h: u32) {
+    let i = group.y * 16u * TY + tile_row(lane, 4u * h);
     let j = group.x * 4u * TX + tile_col(lane);
+    let c = tile_rows4(t, h);
+    store_g_row4(i, j, c[0]);
+    store_g_row4(i + 1u, j, c[1]);
+    store_g_row4(i + 2u, j, c[2]);
+    store_g_row4(i + 3u, j, c[3]);
+}
+
+fn keep_tile(t: Tile, group: vec3<u32>, lane: u32) {
+    if UNROLLED == 1u {
+        keep_rows4(t, group, lane, 0u);
+        keep_rows4(t, group, lane, 1u);
+        keep_rows4(t, group, lane, 2u);
+        keep_rows4(t, group, lane, 3u);
+        return;
+    }
     for (var h = 0u; h < 4u; h++) {
-        let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-        let four = tile_rows4(t, h);
-        for (var r = 0u; r < tile_rows_inside(i); r++) {
-            store_g4(i + r, j, params.cols, quad_of(four, r));
-        }
+        keep_rows4(t, group, lane, h);
     }
 }
 
@@ -78,33 +96,81 @@ fn kept_or_new(group: vec3<u32>, lane: u32) -> Tile {
     return Tile(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]);
 }
 
-fn joined_line(line: u32, across: u32, sums: bool) -> vec2<f32> {
-    var acc = tile_line(line, 0u, across);
-    for (var x = 1u; x < across; x++) {
-        acc = joined(acc, tile_line(line, x, across), sums);
+// col_part's columns `column` and `column` + 1 = what the lines of a tile's columns have, as `store_rows`.
+fn store_cols(group: vec3<u32>, lane: u32, column: u32, pairs: mat4x2<f32>, sums: bool) {
+    tile_barrier();
+    tile_put_cols(lane, pairs);
+    join_eights(lane, 4u * TX, TY, 1u, sums);
+    if TY > 8u {
+        join_eights(lane, 4u * TX, TY, 8u, sums);
     }
-    return acc;
-}
-
-fn put_row_parts(group: vec3<u32>, lane: u32, half: u32, part: u32) {
-    for (var line = lane; line < 8u * TY; line += TX * TY) {
-        let i = group.y * 16u * TY + tile_line_row(line, half);
-        if i < params.rows {
-            let pair = joined_line(line, TX, is_sum(part));
-            store_row_part(group.x * params.rows + i, 2u * part, pair.x);
-            store_row_part(group.x * params.rows + i, 2u * part + 1u, pair.y);
-        }
+    if TY > 64u {
+        join_eights(lane, 4u * TX, TY, 64u, sums);
     }
-}
-
-fn put_col_parts(group: vec3<u32>, lane: u32, part: u32, sums: bool) {
     for (var line = lane; line < 4u * TX; line += TX * TY) {
         let j = group.x * 4u * TX + line;
         if j < params.cols {
-            let pair = joined_line(line, TY, sums);
-            store_col_part(group.y * params.cols + j, 2u * part, pair.x);
-            store_col_part(group.y * params.cols + j, 2u * part + 1u, pair.y);
+            let pair = tile_line(line, 0u, TY);
+            store_col_part(group.y * params.cols + j, column, pair.x);
+            store_col_part(group.y * params.cols + j, column + 1u, pair.y);
         }
+    }
+}
+
+// What the lanes of a tile know of their four columns.
+struct Columns {
+    scale: f32,
+    tags: Tags,
+    levels: Slopes,
+}
+
+// Puts a part of four rows, and joins that of their four columns to what those above have.
+fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Columns, columns: ptr<function, mat4x2<f32>>) {
+    let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+    let j = group.x * 4u * TX + tile_col(lane);
+    let c = tile_rows4(t, h);
+    let s0 = masked4(i, j, part, known.scale, known.tags, known.levels, c[0]);
+    let s1 = masked4(i + 1u, j, part, known.scale, known.tags, known.levels, c[1]);
+    let s2 = masked4(i + 2u, j, part, known.scale, known.tags, known.levels, c[2]);
+    let s3 = masked4(i + 3u, j, part, known.scale, known.tags, known.levels, c[3]);
+    tile_put_rows4(lane, h, mat4x2(pair_of4(s0.row, part), pair_of4(s1.row, part), pair_of4(s2.row, part), pair_of4(s3.row, part)));
+    if SYMMETRIC == 1u {
+        let four = transpose(mat4x4(s0.column, s1.column, s2.column, s3.column));
+        (*columns)[0] = joined((*columns)[0], pair_of4(four[0], part), is_sum(part));
+        (*columns)[1] = joined((*columns)[1], pair_of4(four[1], part), is_sum(part));
+        (*columns)[2] = joined((*columns)[2], pair_of4(four[2], part), is_sum(part));
+        (*columns)[3] = joined((*columns)[3], pair_of4(four[3], part), is_sum(part));
+    }
+}
+
+fn store_tile(t: Tile, group: vec3<u32>, lane: u32, part: u32, known: Columns, columns: ptr<function, mat4x2<f32>>) {
+    let sums = is_sum(part);
+    if UNROLLED == 1u && parts() == 1u {
+        tile_barrier();
+        put_scores(t, group, lane, 0u, part, known, columns);
+        put_scores(t, group, lane, 1u, part, known, columns);
+        store_rows(group, lane, 0u, 2u * part, sums);
+        tile_barrier();
+        put_scores(t, group, lane, 2u, part, known, columns);
+        put_scores(t, group, lane, 3u, part, known, columns);
+        store_rows(group, lane, 1u, 2u * part, sums);
+        return;
+    }
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            put_scores(t, group, lane, h, part, known, columns);
+        }
+        store_rows(group, lane, half, 2u * part, sums);
+    }
+}
+
+fn forward_part(t: Tile, group: vec3<u32>, lane: u32, part: u32, known: Columns) {
+    let none = nothing(is_sum(part));
+    var columns = mat4x2(none, none, none, none);
+    store_tile(t, group, lane, part, known, &columns);
+    if SYMMETRIC == 1u {
+        store_cols(group, lane, 2u * part, columns, is_sum(part));
     }
 }
 
@@ -113,71 +179,91 @@ fn put_col_parts(group: vec3<u32>, lane: u32, part: u32, sums: bool) {
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = similarities(group, lane);
     let j = group.x * 4u * TX + tile_col(lane);
-    let scale = score_scale();
-    let cols = col_tags(0u, j);
-    let levels = col_levels(j);
+    let known = Columns(score_scale(), col_tags(0u, j), col_levels(j));
     if KEEP == 1u {
         keep_tile(t, group, lane);
     }
+    if parts() == 1u {
+        forward_part(t, group, lane, 0u, known);
+        return;
+    }
     for (var part = 0u; part < parts(); part++) {
-        let none = select(LSE_EMPTY, vec2(0.0), is_sum(part));
-        var c0 = none;
-        var c1 = none;
-        var c2 = none;
-        var c3 = none;
-        for (var half = 0u; half < 2u; half++) {
-            tile_barrier();
-            for (var h = 2u * half; h < 2u * half + 2u; h++) {
-                let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-                let r = tile_rows4(t, h);
-                let a = masked4(i, j, part, scale, cols, levels, r[0]);
-                let b = masked4(i + 1u, j, part, scale, cols, levels, r[1]);
-                let c = masked4(i + 2u, j, part, scale, cols, levels, r[2]);
-                let d = masked4(i + 3u, j, part, scale, cols, levels, r[3]);
-                tile_put_row(lane, 4u * h, pair_of4(a.row, part));
-                tile_put_row(lane, 4u * h + 1u, pair_of4(b.row, part));
-                tile_put_row(lane, 4u * h + 2u, pair_of4(c.row, part));
-                tile_put_row(lane, 4u * h + 3u, pair_of4(d.row, part));
-                if SYMMETRIC == 1u {
-                    let columns = transpose(mat4x4(a.column, b.column, c.column, d.column));
-                    c0 = joined(c0, pair_of4(columns[0], part), is_sum(part));
-                    c1 = joined(c1, pair_of4(columns[1], part), is_sum(part));
-                    c2 = joined(c2, pair_of4(columns[2], part), is_sum(part));
-                    c3 = joined(c3, pair_of4(columns[3], part), is_sum(part));
-                }
-            }
-            tile_barrier();
-            put_row_parts(group, lane, half, part);
-        }
-        if SYMMETRIC == 1u {
-            tile_share_cols(lane, c0, c1, c2, c3);
-            put_col_parts(group, lane, part, is_sum(part));
-        }
+        forward_part(t, group, lane, part, known);
     }
 }
 
-// What four pairs in one row add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i and to the same of the columns' lines.
-struct Sums {
-    row: vec2<f32>,
+// What the lanes of a tile know of the gradients of their four columns.
+struct Gradients {
+    known: Columns,
+    inverses: vec4<f32>,
+    drop: bool,
+}
+
+// g of four pairs in one row; what they add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i; and `along`, the same of the columns' lines.
+struct Gradient4 {
+    g: vec4<f32>,
+    sums: vec2<f32>,
     along: vec4<f32>,
 }
 
-// Writes g of four pairs in one row.
-fn put_gradients(i: u32, j: u32, scale: f32, c: vec4<f32>, cols: Tags, by_column: Slopes, col_inverses: vec4<f32>) -> Sums {
-    let four = four_of(i, j, scale, row_tag(i), cols, c);
-    var slope = slope4(row_slopes(i), four, four.negative);
+fn gradients4(i: u32, j: u32, c: vec4<f32>, to: Gradients) -> Gradient4 {
+    let scale = to.known.scale;
+    let row = min(i, max(params.rows, 1u) - 1u);
+    let four = four_of(i, j, scale, row_tag(i), to.known.tags, c);
+    var slope = slope4(row_slopes(row), four, four.negative);
     if SYMMETRIC == 1u {
-        slope += slope4(by_column, four, four.for_column);
+        slope += slope4(to.known.levels, four, four.for_column);
     }
-    var sums = Sums(vec2(sum4(products4(slope, four.scaled)), 0.0), vec4(0.0));
+    let sum = select(sum4(products4(slope, four.scaled)), 0.0, to.drop);
     if NORMALIZE == 0u {
-        store_g4(i, j, params.cols, scale * slope);
-        return sums;
+        return Gradient4(scale * slope, vec2(sum, 0.0), vec4(0.0));
     }
-    store_g4(i, j, params.cols, products4(scale * slope, row_word(i, AT_INVERSE) * col_inverses));
-    sums.along = products4(scale * slope, c);
-    sums.row.y = sum4(sums.along);
-    return sums;
+    let along = products4(scale * slope, c);
+    return Gradient4(products4(scale * slope, row_word(row, AT_INVERSE) * to.inverses), vec2(sum, sum4(along)), along);
+}
+
+// Four rows are computed before one is stored, so that what they load is on its way together.
+fn put_gradients(t: Tile, group: vec3<u32>, lane: u32, h: u32, to: Gradients, along: ptr<function, vec4<f32>>) {
+    let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+    let j = group.x * 4u * TX + tile_col(lane);
+    let c = tile_rows4(t, h);
+    let r0 = gradients4(i, j, c[0], to);
+    let r1 = gradients4(i + 1u, j, c[1], to);
+    let r2 = gradients4(i + 2u, j, c[2], to);
+    let r3 = gradients4(i + 3u, j, c[3], to);
+    store_g_row4(i, j, r0.g);
+    store_g_row4(i + 1u, j, r1.g);
+    store_g_row4(i + 2u, j, r2.g);
+    store_g_row4(i + 3u, j, r3.g);
+    tile_put_rows4(lane, h, mat4x2(r0.sums, r1.sums, r2.sums, r3.sums));
+    *along += (r0.along + r1.along) + (r2.along + r3.along);
+}
+
+fn put_sums(half: u32, group: vec3<u32>, lane: u32) {
+    if params.has_sums == 1u {
+        store_rows(group, lane, half, 0u, true);
+    }
+}
+
+fn store_gradients(t: Tile, group: vec3<u32>, lane: u32, to: Gradients, along: ptr<function, vec4<f32>>) {
+    if UNROLLED == 1u {
+        tile_barrier();
+        put_gradients(t, group, lane, 0u, to, along);
+        put_gradients(t, group, lane, 1u, to, along);
+        put_sums(0u, group, lane);
+        tile_barrier();
+        put_gradients(t, group, lane, 2u, to, along);
+        put_gradients(t, group, lane, 3u, to, along);
+        put_sums(1u, group, lane);
+        return;
+    }
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            put_gradients(t, group, lane, h, to, along);
+        }
+        put_sums(half, group, lane);
+    }
 }
 
 // One tile of g, and the sums over its rows, and NORMALIZE its columns, that go with it.
@@ -185,31 +271,11 @@ fn put_gradients(i: u32, j: u32, scale: f32, c: vec4<f32>, cols: Tags, by_column
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = kept_or_new(group, lane);
     let j = group.x * 4u * TX + tile_col(lane);
-    let scale = score_scale();
-    let cols = col_tags(0u, j);
-    let by_column = col_slopes(j);
-    let col_inverses = inverses4(j);
-    let drop = clamped();
+    let to = Gradients(Columns(score_scale(), col_tags(0u, j), col_slopes(j)), inverses4(j), clamped());
     var along = vec4(0.0);
-    for (var half = 0u; half < 2u; half++) {
-        tile_barrier();
-        for (var h = 2u * half; h < 2u * half + 2u; h++) {
-            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(i); r++) {
-                let sums = put_gradients(i + r, j, scale, quad_of(four, r), cols, by_column, col_inverses);
-                tile_put_row(lane, 4u * h + r, sums.row);
-                along += sums.along;
-            }
-        }
-        tile_barrier();
-        if params.has_sums == 1u {
-            store_row_sums(group, lane, half, 0u, drop);
-        }
-    }
+    store_gradients(t, group, lane, to, &along);
     if NORMALIZE == 1u {
-        tile_share_cols(lane, vec2(0.0, along.x), vec2(0.0, along.y), vec2(0.0, along.z), vec2(0.0, along.w));
-        put_col_parts(group, lane, 0u, true);
+        store_cols(group, lane, 0u, transpose(mat2x4(vec4(0.0), along)), true);
     }
 }
 

@@ -35,10 +35,15 @@ fn pair_slope4(x: vec4<f32>) -> vec4<f32> {
     return select(select(vec4(1.0), e, x < vec4(0.0)) / (1.0 + e), x, nans(x));
 }
 
-// What the lanes of a tile know of its scores.
+// What the lanes of a tile know of its scores, and whether the scale is clamped.
 struct Score {
     scale: f32,
     bias: f32,
+    drop: bool,
+}
+
+fn score() -> Score {
+    return Score(score_scale(), score_bias(), clamped());
 }
 
 fn loss4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
@@ -46,27 +51,40 @@ fn loss4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     return vec2(sum4(select(vec4(0.0), pair_loss4(select(z, -z, own4(i, j))), inside4(j))), 0.0);
 }
 
-fn store_losses(t: Tile, group: vec3<u32>, lane: u32, column: u32) {
-    let score = Score(score_scale(), score_bias());
+fn put_losses(t: Tile, group: vec3<u32>, lane: u32, h: u32, score: Score) {
+    let i = group.y * 16u * TY + tile_row(lane, 4u * h);
     let j = group.x * 4u * TX + tile_col(lane);
+    let s = tile_rows4(t, h);
+    tile_put_rows4(lane, h, mat4x2(
+        loss4(i, j, score, s[0]), loss4(i + 1u, j, score, s[1]), loss4(i + 2u, j, score, s[2]), loss4(i + 3u, j, score, s[3]),
+    ));
+}
+
+fn store_losses(t: Tile, group: vec3<u32>, lane: u32, score: Score, column: u32) {
+    if UNROLLED == 1u {
+        tile_barrier();
+        put_losses(t, group, lane, 0u, score);
+        put_losses(t, group, lane, 1u, score);
+        store_rows(group, lane, 0u, column, true);
+        tile_barrier();
+        put_losses(t, group, lane, 2u, score);
+        put_losses(t, group, lane, 3u, score);
+        store_rows(group, lane, 1u, column, true);
+        return;
+    }
     for (var half = 0u; half < 2u; half++) {
         tile_barrier();
         for (var h = 2u * half; h < 2u * half + 2u; h++) {
-            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(i); r++) {
-                tile_put_row(lane, 4u * h + r, loss4(i + r, j, score, quad_of(four, r)));
-            }
+            put_losses(t, group, lane, h, score);
         }
-        tile_barrier();
-        store_row_sums(group, lane, half, column, false);
+        store_rows(group, lane, half, column, true);
     }
 }
 
 // One tile of s: the loss of its rows.
 @compute @workgroup_size(TX, TY)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    store_losses(product(group, lane), group, lane, 0u);
+    store_losses(product(group, lane), group, lane, score(), 0u);
 }
 
 // By which the gradient of a row's loss is multiplied.
@@ -76,6 +94,9 @@ fn weight(row: u32) -> f32 {
 
 // Writes g of four pairs in one row; what they add to dlog_scale and dbias.
 fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
+    if i >= params.rows {
+        return vec2(0.0);
+    }
     let own = own4(i, j);
     let scores = score.scale * products;
     let z = scores + score.bias;
@@ -84,31 +105,52 @@ fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     if params.has_g == 1u {
         store_g4(i, j, params.cols, score.scale * slopes);
     }
-    return vec2(sum4(products4(slopes, scores)), sum4(slopes));
+    return vec2(select(sum4(products4(slopes, scores)), 0.0, score.drop), sum4(slopes));
+}
+
+fn put_slopes(t: Tile, group: vec3<u32>, lane: u32, h: u32, score: Score) {
+    let i = group.y * 16u * TY + tile_row(lane, 4u * h);
+    let j = group.x * 4u * TX + tile_col(lane);
+    let s = tile_rows4(t, h);
+    tile_put_rows4(lane, h, mat4x2(
+        slopes4(i, j, score, s[0]), slopes4(i + 1u, j, score, s[1]), slopes4(i + 2u, j, score, s[2]), slopes4(i + 3u, j, score, s[3]),
+    ));
+}
+
+fn put_sums(half: u32, group: vec3<u32>, lane: u32) {
+    if params.has_sums == 1u {
+        store_rows(group, lane, half, 0u, true);
+    }
+}
+
+fn store_gradients(t: Tile, group: vec3<u32>, lane: u32, score: Score) {
+    if UNROLLED == 1u {
+        tile_barrier();
+        put_slopes(t, group, lane, 0u, score);
+        put_slopes(t, group, lane, 1u, score);
+        put_sums(0u, group, lane);
+        tile_barrier();
+        put_slopes(t, group, lane, 2u, score);
+        put_slopes(t, group, lane, 3u, score);
+        put_sums(1u, group, lane);
+        return;
+    }
+    for (var half = 0u; half < 2u; half++) {
+        tile_barrier();
+        for (var h = 2u * half; h < 2u * half + 2u; h++) {
+            put_slopes(t, group, lane, h, score);
+        }
+        put_sums(half, group, lane);
+    }
 }
 
 // One tile of g; the sums over its rows that dlog_scale and dbias need; the loss of its rows.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = product(group, lane);
-    let j = group.x * 4u * TX + tile_col(lane);
-    let score = Score(score_scale(), score_bias());
-    let drop = clamped();
-    for (var half = 0u; half < 2u; half++) {
-        tile_barrier();
-        for (var h = 2u * half; h < 2u * half + 2u; h++) {
-            let i = group.y * 16u * TY + tile_row(lane, 4u * h);
-            let four = tile_rows4(t, h);
-            for (var r = 0u; r < tile_rows_inside(i); r++) {
-                tile_put_row(lane, 4u * h + r, slopes4(i + r, j, score, quad_of(four, r)));
-            }
-        }
-        tile_barrier();
-        if params.has_sums == 1u {
-            store_row_sums(group, lane, half, 0u, drop);
-        }
-    }
+    let score = score();
+    store_gradients(t, group, lane, score);
     if params.has_loss == 1u {
-        store_losses(t, group, lane, 2u);
+        store_losses(t, group, lane, score, 2u);
     }
 }

@@ -521,7 +521,7 @@ impl<'g> Plan<'g> {
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
         let constants =
-            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth)], unrolled(tuning), flags]
+            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth), unrolled(tuning)], flags]
                 .concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
@@ -573,8 +573,8 @@ impl<'g> Plan<'g> {
         let lanes =
             if tuning.by_subgroup { tuning.tile_x } else { lanes.min((tuning.tile_x * tuning.tile_y).clamp(4, 64)) };
         let (depth, single) = (if lanes > 16 { 8 } else { 16 }, cols <= 4 * lanes as usize);
-        let sizes = [("TX", lanes), ("TY", 1), ("BK", depth), ("SINGLE", single.into())];
-        let constants = [&sizes, unrolled(tuning), flags].concat();
+        let sizes = [("TX", lanes), ("TY", 1), ("BK", depth), ("SINGLE", single.into()), unrolled(tuning)];
+        let constants = [&sizes, flags].concat();
         let grid = [across as u32, rows.div_ceil(across) as u32, 1];
         let before = self.steps.len();
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)?;
@@ -707,13 +707,9 @@ impl<'g> Plan<'g> {
     }
 }
 
-/// Of tile kernels that stage operands in workgroup memory.
-fn unrolled(tuning: &Tuning) -> &'static [(&'static str, u32)] {
-    match (tuning.by_subgroup, tuning.unrolled) {
-        (true, _) => &[],
-        (false, true) => &[("UNROLLED", 1)],
-        (false, false) => &[("UNROLLED", 0)],
-    }
+/// `UNROLLED` of tile kernels.
+fn unrolled(tuning: &Tuning) -> (&'static str, u32) {
+    ("UNROLLED", tuning.unrolled.into())
 }
 
 /// The input and the output that are one tensor, where the kernel allows it.

@@ -127,8 +127,9 @@ impl Tuning {
         self.workgroup = 1 << self.workgroup.clamp(1, lanes).ilog2();
         self.packed = (1 << self.packed.clamp(1, lanes).ilog2()).max(self.workgroup);
         self.widest = (1 << self.widest.clamp(1, lanes).ilog2()).max(self.workgroup);
-        self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.max(1));
-        self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.max(1));
+        // What lanes share of a line is joined in three rounds of eight at most.
+        self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.clamp(1, 512));
+        self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.clamp(1, 512));
         self.tile_depth = self.tile_depth.max(1).next_multiple_of(8);
         self.subgroup = 1 << self.subgroup.clamp(1, self.workgroup).ilog2();
         self.by_subgroup &= [self.workgroup, self.widest, self.tile_x, self.tile_y, self.subgroup] == [8, 8, 8, 1, 8];

@@ -525,6 +525,22 @@ fn overlaps() {
     assert_eq!(backward(&free, &last, &q), overlap("info_nce", "d_log_scale", "q"));
 }
 
+/// More lanes across and down a tile than are joined at once; what is a loop elsewhere stands as often.
+#[test]
+fn wide_tiles() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (70, 6); // no multiple of a tile
+    let (q, k) = (Fill::Wide.matrix(n, dim, 61), Fill::Wide.matrix(n, dim, 62));
+    let batch = Batch { log_scale: Some(1.5), dy: &[1.0], ..plain(&q, &k, dim) };
+    let options = Options { reduction: Reduction::Sum, normalize: true, ..BOTH };
+    let gpu = gpu.with_tuning(Tuning { tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU });
+    for (found, expected) in on_device(&gpu, &batch, options).iter().zip(&by_reference(&batch, options)) {
+        let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= 2e-6 * largest);
+        assert!(close, "{found:?}, expected {expected:?}");
+    }
+}
+
 #[test]
 fn same_bits() {
     let Some(gpu) = gpu() else { return };

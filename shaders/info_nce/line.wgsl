@@ -1,5 +1,18 @@
 // Kernels of which each lane takes a line: a row or a column of the pairs.
 
+fn part_or_nothing(i: u32, p: u32, part: u32) -> vec2<f32> {
+    if p >= params.parts {
+        return nothing(is_sum(part));
+    }
+    return vec2(load_part(p * params.rows + i, 2u * part), load_part(p * params.rows + i, 2u * part + 1u));
+}
+
+fn four_parts(i: u32, p: u32, part: u32) -> mat4x2<f32> {
+    return mat4x2(
+        part_or_nothing(i, p, part), part_or_nothing(i, p + 1u, part), part_or_nothing(i, p + 2u, part), part_or_nothing(i, p + 3u, part),
+    );
+}
+
 // state[i] = the parts of a line, merged over the tiles in order, after what is there unless `fresh`.
 @compute @workgroup_size(WG)
 fn merge(
@@ -16,9 +29,8 @@ fn merge(
         if params.fresh == 0u {
             acc = vec2(load_state(i, 2u * part), load_state(i, 2u * part + 1u));
         }
-        for (var p = 0u; p < params.parts; p++) {
-            let row = p * params.rows + i;
-            acc = joined(acc, vec2(load_part(row, 2u * part), load_part(row, 2u * part + 1u)), is_sum(part));
+        for (var p = 0u; p < params.parts; p += 8u) {
+            acc = joined(acc, joined8(four_parts(i, p, part), four_parts(i, p + 4u, part), is_sum(part)), is_sum(part));
         }
         store_state(i, 2u * part, acc.x);
         store_state(i, 2u * part + 1u, acc.y);

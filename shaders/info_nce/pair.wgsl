@@ -232,14 +232,7 @@ fn pair_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
     if is_sum(part) {
         return sum_of4(v);
     }
-    return lse_of4(v, UNIT);
-}
-
-fn joined(a: vec2<f32>, b: vec2<f32>, sums: bool) -> vec2<f32> {
-    if sums {
-        return a + b;
-    }
-    return lse_merge(a, b, UNIT);
+    return lse_of4(v);
 }
 
 // What gradients of four pairs need of a line each.

@@ -42,6 +42,14 @@ fn lse_merge(a: vec2<f32>, b: vec2<f32>, scale: Scale) -> vec2<f32> {
     return vec2(max(a.x, b.x), select(a.y + (b.y + 1.0) * e, b.y + (a.y + 1.0) * e, b_above));
 }
 
+// The set of eight sets, of which none waits for another. What is far below 1 of the largest one's rest is rounded off.
+fn lse_of_pairs(first: mat4x2<f32>, second: mat4x2<f32>) -> vec2<f32> {
+    let a = transpose(first);
+    let b = transpose(second);
+    let top = max(max4(a[0]), max4(b[0]));
+    return vec2(top, dot(a[1] + 1.0, exp_gap4(a[0], top, UNIT)) + dot(b[1] + 1.0, exp_gap4(b[0], top, UNIT)) - 1.0);
+}
+
 // -inf is a mask and adds nothing to a set, +inf and NaN poison it. As integers +inf and NaN are the largest, negative NaNs the
 // largest without sign.
 fn poisons(v: mat4x4<f32>) -> bool {
@@ -97,13 +105,10 @@ fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
     return lse_of_sums(top, exps16(v, top, true, scale).sums);
 }
 
-// The same of four elements.
-fn lse_of4(v: vec4<f32>, scale: Scale) -> vec2<f32> {
+// The same of four elements, without telling the largest from the rest: of what is far below 1 of the rest, digits are rounded off.
+fn lse_of4(v: vec4<f32>) -> vec2<f32> {
     let top = max(LOWEST, max4(v));
-    let is_top = v == vec4(top);
-    let others = select(exp_gap4(v, top, scale), vec4(0.0), is_top);
-    let tops = select(vec4(0.0), vec4(1.0), is_top);
-    let rest = dot(others, vec4(1.0)) + (dot(tops, vec4(1.0)) - 1.0);
+    let rest = dot(exp_gap4(v, top, UNIT), vec4(1.0)) - 1.0;
     return vec2(top, select(rest, not_a_number(), poisons(mat4x4(v, v, v, v))));
 }
 

@@ -31,18 +31,67 @@ fn products4(gradient: vec4<f32>, scores: vec4<f32>) -> vec4<f32> {
     return select(gradient * scores, vec4(0.0), gradient == vec4(0.0));
 }
 
-// row_part's columns `column` and `column` + 1 = the sums of the lines of half of a tile's rows, in order; 0 for the first where `drop`.
-fn store_row_sums(group: vec3<u32>, lane: u32, half: u32, column: u32, drop: bool) {
+// What a line has is a log-sum-exp, as in lib/lse.wgsl, or two sums.
+fn nothing(sums: bool) -> vec2<f32> {
+    return select(LSE_EMPTY, vec2(0.0), sums);
+}
+
+fn joined(a: vec2<f32>, b: vec2<f32>, sums: bool) -> vec2<f32> {
+    if sums {
+        return a + b;
+    }
+    return lse_merge(a, b, UNIT);
+}
+
+fn joined8(a: mat4x2<f32>, b: mat4x2<f32>, sums: bool) -> vec2<f32> {
+    if sums {
+        return ((a[0] + a[1]) + (a[2] + a[3])) + ((b[0] + b[1]) + (b[2] + b[3]));
+    }
+    return lse_of_pairs(a, b);
+}
+
+fn line_or_nothing(line: u32, at: u32, across: u32, sums: bool) -> vec2<f32> {
+    return select(nothing(sums), tile_line(line, min(at, across - 1u), across), at < across);
+}
+
+fn four_of_line(line: u32, at: u32, step: u32, across: u32, sums: bool) -> mat4x2<f32> {
+    return mat4x2(
+        line_or_nothing(line, at, across, sums),
+        line_or_nothing(line, at + step, across, sums),
+        line_or_nothing(line, at + 2u * step, across, sums),
+        line_or_nothing(line, at + 3u * step, across, sums),
+    );
+}
+
+// Joins what the lanes have put: of each line eight that lie `step` apart, into the first of them. All lanes take part, and those that a lane joins do
+// not wait for each other.
+fn join_eights(lane: u32, lines: u32, across: u32, step: u32, sums: bool) {
+    tile_barrier();
+    let eights = (across + 8u * step - 1u) / (8u * step);
+    for (var item = lane; item < lines * eights; item += TX * TY) {
+        let line = item % lines;
+        let first = item / lines * 8u * step;
+        let a = four_of_line(line, first, step, across, sums);
+        let b = four_of_line(line, first + 4u * step, step, across, sums);
+        tile_put_line(line, first, across, joined8(a, b, sums));
+    }
+}
+
+// row_part's columns `column` and `column` + 1 = what the lines of half of a tile's rows have, joined in order. Each line is stored by the lane that joined it last.
+fn store_rows(group: vec3<u32>, lane: u32, half: u32, column: u32, sums: bool) {
+    join_eights(lane, 8u * TY, TX, 1u, sums);
+    if TX > 8u {
+        join_eights(lane, 8u * TY, TX, 8u, sums);
+    }
+    if TX > 64u {
+        join_eights(lane, 8u * TY, TX, 64u, sums);
+    }
     for (var line = lane; line < 8u * TY; line += TX * TY) {
         let i = group.y * 16u * TY + tile_line_row(line, half);
         if i < params.rows {
-            var sum = tile_line(line, 0u, TX);
-            for (var x = 1u; x < TX; x++) {
-                sum += tile_line(line, x, TX);
-            }
-            let row = group.x * params.rows + i;
-            store_row_part(row, column, select(sum.x, 0.0, drop));
-            store_row_part(row, column + 1u, sum.y);
+            let pair = tile_line(line, 0u, TX);
+            store_row_part(group.x * params.rows + i, column, pair.x);
+            store_row_part(group.x * params.rows + i, column + 1u, pair.y);
         }
     }
 }

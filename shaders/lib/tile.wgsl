@@ -8,6 +8,7 @@
 override TX: u32 = 16u;
 override TY: u32 = 4u;
 override BK: u32 = 16u; // a multiple of 8
+override UNROLLED: u32 = 1u; // whether what a lane does a fixed number of times stands as often, instead of in a loop
 
 // Sizes have names: naga 30 panics where a size without one comes before an override, in the order of use.
 override LINES: u32 = 8u * TX * TY;
@@ -60,10 +61,14 @@ fn tile_rows_inside(i: u32) -> u32 {
     return min(4u, max(params.rows, i) - i);
 }
 
-// Rows are shared eight of each lane at a time, `half` 0 or 1 of the sixteen: a barrier, `tile_put_row` of a lane's rows 8 half to 8 half + 7, a
-// barrier. Line n, of row `tile_line_row(n, half)`, then has the pair of the lane at x as `tile_line(n, x, TX)`.
-fn tile_put_row(lane: u32, r: u32, pair: vec2<f32>) {
-    tile_scratch[(r % 8u) * TX * TY + lane] = pair;
+// Rows are shared eight of each lane at a time, `half` 0 or 1 of the sixteen: a barrier, `tile_put_rows4` of both fours h of a half, a barrier.
+// Line n, of row `tile_line_row(n, half)`, then has the pair of the lane at x as `tile_line(n, x, TX)`.
+fn tile_put_rows4(lane: u32, h: u32, pairs: mat4x2<f32>) {
+    let first = h % 2u * 4u * TY + lane / TX;
+    tile_put_line(first, lane % TX, TX, pairs[0]);
+    tile_put_line(first + TY, lane % TX, TX, pairs[1]);
+    tile_put_line(first + 2u * TY, lane % TX, TX, pairs[2]);
+    tile_put_line(first + 3u * TY, lane % TX, TX, pairs[3]);
 }
 
 fn tile_barrier() {
@@ -74,17 +79,20 @@ fn tile_line_row(line: u32, half: u32) -> u32 {
     return tile_row((line % TY) * TX, 8u * half + line / TY);
 }
 
-// Shares a pair for each of a lane's columns. Line n, of column n, then has that of the lane at y as `tile_line(n, y, TY)`.
-fn tile_share_cols(lane: u32, c0: vec2<f32>, c1: vec2<f32>, c2: vec2<f32>, c3: vec2<f32>) {
-    let at = tile_col(lane) * TY + lane / TX;
-    workgroupBarrier();
-    tile_scratch[at] = c0;
-    tile_scratch[at + TY] = c1;
-    tile_scratch[at + 2u * TY] = c2;
-    tile_scratch[at + 3u * TY] = c3;
-    workgroupBarrier();
+// The same of a lane's columns: a barrier, this, a barrier. Line n, of column n, then has the pair of the lane at y as `tile_line(n, y, TY)`.
+fn tile_put_cols(lane: u32, pairs: mat4x2<f32>) {
+    let first = tile_col(lane);
+    tile_put_line(first, lane / TX, TY, pairs[0]);
+    tile_put_line(first + 1u, lane / TX, TY, pairs[1]);
+    tile_put_line(first + 2u, lane / TX, TY, pairs[2]);
+    tile_put_line(first + 3u, lane / TX, TY, pairs[3]);
 }
 
 fn tile_line(line: u32, at: u32, across: u32) -> vec2<f32> {
-    return tile_scratch[line * across + at];
+    return tile_scratch[line * across + (at + line) % across];
+}
+
+// Each line begins one further on, so that neighbouring lines do not share banks.
+fn tile_put_line(line: u32, at: u32, across: u32, pair: vec2<f32>) {
+    tile_scratch[line * across + (at + line) % across] = pair;
 }

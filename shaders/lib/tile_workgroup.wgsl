@@ -2,7 +2,6 @@
 // Within a slab every index is a constant, so that the bounds that naga checks and the addresses are computed once for eight k: on an H200 these took a
 // fifth of the time.
 
-override UNROLLED: u32 = 1u; // whether the steps of a slab stand one after the other
 override STAGED_A: u32 = BK / 8u * TY;
 override STAGED_B: u32 = BK / 8u * TX;
 
