@@ -36,7 +36,7 @@ fn main() -> std::io::Result<()> {
             Content::Numbers => Format { storage, quads: takes_quads(shader, index), ..Format::default() },
             Content::Words | Content::Counters => Format::default(),
         });
-        let build = Build { formats: formats.collect(), by_subgroup: subgroups, ..Build::default() };
+        let build = Build { formats: formats.collect(), by_subgroup: subgroups, subgroups, ..Build::default() };
         std::fs::write(folder.join(format!("{}.wgsl", shader.op)), source(shader, &build))?;
     }
     println!("{}", folder.display());

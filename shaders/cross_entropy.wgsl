@@ -123,35 +123,60 @@ fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec
     return g;
 }
 
-fn p16(acc: vec2<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
-    return exp_gap16(x, acc.x, UNIT) * lse_inverse(acc);
-}
-
 // Of an id and nothing else, every other class has p times one factor.
 fn has_one_class() -> bool {
     return SOFT_TARGET == 0u && SMOOTHS == 0u && CAPS == 0u;
 }
 
-fn gradient16(slope: Slope, row: Row, j: u32, x: mat4x4<f32>, p: mat4x4<f32>) -> mat4x4<f32> {
-    var dx = slope.a * (slope.total * p) + slope.z * p;
+// Where the class lies among sixteen that a lane took: in which four, from 4 on in none, and where in it; and its logit, where `known`: a row that
+// its lanes hold needs no more of x then.
+struct Own {
+    four: u32,
+    at: u32,
+    logit: f32,
+    known: bool,
+}
+
+fn own_of(row: Row, j: u32) -> Own {
     let hop = 4u * LANES;
     let ahead = row.id - j; // not below 2^31 where the id lies before
-    let quad = ahead / hop;
-    if ahead % hop < 4u && quad < 4u {
-        let own = select(vec4(0.0), vec4(slope.total), vec4(ahead % hop) == vec4(0u, 1u, 2u, 3u));
-        let four = gradient4(slope, quad_of(x, quad), quad_of(p, quad), own);
+    return Own(select(4u, ahead / hop, ahead % hop < 4u), ahead % hop, 0.0, false);
+}
+
+fn logit_of(own: Own, x: mat4x4<f32>) -> f32 {
+    let four = quad_of(x, own.four);
+    return select(select(four.x, four.y, own.at == 1u), select(four.z, four.w, own.at == 3u), own.at > 1u);
+}
+
+fn is_own4(own: Own) -> vec4<bool> {
+    return vec4(own.at) == vec4(0u, 1u, 2u, 3u);
+}
+
+// Of sixteen e^(x - max). That of the largest logit is 1, and so may be those next to it, whose rest is then 1 at least: p - 1 = -rest/(1 + rest) holds for all.
+fn gradient16(slope: Slope, own: Own, x: mat4x4<f32>, e: mat4x4<f32>) -> mat4x4<f32> {
+    let inverse = lse_inverse(slope.acc);
+    var dx = e * ((slope.a * slope.total + slope.z) * inverse);
+    if own.four < 4u {
+        let share = dot(select(vec4(0.0), quad_of(e, own.four), is_own4(own)), vec4(1.0));
+        let below = slope.total * (share * inverse) - slope.total;
+        let top = slope.total * (-slope.acc.y * inverse);
+        let g = slope.a * select(below, top, share == 1.0) + slope.z * (share * inverse);
+        // A mask cannot move.
+        let still = is_masked(select(logit_of(own, x), own.logit, own.known)) && !is_nan(slope.acc.y) && !is_nan(slope.a);
+        let four = select(quad_of(dx, own.four), vec4(select(g, 0.0, still)), is_own4(own));
         dx = mat4x4(
-            select(dx[0], four, quad == 0u), select(dx[1], four, quad == 1u), select(dx[2], four, quad == 2u), select(dx[3], four, quad == 3u),
+            select(dx[0], four, own.four == 0u), select(dx[1], four, own.four == 1u), select(dx[2], four, own.four == 2u), select(dx[3], four, own.four == 3u),
         );
     }
     return dx;
 }
 
-fn put_gradient(slope: Slope, row: Row, i: u32, j: u32, end: u32, x: mat4x4<f32>, p: mat4x4<f32>, wanted: mat4x4<f32>) {
+fn put_gradient(slope: Slope, own: Own, i: u32, j: u32, end: u32, x: mat4x4<f32>, e: mat4x4<f32>, wanted: mat4x4<f32>) {
     if has_one_class() {
-        put(slope, i, j, end, gradient16(slope, row, j, x, p));
+        put(slope, i, j, end, gradient16(slope, own, x, e));
         return;
     }
+    let p = e * lse_inverse(slope.acc);
     let dx = mat4x4(
         gradient4(slope, x[0], p[0], wanted[0]),
         gradient4(slope, x[1], p[1], wanted[1]),
@@ -189,10 +214,10 @@ fn is_elementwise() -> bool {
 }
 
 // Writes the gradients of a lane's columns, if asked for; what these add to the loss, `rest` being ln(1 + rest) of the row.
-fn visit(slope: Slope, row: Row, i: u32, j: u32, end: u32, rest: f32, x: mat4x4<f32>, p: mat4x4<f32>, soft: mat4x4<f32>) -> f32 {
+fn visit(slope: Slope, row: Row, own: Own, i: u32, j: u32, end: u32, rest: f32, x: mat4x4<f32>, e: mat4x4<f32>, soft: mat4x4<f32>) -> f32 {
     let wanted = wanted16(row, j, end, soft);
     if HAS_DX == 1u {
-        put_gradient(slope, row, i, j, end, x, p, wanted);
+        put_gradient(slope, own, i, j, end, x, e, wanted);
     }
     if !is_elementwise() {
         return 0.0;
@@ -233,12 +258,20 @@ fn forward(
         }
     }
     let row = row_at(span.i);
-    let own = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
+    var own = Own();
+    var speaks = span.lead; // which lane knows the loss
     if holds() {
+        own = own_of(row, span.first);
+        own.known = true;
+        if own.four < 4u {
+            own.logit = logit_of(own, x);
+        }
+        speaks = select(span.lead, own.four < 4u, !is_elementwise() && in_segment(span, row));
         let held = reduce_held(lane, x, UNIT);
         acc = held.acc;
         e = held.e;
     } else {
+        own.logit = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
         acc = reduce_lse(lane, acc, UNIT);
     }
     if SOFT_TARGET == 1u {
@@ -259,25 +292,25 @@ fn forward(
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
         if holds() {
-            loss = visit(slope, row, span.i, span.first, span.end, rest, x, e * lse_inverse(acc), soft);
+            loss = visit(slope, row, own, span.i, span.first, span.end, rest, x, e, soft);
         } else {
             for (var j = span.first; j < span.end; j += step_size()) {
                 x = capped16(load_x16(span.i, j, span.end, masked()));
                 if SOFT_TARGET == 1u {
                     soft = soft16(span.i, j, span.end);
                 }
-                loss += visit(slope, row, span.i, j, span.end, rest, x, p16(acc, x), soft);
+                loss += visit(slope, row, own_of(row, j), span.i, j, span.end, rest, x, exp_gap16(x, acc.x, UNIT), soft);
             }
         }
     }
     if elementwise {
         loss = reduce_sum(lane, loss);
     }
-    if !span.lead {
+    if !speaks {
         return;
     }
     if !elementwise && in_segment(span, row) {
-        loss = row.wanted * lse_minus_log_p(acc, own, UNIT);
+        loss = row.wanted * lse_minus_log_p(acc, own.logit, UNIT);
     }
     loss *= row.a;
     if is_nan(acc.y) || is_nan(row.a) {
@@ -328,7 +361,8 @@ fn backward(
     let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
-        put_gradient(slope, row, span.i, j, span.end, x, p16(acc, x), wanted16(row, j, span.end, soft16(span.i, j, span.end)));
+        let wanted = wanted16(row, j, span.end, soft16(span.i, j, span.end));
+        put_gradient(slope, own_of(row, j), span.i, j, span.end, x, exp_gap16(x, acc.x, UNIT), wanted);
     }
 }
 
