@@ -214,15 +214,20 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     if wide_load {
         text += match (format.half(), quads) {
-            (false, true) => QUAD,
-            (true, true) => HALF_QUAD,
+            (false, true) => FOUR_AT,
+            (true, true) => HALF_FOUR_AT,
             (_, false) => FOUR,
         };
-        text += if load16 { LOAD16 } else { "" };
-        text += match (whole, format.half(), quads) {
-            (true, false, true) => WHOLE,
-            (true, ..) => WHOLE_BY_FOURS,
-            (false, ..) => "",
+        text += if quads { QUAD } else { "" };
+        text += match (load16, quads) {
+            (true, true) => LOAD16_OF_QUADS,
+            (true, false) => LOAD16,
+            (false, _) => "",
+        };
+        text += match (load16 || whole, quads) {
+            (true, true) => WHOLE,
+            (true, false) if whole => WHOLE_BY_FOURS,
+            _ => "",
         };
         text += match (block, quads) {
             (true, true) => BLOCK,
@@ -242,10 +247,11 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
     }
     if wide_store {
         text += match (format.half(), quads) {
-            (false, true) => PUT_QUAD,
-            (true, true) => PUT_HALF_QUAD,
+            (false, true) => SET_FOUR,
+            (true, true) => SET_HALF_FOUR,
             (_, false) => PUT_FOUR,
         };
+        text += if quads { PUT_QUAD } else { "" };
         text += if quads { REST } else { "" };
         text += match (store16, quads) {
             (true, true) => STORE16,
@@ -324,26 +330,34 @@ fn load_NAME(i: u32, j: u32) -> f32 {
 
 ";
 
+/// Number `at` of the fours that a binding is made of.
+const FOUR_AT: &str = "\
+fn four_NAME(at: u32) -> vec4<f32> {
+    return FROM(ARRAY[at]);
+}
+
+";
+
+const HALF_FOUR_AT: &str = "\
+fn four_NAME(at: u32) -> vec4<f32> {
+    let words = FROM(ARRAY[at]);
+    return vec4(
+        from_STORAGE(words.x & 0xffffu), from_STORAGE(words.x >> 16u), from_STORAGE(words.y & 0xffffu), from_STORAGE(words.y >> 16u),
+    );
+}
+
+";
+
 /// Four neighbours that lie in the binding even where the row ends between them.
 const QUAD: &str = "\
 fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
         return vec4(none);
     }
-    return select(vec4(none), FROM(ARRAY[at_NAME(i, j) / 4u]), vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
-}
-
-";
-
-const HALF_QUAD: &str = "\
-fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
-    if j >= end {
-        return vec4(none);
+    let four = four_NAME(at_NAME(i, j) / 4u);
+    if NO_REST == 1u {
+        return four;
     }
-    let words = FROM(ARRAY[at_NAME(i, j) / 4u]);
-    let four = vec4(
-        from_STORAGE(words.x & 0xffffu), from_STORAGE(words.x >> 16u), from_STORAGE(words.y & 0xffffu), from_STORAGE(words.y >> 16u),
-    );
     return select(vec4(none), four, vec4(j) + vec4(0u, 1u, 2u, 3u) < vec4(end));
 }
 
@@ -377,11 +391,30 @@ fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
 
 ";
 
+/// Where all columns are there for all lanes, one comparison is enough.
+const LOAD16_OF_QUADS: &str = "\
+fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
+    if NO_REST == 1u {
+        if j >= end {
+            return mat4x4(vec4(none), vec4(none), vec4(none), vec4(none));
+        }
+        return load_NAME16_whole(i, j);
+    }
+    return mat4x4(
+        load_NAME4(i, j, end, none),
+        load_NAME4(i, j + HOP, end, none),
+        load_NAME4(i, j + 2u * HOP, end, none),
+        load_NAME4(i, j + 3u * HOP, end, none),
+    );
+}
+
+";
+
 /// A software adapter branches lane by lane: products of rows take three quarters of the time without.
 const WHOLE: &str = "\
 fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
     let at = at_NAME(i, j) / 4u;
-    return mat4x4(FROM(ARRAY[at]), FROM(ARRAY[at + LANES]), FROM(ARRAY[at + 2u * LANES]), FROM(ARRAY[at + 3u * LANES]));
+    return mat4x4(four_NAME(at), four_NAME(at + LANES), four_NAME(at + 2u * LANES), four_NAME(at + 3u * LANES));
 }
 
 ";
@@ -436,21 +469,25 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 ";
 
-const PUT_QUAD: &str = "\
-fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
-    if j + 4u <= end {
-        ARRAY[at_NAME(i, j) / 4u] = INTO(values);
-    }
+const SET_FOUR: &str = "\
+fn set_NAME(at: u32, values: vec4<f32>) {
+    ARRAY[at] = INTO(values);
 }
 
 ";
 
-const PUT_HALF_QUAD: &str = "\
+const SET_HALF_FOUR: &str = "\
+fn set_NAME(at: u32, values: vec4<f32>) {
+    let words = vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));
+    ARRAY[at] = INTO(words);
+}
+
+";
+
+const PUT_QUAD: &str = "\
 fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
     if j + 4u <= end {
-        let words =
-            vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));
-        ARRAY[at_NAME(i, j) / 4u] = INTO(words);
+        set_NAME(at_NAME(i, j) / 4u, values);
     }
 }
 
@@ -491,7 +528,7 @@ fn rest_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
 const STORE4: &str = "\
 fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
     put_NAME(i, j, end, values);
-    if j < end && j + 4u > end {
+    if NO_REST == 0u && j < end && j + 4u > end {
         rest_NAME(i, j, end, values);
     }
 }
@@ -508,6 +545,16 @@ fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
 /// A row may end between four neighbours; only one of a lane's four quads can be the last one.
 const STORE16: &str = "\
 fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
+    if NO_REST == 1u {
+        if j < end {
+            let at = at_NAME(i, j) / 4u;
+            set_NAME(at, values[0]);
+            set_NAME(at + LANES, values[1]);
+            set_NAME(at + 2u * LANES, values[2]);
+            set_NAME(at + 3u * LANES, values[3]);
+        }
+        return;
+    }
     put_NAME(i, j, end, values[0]);
     put_NAME(i, j + HOP, end, values[1]);
     put_NAME(i, j + 2u * HOP, end, values[2]);

@@ -362,8 +362,7 @@ impl<'g> Plan<'g> {
         let tuning = self.gpu.tuning();
         let lanes = cols.div_ceil(AT_A_TIME).next_power_of_two().min(tuning.workgroup as usize);
         let cut = Cut { workgroup: tuning.workgroup, lanes: lanes as u32, segments: 1, per_segment: cols.max(1) };
-        let (holds, full) = (cols <= AT_A_TIME * lanes, cols == AT_A_TIME * lanes);
-        let flags = [&[("HOLDS", holds.into()), ("FULL", full.into())], flags].concat();
+        let flags = [&[("HOLDS", (cols <= AT_A_TIME * lanes).into())], flags].concat();
         self.split(kernel, [rows, cols], cut, &flags, args, scalars)?;
         self.steps[before..].iter_mut().for_each(|step| step.work = step.work.saturating_mul(depth.max(1) as u64));
         Ok(())
@@ -470,7 +469,9 @@ impl<'g> Plan<'g> {
                 limit: self.binding_limit(),
             });
         }
-        let constants = [&[("WG", workgroup), ("LANES", cut.lanes)], constants].concat();
+        let at_a_time = AT_A_TIME * cut.lanes as usize;
+        let no_rest = cols % at_a_time == 0 && cut.per_segment % at_a_time == 0;
+        let constants = [&[("WG", workgroup), ("LANES", cut.lanes), ("NO_REST", no_rest.into())], constants].concat();
         for first in (0..rows).step_by(usize::try_from(rows_at_once).unwrap_or(usize::MAX)) {
             let range = first..rows.min(first.saturating_add(rows_at_once as usize));
             let part: Vec<Arg> = args.iter().map(|arg| arg.part(range.clone())).collect();

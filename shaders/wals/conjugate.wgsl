@@ -6,7 +6,6 @@
 
 override START: u32 = 0u; // from what x holds, instead of along a direction
 override DENSE: u32 = 0u;
-override FULL: u32 = 0u; // a row is sixteen numbers of each of its lanes
 
 // Four rows of `state` a row of x.
 const SOLUTION: u32 = 0u;
@@ -48,7 +47,7 @@ fn factor_of(seen: Seen, s: f32) -> f32 {
 }
 
 fn row16(r: u32, j: u32, end: u32) -> mat4x4<f32> {
-    if FULL == 1u {
+    if HOLDS == 1u && NO_REST == 1u {
         return load_y16_whole(r, j);
     }
     return load_y16(r, j, end, 0.0);
