@@ -5,7 +5,8 @@
 //! - `load_x4(i, j, end, none) -> vec4<f32>`, `store_x4(i, j, end, values)`: four neighbours from column j on. Columns from `end` on load
 //!   as `none` and are not stored;
 //! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j, j + HOP,
-//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses;
+//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses. Where rows have NO_REST (lib/row.wgsl), the
+//!   first column says whether all are there;
 //! - `load_x16_whole(i, j) -> mat4x4<f32>`: the same of a row that exists and whose lanes take 16 columns each, without a comparison;
 //! - `load_x4x4(i, j, rows, end) -> mat4x4<f32>`: four neighbours of rows i to i + 3 each, 0 from row `rows` and column `end` on.
 //!
