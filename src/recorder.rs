@@ -470,7 +470,7 @@ impl<'g> Plan<'g> {
             });
         }
         let at_a_time = AT_A_TIME * cut.lanes as usize;
-        let no_rest = cols % at_a_time == 0 && cut.per_segment % at_a_time == 0;
+        let no_rest = cols.is_multiple_of(at_a_time) && cut.per_segment.is_multiple_of(at_a_time);
         let constants = [&[("WG", workgroup), ("LANES", cut.lanes), ("NO_REST", no_rest.into())], constants].concat();
         for first in (0..rows).step_by(usize::try_from(rows_at_once).unwrap_or(usize::MAX)) {
             let range = first..rows.min(first.saturating_add(rows_at_once as usize));

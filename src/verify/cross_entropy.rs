@@ -34,6 +34,9 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     {
         variant(check, 5, 257, fill, Variant { soft, weighted, storage, options })?;
     }
+    for &storage in check.storages() {
+        variant(check, 5, 256, Fill::Wide, Variant { soft: false, weighted: false, storage, options: plain })?;
+    }
     let whole = |soft| Variant { soft, weighted: true, storage: Storage::F32, options: all };
     variant(check, 2, 40_000, Fill::Outlier, whole(true))?;
     variant(check, 5_000, 5, Fill::Small, whole(false)) // too many for the workgroup that adds up to weigh them

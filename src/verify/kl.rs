@@ -7,7 +7,7 @@ const DIVERGENCES: [Divergence; 4] =
 const FORMS: [Form; 4] = [Form::Logits, Form::Probabilities, Form::LogQ, Form::LogQLogP];
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
-    for (rows, cols) in [(1, 1), (1, 7), (3, 257), (5, 1000)] {
+    for (rows, cols) in [(1, 1), (1, 7), (3, 256), (3, 257), (5, 1000)] {
         for fill in FILLS {
             case(check, rows, cols, fill, Options::default(), Storage::F32)?;
         }

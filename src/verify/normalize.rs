@@ -1,26 +1,30 @@
-use super::{Check, Fill, cast};
+use super::{Check, Fill, cast, rounded};
 use crate::normalize::{self, Options};
-use crate::{Result, reference};
+use crate::{Result, Storage, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     let fills = [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier, Fill::Sorted];
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 257), (5, 1000), (601, 50), (70_000, 3), (2, 131_072)] {
         for fill in fills {
             if rows * cols < 100_000 || fill == Fill::Small {
-                case(check, rows, cols, fill, Options::default())?;
+                case(check, rows, cols, fill, Storage::F32, Options::default())?;
             }
         }
     }
-    case(check, 5, 33, Fill::Subnormal, Options::default())?;
-    case(check, 5, 33, Fill::Small, Options { eps: 100.0 })
+    for &storage in check.storages() {
+        case(check, 3, 256, Fill::Small, storage, Options::default())?;
+        case(check, 5, 257, Fill::Wide, storage, Options::default())?;
+    }
+    case(check, 5, 33, Fill::Subnormal, Storage::F32, Options::default())?;
+    case(check, 5, 33, Fill::Small, Storage::F32, Options { eps: 100.0 })
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
-    check.case(format_args!("{rows} x {cols} {fill:?} eps {}", options.eps));
+fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storage, options: Options) -> Result<()> {
+    check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} eps {}", options.eps));
     check.magnifies_flushed(1.0 / f64::from(options.eps));
-    let (x, dy) = (fill.matrix(rows, cols, 3), Fill::Small.matrix(rows, cols, 4));
-    let held = [check.input(rows, cols, &x)?, check.input(rows, cols, &dy)?];
-    let (y, dx) = (check.output(rows, cols)?, check.output(rows, cols)?);
+    let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 3)), rounded(storage, &Fill::Small.matrix(rows, cols, 4)));
+    let held = [check.input_as(storage, rows, cols, &x)?, check.input_as(storage, rows, cols, &dy)?];
+    let (y, dx) = (check.output_as(storage, rows, cols)?, check.output_as(storage, rows, cols)?);
     check.run(|recorder| {
         normalize::forward(recorder, held[0].view()?, y.view()?, options)?;
         normalize::backward(recorder, held[0].view()?, held[1].view()?, dx.view()?, options)

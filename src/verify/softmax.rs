@@ -1,24 +1,30 @@
-use super::{Check, FILLS, Fill, cast};
+use super::{Check, FILLS, Fill, cast, rounded};
 use crate::softmax::{self, Options};
-use crate::{Result, reference};
+use crate::{Result, Storage, reference};
 
 pub(super) fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
         for fill in FILLS {
             for (temperature, log) in [(1.0, false), (1.0, true), (0.07, false), (5.0, true)] {
-                case(check, rows, cols, fill, Options { temperature, log })?;
+                case(check, rows, cols, fill, Storage::F32, Options { temperature, log })?;
             }
         }
     }
-    case(check, 70_000, 3, Fill::Small, Options::default())?;
-    case(check, 32, 131_072, Fill::Outlier, Options::default())
+    for &storage in check.storages() {
+        for log in [false, true] {
+            case(check, 3, 256, Fill::Small, storage, Options { log, ..Default::default() })?;
+            case(check, 5, 257, Fill::Wide, storage, Options { log, ..Default::default() })?;
+        }
+    }
+    case(check, 70_000, 3, Fill::Small, Storage::F32, Options::default())?;
+    case(check, 32, 131_072, Fill::Outlier, Storage::F32, Options::default())
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
-    check.case(format_args!("{rows} x {cols} {fill:?} {options:?}"));
-    let (x, dy) = (fill.matrix(rows, cols, 5), Fill::Small.matrix(rows, cols, 6));
-    let held = [check.input(rows, cols, &x)?, check.input(rows, cols, &dy)?];
-    let (y, dx) = (check.output(rows, cols)?, check.output(rows, cols)?);
+fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storage, options: Options) -> Result<()> {
+    check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {options:?}"));
+    let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 5)), rounded(storage, &Fill::Small.matrix(rows, cols, 6)));
+    let held = [check.input_as(storage, rows, cols, &x)?, check.input_as(storage, rows, cols, &dy)?];
+    let (y, dx) = (check.output_as(storage, rows, cols)?, check.output_as(storage, rows, cols)?);
     check.run(|recorder| {
         softmax::forward(recorder, held[0].view()?, y.view()?, options)?;
         softmax::backward(recorder, y.view()?, held[1].view()?, dx.view()?, options)
@@ -26,10 +32,15 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Option
     let want = reference::softmax::forward::<f64>(&cast(&x), cols, options);
     let yardstick = reference::softmax::forward(&x, cols, options);
     check.compare("y", &y, &want, &yardstick)?;
-    let want_dx = reference::softmax::backward(&want, &cast(&dy), cols, options);
-    let terms = backward_terms(&want, &dy, cols, options);
-    let yardstick = reference::softmax::backward(&yardstick, &dy, cols, options);
-    check.compare_sum("dx", &dx, &want_dx, &yardstick, &terms)
+    let (mut wide_y, mut narrow_y) = (want, yardstick);
+    if storage != Storage::F32 {
+        // From what the forward stored: rounding it to 16 bits is not the backward's error.
+        let Some(stored) = check.body("y", &y)? else { return Ok(()) };
+        (wide_y, narrow_y) = (cast(&stored), stored);
+    }
+    let want_dx = reference::softmax::backward(&wide_y, &cast(&dy), cols, options);
+    let terms = backward_terms(&wide_y, &dy, cols, options);
+    check.compare_sum("dx", &dx, &want_dx, &reference::softmax::backward(&narrow_y, &dy, cols, options), &terms)
 }
 
 /// p (|dy| + Σ p |dy|) / T, or (|dy| + p Σ |dy|) / T for the logarithm.
