@@ -508,7 +508,10 @@ fn forward(
         round = 1u;
     }
     if ROW_LOSS == 1u && STAGE != FROM_SUMS {
-        let loss = reduce_sum(lane, sums.value);
+        var loss = sums.value;
+        if !folds() {
+            loss = reduce_sum(lane, loss); // else the lane that leads has all of it
+        }
         if span.lead {
             store_loss(span.i, span.segment, (whole * params.scale) * loss);
         }
