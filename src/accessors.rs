@@ -220,15 +220,11 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
             (_, false) => FOUR,
         };
         text += if quads { QUAD } else { "" };
-        text += match (load16, quads) {
-            (true, true) => LOAD16_OF_QUADS,
-            (true, false) => LOAD16,
-            (false, _) => "",
-        };
+        text += if load16 { LOAD16 } else { "" };
         text += match (load16 || whole, quads) {
             (true, true) => WHOLE,
-            (true, false) if whole => WHOLE_BY_FOURS,
-            _ => "",
+            (true, false) => WHOLE_BY_FOURS,
+            (false, _) => "",
         };
         text += match (block, quads) {
             (true, true) => BLOCK,
@@ -380,20 +376,8 @@ fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 
 ";
 
-const LOAD16: &str = "\
-fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
-    return mat4x4(
-        load_NAME4(i, j, end, none),
-        load_NAME4(i, j + HOP, end, none),
-        load_NAME4(i, j + 2u * HOP, end, none),
-        load_NAME4(i, j + 3u * HOP, end, none),
-    );
-}
-
-";
-
 /// Where all columns are there for all lanes, one comparison is enough.
-const LOAD16_OF_QUADS: &str = "\
+const LOAD16: &str = "\
 fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
     if NO_REST == 1u {
         if j >= end {
@@ -422,7 +406,10 @@ fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
 
 const WHOLE_BY_FOURS: &str = "\
 fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
-    return load_NAME16(i, j, 0xffffffffu, 0.0);
+    let end = 0xffffffffu;
+    return mat4x4(
+        load_NAME4(i, j, end, 0.0), load_NAME4(i, j + HOP, end, 0.0), load_NAME4(i, j + 2u * HOP, end, 0.0), load_NAME4(i, j + 3u * HOP, end, 0.0),
+    );
 }
 
 ";
