@@ -100,13 +100,7 @@ fn kept_or_new(group: vec3<u32>, lane: u32) -> Tile {
 fn store_cols(group: vec3<u32>, lane: u32, column: u32, pairs: mat4x2<f32>, sums: bool) {
     tile_barrier();
     tile_put_cols(lane, pairs);
-    join_eights(lane, 4u * TX, TY, 1u, sums);
-    if TY > 8u {
-        join_eights(lane, 4u * TX, TY, 8u, sums);
-    }
-    if TY > 64u {
-        join_eights(lane, 4u * TX, TY, 64u, sums);
-    }
+    join_lines(lane, 4u * TX, TY, sums);
     for (var line = lane; line < 4u * TX; line += TX * TY) {
         let j = group.x * 4u * TX + line;
         if j < params.cols {

@@ -63,11 +63,9 @@ fn four_of_line(line: u32, at: u32, step: u32, across: u32, sums: bool) -> mat4x
     );
 }
 
-// Joins what the lanes have put: of each line eight that lie `step` apart, into the first of them. All lanes take part, and those that a lane joins do
-// not wait for each other.
+// Joins of each line eight that lie `step` apart, into the first of them. All lanes take part, and those that a lane joins do not wait for each other.
 fn join_eights(lane: u32, lines: u32, across: u32, step: u32, sums: bool) {
-    tile_barrier();
-    let eights = (across + 8u * step - 1u) / (8u * step);
+    let eights = select(0u, (across + 8u * step - 1u) / (8u * step), step < across);
     for (var item = lane; item < lines * eights; item += TX * TY) {
         let line = item % lines;
         let first = item / lines * 8u * step;
@@ -77,15 +75,23 @@ fn join_eights(lane: u32, lines: u32, across: u32, step: u32, sums: bool) {
     }
 }
 
-// row_part's columns `column` and `column` + 1 = what the lines of half of a tile's rows have, joined in order. Each line is stored by the lane that joined it last.
+// Joins what the lanes have put, in rounds, into the first of each line; the lane that joins a line last goes on with it.
+fn join_lines(lane: u32, lines: u32, across: u32, sums: bool) {
+    tile_barrier();
+    join_eights(lane, lines, across, 1u, sums);
+    if max(TX, TY) > 8u {
+        tile_barrier();
+        join_eights(lane, lines, across, 8u, sums);
+    }
+    if max(TX, TY) > 64u {
+        tile_barrier();
+        join_eights(lane, lines, across, 64u, sums);
+    }
+}
+
+// row_part's columns `column` and `column` + 1 = what the lines of half of a tile's rows have, joined in order.
 fn store_rows(group: vec3<u32>, lane: u32, half: u32, column: u32, sums: bool) {
-    join_eights(lane, 8u * TY, TX, 1u, sums);
-    if TX > 8u {
-        join_eights(lane, 8u * TY, TX, 8u, sums);
-    }
-    if TX > 64u {
-        join_eights(lane, 8u * TY, TX, 64u, sums);
-    }
+    join_lines(lane, 8u * TY, TX, sums);
     for (var line = lane; line < 8u * TY; line += TX * TY) {
         let i = group.y * 16u * TY + tile_line_row(line, half);
         if i < params.rows {
