@@ -164,9 +164,7 @@ fn gradient16(slope: Slope, own: Own, x: mat4x4<f32>, e: mat4x4<f32>) -> mat4x4<
         // A mask cannot move.
         let still = is_masked(select(logit_of(own, x), own.logit, own.known)) && !is_nan(slope.acc.y) && !is_nan(slope.a);
         let four = select(quad_of(dx, own.four), vec4(select(g, 0.0, still)), is_own4(own));
-        dx = mat4x4(
-            select(dx[0], four, own.four == 0u), select(dx[1], four, own.four == 1u), select(dx[2], four, own.four == 2u), select(dx[3], four, own.four == 3u),
-        );
+        dx = with_quad(dx, own.four, four);
     }
     return dx;
 }

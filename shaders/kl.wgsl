@@ -38,38 +38,56 @@ fn scale() -> Scale {
     return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
-// The log-sum-exps of both sides of a row, ln(1 + rest) of each where r is more than a difference to its mean, and 1/(1 + rest).
+// What the lanes know of a row: where the gaps of its logits start, and what makes p, q and r of an element's Pairs.
 struct Row {
-    x: vec2<f32>,
-    t: vec2<f32>,
-    rest_x: f32,
-    rest_t: f32,
-    inverse_x: f32,
+    tops: vec2<f32>, // the largest of x and of t
+    inverse_x: f32,  // 1/(1 + rest), 1 for what are no logits
     inverse_t: f32,
-    left: f32, // what Kl's mean of r is above the number that the sums have for it
+    rest: f32,       // ln(1 + rest) of x less that of t
+    left: f32,       // what Kl's mean of r is above the number that the sums have for it
+}
+
+// Whether dt is made of the differences of r to its mean.
+fn by_mean() -> bool {
+    return FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u;
 }
 
 // Whether the sum of Kl is found together with the log-sum-exps.
 fn folds() -> bool {
-    return FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u && (ROW_LOSS == 1u || HAS_DT == 1u);
+    return by_mean() && (ROW_LOSS == 1u || HAS_DT == 1u);
 }
 
 fn rest_of(acc: vec2<f32>) -> f32 {
     return select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
 }
 
-// (max - x)/T of four logits, MOST at most.
-fn bounded_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
-    if TEMPERED == 0u {
-        return min(top - x, vec4(MOST));
+// (max - x)/T of four logits, MOST at most; +inf for masked ones.
+fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
+    var gap = min(top - x, vec4(MOST));
+    if TEMPERED == 1u {
+        let half_gap = min(half_gap4(top, x), vec4(params.most_half_gap));
+        gap = fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
     }
-    let half_gap = min(half_gap4(top, x), vec4(params.most_half_gap));
-    return fma(half_gap, vec4(params.scale_high), half_gap * params.scale_low);
+    return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
 
-// The same; +inf for masked ones.
-fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
-    return select(bounded_gap4(top, x), vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
+// Four elements: q and p, and r = ln p - ln q, each but for what the Row has. Finite where p = 0, not where q = 0 < p.
+struct Pairs {
+    e_x: vec4<f32>,
+    e_t: vec4<f32>,
+    r: vec4<f32>,
+}
+
+// For an element without p: r - mean does not overflow, and e^r is 0.
+const NO_P: f32 = -1e30;
+
+// r of logits is the difference of their gaps to the largest ones.
+fn gaps4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e_t: vec4<f32>) -> vec4<f32> {
+    return select(finite_gap4(tops.x, x) - lse_gap4(vec2(tops.y, 0.0), t, scale()), vec4(NO_P), e_t == vec4(0.0));
+}
+
+fn gaps16(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e_t: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(gaps4(tops, x[0], t[0], e_t[0]), gaps4(tops, x[1], t[1], e_t[1]), gaps4(tops, x[2], t[2], e_t[2]), gaps4(tops, x[3], t[3], e_t[3]));
 }
 
 // What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
@@ -83,18 +101,10 @@ struct Both {
     d: f32,
 }
 
-// d of elements whose e^((t - max_t)/T) are e, of their gaps above `mean`; where e is 0, so is d, even where x is masked.
-fn distance4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e: vec4<f32>, mean: f32) -> vec4<f32> {
-    let gaps = (finite_gap4(tops.x, x) - bounded_gap4(tops.y, t)) - mean;
-    let d = e * (gaps * (1.0 / UNIT_OF_D));
-    return select(d, vec4(0.0), e == vec4(0.0));
-}
-
-fn distance16(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e: mat4x4<f32>, mean: f32) -> f32 {
-    return sum_of(
-        (distance4(tops, x[0], t[0], e[0], mean) + distance4(tops, x[1], t[1], e[1], mean))
-            + (distance4(tops, x[2], t[2], e[2], mean) + distance4(tops, x[3], t[3], e[3], mean)),
-    );
+// d of elements, of their gaps above `mean`.
+fn distance16(e_t: mat4x4<f32>, r: mat4x4<f32>, mean: f32) -> f32 {
+    let unit = 1.0 / UNIT_OF_D;
+    return product16(e_t, mat4x4((r[0] - mean) * unit, (r[1] - mean) * unit, (r[2] - mean) * unit, (r[3] - mean) * unit));
 }
 
 // The largest of sixteen of x and of t.
@@ -102,27 +112,29 @@ fn tops16(x: mat4x4<f32>, t: mat4x4<f32>) -> vec2<f32> {
     return vec2(top_of16(x), top_of16(t));
 }
 
-// Sixteen elements of both sides beside the largest of a set of which they are.
+// Sixteen elements of both sides, and what they add to the log-sum-exps of a set with these `tops`.
 struct Sixteen {
-    x: Exps,
-    t: Exps,
+    elements: Elements,
+    sums_x: vec2<f32>,
+    sums_t: vec2<f32>,
     d: f32,
 }
 
 fn sixteen_of(x: mat4x4<f32>, t: mat4x4<f32>, tops: vec2<f32>, has_top: vec2<bool>) -> Sixteen {
     let of_x = exps16(x, tops.x, has_top.x, scale());
     let of_t = exps16(t, tops.y, has_top.y, scale());
+    let r = gaps16(tops, x, t, of_t.e);
     var d = 0.0;
     if folds() {
-        d = distance16(tops, x, t, of_t.e, 0.0);
+        d = distance16(of_t.e, r, 0.0);
     }
-    return Sixteen(of_x, of_t, d);
+    return Sixteen(Elements(of_x.e, of_t.e, r), of_x.sums, of_t.sums, d);
 }
 
 fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
     let tops = tops16(x, t);
     let all = sixteen_of(x, t, tops, vec2(true));
-    return Both(lse_of_sums(tops.x, all.x.sums), lse_of_sums(tops.y, all.t.sums), all.d);
+    return Both(lse_of_sums(tops.x, all.sums_x), lse_of_sums(tops.y, all.sums_t), all.d);
 }
 
 // d of a set as part of a larger one.
@@ -156,25 +168,25 @@ fn reduce_both(lane: u32, both: Both) -> Both {
 // A row that its lanes hold: its sets and what a lane has of it.
 struct HeldBoth {
     both: Both,
-    e_x: mat4x4<f32>,
-    e_t: mat4x4<f32>,
+    elements: Elements,
 }
 
 fn reduce_held_both(lane: u32, x: mat4x4<f32>, t: mat4x4<f32>) -> HeldBoth {
     if FORM != LOGITS {
         let of_x = reduce_held(lane, x, scale());
-        return HeldBoth(Both(of_x.acc, LSE_EMPTY, 0.0), of_x.e, mat4x4<f32>());
+        return HeldBoth(Both(of_x.acc, LSE_EMPTY, 0.0), elements_of(vec2(of_x.acc.x, 0.0), x, t, of_x.e));
     }
     let own = tops16(x, t);
     let tops = reduce(lane, own, MAX);
     let all = sixteen_of(x, t, tops, own == tops);
-    var both = Both(lse_of_sums(tops.x, reduce_sum2(lane, all.x.sums)), lse_of_sums(tops.y, reduce_sum2(lane, all.t.sums)), 0.0);
+    var both = Both(lse_of_sums(tops.x, reduce_sum2(lane, all.sums_x)), lse_of_sums(tops.y, reduce_sum2(lane, all.sums_t)), 0.0);
     if folds() {
         both.d = reduce_sum(lane, all.d);
     }
-    return HeldBoth(both, all.x.e, all.t.e);
+    return HeldBoth(both, all.elements);
 }
 
+// What four elements are to loss and gradients.
 struct Four {
     p: vec4<f32>,
     q: vec4<f32>,
@@ -182,53 +194,23 @@ struct Four {
     g_x: vec4<f32>,
     g_t: vec4<f32>,
     d_t: vec4<f32>, // dloss/dt where t are no logits
-    r: vec4<f32>,
 }
 
-// Probabilities of one side and their logarithms, negated.
-struct Side {
-    p: vec4<f32>,
-    minus_log: vec4<f32>,
-}
-
-// Four elements of both sides, with e^((x - max)/T) of those that are logits.
-struct Pairs {
-    x: vec4<f32>,
-    t: vec4<f32>,
-    e_x: vec4<f32>,
-    e_t: vec4<f32>,
-}
-
-fn side_of_x4(row: Row, pairs: Pairs) -> Side {
-    if FORM <= PROBABILITIES {
-        return Side(pairs.e_x * row.inverse_x, finite_gap4(row.x.x, pairs.x) + row.rest_x);
+fn r_of(row: Row, pairs: Pairs) -> vec4<f32> {
+    if folds() && EACH_LOSS == 0u {
+        return pairs.r; // nothing but the difference to the mean is asked for
     }
-    return Side(vec4(0.0), -pairs.x); // no gradient asks for q
+    return pairs.r + row.rest;
 }
 
-fn side_of_t4(row: Row, pairs: Pairs) -> Side {
-    let t = pairs.t;
-    if FORM == LOGITS {
-        return Side(pairs.e_t * row.inverse_t, finite_gap4(row.t.x, t) + row.rest_t);
-    }
-    if FORM == LOG_Q_LOG_P {
-        return Side(exp_of_any4(t), -t);
-    }
-    return Side(t, -precise_log4(t));
-}
-
-// What the elements add to loss and sums; u is how much each counts.
+// u is how much each counts.
 fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
-    let of_x = side_of_x4(row, pairs);
-    let of_t = side_of_t4(row, pairs);
     var four: Four;
-    four.p = of_t.p;
-    four.q = of_x.p;
+    four.p = pairs.e_t * row.inverse_t;
+    four.q = pairs.e_x * row.inverse_x;
     let zero = vec4(0.0);
     let none_p = four.p == zero;
-    // Finite where p = 0, not where q = 0 < p.
-    let r = of_x.minus_log - select(of_t.minus_log, vec4(MOST), of_t.minus_log > vec4(MOST));
-    four.r = r;
+    let r = r_of(row, pairs);
     if DIVERGENCE == KL {
         let own = f32(EACH_DY == 1u);
         four.value = select(four.p * r, zero, none_p);
@@ -269,30 +251,6 @@ struct Sums {
     g_t: f32,
 }
 
-fn put_gradients(sums: Sums, dy: f32, left: f32, i: u32, j: u32, end: u32, four: Four) {
-    if HAS_DX == 1u {
-        var dx = (params.factor_x * dy) * (four.g_x - four.q * sums.g_x);
-        if ADD == 1u {
-            dx += load_dx4(i, j, end, 0.0);
-        }
-        store_dx4(i, j, end, dx);
-    }
-    if HAS_DT == 1u {
-        var dt = four.d_t;
-        if FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u {
-            // The mean is taken away first: where p is nearly 1, r is nearly the mean.
-            dt = select(four.p * ((four.r - sums.g_t) - left), vec4(0.0), four.p == vec4(0.0));
-        } else if FORM == LOGITS {
-            dt = four.g_t - four.p * sums.g_t;
-        }
-        dt *= params.factor_t * dy;
-        if ADD == 1u {
-            dt += load_dt4(i, j, end, 0.0);
-        }
-        store_dt4(i, j, end, dt);
-    }
-}
-
 // What gradients need of the sums; sum_k g_x of logits is -1 where p sums to 1, and no infinity meets q = 0.
 fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
     var total = sums;
@@ -301,7 +259,7 @@ fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
         total.g_x = select(clamp(pair.x, LOWEST, -LOWEST), pair.x, is_nan(pair.x));
         total.g_t = pair.y;
     }
-    if FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u {
+    if by_mean() {
         total.g_x = select(-1.0, 0.0, of_t.y < 0.0);
     }
     return total;
@@ -316,49 +274,105 @@ struct Place {
     dy: f32,    // the gradient of the row's loss, as far as it is one for all, times that
 }
 
-// Sixteen of a lane's elements, with e^((x - max)/T) of those that are logits.
+// Sixteen of a lane's elements, as Pairs.
 struct Elements {
-    x: mat4x4<f32>,
-    t: mat4x4<f32>,
     e_x: mat4x4<f32>,
     e_t: mat4x4<f32>,
+    r: mat4x4<f32>,
 }
 
-// What four elements add to the sums; the last pass, for which these are whole, writes gradients and losses of elements.
-fn visit4(place: Place, j: u32, pairs: Pairs, sums: Sums, is_last: bool) -> Sums {
+// What becomes of them.
+struct Outputs {
+    sums: Sums,
+    loss: mat4x4<f32>,
+    dx: mat4x4<f32>,
+    dt: mat4x4<f32>,
+}
+
+// dx and dt of four elements.
+struct Slopes {
+    x: vec4<f32>,
+    t: vec4<f32>,
+}
+
+fn slopes_of(place: Place, sums: Sums, pairs: Pairs, four: Four) -> Slopes {
+    let factor_x = params.factor_x * place.dy;
+    let factor_t = params.factor_t * place.dy;
+    if by_mean() {
+        // q and p with the factor of all. The mean is taken away from r first: where p is nearly 1, r is nearly the mean.
+        let q = pairs.e_x * (-sums.g_x * place.row.inverse_x * factor_x);
+        let p = pairs.e_t * place.row.inverse_t;
+        let above = (r_of(place.row, pairs) - sums.g_t) - place.row.left;
+        return Slopes(q - p * factor_x, (p * factor_t) * min(above, vec4(MOST)));
+    }
+    if FORM == LOGITS {
+        return Slopes(factor_x * (four.g_x - four.q * sums.g_x), factor_t * (four.g_t - four.p * sums.g_t));
+    }
+    return Slopes(factor_x * (four.g_x - four.q * sums.g_x), factor_t * four.d_t);
+}
+
+// The four elements `quad` of sixteen; gradients of the last pass, for which `sums` are whole.
+fn visit4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, is_last: bool, so_far: Outputs) -> Outputs {
     var u = vec4(1.0);
     if EACH_DY == 1u {
-        u = load_dy4(place.i, j, place.end, 0.0);
+        u = quad_of(dy, quad);
     }
+    let pairs = Pairs(quad_of(all.e_x, quad), quad_of(all.e_t, quad), quad_of(all.r, quad));
     let four = four_of(place.row, pairs, u);
+    var out = so_far;
+    out.sums.value += select(sum_of(four.value), 0.0, folds());
+    out.sums.g_x += sum_of(four.g_x);
+    out.sums.g_t += sum_of(four.g_t);
     if is_last {
-        put_gradients(sums, place.dy, place.row.left, place.i, j, place.end, four);
-        if EACH_LOSS == 1u {
-            store_loss4(place.i, j, place.end, (place.whole * params.scale) * four.value);
-        }
+        let slopes = slopes_of(place, sums, pairs, four);
+        out.dx = with_quad(so_far.dx, quad, slopes.x);
+        out.dt = with_quad(so_far.dt, quad, slopes.t);
+        out.loss = with_quad(so_far.loss, quad, (place.whole * params.scale) * four.value);
     }
-    return Sums(select(sum_of(four.value), 0.0, folds()), sum_of(four.g_x), sum_of(four.g_t));
+    return out;
 }
 
-fn plus(a: Sums, b: Sums) -> Sums {
-    return Sums(a.value + b.value, a.g_x + b.g_x, a.g_t + b.g_t);
-}
-
+// What sixteen elements add to the sums; the last pass writes gradients and losses of elements.
 fn visit16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Sums {
-    let hop = 4u * LANES;
-    if UNROLLED == 0u {
-        var each = Sums(0.0, 0.0, 0.0);
-        for (var quad = 0u; quad < 4u; quad++) {
-            let pairs = Pairs(quad_of(all.x, quad), quad_of(all.t, quad), quad_of(all.e_x, quad), quad_of(all.e_t, quad));
-            each = plus(each, visit4(place, j + quad * hop, pairs, sums, is_last));
-        }
-        return each;
+    var dy = mat4x4<f32>();
+    if EACH_DY == 1u {
+        dy = load_dy16(place.i, j, place.end, 0.0);
     }
-    let a = visit4(place, j, Pairs(all.x[0], all.t[0], all.e_x[0], all.e_t[0]), sums, is_last);
-    let b = visit4(place, j + hop, Pairs(all.x[1], all.t[1], all.e_x[1], all.e_t[1]), sums, is_last);
-    let c = visit4(place, j + 2u * hop, Pairs(all.x[2], all.t[2], all.e_x[2], all.e_t[2]), sums, is_last);
-    let d = visit4(place, j + 3u * hop, Pairs(all.x[3], all.t[3], all.e_x[3], all.e_t[3]), sums, is_last);
-    return plus(plus(a, b), plus(c, d));
+    var out = Outputs();
+    if UNROLLED == 0u {
+        for (var quad = 0u; quad < 4u; quad++) {
+            out = visit4(place, quad, all, dy, sums, is_last, out);
+        }
+    } else {
+        out = visit4(place, 0u, all, dy, sums, is_last, out);
+        out = visit4(place, 1u, all, dy, sums, is_last, out);
+        out = visit4(place, 2u, all, dy, sums, is_last, out);
+        out = visit4(place, 3u, all, dy, sums, is_last, out);
+    }
+    if is_last {
+        put_outputs(place, j, out);
+    }
+    return out.sums;
+}
+
+fn put_outputs(place: Place, j: u32, out: Outputs) {
+    if HAS_DX == 1u {
+        var dx = out.dx;
+        if ADD == 1u {
+            dx += load_dx16(place.i, j, place.end, 0.0);
+        }
+        store_dx16(place.i, j, place.end, dx);
+    }
+    if HAS_DT == 1u {
+        var dt = out.dt;
+        if ADD == 1u {
+            dt += load_dt16(place.i, j, place.end, 0.0);
+        }
+        store_dt16(place.i, j, place.end, dt);
+    }
+    if EACH_LOSS == 1u {
+        store_loss16(place.i, j, place.end, out.loss);
+    }
 }
 
 // What is past the end of the row has p = 0 and q = 0, and adds nothing.
@@ -367,16 +381,43 @@ fn no_t() -> f32 {
 }
 
 fn elements_at(place: Place, j: u32) -> Elements {
+    let tops = place.row.tops;
     let x = load_x16(place.i, j, place.end, masked());
     let t = load_t16(place.i, j, place.end, no_t());
-    var all = Elements(x, t, mat4x4<f32>(), mat4x4<f32>());
+    var e_x = mat4x4<f32>(); // no gradient asks for q where it is given
     if FORM <= PROBABILITIES {
-        all.e_x = exp_gap16(x, place.row.x.x, scale());
+        e_x = exp_gap16(x, tops.x, scale());
     }
+    return elements_of(tops, x, t, e_x);
+}
+
+fn elements_of(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e_x: mat4x4<f32>) -> Elements {
     if FORM == LOGITS {
-        all.e_t = exp_gap16(t, place.row.t.x, scale());
+        let e_t = exp_gap16(t, tops.y, scale());
+        return Elements(e_x, e_t, gaps16(tops, x, t, e_t));
     }
-    return all;
+    let p = mat4x4(p_of4(t[0]), p_of4(t[1]), p_of4(t[2]), p_of4(t[3]));
+    return Elements(e_x, p, mat4x4(r_of4(tops.x, x[0], t[0]), r_of4(tops.x, x[1], t[1]), r_of4(tops.x, x[2], t[2]), r_of4(tops.x, x[3], t[3])));
+}
+
+// p of four targets that are no logits.
+fn p_of4(t: vec4<f32>) -> vec4<f32> {
+    if FORM == LOG_Q_LOG_P {
+        return exp_of_any4(t);
+    }
+    return t;
+}
+
+fn r_of4(top_x: f32, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
+    var minus_log_q = -x;
+    if FORM == PROBABILITIES {
+        minus_log_q = finite_gap4(top_x, x);
+    }
+    var log_p = t;
+    if FORM != LOG_Q_LOG_P {
+        log_p = precise_log4(t);
+    }
+    return minus_log_q + select(log_p, vec4(-MOST), log_p < vec4(-MOST));
 }
 
 // A pass over a lane's elements; over those that it holds, the loop runs once and compilers drop it.
@@ -387,7 +428,8 @@ fn pass_over(place: Place, first: u32, held: Elements, sums: Sums, is_last: bool
         if !holds_row() {
             all = elements_at(place, j);
         }
-        found = plus(found, visit16(place, j, all, sums, is_last));
+        let of16 = visit16(place, j, all, sums, is_last);
+        found = Sums(found.value + of16.value, found.g_x + of16.g_x, found.g_t + of16.g_t);
         if holds_row() {
             break;
         }
@@ -417,6 +459,8 @@ fn forward(
     var both = Both(LSE_EMPTY, LSE_EMPTY, 0.0);
     var sums = Sums(0.0, 0.0, 0.0);
     var held = Elements();
+    var held_x = mat4x4<f32>();
+    var held_t = mat4x4<f32>();
     if STAGE >= FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
             let pair_x = vec2(load_part(span.i, 6u * s), load_part(span.i, 6u * s + 1u));
@@ -429,8 +473,8 @@ fn forward(
             }
         }
     } else if holds_row() {
-        held.x = load_x16(span.i, span.first, span.end, masked());
-        held.t = load_t16(span.i, span.first, span.end, no_t());
+        held_x = load_x16(span.i, span.first, span.end, masked());
+        held_t = load_t16(span.i, span.first, span.end, no_t());
     } else if logits {
         for (var j = span.first; j < span.end; j += step_size()) {
             let x = load_x16(span.i, j, span.end, masked());
@@ -442,10 +486,9 @@ fn forward(
         }
     }
     if holds_row() {
-        let row = reduce_held_both(lane, held.x, held.t);
+        let row = reduce_held_both(lane, held_x, held_t);
         both = row.both;
-        held.e_x = row.e_x;
-        held.e_t = row.e_t;
+        held = row.elements;
     } else if logits {
         both = reduce_both(lane, both);
     }
@@ -460,25 +503,27 @@ fn forward(
         return;
     }
     let whole = select(1.0, not_a_number(), is_nan(both.x.y) || is_nan(both.t.y));
-    var row = Row(both.x, both.t, rest_of(both.x), rest_of(both.t), lse_inverse(both.x), lse_inverse(both.t), 0.0);
+    let log_rests = rest_of(both.x) - rest_of(both.t);
+    var row = Row(vec2(both.x.x, both.t.x), lse_inverse(both.x), lse_inverse(both.t), log_rests, 0.0);
+    if FORM != LOGITS {
+        row.inverse_t = 1.0;
+    }
     if folds() {
         // A mean of gaps, none of which exceeds MOST. Without the bound Mesa's compiler multiplies d by its unit first.
         let mean = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
         if holds_row() {
             // A mean far from 0 has lost digits that the gradients near it need; those that are left come from a second sum.
-            let d = reduce_sum(lane, distance16(vec2(both.x.x, both.t.x), held.x, held.t, held.e_t, mean));
+            let d = reduce_sum(lane, distance16(held.e_t, held.r, mean));
             let left = d * row.inverse_t * UNIT_OF_D;
             row.left = select(0.0, left, max(abs(mean), abs(left)) < 1e30);
         }
-        let all = select((mean + row.left) + (row.rest_x - row.rest_t), 0.0, both.t.y < 0.0);
+        let all = select((mean + row.left) + log_rests, 0.0, both.t.y < 0.0);
         sums.value = select(0.0, all, span.lead && span.segment == 0u);
         if EACH_LOSS == 1u {
             sums.g_t = all;
             row.left = 0.0;
         } else {
             sums.g_t = mean;
-            row.rest_x = 0.0;
-            row.rest_t = 0.0;
         }
     }
     var dy = whole;

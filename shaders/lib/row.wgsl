@@ -55,6 +55,10 @@ fn quad_of(v: mat4x4<f32>, quad: u32) -> vec4<f32> {
     return select(select(v[0], v[1], quad == 1u), select(v[2], v[3], quad == 3u), quad > 1u);
 }
 
+fn with_quad(v: mat4x4<f32>, quad: u32, four: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4(select(v[0], four, quad == 0u), select(v[1], four, quad == 1u), select(v[2], four, quad == 2u), select(v[3], four, quad == 3u));
+}
+
 // The number of a lane, for kernels with one lane per item.
 fn item_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return (group.y * groups.x + group.x) * WG + lane;

@@ -169,7 +169,7 @@ fn each<'a, const N: usize>(
 fn scale_of(temperature: f32) -> [Scalar; 3] {
     let double = 2.0 / f64::from(temperature);
     let high = double as f32;
-    [high.into(), ((double - f64::from(high)) as f32).into(), (-44.25 * temperature).into()]
+    [high.into(), ((double - f64::from(high)) as f32).into(), (-44.0 * temperature).into()]
 }
 
 /// `TEMPERED` of shaders/lib/lse.wgsl; 1 at any temperature where another kernel costs more to compile than it saves.
