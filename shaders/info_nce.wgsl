@@ -127,14 +127,34 @@ fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Co
     let s1 = masked4(i + 1u, j, part, known.scale, known.tags, known.levels, c[1]);
     let s2 = masked4(i + 2u, j, part, known.scale, known.tags, known.levels, c[2]);
     let s3 = masked4(i + 3u, j, part, known.scale, known.tags, known.levels, c[3]);
-    tile_put_rows4(lane, h, mat4x2(pair_of4(s0.row, part), pair_of4(s1.row, part), pair_of4(s2.row, part), pair_of4(s3.row, part)));
-    if SYMMETRIC == 1u {
-        let four = transpose(mat4x4(s0.column, s1.column, s2.column, s3.column));
-        (*columns)[0] = joined((*columns)[0], pair_of4(four[0], part), is_sum(part));
-        (*columns)[1] = joined((*columns)[1], pair_of4(four[1], part), is_sum(part));
-        (*columns)[2] = joined((*columns)[2], pair_of4(four[2], part), is_sum(part));
-        (*columns)[3] = joined((*columns)[3], pair_of4(four[3], part), is_sum(part));
+    let rows = mat4x4(s0.row, s1.row, s2.row, s3.row);
+    let four = transpose(mat4x4(s0.column, s1.column, s2.column, s3.column));
+    // One look at all sixteen, which nothing poisons as a rule. A software adapter takes both ways, so one of its own.
+    let suspect = UNROLLED == 0u || poisons(rows) || (SYMMETRIC == 1u && NEAR == 1u && poisons(four));
+    var of_rows = pairs_of16(rows, part);
+    if suspect {
+        of_rows = poisoned16(of_rows, rows, part);
     }
+    tile_put_rows4(lane, h, of_rows);
+    if SYMMETRIC == 1u {
+        var of_columns = pairs_of16(four, part);
+        if suspect {
+            of_columns = poisoned16(of_columns, four, part);
+        }
+        let sums = is_sum(part);
+        (*columns)[0] = joined((*columns)[0], of_columns[0], sums);
+        (*columns)[1] = joined((*columns)[1], of_columns[1], sums);
+        (*columns)[2] = joined((*columns)[2], of_columns[2], sums);
+        (*columns)[3] = joined((*columns)[3], of_columns[3], sums);
+    }
+}
+
+fn pairs_of16(v: mat4x4<f32>, part: u32) -> mat4x2<f32> {
+    return mat4x2(pair_of4(v[0], part), pair_of4(v[1], part), pair_of4(v[2], part), pair_of4(v[3], part));
+}
+
+fn poisoned16(pairs: mat4x2<f32>, v: mat4x4<f32>, part: u32) -> mat4x2<f32> {
+    return mat4x2(poisoned4(pairs[0], v[0], part), poisoned4(pairs[1], v[1], part), poisoned4(pairs[2], v[2], part), poisoned4(pairs[3], v[3], part));
 }
 
 fn store_tile(t: Tile, group: vec3<u32>, lane: u32, part: u32, known: Columns, columns: ptr<function, mat4x2<f32>>) {

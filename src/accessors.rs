@@ -466,7 +466,7 @@ fn set_NAME(at: u32, values: vec4<f32>) {
 
 const SET_HALF_FOUR: &str = "\
 fn set_NAME(at: u32, values: vec4<f32>) {
-    let words = vec2(to_STORAGE(values.x) | (to_STORAGE(values.y) << 16u), to_STORAGE(values.z) | (to_STORAGE(values.w) << 16u));
+    let words = vec2(pair_of_STORAGE(values.x, values.y), pair_of_STORAGE(values.z, values.w));
     ARRAY[at] = INTO(words);
 }
 

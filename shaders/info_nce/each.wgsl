@@ -29,7 +29,7 @@ fn each_forward(
         for (var t = 0u; t < params.cols; t += 4u) {
             let cols = col_tags(i * params.cols, t);
             let masked = masked4(i, t, part, scale, cols, Slopes(), each_cosines4(i, t));
-            acc = joined(acc, pair_of4(masked.row, part), is_sum(part));
+            acc = joined(acc, poisoned4(pair_of4(masked.row, part), masked.row, part), is_sum(part));
         }
         store_state(i, 2u * part, acc.x);
         store_state(i, 2u * part + 1u, acc.y);

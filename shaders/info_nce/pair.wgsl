@@ -106,7 +106,7 @@ fn col_tags(first: u32, j: u32) -> Tags {
 struct Four {
     scaled: vec4<f32>, // scale (c - margin [j in P])
     s: vec4<f32>,
-    hard: vec4<f32>, // s + hardness c
+    hard: vec4<f32>, // s + hardness c of negatives
     positive: vec4<bool>,
     negative: vec4<bool>, // for the row
     for_column: vec4<bool>, // negative for the column
@@ -140,12 +140,13 @@ fn four_of(i: u32, j: u32, scale: f32, row: Tag, cols: Tags, c: vec4<f32>) -> Fo
         four.negative &= !(c > vec4(row.nearest));
         four.for_column &= !(c > cols.nearest);
     }
-    four.scaled = scale * (c - select(vec4(0.0), vec4(params.margin), four.positive));
+    four.hard = scale * c;
+    four.scaled = four.hard - select(vec4(0.0), vec4(scale * params.margin), four.positive);
     four.s = four.scaled;
     if HAS_LOG_Q == 1u {
         four.s -= cols.log_q;
+        four.hard -= cols.log_q;
     }
-    four.hard = four.s;
     if HARD == 1u {
         four.hard += params.hardness * c;
     }
@@ -235,6 +236,11 @@ fn pair_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
     return lse_of4(v);
 }
 
+// NaN for a pair of four scores of which one poisons their line.
+fn poisoned4(pair: vec2<f32>, v: vec4<f32>, part: u32) -> vec2<f32> {
+    return vec2(pair.x, select(pair.y, not_a_number(), !is_sum(part) && poisons(mat4x4(v, v, v, v))));
+}
+
 // What gradients of four pairs need of a line each.
 struct Slopes {
     top: vec4<f32>,
@@ -278,10 +284,13 @@ fn col_slopes(j: u32) -> Slopes {
     return slopes;
 }
 
-// e^(x - top); the set's own maximum may round differently here than where it was found. NaN for NaN.
+// e^(x - top) of elements of a set with that maximum, which may round differently here than where it was found, and so may what is too near. A set
+// that NaN or +inf poisons has NaN for a factor.
 fn exp_below4(x: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
-    let gap = max(min(x, top) - top, vec4(EXP_LOWEST));
-    return select(exp_in_range(gap), x, nans(x));
+    if NEAR == 1u {
+        return exp_in_range(max(min(x, top) - top, vec4(EXP_LOWEST)));
+    }
+    return exp_in_range(max(x - top, vec4(EXP_LOWEST)));
 }
 
 // dloss/ds of four pairs as far as it comes from one direction.

@@ -4,9 +4,17 @@ fn from_bf16(word: u32) -> f32 {
     return bitcast<f32>(word << 16u);
 }
 
-// To nearest, ties to even; a NaN stays one.
-fn to_bf16(value: f32) -> u32 {
+// To nearest, ties to even, in the upper half of the word; a NaN stays one.
+fn rounded_to_bf16(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
-    let rounded = (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
-    return select(rounded, (bits >> 16u) | 0x40u, (bits & 0x7fffffffu) > 0x7f800000u);
+    return select(bits + 0x7fffu + ((bits >> 16u) & 1u), bits | 0x400000u, (bits & 0x7fffffffu) > 0x7f800000u);
+}
+
+fn to_bf16(value: f32) -> u32 {
+    return rounded_to_bf16(value) >> 16u;
+}
+
+// Two neighbours, the first in the lower half.
+fn pair_of_bf16(first: f32, second: f32) -> u32 {
+    return to_bf16(first) | (rounded_to_bf16(second) & 0xffff0000u);
 }

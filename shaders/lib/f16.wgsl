@@ -21,3 +21,8 @@ fn to_f16(value: f32) -> u32 {
     let large = select(0x7c00u, 0x7e00u, magnitude > 0x7f800000u);
     return select(finite, large, magnitude >= 0x477ff000u) | ((bits >> 16u) & 0x8000u);
 }
+
+// Two neighbours, the first in the lower half.
+fn pair_of_f16(first: f32, second: f32) -> u32 {
+    return to_f16(first) | (to_f16(second) << 16u);
+}

@@ -105,11 +105,10 @@ fn lse_of16(v: mat4x4<f32>, scale: Scale) -> vec2<f32> {
     return lse_of_sums(top, exps16(v, top, true, scale).sums);
 }
 
-// The same of four elements, without telling the largest from the rest: of what is far below 1 of the rest, digits are rounded off.
+// The same of four elements, without telling the largest from the rest: of what is far below 1 of the rest, digits are rounded off; nor what poisons them.
 fn lse_of4(v: vec4<f32>) -> vec2<f32> {
     let top = max(LOWEST, max4(v));
-    let rest = dot(exp_gap4(v, top, UNIT), vec4(1.0)) - 1.0;
-    return vec2(top, select(rest, not_a_number(), poisons(mat4x4(v, v, v, v))));
+    return vec2(top, dot(exp_gap4(v, top, UNIT), vec4(1.0)) - 1.0);
 }
 
 // (top - x)/2, which f32 holds for any finite numbers; +inf for masked x. Without the minimum, which changes nothing, NVIDIA's compiler halves
