@@ -131,30 +131,27 @@ fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Co
     let four = transpose(mat4x4(s0.column, s1.column, s2.column, s3.column));
     // One look at all sixteen, which nothing poisons as a rule. A software adapter takes both ways, so one of its own.
     let suspect = UNROLLED == 0u || poisons(rows) || (SYMMETRIC == 1u && NEAR == 1u && poisons(four));
-    var of_rows = pairs_of16(rows, part);
-    if suspect {
-        of_rows = poisoned16(of_rows, rows, part);
-    }
-    tile_put_rows4(lane, h, of_rows);
+    let of_rows = pairs_of8(rows[0], rows[1], part, suspect);
+    let of_more = pairs_of8(rows[2], rows[3], part, suspect);
+    tile_put_rows4(lane, h, mat4x2(of_rows[0], of_rows[1], of_more[0], of_more[1]));
     if SYMMETRIC == 1u {
-        var of_columns = pairs_of16(four, part);
-        if suspect {
-            of_columns = poisoned16(of_columns, four, part);
-        }
         let sums = is_sum(part);
-        (*columns)[0] = joined((*columns)[0], of_columns[0], sums);
-        (*columns)[1] = joined((*columns)[1], of_columns[1], sums);
-        (*columns)[2] = joined((*columns)[2], of_columns[2], sums);
-        (*columns)[3] = joined((*columns)[3], of_columns[3], sums);
+        let left = pairs_of8(four[0], four[1], part, suspect);
+        (*columns)[0] = joined((*columns)[0], left[0], sums);
+        (*columns)[1] = joined((*columns)[1], left[1], sums);
+        let right = pairs_of8(four[2], four[3], part, suspect);
+        (*columns)[2] = joined((*columns)[2], right[0], sums);
+        (*columns)[3] = joined((*columns)[3], right[1], sums);
     }
 }
 
-fn pairs_of16(v: mat4x4<f32>, part: u32) -> mat4x2<f32> {
-    return mat4x2(pair_of4(v[0], part), pair_of4(v[1], part), pair_of4(v[2], part), pair_of4(v[3], part));
-}
-
-fn poisoned16(pairs: mat4x2<f32>, v: mat4x4<f32>, part: u32) -> mat4x2<f32> {
-    return mat4x2(poisoned4(pairs[0], v[0], part), poisoned4(pairs[1], v[1], part), poisoned4(pairs[2], v[2], part), poisoned4(pairs[3], v[3], part));
+// What four scores each of two lines come to. The branch keeps compilers from working on more lines at once than registers hold.
+fn pairs_of8(a: vec4<f32>, b: vec4<f32>, part: u32, suspect: bool) -> mat2x2<f32> {
+    var pairs = mat2x2(pair_of4(a, part), pair_of4(b, part));
+    if suspect {
+        pairs = mat2x2(poisoned4(pairs[0], a, part), poisoned4(pairs[1], b, part));
+    }
+    return pairs;
 }
 
 fn store_tile(t: Tile, group: vec3<u32>, lane: u32, part: u32, known: Columns, columns: ptr<function, mat4x2<f32>>) {
@@ -213,43 +210,51 @@ struct Gradients {
     drop: bool,
 }
 
-// g of four pairs in one row; what they add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i; and `along`, the same of the columns' lines.
-struct Gradient4 {
-    g: vec4<f32>,
-    sums: vec2<f32>,
+// What four pairs in one row add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i; and `along`, the same of the columns' lines.
+struct Sums4 {
+    of_row: vec2<f32>,
     along: vec4<f32>,
 }
 
-fn gradients4(i: u32, j: u32, c: vec4<f32>, to: Gradients) -> Gradient4 {
+fn line_of(i: u32) -> u32 {
+    return min(i, max(params.rows, 1u) - 1u);
+}
+
+// Puts g of four pairs. The branch keeps compilers from working on more rows at once than registers hold.
+fn put_gradients4(i: u32, j: u32, c: vec4<f32>, of_row: Slopes, to: Gradients) -> Sums4 {
+    if i >= params.rows {
+        return Sums4(vec2(0.0), vec4(0.0));
+    }
     let scale = to.known.scale;
-    let row = min(i, max(params.rows, 1u) - 1u);
     let four = four_of(i, j, scale, row_tag(i), to.known.tags, c);
-    var slope = slope4(row_slopes(row), four, four.negative);
+    var slope = slope4(of_row, four, four.negative);
     if SYMMETRIC == 1u {
         slope += slope4(to.known.levels, four, four.for_column);
     }
     let sum = select(sum4(products4(slope, four.scaled)), 0.0, to.drop);
     if NORMALIZE == 0u {
-        return Gradient4(scale * slope, vec2(sum, 0.0), vec4(0.0));
+        store_g4(i, j, params.cols, scale * slope);
+        return Sums4(vec2(sum, 0.0), vec4(0.0));
     }
     let along = products4(scale * slope, c);
-    return Gradient4(products4(scale * slope, row_word(row, AT_INVERSE) * to.inverses), vec2(sum, sum4(along)), along);
+    store_g4(i, j, params.cols, products4(scale * slope, row_word(i, AT_INVERSE) * to.inverses));
+    return Sums4(vec2(sum, sum4(along)), along);
 }
 
-// Four rows are computed before one is stored, so that what they load is on its way together.
+// What the rows' lines have is loaded first, all on its way together.
 fn put_gradients(t: Tile, group: vec3<u32>, lane: u32, h: u32, to: Gradients, along: ptr<function, vec4<f32>>) {
     let i = group.y * 16u * TY + tile_row(lane, 4u * h);
     let j = group.x * 4u * TX + tile_col(lane);
     let c = tile_rows4(t, h);
-    let r0 = gradients4(i, j, c[0], to);
-    let r1 = gradients4(i + 1u, j, c[1], to);
-    let r2 = gradients4(i + 2u, j, c[2], to);
-    let r3 = gradients4(i + 3u, j, c[3], to);
-    store_g_row4(i, j, r0.g);
-    store_g_row4(i + 1u, j, r1.g);
-    store_g_row4(i + 2u, j, r2.g);
-    store_g_row4(i + 3u, j, r3.g);
-    tile_put_rows4(lane, h, mat4x2(r0.sums, r1.sums, r2.sums, r3.sums));
+    let of0 = row_slopes(line_of(i));
+    let of1 = row_slopes(line_of(i + 1u));
+    let of2 = row_slopes(line_of(i + 2u));
+    let of3 = row_slopes(line_of(i + 3u));
+    let r0 = put_gradients4(i, j, c[0], of0, to);
+    let r1 = put_gradients4(i + 1u, j, c[1], of1, to);
+    let r2 = put_gradients4(i + 2u, j, c[2], of2, to);
+    let r3 = put_gradients4(i + 3u, j, c[3], of3, to);
+    tile_put_rows4(lane, h, mat4x2(r0.of_row, r1.of_row, r2.of_row, r3.of_row));
     *along += (r0.along + r1.along) + (r2.along + r3.along);
 }
 

@@ -521,9 +521,9 @@ impl<'g> Plan<'g> {
         grid: [usize; 3],
     ) -> Result<()> {
         let tuning = self.gpu.tuning();
-        let constants =
-            [&[("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth), unrolled(tuning)], flags]
-                .concat();
+        let sizes = [("TX", tuning.tile_x), ("TY", tuning.tile_y), ("BK", tuning.tile_depth), unrolled(tuning)];
+        let no_rest = tuning.unrolled && ends_with_quads(kernel, args);
+        let constants = [&sizes[..], &[("NO_REST", no_rest.into())], flags].concat();
         if tuning.tile_bytes() > self.gpu.limits().max_compute_workgroup_storage_size {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
@@ -711,6 +711,18 @@ impl<'g> Plan<'g> {
 /// `UNROLLED` of tile kernels.
 fn unrolled(tuning: &Tuning) -> (&'static str, u32) {
     ("UNROLLED", tuning.unrolled.into())
+}
+
+/// Whether no row ends between four elements that a lane takes at a time: `NO_REST` of tile kernels.
+fn ends_with_quads(kernel: &Kernel, args: &[Arg]) -> bool {
+    let shader = kernel.shader;
+    let by_four = |name| accessors::takes_quads(shader, shader.binding(name));
+    kernel
+        .uses
+        .iter()
+        .zip(args)
+        .filter(|(name, _)| by_four(name))
+        .all(|(_, arg)| arg.tensor.is_none_or(|tensor| tensor.cols.is_multiple_of(4)))
 }
 
 /// The input and the output that are one tensor, where the kernel allows it.

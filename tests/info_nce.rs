@@ -215,29 +215,33 @@ fn overflowing_scores() {
     assert_eq!(loss[0], f64::INFINITY);
 }
 
+/// Also where one look at sixteen scores tells whether anything poisons them.
 #[test]
 fn nan() {
     let Some(gpu) = gpu() else { return };
-    let (mut q, mut k) = (Fill::Small.matrix(5, 3, 1), Fill::Small.matrix(5, 3, 2));
-    let want = on_device(gpu, &plain(&q, &k, 3), UNIT);
-    q[7] = f32::NAN; // query 2
-    let found = on_device(gpu, &plain(&q, &k, 3), UNIT);
-    for row in 0..5 {
-        if row == 2 {
-            assert_nan(&[&found[0][row..][..1], &found[1][row * 3..][..3]].concat());
-        } else {
-            assert_eq!((found[0][row], &found[1][row * 3..][..3]), (want[0][row], &want[1][row * 3..][..3]));
+    let unrolled = gpu.with_tuning(Tuning { tile_x: 4, tile_y: 1, ..Tuning::GPU });
+    for gpu in [gpu, &unrolled] {
+        let (mut q, mut k) = (Fill::Small.matrix(5, 3, 1), Fill::Small.matrix(5, 3, 2));
+        let want = on_device(gpu, &plain(&q, &k, 3), UNIT);
+        q[7] = f32::NAN; // query 2
+        let found = on_device(gpu, &plain(&q, &k, 3), UNIT);
+        for row in 0..5 {
+            if row == 2 {
+                assert_nan(&[&found[0][row..][..1], &found[1][row * 3..][..3]].concat());
+            } else {
+                assert_eq!((found[0][row], &found[1][row * 3..][..3]), (want[0][row], &want[1][row * 3..][..3]));
+            }
         }
-    }
-    assert_nan(&found[2]); // every key has a score with query 2
-    assert_nan(&on_device(gpu, &plain(&q, &k, 3), BOTH)[0]);
-    (q[7], k[7]) = (0.0, f32::NAN);
-    assert_nan(&on_device(gpu, &plain(&q, &k, 3), UNIT)[0]);
-    k[7] = 0.0;
-    for options in [UNIT, BOTH] {
-        let batch = Batch { log_scale: Some(f32::NAN), ..plain(&q, &k, 3) };
-        let [loss, dq, dk, d_log_scale] = on_device(gpu, &batch, options);
-        [loss, dq, dk, d_log_scale].iter().for_each(|found| assert_nan(found));
+        assert_nan(&found[2]); // every key has a score with query 2
+        assert_nan(&on_device(gpu, &plain(&q, &k, 3), BOTH)[0]);
+        (q[7], k[7]) = (0.0, f32::NAN);
+        assert_nan(&on_device(gpu, &plain(&q, &k, 3), UNIT)[0]);
+        k[7] = 0.0;
+        for options in [UNIT, BOTH] {
+            let batch = Batch { log_scale: Some(f32::NAN), ..plain(&q, &k, 3) };
+            let [loss, dq, dk, d_log_scale] = on_device(gpu, &batch, options);
+            [loss, dq, dk, d_log_scale].iter().for_each(|found| assert_nan(found));
+        }
     }
 }
 
@@ -525,19 +529,20 @@ fn overlaps() {
     assert_eq!(backward(&free, &last, &q), overlap("info_nce", "d_log_scale", "q"));
 }
 
-/// More lanes across and down a tile than are joined at once; what is a loop elsewhere stands as often.
+/// More lanes across and down a tile than are joined at once; what is a loop elsewhere stands as often. Rows end between four elements, or none does.
 #[test]
 fn wide_tiles() {
     let Some(gpu) = gpu() else { return };
-    let (n, dim) = (70, 6); // no multiple of a tile
-    let (q, k) = (Fill::Wide.matrix(n, dim, 61), Fill::Wide.matrix(n, dim, 62));
-    let batch = Batch { log_scale: Some(1.5), dy: &[1.0], ..plain(&q, &k, dim) };
-    let options = Options { reduction: Reduction::Sum, normalize: true, ..BOTH };
     let gpu = gpu.with_tuning(Tuning { tile_x: 16, tile_y: 16, tile_depth: 8, ..Tuning::GPU });
-    for (found, expected) in on_device(&gpu, &batch, options).iter().zip(&by_reference(&batch, options)) {
-        let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-        let close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= 2e-6 * largest);
-        assert!(close, "{found:?}, expected {expected:?}");
+    for (n, dim) in [(70, 6), (72, 12)] {
+        let (q, k) = (Fill::Wide.matrix(n, dim, 61), Fill::Wide.matrix(n, dim, 62));
+        let batch = Batch { log_scale: Some(1.5), dy: &[1.0], ..plain(&q, &k, dim) };
+        let options = Options { reduction: Reduction::Sum, normalize: true, ..BOTH };
+        for (found, expected) in on_device(&gpu, &batch, options).iter().zip(&by_reference(&batch, options)) {
+            let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            let close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= 2e-6 * largest);
+            assert!(close, "{n} × {dim}: {found:?}, expected {expected:?}");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ const ONLY_SUMS: u32 = 3u;
 const FROM_SUMS: u32 = 4u;
 override STAGE: u32 = 0u;
 
-// Whether the columns of a row, and of a segment, are a multiple of what its lanes take at a time.
+// Whether the columns of a row, and of a segment, are a multiple of what its lanes take at a time; of tile kernels, of the four that one lane takes.
 override NO_REST: u32 = 0u;
 
 // How many columns the lanes of a row take at a time.
