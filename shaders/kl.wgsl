@@ -226,7 +226,7 @@ fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
         // The larger of p and q, weighted with `large`, over m, with the smaller over the larger = e^-|r|.
         let large = select(vec4(params.rest_beta), vec4(params.beta), above);
         let small = select(vec4(params.beta), vec4(params.rest_beta), above);
-        let log_large = -precise_log4(large + small * precise_exp4(-abs(r)));
+        let log_large = -log_of_normal4(large + small * precise_exp4(-abs(r)));
         four.g_t = select(params.beta * four.p * select(log_large + r, log_large, above), zero, none_p);
         four.g_x = select(params.rest_beta * four.q * select(log_large, log_large - r, above), zero, four.q == zero);
         four.value = four.g_x + four.g_t;
@@ -312,7 +312,7 @@ fn slopes_of(place: Place, sums: Sums, pairs: Pairs, four: Four) -> Slopes {
 }
 
 // The four elements `quad` of sixteen; gradients of the last pass, for which `sums` are whole.
-fn visit4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, is_last: bool, so_far: Outputs) -> Outputs {
+fn see4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, is_last: bool, so_far: Outputs) -> Outputs {
     var u = vec4(1.0);
     if EACH_DY == 1u {
         u = quad_of(dy, quad);
@@ -332,8 +332,8 @@ fn visit4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, i
     return out;
 }
 
-// What sixteen elements add to the sums; the last pass writes gradients and losses of elements.
-fn visit16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Sums {
+// What becomes of sixteen elements: what they add to the sums and, in the last pass, gradients and losses.
+fn see16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Outputs {
     var dy = mat4x4<f32>();
     if EACH_DY == 1u {
         dy = load_dy16(place.i, j, place.end, 0.0);
@@ -341,18 +341,14 @@ fn visit16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Su
     var out = Outputs();
     if UNROLLED == 0u {
         for (var quad = 0u; quad < 4u; quad++) {
-            out = visit4(place, quad, all, dy, sums, is_last, out);
+            out = see4(place, quad, all, dy, sums, is_last, out);
         }
-    } else {
-        out = visit4(place, 0u, all, dy, sums, is_last, out);
-        out = visit4(place, 1u, all, dy, sums, is_last, out);
-        out = visit4(place, 2u, all, dy, sums, is_last, out);
-        out = visit4(place, 3u, all, dy, sums, is_last, out);
+        return out;
     }
-    if is_last {
-        put_outputs(place, j, out);
-    }
-    return out.sums;
+    out = see4(place, 0u, all, dy, sums, is_last, out);
+    out = see4(place, 1u, all, dy, sums, is_last, out);
+    out = see4(place, 2u, all, dy, sums, is_last, out);
+    return see4(place, 3u, all, dy, sums, is_last, out);
 }
 
 fn put_outputs(place: Place, j: u32, out: Outputs) {
@@ -428,13 +424,28 @@ fn pass_over(place: Place, first: u32, held: Elements, sums: Sums, is_last: bool
         if !holds_row() {
             all = elements_at(place, j);
         }
-        let of16 = visit16(place, j, all, sums, is_last);
-        found = Sums(found.value + of16.value, found.g_x + of16.g_x, found.g_t + of16.g_t);
+        let out = see16(place, j, all, sums, is_last);
+        if is_last {
+            put_outputs(place, j, out);
+        }
+        found = Sums(found.value + out.sums.value, found.g_x + out.sums.g_x, found.g_t + out.sums.g_t);
         if holds_row() {
             break;
         }
     }
     return found;
+}
+
+// The same of a row that its lanes hold, in one look: gradients are linear in the sums, whose part is taken away once these are whole.
+fn look_once(lane: u32, place: Place, j: u32, held: Elements, of_t: vec2<f32>) -> f32 {
+    var out = see16(place, j, held, Sums(0.0, 0.0, 0.0), true);
+    let sums = totals(lane, out.sums, of_t);
+    out.dx = out.dx - held.e_x * (params.factor_x * place.dy * sums.g_x * place.row.inverse_x);
+    if FORM == LOGITS {
+        out.dt = out.dt - held.e_t * (params.factor_t * place.dy * sums.g_t * place.row.inverse_t);
+    }
+    put_outputs(place, j, out);
+    return out.sums.value;
 }
 
 // Whether the lanes keep what the pass that finds the log-sum-exps read.
@@ -531,26 +542,30 @@ fn forward(
         dy *= load_dy(select(0u, min(span.i, params.rows - 1u), params.dy_by_row == 1u), 0u);
     }
     let place = Place(span.i, span.end, row, whole, dy);
-    // The pass for the sums, if any, then the last one. Where that is the only one, `round` is 1 throughout and no loop is left.
-    var round = select(1u, 0u, HAS_SUMS == 1u && STAGE != FROM_SUMS);
-    let first_round = round;
-    loop {
-        if round == 1u {
-            if STAGE == ONLY_SUMS || !has_last_pass() {
+    if holds_row() && HAS_SUMS == 1u {
+        sums.value += look_once(lane, place, span.first, held, both.t);
+    } else {
+        // The pass for the sums, if any, then the last one. Where that is the only one, `round` is 1 throughout and no loop is left.
+        var round = select(1u, 0u, HAS_SUMS == 1u && STAGE != FROM_SUMS);
+        let first_round = round;
+        loop {
+            if round == 1u {
+                if STAGE == ONLY_SUMS || !has_last_pass() {
+                    break;
+                }
+                sums = totals(lane, sums, both.t);
+            }
+            let found = pass_over(place, span.first, held, sums, round == 1u);
+            if round == first_round {
+                sums.value += found.value;
+            }
+            if round == 1u {
                 break;
             }
-            sums = totals(lane, sums, both.t);
+            sums.g_x += found.g_x;
+            sums.g_t += found.g_t;
+            round = 1u;
         }
-        let found = pass_over(place, span.first, held, sums, round == 1u);
-        if round == first_round {
-            sums.value += found.value;
-        }
-        if round == 1u {
-            break;
-        }
-        sums.g_x += found.g_x;
-        sums.g_t += found.g_t;
-        round = 1u;
     }
     if ROW_LOSS == 1u && STAGE != FROM_SUMS {
         var loss = sums.value;

@@ -161,17 +161,27 @@ fn precise_log1p(r: f32) -> f32 {
     return select(f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW)), r, r < 1e-8); // as above
 }
 
-// ln x within 2.5 ulp, -inf for 0, NaN for NaN and below 0; subnormal numbers, if the device has them, are lifted by 2^24.
-fn precise_log4(x: vec4<f32>) -> vec4<f32> {
-    let small = x < vec4(0x1p-126f);
-    let bits = bitcast<vec4<i32>>(select(x, x * 16777216.0, small));
+// ln x within 2.5 ulp for normal positive numbers; finite for 0 and what is subnormal.
+fn log_of_normal4(x: vec4<f32>) -> vec4<f32> {
+    return log_times_power4(x, vec4(0.0));
+}
+
+// ln(x 2^-lifted).
+fn log_times_power4(x: vec4<f32>, lifted: vec4<f32>) -> vec4<f32> {
+    let bits = bitcast<vec4<i32>>(x);
     let n = (bits - vec4(0x3f3504f3)) >> vec4(23u);
     let f = bitcast<vec4<f32>>(bits - (n << vec4(23u)));
     let s = (f - 1.0) / (f + 1.0);
     let z = s * s;
     let tail = s * z * (0.6666666667 + z * (0.4 + z * (0.2857142857 + z * (0.2222222222 + z * 0.1818181818))));
-    let count = vec4<f32>(n) - select(vec4(0.0), vec4(24.0), small);
-    let log = count * LN2_HIGH + (2.0 * s + (tail + count * LN2_LOW));
+    let count = vec4<f32>(n) - lifted;
+    return count * LN2_HIGH + (2.0 * s + (tail + count * LN2_LOW));
+}
+
+// ln x within 2.5 ulp, -inf for 0, NaN for NaN and below 0; subnormal numbers, if the device has them, are lifted by 2^24.
+fn precise_log4(x: vec4<f32>) -> vec4<f32> {
+    let small = x < vec4(0x1p-126f);
+    let log = log_times_power4(select(x, x * 16777216.0, small), select(vec4(0.0), vec4(24.0), small));
     let of_zero = select(log, vec4(masked()), x == vec4(0.0));
     return select(select(of_zero, x, not_finite(x)), vec4(not_a_number()), x < vec4(0.0));
 }
