@@ -38,10 +38,17 @@ fn similarities(group: vec3<u32>, lane: u32) -> Tile {
     return cosines(product(group, lane), group.y * 16u * TY, group.x * 4u * TX, lane);
 }
 
+// Row i, the last one for rows past it.
+fn line_of(i: u32) -> u32 {
+    return min(i, max(params.rows, 1u) - 1u);
+}
+
 fn row_inverses4(i: u32) -> vec4<f32> {
-    let row = min(vec4(i) + vec4(0u, 1u, 2u, 3u), vec4(max(params.rows, 1u) - 1u));
     return vec4(
-        row_word(row.x, AT_INVERSE).x, row_word(row.y, AT_INVERSE).x, row_word(row.z, AT_INVERSE).x, row_word(row.w, AT_INVERSE).x,
+        row_word(line_of(i), AT_INVERSE).x,
+        row_word(line_of(i + 1u), AT_INVERSE).x,
+        row_word(line_of(i + 2u), AT_INVERSE).x,
+        row_word(line_of(i + 3u), AT_INVERSE).x,
     );
 }
 
@@ -214,10 +221,6 @@ struct Gradients {
 struct Sums4 {
     of_row: vec2<f32>,
     along: vec4<f32>,
-}
-
-fn line_of(i: u32) -> u32 {
-    return min(i, max(params.rows, 1u) - 1u);
 }
 
 // Puts g of four pairs. The branch keeps compilers from working on more rows at once than registers hold.

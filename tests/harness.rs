@@ -131,6 +131,17 @@ pub fn assert_nan(values: &[f64]) {
     assert!(values.iter().all(|value| value.is_nan()), "all NaN wanted: {values:?}");
 }
 
+/// Panics unless row `bad` of each of two outputs is NaN and the others are what is wanted, bit for bit but for zeros' signs; each with its columns.
+#[track_caller]
+pub fn assert_nan_row(bad: usize, found: [(&[f64], usize); 2], want: [&[f64]; 2]) {
+    for ((found, cols), want) in found.into_iter().zip(want) {
+        assert_eq!(found.len(), want.len());
+        for (row, (found, want)) in found.chunks(cols).zip(want.chunks(cols)).enumerate() {
+            if row == bad { assert_nan(found) } else { assert_eq!(found, want, "row {row}") }
+        }
+    }
+}
+
 /// Panics unless two computations of the same give the same bits.
 #[track_caller]
 pub fn assert_repeats(compute: impl Fn() -> Vec<Vec<f64>>) {
