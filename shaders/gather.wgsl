@@ -71,17 +71,17 @@ fn key_of(place: u32) -> u32 {
 }
 
 fn digit_of(key: u32) -> u32 {
-    return key >> params.shift & (DIGITS - 1u);
+    return (key >> params.shift) & (DIGITS - 1u);
 }
 
 // Sixteen counts of at most 255, and adding 1 to one of them.
 fn one_more(counts: vec4<u32>, digit: u32) -> vec4<u32> {
-    return counts + select(vec4(0u), vec4(1u << 8u * (digit & 3u)), vec4(digit >> 2u) == vec4(0u, 1u, 2u, 3u));
+    return counts + select(vec4(0u), vec4(1u << (8u * (digit & 3u))), vec4(digit >> 2u) == vec4(0u, 1u, 2u, 3u));
 }
 
 fn count_of(counts: vec4<u32>, digit: u32) -> u32 {
     let four = select(select(counts.x, counts.y, (digit >> 2u) == 1u), select(counts.z, counts.w, (digit >> 2u) == 3u), digit >= 8u);
-    return four >> 8u * (digit & 3u) & 255u;
+    return (four >> (8u * (digit & 3u))) & 255u;
 }
 
 // counts[digit blocks + b]: how many of block b's ids have the digit.

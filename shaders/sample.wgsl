@@ -125,7 +125,7 @@ fn draw(
         value = -log_of(f32(found.y));
     } else {
         for (var attempt = 0u; attempt < ATTEMPTS; attempt++) {
-            let counter = vec4(params.first + i, j, params.step, params.stream | attempt << 16u);
+            let counter = vec4(params.first + i, j, params.step, params.stream | (attempt << 16u));
             let candidate = drawn(philox(counter, vec2(params.seed_low, params.seed_high)));
             if REJECTS == 0u || !is_listed(list, candidate) {
                 id = candidate;

@@ -103,7 +103,7 @@ fn head_at(i: u32) -> Head {
 // The log-sum-exp of all that a line is compared with; NaN where something poisons it.
 fn all_of(line: Line) -> vec2<f32> {
     let all = lse_merge(line.n, line.p, UNIT);
-    let poisoned = is_nan(line.n.y) || not_finite(vec4(line.p, line.p)).x && !is_masked(line.p.x);
+    let poisoned = is_nan(line.n.y) || (not_finite(vec4(line.p, line.p)).x && !is_masked(line.p.x));
     return select(select(all, line.n, is_masked(line.p.x)), vec2(not_a_number()), poisoned);
 }
 
