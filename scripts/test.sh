@@ -77,7 +77,7 @@ step "format" cargo fmt --all --check
 all=(--workspace --profile tests --features wgloss/ndarray)
 step "clippy" cargo clippy "${all[@]}" --all-targets -- -D warnings
 step "wasm32: the target" need_target wasm32-unknown-unknown
-step "wasm32: the library builds" cargo check -p wgloss --profile tests --lib --target wasm32-unknown-unknown
+step "wasm32: clippy" cargo clippy -p wgloss -p wgloss-web --profile tests --lib --target wasm32-unknown-unknown -- -D warnings
 step "doc" env RUSTDOCFLAGS="-D warnings" cargo doc "${all[@]}" --no-deps
 
 # Optimised builds: the f64 reference takes too long without.
@@ -92,6 +92,7 @@ if [[ ${WGLOSS_NO_GPU:-} == 1 ]]; then
 !!   - the driver check
 !!   - every test that runs a kernel
 !!   - some of the library's tests with subgroups of 8
+!!   - the kernels in a browser
 END
 elif scripts/driver.sh is-software; then
     # Most with subgroups of 4, for which LLVM takes two thirds of the time that it takes for 8, and without LLVM's passes over what Mesa's own compiler made of
@@ -115,6 +116,14 @@ elif scripts/driver.sh is-software; then
 else
     step "test" "${tests[@]}"
     step "verify" cargo run --release -q -- verify # with the sizes of this adapter
+fi
+
+if [[ ${WGLOSS_NO_GPU:-} != 1 ]]; then
+    if scripts/browser.sh is-there; then
+        step "verify, in a browser" env CARGO_PROFILE=tests scripts/browser.sh
+    else
+        printf '\n!! The kernels in a browser were SKIPPED and nothing is known about them.\n'
+    fi
 fi
 
 printf '\nAll that ran passed in %d s.\n' "$SECONDS"

@@ -54,6 +54,19 @@ pub enum Error {
         /// The argument that it overlaps.
         other: &'static str,
     },
+    /// Two arguments, of which one is written, lie in one buffer and too near to each other for a browser, where no two such bindings may share bytes and
+    /// each begins at a multiple of the device's `min_storage_buffer_offset_alignment`, 256 bytes in most.
+    #[error(
+        "{op}: {one} and {other} lie in one buffer; in a browser they should begin at multiples of 256 bytes, or have a buffer each"
+    )]
+    TooClose {
+        /// The op that refused.
+        op: &'static str,
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// A buffer was made without a usage that the call needs.
     #[error("the buffer{label} lacks usage {usage}")]
     Usage {

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::accessors::{self, Build, Format};
+use crate::fault::Fault;
 use crate::kernel::{Access, Kernel};
 use crate::tensor::WORD;
 use crate::{Error, Recorder, Result, Tuning, Watch};
@@ -45,13 +46,13 @@ struct Shared {
     queue: Option<wgpu::Queue>,
     info: wgpu::AdapterInfo,
     limits: wgpu::Limits,
-    fault: Arc<Mutex<Option<Error>>>,
+    fault: Fault,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
     scratch: Mutex<Scratch>,
     /// Of [`Gpu::run_watched`], as many as there were at one time.
     own_scratch: Mutex<Vec<Scratch>>,
-    one: wgpu::Buffer,
+    ones: wgpu::Buffer,
     sink: wgpu::Buffer,
 }
 
@@ -79,10 +80,13 @@ struct PipelineKey {
 /// Buffers for intermediate results, by slot.
 pub(crate) type Scratch = [Option<wgpu::Buffer>; 22];
 
+/// Of absent inputs and outputs: more than the bindings of any shader.
+const PLACES: u64 = 32;
+
 const BUFFER_USAGES: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -167,15 +171,15 @@ impl Gpu {
             .map_err(|_| Error::Device { message: "wgpu panicked while it opened the device".into() })?
             .await
             .map_err(|error| Error::Device { message: error.to_string() })?;
-        let fault: Arc<Mutex<Option<Error>>> = Arc::default();
-        let (on_error, on_loss) = (fault.clone(), fault.clone());
+        let fault = Fault::default();
+        let (on_error, on_loss) = (fault.first.clone(), fault.first.clone());
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             log::error!("wgpu: {error}");
-            lock(&on_error).get_or_insert(error.into());
+            on_error.keep(error.into());
         }));
         device.set_device_lost_callback(move |reason, message| {
             log::error!("wgpu: device lost ({reason:?}): {message}");
-            *lock(&on_loss) = Some(Error::DeviceLost { message: format!("{reason:?} {message}").trim().to_owned() });
+            on_loss.lost(format!("{reason:?} {message}").trim().to_owned());
         });
         Gpu::build(device, queue, fault)
     }
@@ -186,22 +190,23 @@ impl Gpu {
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
-        Gpu::build(device, queue, Arc::default())
+        Gpu::build(device, queue, Fault::default())
     }
 
-    fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Arc<Mutex<Option<Error>>>) -> Result<Gpu> {
+    fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
         let (info, limits) = (device.adapter_info(), device.limits());
         let tuning = Tuning::for_device(&device);
-        let small = |label| wgpu::BufferDescriptor {
+        let place = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+        let places = |label| wgpu::BufferDescriptor {
             label: Some(label),
-            size: 16,
+            size: PLACES * place,
             usage: BUFFER_USAGES,
             mapped_at_creation: false,
         };
-        let (one, sink) = guard(&device, || {
-            let one = device.create_buffer(&small("wgloss.one"));
-            queue.write_buffer(&one, 0, bytemuck::cast_slice(&[1.0f32; 4]));
-            (one, device.create_buffer(&small("wgloss.sink")))
+        let (ones, sink) = fault.guard(&device, || {
+            let ones = device.create_buffer(&places("wgloss.ones"));
+            queue.write_buffer(&ones, 0, bytemuck::cast_slice(&vec![1.0f32; (PLACES * place) as usize / 4]));
+            (ones, device.create_buffer(&places("wgloss.sink")))
         })?;
         let shared = Shared {
             device,
@@ -213,7 +218,7 @@ impl Gpu {
             modules: Mutex::default(),
             scratch: Mutex::default(),
             own_scratch: Mutex::default(),
-            one,
+            ones,
             sink,
         };
         Ok(Gpu { shared: Arc::new(shared), tuning })
@@ -333,21 +338,23 @@ impl Gpu {
     /// # Errors
     /// That error.
     pub fn check(&self) -> Result<()> {
-        lock(&self.shared.fault).clone().map_or(Ok(()), Err)
+        self.shared.fault.check()
     }
 
     /// Forgets an error that [`Gpu::check`] keeps reporting. A lost device stays lost.
     pub fn clear_fault(&self) {
-        let mut fault = lock(&self.shared.fault);
-        if !matches!(*fault, Some(Error::DeviceLost { .. })) {
-            *fault = None;
-        }
+        self.shared.fault.clear();
+    }
+
+    /// [`Gpu::check`] once all is known that wgpu has to say of earlier calls.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        self.shared.fault.settled().await
     }
 
     /// Runs `calls` and returns the error, if any, that wgpu reports for them.
     pub(crate) fn guard<R>(&self, calls: impl FnOnce() -> R) -> Result<R> {
         self.check()?;
-        let result = guard(self.device(), calls);
+        let result = self.shared.fault.guard(self.device(), calls);
         self.check_after(result.is_err())?;
         result
     }
@@ -398,14 +405,17 @@ impl Gpu {
         self.buffer("wgloss.scratch", bytes.max(roomy))
     }
 
-    /// What an absent input reads: ones.
-    pub(crate) fn one(&self) -> &wgpu::Buffer {
-        &self.shared.one
+    /// What an absent input reads, ones, or where an absent output goes: of each binding a place of its own, start and size in bytes, since WebGPU lets no two
+    /// that are written have one.
+    pub(crate) fn absent(&self, number: u32, access: Access) -> (&wgpu::Buffer, u64, u64) {
+        let place = u64::from(self.limits().min_storage_buffer_offset_alignment).max(16);
+        let buffer = if access == Access::Read { &self.shared.ones } else { &self.shared.sink };
+        (buffer, u64::from(number) * place, 16)
     }
 
-    /// Where an absent output goes.
-    pub(crate) fn sink(&self) -> &wgpu::Buffer {
-        &self.shared.sink
+    /// Whether a browser's WebGPU is below, which compares what bindings share.
+    pub(crate) fn is_web(&self) -> bool {
+        self.info().backend == wgpu::Backend::BrowserWebGpu
     }
 
     /// The pipeline of a kernel, built at the first call. `all_write` declares every binding `read_write`, which wgpu
@@ -488,29 +498,4 @@ fn known_fault(info: &wgpu::AdapterInfo) -> Option<&'static str> {
     (info.driver == "llvmpipe" && version < (24, 1)).then_some(
         "Mesa 22.3.6 silently stops loops after 65,534 iterations per invocation and gives wrong results; install Mesa 24.1 or newer",
     )
-}
-
-/// Runs `calls`; an error that wgpu reports for them, or a panic inside wgpu (short of memory it unwraps what it should
-/// return), becomes the result. Error scopes are per thread and do not see a loss; on the web their answer comes later, so there
-/// the handler speaks.
-fn guard<R>(device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
-    let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
-        .map(|filter| device.push_error_scope(filter));
-    let result = catch_unwind(AssertUnwindSafe(calls));
-    pop(scopes)?;
-    result.map_err(|_| Error::Device { message: "wgpu panicked inside a call".into() })
-}
-
-/// The error that a scope holds, the innermost first.
-fn pop([memory, validation, internal]: [wgpu::ErrorScopeGuard; 3]) -> Result<()> {
-    let answers = [internal.pop(), validation.pop(), memory.pop()];
-    #[cfg(not(target_arch = "wasm32"))]
-    for answer in answers {
-        if let Some(error) = pollster::block_on(answer) {
-            return Err(error.into());
-        }
-    }
-    #[cfg(target_arch = "wasm32")]
-    drop(answers);
-    Ok(())
 }

@@ -46,7 +46,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     target_arch = "wasm32",
-    allow(unused_imports, dead_code, reason = "what waits for results is left out there")
+    allow(unused_imports, dead_code, reason = "what waits for results is left out there"),
+    allow(clippy::arc_with_non_send_sync, reason = "wgpu's handles belong to one thread there")
 )]
 
 mod accessors;
@@ -54,6 +55,7 @@ mod accessors;
 #[cfg_attr(docsrs, doc(cfg(feature = "ndarray")))]
 pub mod arrays;
 mod error;
+mod fault;
 mod gpu;
 mod kernel;
 pub mod metrics;
@@ -68,7 +70,6 @@ mod tensor;
 pub mod train;
 mod transfer;
 mod tuning;
-#[cfg(not(target_arch = "wasm32"))] // as `train`
 pub mod verify;
 
 #[doc = include_str!("../docs/choosing.md")]

@@ -630,9 +630,8 @@ impl<'g> Plan<'g> {
                 continue;
             }
             let Some(tensor) = arg.tensor.filter(|tensor| tensor.rows * tensor.cols > 0) else {
-                let absent = kernel.access(name) == Access::Read;
-                let buffer = if absent { self.gpu.one() } else { self.gpu.sink() };
-                bindings.push(Binding { number, buffer: buffer.clone(), start: 0, size: buffer.size() });
+                let (buffer, start, size) = self.gpu.absent(number, kernel.access(name));
+                bindings.push(Binding { number, buffer: buffer.clone(), start, size });
                 continue;
             };
             let (format, start, size) = self.placed(kernel, index, tensor, args);
@@ -645,6 +644,9 @@ impl<'g> Plan<'g> {
             params[2 * index] = ((tensor.start_bytes() - start) / tensor.storage.bytes()) as u32;
             params[2 * index + 1] = tensor.stride as u32;
             bindings.push(Binding { number, buffer: tensor.buffer.clone(), start, size });
+        }
+        if self.gpu.is_web() {
+            apart(kernel, &bindings, shares_buffer)?;
         }
         let at = 2 * shader.bindings.len();
         for (index, size) in shape.into_iter().enumerate() {
@@ -706,6 +708,21 @@ impl<'g> Plan<'g> {
         }
         Ok(shares_buffer)
     }
+}
+
+/// Refuses what WebGPU does in a browser: bindings that share bytes, of which one is written. They begin at multiples of the device's alignment, before the
+/// tensors that they hold.
+fn apart(kernel: &Kernel, bindings: &[Binding], all_write: bool) -> Result<()> {
+    let name = |binding: &Binding| kernel.shader.bindings[binding.number as usize - 1].0;
+    let written = |binding: &Binding| all_write || kernel.access(name(binding)) == Access::Write;
+    for (index, a) in bindings.iter().enumerate().filter(|(_, binding)| written(binding)) {
+        for b in bindings[..index].iter().filter(|b| written(b) && b.buffer == a.buffer) {
+            if a.start < b.start + b.size && b.start < a.start + a.size {
+                return Err(Error::TooClose { op: kernel.shader.op, one: name(b), other: name(a) });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `UNROLLED` of tile kernels.

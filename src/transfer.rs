@@ -160,7 +160,7 @@ impl Gpu {
             }
             Err(_) => return Err(Error::DeviceLost { message: "a read was never answered".into() }),
         }
-        self.check()?;
+        self.settled().await?;
         let mapped = staging
             .get_mapped_range(..)
             .map_err(|error| Error::Device { message: format!("reading back failed: {error}") })?;

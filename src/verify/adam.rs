@@ -2,7 +2,7 @@ use super::{Check, Fill, cast};
 use crate::adam::{self, Options, State};
 use crate::{Result, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let base = Options { rate: 0.01, ..Default::default() };
     let forms = [
         base,
@@ -14,7 +14,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge] {
             for (form, options) in forms.into_iter().enumerate() {
                 if rows < 10_000 || fill == Fill::Small {
-                    case(check, rows, cols, fill, form % 2 == 1, options)?;
+                    case(check, rows, cols, fill, form % 2 == 1, options).await?;
                 }
             }
         }
@@ -22,7 +22,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, amsgrad: bool, options: Options) -> Result<()> {
+async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, amsgrad: bool, options: Options) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} amsgrad {amsgrad} {options:?}"));
     let squares = |seed| -> Vec<f32> { Fill::Small.matrix(rows, cols, seed).iter().map(|x| x * x).collect() };
     let (g, p, m) =
@@ -56,7 +56,7 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, amsgrad: bool, 
         // Each is the old value and a change to it.
         let terms: Vec<f64> =
             old.iter().zip(want).map(|(&old, new)| f64::from(old).abs() + (new - f64::from(old)).abs()).collect();
-        check.compare_sum(what, held, want, yardstick, &terms)?;
+        check.compare_sum(what, held, want, yardstick, &terms).await?;
     }
     Ok(())
 }

@@ -3,29 +3,30 @@ use crate::bce::{self, Options};
 use crate::reference::bce::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (index, shape) in [[1, 1], [1, 7], [3, 257], [5, 1000]].into_iter().enumerate() {
         for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Masked) {
             let options = Options { reduction: REDUCTIONS[index], ..Default::default() };
-            case(check, shape, fill, Storage::F32, [false, false], options)?;
+            case(check, shape, fill, Storage::F32, [false, false], options).await?;
         }
     }
     for reduction in REDUCTIONS {
-        case(check, [3, 257], Fill::Small, Storage::F32, [true, true], Options { reduction, ..Default::default() })?;
+        case(check, [3, 257], Fill::Small, Storage::F32, [true, true], Options { reduction, ..Default::default() })
+            .await?;
     }
     for weights in [[false, false], [true, false], [false, true]] {
         let options = Options { reduction: Reduction::BatchMean, accum: Accum::Add };
-        case(check, [3, 20_000], Fill::Small, Storage::F32, weights, options)?;
-        case(check, [7_000, 3], Fill::Small, Storage::F32, weights, options)?;
+        case(check, [3, 20_000], Fill::Small, Storage::F32, weights, options).await?;
+        case(check, [7_000, 3], Fill::Small, Storage::F32, weights, options).await?;
     }
     for &storage in check.storages() {
-        case(check, [3, 257], Fill::Small, storage, [true, true], Options::default())?;
-        case(check, [3, 64], Fill::Small, storage, [true, false], Options::default())?;
+        case(check, [3, 257], Fill::Small, storage, [true, true], Options::default()).await?;
+        case(check, [3, 64], Fill::Small, storage, [true, false], Options::default()).await?;
     }
     Ok(())
 }
 
-fn case(
+async fn case(
     check: &mut Check,
     shape: [usize; 2],
     fill: Fill,
@@ -63,7 +64,9 @@ fn case(
     let inputs = Inputs { x: &x, t: &t, weight: &weight, pos_weight: &pos_weight };
     let (x64, t64, weight64, pos64) = (cast(&x), cast(&t), cast(&weight), cast(&pos_weight));
     let wide = Inputs::<f64> { x: &x64, t: &t64, weight: &weight64, pos_weight: &pos64 };
-    check.compare("loss", &loss, &textbook::forward(wide, cols, options), &textbook::forward(inputs, cols, options))?;
+    check
+        .compare("loss", &loss, &textbook::forward(wide, cols, options), &textbook::forward(inputs, cols, options))
+        .await?;
     let want = textbook::backward(wide, cols, &cast(&dy), options);
-    check.compare_gradient("dx", &dx, &old, &want, &textbook::backward(inputs, cols, &dy, options))
+    check.compare_gradient("dx", &dx, &old, &want, &textbook::backward(inputs, cols, &dy, options)).await
 }

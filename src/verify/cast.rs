@@ -2,7 +2,7 @@ use super::{Check, FILLS, STORAGES, cast as to_f64, rounded};
 use crate::cast;
 use crate::{Result, Storage};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for from in STORAGES.into_iter().chain([Storage::F32]) {
         for to in STORAGES.into_iter().chain([Storage::F32]) {
             for fill in FILLS {
@@ -12,7 +12,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
                     let (x_held, y) = (check.input_as(from, rows, cols, &x)?, check.output_as(to, rows, cols)?);
                     check.run(|recorder| cast::forward(recorder, x_held.view()?, y.view()?))?;
                     let want = rounded(to, &x);
-                    check.compare("y", &y, &to_f64(&want), &want)?;
+                    check.compare("y", &y, &to_f64(&want), &want).await?;
                 }
             }
         }

@@ -2,23 +2,23 @@ use super::{Check, FILLS, Fill, Held, cast, rounded};
 use crate::clip::{self, Options};
 use crate::{Result, Storage, Tensor, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes: [&[[usize; 2]]; 4] =
         [&[[1, 1]], &[[3, 257], [1, 7]], &[[64, 64], [1, 64], [70_000, 3]], &[[1, 131_072]]];
     for shapes in shapes {
         for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Masked) {
             for max_norm in [0.0, 1.0, 1e30] {
-                case(check, shapes, fill, max_norm, Storage::F32)?;
+                case(check, shapes, fill, max_norm, Storage::F32).await?;
             }
         }
     }
     for &storage in check.storages() {
-        case(check, &[[3, 257], [8, 64]], Fill::Small, 1.0, storage)?;
+        case(check, &[[3, 257], [8, 64]], Fill::Small, 1.0, storage).await?;
     }
     Ok(())
 }
 
-fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f32, storage: Storage) -> Result<()> {
+async fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f32, storage: Storage) -> Result<()> {
     check.case(format_args!("{shapes:?} {fill:?} max_norm {max_norm} {storage:?}"));
     let options = Options { max_norm };
     let count: usize = shapes.iter().map(|[rows, cols]| rows * cols).sum();
@@ -40,9 +40,9 @@ fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f32, sto
     let want_norm = reference::clip::forward(&mut want.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(), options);
     let yardstick_norm =
         reference::clip::forward(&mut yardstick.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(), options);
-    check.compare("norm", &norm, &[want_norm], &[yardstick_norm])?;
+    check.compare("norm", &norm, &[want_norm], &[yardstick_norm]).await?;
     for ((held, want), yardstick) in held.iter().zip(&want).zip(&yardstick) {
-        check.compare("gradient", held, want, yardstick)?;
+        check.compare("gradient", held, want, yardstick).await?;
     }
     Ok(())
 }

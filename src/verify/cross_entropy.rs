@@ -3,16 +3,16 @@ use crate::cross_entropy::{self, Options};
 use crate::reference::cross_entropy as textbook;
 use crate::{Accum, Random, Reduction, Result, Storage, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
         for fill in FILLS {
             for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
-                case(check, rows, cols, fill, reduction)?;
+                case(check, rows, cols, fill, reduction).await?;
             }
         }
     }
-    case(check, 70_000, 3, Fill::Small, Reduction::Mean)?;
-    case(check, 32, 131_072, Fill::Outlier, Reduction::Sum)?;
+    case(check, 70_000, 3, Fill::Small, Reduction::Mean).await?;
+    case(check, 32, 131_072, Fill::Outlier, Reduction::Sum).await?;
     let plain = Options::default();
     let capped = Options { softcap: 3.0, ..plain };
     let all = Options { label_smoothing: 0.3, z_loss: 0.2, ..capped };
@@ -32,14 +32,14 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     for (soft, weighted, fill, storage, options) in
         variants.into_iter().filter(|(.., options)| !brief || *options == all)
     {
-        variant(check, 5, 257, fill, Variant { soft, weighted, storage, options })?;
+        variant(check, 5, 257, fill, Variant { soft, weighted, storage, options }).await?;
     }
     for &storage in check.storages() {
-        variant(check, 5, 256, Fill::Wide, Variant { soft: false, weighted: false, storage, options: plain })?;
+        variant(check, 5, 256, Fill::Wide, Variant { soft: false, weighted: false, storage, options: plain }).await?;
     }
     let whole = |soft| Variant { soft, weighted: true, storage: Storage::F32, options: all };
-    variant(check, 2, 40_000, Fill::Outlier, whole(true))?;
-    variant(check, 5_000, 5, Fill::Small, whole(false)) // too many for the workgroup that adds up to weigh them
+    variant(check, 2, 40_000, Fill::Outlier, whole(true)).await?;
+    variant(check, 5_000, 5, Fill::Small, whole(false)).await // too many for the workgroup that adds up to weigh them
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Variant {
 }
 
 /// Loss, both ways to the gradient, and the z part. The log-sum-exps are f32.
-fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Variant) -> Result<()> {
+async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Variant) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {variant:?}"));
     let Variant { soft, weighted, storage, options } = variant;
     let x = rounded(storage, &fill.matrix(rows, cols, 21));
@@ -97,18 +97,18 @@ fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Var
         wide_weights = Weights { class: &wide_class, row: &wide_row };
     }
     let want = textbook::forward(&wide_x, cols, wide, wide_weights, options);
-    check.compare("loss", &loss, &want, &textbook::forward(&x, cols, target, weights, options))?;
+    check.compare("loss", &loss, &want, &textbook::forward(&x, cols, target, weights, options)).await?;
     let want = textbook::z_loss(&wide_x, cols, wide, wide_weights, options);
-    check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options))?;
+    check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options)).await?;
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
         let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
-        check.compare_gradient(what, held, &old, &want, &yardstick)?;
+        check.compare_gradient(what, held, &old, &want, &yardstick).await?;
     }
     Ok(())
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Reduction) -> Result<()> {
+async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Reduction) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {reduction:?}"));
     let x = fill.matrix(rows, cols, 7);
     let mut random = Random::new(8, 0);
@@ -130,8 +130,8 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Redu
     use textbook::{Target, Weights};
     let (target, wide, weights) = (Target::Ids(&ids), Target::Ids(&ids), Weights::default());
     let want = reference::cross_entropy::forward::<f64>(&cast(&x), cols, wide, Weights::default(), options);
-    check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, target, weights, options))?;
+    check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, target, weights, options)).await?;
     let want =
         reference::cross_entropy::backward::<f64>(&cast(&x), cols, wide, Weights::default(), &cast(&dy), options);
-    check.compare("dx", &dx, &want, &reference::cross_entropy::backward(&x, cols, target, weights, &dy, options))
+    check.compare("dx", &dx, &want, &reference::cross_entropy::backward(&x, cols, target, weights, &dy, options)).await
 }

@@ -1,25 +1,25 @@
 use super::{Check, Fill, before, cast, rounded};
 use crate::{Accum, Result, Storage, dot, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for [n, per, dim] in [[1, 1, 1], [3, 5, 7], [40, 3, 257], [7, 64, 128], [2, 2, 20_000], [5000, 2, 3]] {
         for fill in [Fill::Small, Fill::Equal, Fill::Huge] {
             for accum in [Accum::Write, Accum::Add] {
-                case(check, [n, per, dim], fill, accum, Storage::F32)?;
+                case(check, [n, per, dim], fill, accum, Storage::F32).await?;
             }
         }
     }
     for &storage in check.storages() {
         for dim in [3, 64] {
             for accum in [Accum::Write, Accum::Add] {
-                case(check, [9, 4, dim], Fill::Small, accum, storage)?;
+                case(check, [9, 4, dim], Fill::Small, accum, storage).await?;
             }
         }
     }
     Ok(())
 }
 
-fn case(check: &mut Check, [n, per, dim]: [usize; 3], fill: Fill, accum: Accum, storage: Storage) -> Result<()> {
+async fn case(check: &mut Check, [n, per, dim]: [usize; 3], fill: Fill, accum: Accum, storage: Storage) -> Result<()> {
     check.case(format_args!("{n} x {per} x {dim} {fill:?} {accum:?} {storage:?}"));
     let q = rounded(storage, &fill.matrix(n, dim, 41));
     let k = rounded(storage, &Fill::Small.matrix(n * per, dim, 42));
@@ -37,10 +37,10 @@ fn case(check: &mut Check, [n, per, dim]: [usize; 3], fill: Fill, accum: Accum, 
     let (wide_q, wide_k, wide_ds) = (cast::<f64>(&q), cast::<f64>(&k), cast::<f64>(&ds));
     let terms = reference::dot::forward(&sizes(&q), &sizes(&k), dim);
     let want = reference::dot::forward(&wide_q, &wide_k, dim);
-    check.compare_sum("s", &s, &want, &reference::dot::forward(&q, &k, dim), &terms)?;
+    check.compare_sum("s", &s, &want, &reference::dot::forward(&q, &k, dim), &terms).await?;
     let want = reference::dot::backward(&wide_q, &wide_k, &wide_ds, dim);
     let yardstick = reference::dot::backward(&q, &k, &ds, dim);
     let terms = reference::dot::backward(&sizes(&q), &sizes(&k), &sizes(&ds), dim);
-    check.compare_added("dq", &dq, &old_q, &want[0], &yardstick[0], &terms[0])?;
-    check.compare_added("dk", &dk, &old_k, &want[1], &yardstick[1], &terms[1])
+    check.compare_added("dq", &dq, &old_q, &want[0], &yardstick[0], &terms[0]).await?;
+    check.compare_added("dk", &dk, &old_k, &want[1], &yardstick[1], &terms[1]).await
 }

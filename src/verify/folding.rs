@@ -2,20 +2,20 @@ use super::{Check, Fill, cast, rounded};
 use crate::reference::folding as textbook;
 use crate::{Random, Result, Storage, folding};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     // queries, keys, dim
     for size in [[1, 1, 1], [2, 3, 3], [65, 7, 33], [130, 131, 100], [3, 257, 7]] {
         for fill in [Fill::Equal, Fill::Small, Fill::Outlier] {
-            case(check, size, fill, Storage::F32)?;
+            case(check, size, fill, Storage::F32).await?;
         }
         for &storage in check.storages() {
-            case(check, size, Fill::Small, storage)?;
+            case(check, size, Fill::Small, storage).await?;
         }
     }
     Ok(())
 }
 
-fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, storage: Storage) -> Result<()> {
+async fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, storage: Storage) -> Result<()> {
     check.case(format_args!("{queries} x {keys} x {dim} {fill:?} {storage:?}"));
     let matrix = |rows, seed| rounded(storage, &fill.matrix(rows, dim, seed));
     let (q, k) = (matrix(queries, 31), matrix(keys, 32));
@@ -45,5 +45,5 @@ fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, storage
     let sizes = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(x.abs())).collect() };
     let [all, within] = textbook::forward(&sizes(&q), &sizes(&k), dim, &of_q, &of_k);
     let terms = [all + (queries * keys) as f64, within];
-    check.compare_sum("sums", &sums, &want, &yardstick, &terms)
+    check.compare_sum("sums", &sums, &want, &yardstick, &terms).await
 }

@@ -10,20 +10,20 @@ enum Ids {
     Popular,
 }
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (count, rows, cols) in
         [(1, 1, 1), (7, 5, 3), (257, 4000, 64), (4097, 300, 9), (1, 3, 4100), (20_000, 70_000, 4)]
     {
         for which in [Ids::Distinct, Ids::Equal, Ids::Popular] {
             for accum in [Accum::Write, Accum::Add] {
-                case(check, [count, rows, cols], which, accum, [Storage::F32; 2])?;
+                case(check, [count, rows, cols], which, accum, [Storage::F32; 2]).await?;
             }
         }
     }
     for &storage in check.storages() {
         for storages in [[storage, Storage::F32], [Storage::F32, storage], [storage, storage]] {
             for cols in [3, 64] {
-                case(check, [300, 40, cols], Ids::Popular, Accum::Write, storages)?;
+                case(check, [300, 40, cols], Ids::Popular, Accum::Write, storages).await?;
             }
         }
     }
@@ -43,7 +43,7 @@ fn ids(which: Ids, count: usize, rows: usize) -> Vec<u32> {
     }
 }
 
-fn case(
+async fn case(
     check: &mut Check,
     [count, rows, cols]: [usize; 3],
     which: Ids,
@@ -66,22 +66,22 @@ fn case(
         gather::backward_rows(recorder, held_dy.view()?, held_ids.view()?, rows, places.view()?, d_rows.view()?)
     })?;
     let want = reference::gather::forward(&table, cols, &ids);
-    check.compare("y", &y, &cast(&want), &want)?;
+    check.compare("y", &y, &cast(&want), &want).await?;
     let sums: Vec<f64> = reference::gather::backward(&cast(&dy), cols, &ids, rows);
     let yardstick: Vec<f32> = reference::gather::backward(&dy, cols, &ids, rows);
     let sizes: Vec<f64> = cast::<f64>(&dy).iter().map(|dy| dy.abs()).collect();
     let terms: Vec<f64> = reference::gather::backward(&sizes, cols, &ids, rows);
-    check.compare_added("d_table", &d_table, &old, &sums, &yardstick, &terms)?;
+    check.compare_added("d_table", &d_table, &old, &sums, &yardstick, &terms).await?;
     // Of equal ids, which stand together, the first has the sum.
     let mut sorted: Vec<u32> = ids.iter().map(|&id| id.min(rows as u32)).collect();
     sorted.sort_unstable();
     let begins = |place: usize| (sorted[place] as usize) < rows && (place == 0 || sorted[place - 1] != sorted[place]);
     let want: Vec<u32> = (0..count).map(|place| if begins(place) { sorted[place] } else { u32::MAX }).collect();
-    check.compare_ids("rows", &places, &want)?;
+    check.compare_ids("rows", &places, &want).await?;
     let (sums, yardstick, terms) = (
         reference::gather::forward(&sums, cols, &want),
         reference::gather::forward(&yardstick, cols, &want),
         reference::gather::forward(&terms, cols, &want),
     );
-    check.compare_sum("d_rows", &d_rows, &sums, &yardstick, &terms)
+    check.compare_sum("d_rows", &d_rows, &sums, &yardstick, &terms).await
 }

@@ -3,25 +3,25 @@ use crate::gaussian_kl::{self, Gradients, Options};
 use crate::reference::gaussian_kl::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for prior in [false, true] {
         for (index, shape) in [[1, 1], [1, 7], [3, 257]].into_iter().enumerate() {
             for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Masked) {
                 let options = Options { reduction: REDUCTIONS[index], ..Default::default() };
-                case(check, shape, fill, Storage::F32, prior, options)?;
+                case(check, shape, fill, Storage::F32, prior, options).await?;
             }
         }
-        case(check, [3, 257], Fill::Small, Storage::F32, prior, Options::default())?;
+        case(check, [3, 257], Fill::Small, Storage::F32, prior, Options::default()).await?;
         let options = Options { reduction: Reduction::Mean, accum: Accum::Add };
-        case(check, [7_000, 3], Fill::Small, Storage::F32, prior, options)?;
+        case(check, [7_000, 3], Fill::Small, Storage::F32, prior, options).await?;
         for &storage in check.storages() {
-            case(check, [3, 257], Fill::Small, storage, prior, Options::default())?;
+            case(check, [3, 257], Fill::Small, storage, prior, Options::default()).await?;
         }
     }
     Ok(())
 }
 
-fn case(
+async fn case(
     check: &mut Check,
     shape: [usize; 2],
     fill: Fill,
@@ -59,12 +59,14 @@ fn case(
     let inputs = Inputs { mean: &m, log_variance: &v, prior: prior.then_some((&pm[..], &pv[..])) };
     let [m, v, pm, pv] = [cast::<f64>(&m), cast(&v), cast(&pm), cast(&pv)];
     let wide = Inputs { mean: &m, log_variance: &v, prior: prior.then_some((&pm[..], &pv[..])) };
-    check.compare("loss", &loss, &textbook::forward(wide, cols, options), &textbook::forward(inputs, cols, options))?;
+    check
+        .compare("loss", &loss, &textbook::forward(wide, cols, options), &textbook::forward(inputs, cols, options))
+        .await?;
     let want = textbook::backward(wide, cols, &cast(&dy), options);
     let naive = textbook::backward(inputs, cols, &dy, options);
     for (index, what) in ["d_mean", "d_log_variance", "d_prior_mean", "d_prior_log_variance"].into_iter().enumerate() {
         if prior || index < 2 {
-            check.compare_gradient(what, &gradients[index], &old, &want[index], &naive[index])?;
+            check.compare_gradient(what, &gradients[index], &old, &want[index], &naive[index]).await?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@ use crate::info_nce::{self, Options};
 use crate::reference::info_nce::{Batch, Negatives, Positive};
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
         // queries, keys, dim
         (1, 1, 1),
@@ -25,7 +25,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
                 for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
                     if queries == keys || !symmetric {
                         let options = Options { symmetric, reduction, ..Default::default() };
-                        case(check, [queries, keys, dim], fill, None, Storage::F32, options)?;
+                        case(check, [queries, keys, dim], fill, None, Storage::F32, options).await?;
                     }
                 }
             }
@@ -34,103 +34,106 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for storage in [Storage::F32].into_iter().chain(check.storages().iter().copied()) {
             for (log_scale, accum) in [(2.0, Accum::Write), (2.0, Accum::Add), (5.0, Accum::Write), (5.0, Accum::Add)] {
                 let options = Options { accum, ..learnable };
-                case(check, [queries, keys, dim], Fill::Small, Some(log_scale), storage, options)?;
+                case(check, [queries, keys, dim], Fill::Small, Some(log_scale), storage, options).await?;
             }
         }
     }
-    if check.is_brief { Ok(()) } else { option_cases(check) }
+    if check.is_brief { Ok(()) } else { option_cases(check).await }
 }
 
 /// Every option, alone and beside others. Each set of flags is a pipeline: cases that share one stand next to each other.
-fn option_cases(check: &mut Check) -> Result<()> {
+async fn option_cases(check: &mut Check) -> Result<()> {
     let plain = Options { temperature: 0.5, ..Default::default() };
     let full = Extras { positive: Kind::Groups, ..Extras::default() };
     let one = Extras { positive: Kind::Index, ..Extras::default() };
     let (rows, wide) = ([37, 37, 9], [37, 53, 9]);
-    let mut each = |sizes, extras, options| option_case(check, sizes, extras, options);
+    let mut each = async |sizes, extras, options| option_case(check, sizes, extras, options).await;
     let corrected = Extras { weight: true, log_q: true, ids: true, ..Extras::default() };
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean, Reduction::None] {
-        each(wide, corrected, Options { margin: 0.2, reduction, ..plain })?;
+        each(wide, corrected, Options { margin: 0.2, reduction, ..plain }).await?;
     }
     each(
         rows,
         Extras { weight: true, ..Extras::default() },
         Options { hardness: 0.7, near_margin: 0.1, symmetric: true, ..plain },
-    )?;
+    )
+    .await?;
     each(
         rows,
         Extras { values: true, ..Extras::default() },
         Options { near_margin: 0.0, symmetric: true, reduction: Reduction::None, ..plain },
-    )?;
-    each(rows, Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
-    each([1, 1, 9], Extras::default(), Options { decoupled: true, symmetric: true, ..plain })?;
+    )
+    .await?;
+    each(rows, Extras::default(), Options { decoupled: true, symmetric: true, ..plain }).await?;
+    each([1, 1, 9], Extras::default(), Options { decoupled: true, symmetric: true, ..plain }).await?;
     for tau_plus in [0.01, 0.3] {
-        each(rows, Extras::default(), Options { tau_plus, symmetric: true, ..plain })?;
+        each(rows, Extras::default(), Options { tau_plus, symmetric: true, ..plain }).await?;
     }
-    each(rows, Extras::default(), Options { label_smoothing: 0.1, symmetric: true, margin: 0.1, ..plain })?;
-    each(rows, one, Options { exclude_self: true, ..plain })?; // NT-Xent
+    each(rows, Extras::default(), Options { label_smoothing: 0.1, symmetric: true, margin: 0.1, ..plain }).await?;
+    each(rows, one, Options { exclude_self: true, ..plain }).await?; // NT-Xent
     each(
         wide,
         Extras { values: true, ..one },
         Options { near_margin: 0.3, label_smoothing: 0.2, hardness: 0.5, ..plain },
-    )?;
-    each(rows, Extras { weight: true, ..full }, Options { exclude_self: true, symmetric: true, ..plain })?; // SupCon, "out"
-    each(rows, full, Options { exclude_self: true, symmetric: true, reduction: Reduction::None, ..plain })?;
-    each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain })?;
-    each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain })?;
-    each(wide, full, Options { decoupled: true, ..plain })?;
-    each(wide, Extras { values: true, ..full }, Options { label_smoothing: 0.3, ..plain })?;
-    more_negatives(check)
+    )
+    .await?;
+    each(rows, Extras { weight: true, ..full }, Options { exclude_self: true, symmetric: true, ..plain }).await?; // SupCon, "out"
+    each(rows, full, Options { exclude_self: true, symmetric: true, reduction: Reduction::None, ..plain }).await?;
+    each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain }).await?;
+    each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain }).await?;
+    each(wide, full, Options { decoupled: true, ..plain }).await?;
+    each(wide, Extras { values: true, ..full }, Options { label_smoothing: 0.3, ..plain }).await?;
+    more_negatives(check).await
 }
 
 /// Negatives beside the keys of the batch; rows of any length; gradients in the forward's pass.
-fn more_negatives(check: &mut Check) -> Result<()> {
+async fn more_negatives(check: &mut Check) -> Result<()> {
     let plain = Options { temperature: 0.5, ..Default::default() };
     let (rows, wide) = ([37, 37, 9], [37, 53, 9]);
-    let mut each = |sizes, extras, options| option_case(check, sizes, extras, options);
+    let mut each = async |sizes, extras, options| option_case(check, sizes, extras, options).await;
     let shared = Extras { shared: 45, log_q: true, ids: true, ..Extras::default() };
     let own = Extras { each: 6, log_q: true, ids: true, weight: true, ..Extras::default() };
     let fused = Extras { fused: true, ..Extras::default() };
-    each(wide, shared, plain)?;
-    each(rows, Extras { positive: Kind::Groups, ..shared }, Options { near_margin: f32::INFINITY, ..plain })?;
-    each(wide, Extras { values: true, ..own }, plain)?;
+    each(wide, shared, plain).await?;
+    each(rows, Extras { positive: Kind::Groups, ..shared }, Options { near_margin: f32::INFINITY, ..plain }).await?;
+    each(wide, Extras { values: true, ..own }, plain).await?;
     for per in [1, 3, 4] {
-        each(rows, Extras { each: per, ..Extras::default() }, Options { symmetric: true, hardness: 0.4, ..plain })?;
+        each(rows, Extras { each: per, ..Extras::default() }, Options { symmetric: true, hardness: 0.4, ..plain })
+            .await?;
     }
     each(
         rows,
         Extras { each: 5, shared: 7, ..Extras::default() },
         Options { tau_plus: 0.1, near_margin: 0.4, ..plain },
-    )?;
+    )
+    .await?;
     let explicit = Options { in_batch: false, ..plain };
-    each(wide, Extras { each: 5, ..Extras::default() }, explicit)?;
-    each([700, 701, 3], Extras::default(), explicit)?;
-    each(rows, Extras { each: 4, ..Extras::default() }, Options { label_smoothing: 0.2, ..explicit })?;
+    each(wide, Extras { each: 5, ..Extras::default() }, explicit).await?;
+    each([700, 701, 3], Extras::default(), explicit).await?;
+    each(rows, Extras { each: 4, ..Extras::default() }, Options { label_smoothing: 0.2, ..explicit }).await?;
     let around = Options { query_negatives: true, key_negatives: true, symmetric: true, ..plain };
-    each(rows, Extras::default(), around)?; // NT-Xent again
-    each(
-        rows,
-        Extras { ids: true, ..Extras::default() },
-        Options { query_negatives: true, near_margin: 0.2, ..plain },
-    )?;
-    each(rows, Extras { positive: Kind::Groups, ..Extras::default() }, around)?;
+    each(rows, Extras::default(), around).await?; // NT-Xent again
+    each(rows, Extras { ids: true, ..Extras::default() }, Options { query_negatives: true, near_margin: 0.2, ..plain })
+        .await?;
+    each(rows, Extras { positive: Kind::Groups, ..Extras::default() }, around).await?;
     let unit = Options { normalize: true, ..plain };
-    each(wide, Extras { log_scale: true, ..Extras::default() }, unit)?;
-    each(rows, Extras { log_scale: true, ..fused }, Options { symmetric: true, margin: 0.1, ..unit })?;
+    each(wide, Extras { log_scale: true, ..Extras::default() }, unit).await?;
+    each(rows, Extras { log_scale: true, ..fused }, Options { symmetric: true, margin: 0.1, ..unit }).await?;
     each(
         rows,
         Extras { shared: 5, each: 3, ..Extras::default() },
         Options { normalize: true, near_margin: 0.1, ..around },
-    )?;
-    each(wide, Extras { positive: Kind::Index, ..Extras::default() }, unit)?;
-    each(wide, Extras { each: 3, ..fused }, Options { accum: Accum::Add, ..explicit })?;
-    each(rows, Extras { shared: 3, each: 3, ..fused }, Options { accum: Accum::Add, ..unit })?;
+    )
+    .await?;
+    each(wide, Extras { positive: Kind::Index, ..Extras::default() }, unit).await?;
+    each(wide, Extras { each: 3, ..fused }, Options { accum: Accum::Add, ..explicit }).await?;
+    each(rows, Extras { shared: 3, each: 3, ..fused }, Options { accum: Accum::Add, ..unit }).await?;
     for reduction in [Reduction::Mean, Reduction::Sum] {
-        each(wide, fused, Options { reduction, ..plain })?;
-        each(rows, Extras { shared: 9, each: 3, ..fused }, Options { reduction, ..around })?;
+        each(wide, fused, Options { reduction, ..plain }).await?;
+        each(rows, Extras { shared: 9, each: 3, ..fused }, Options { reduction, ..around }).await?;
     }
-    each(wide, Extras { positive: Kind::Groups, ..fused }, Options { reduction: Reduction::None, ..plain })?;
-    each(wide, Extras { positive: Kind::Groups, ..fused }, plain)
+    each(wide, Extras { positive: Kind::Groups, ..fused }, Options { reduction: Reduction::None, ..plain }).await?;
+    each(wide, Extras { positive: Kind::Groups, ..fused }, plain).await
 }
 
 /// Which keys are positives, without the numbers.
@@ -159,7 +162,7 @@ struct Extras {
     values: bool,
 }
 
-fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, options: Options) -> Result<()> {
+async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, options: Options) -> Result<()> {
     check.case(format_args!("{n} x {m} x {dim} {extras:?} {options:?}"));
     let matrix = |rows, cols, seed| Fill::Small.matrix(rows, cols, seed);
     let words = |len: usize, from: &dyn Fn(usize) -> usize| -> Vec<u32> { (0..len).map(|i| from(i) as u32).collect() };
@@ -265,25 +268,23 @@ fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, optio
     let length = if options.normalize { 1.0 } else { dim as f64 };
     let size = (length + 1.0) * scale + ((m + l + e + n) as f64).ln();
     let whole = if options.reduction == Reduction::Sum { size * n as f64 } else { size };
-    check.compare_sum("loss", &loss, &want, &yardstick, &vec![whole; loss_rows])?;
+    check.compare_sum("loss", &loss, &want, &yardstick, &vec![whole; loss_rows]).await?;
     if extras.values {
         let (want, yardstick) =
             (reference::info_nce::values(truth, options), reference::info_nce::values(plain, options));
-        let mut by_lines = |what,
-                            held,
-                            of: &dyn Fn(reference::info_nce::Value<f64>) -> f64,
-                            near: &dyn Fn(reference::info_nce::Value<f32>) -> f32| {
+        type Part<F> = fn(reference::info_nce::Value<F>) -> F;
+        let outputs: [(_, _, Part<f64>, Part<f32>); 4] = [
+            ("loss of a line", &by_line, |value| value.loss, |value| value.loss),
+            ("lse", &lse, |value| value.lse, |value| value.lse),
+            ("correct", &correct, |value| value.correct.into(), |value| value.correct.into()),
+            // An error of the scores moves p ln p by (1 + |ln p|) as much.
+            ("entropy", &entropy, |value| value.entropy, |value| value.entropy),
+        ];
+        for (what, held, of, near) in outputs {
             let want: Vec<f64> = want.iter().map(|&value| of(value)).collect();
             let yardstick: Vec<f32> = yardstick.iter().map(|&value| near(value)).collect();
-            check.compare_sum(what, held, &want, &yardstick, &vec![size; lines])
-        };
-        by_lines("loss of a line", &by_line, &|value| value.loss, &|value| value.loss)?;
-        by_lines("lse", &lse, &|value| value.lse, &|value| value.lse)?;
-        by_lines("correct", &correct, &|value| f64::from(u8::from(value.correct)), &|value| {
-            f32::from(u8::from(value.correct))
-        })?;
-        // An error of the scores moves p ln p by (1 + |ln p|) as much.
-        by_lines("entropy", &entropy, &|value| value.entropy, &|value| value.entropy)?;
+            check.compare_sum(what, held, &want, &yardstick, &vec![size; lines]).await?;
+        }
     }
     let (want, yardstick) = (
         reference::info_nce::backward(truth, &cast::<f64>(&dy), options),
@@ -299,19 +300,14 @@ fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, optio
     let shortest = if options.normalize { f64::from(shortest.fold(1.0, f32::min)) } else { 1.0 };
     let slope = 4.0 * by_row * size * scale / shortest;
     let of_keys = slope * n as f64 / 4.0;
-    check.compare_added("dq", &dq, &olds[0], &want.dq, &yardstick.dq, &vec![slope; n * dim])?;
-    check.compare_added("dk", &dk, &olds[1], &want.dk, &yardstick.dk, &vec![of_keys; m * dim])?;
-    check.compare_added(
-        "d_shared",
-        &d_shared,
-        &olds[2],
-        &want.d_shared,
-        &yardstick.d_shared,
-        &vec![of_keys; l * dim],
-    )?;
-    check.compare_added("d_each", &d_each, &olds[3], &want.d_each, &yardstick.d_each, &vec![slope; e * dim])?;
+    check.compare_added("dq", &dq, &olds[0], &want.dq, &yardstick.dq, &vec![slope; n * dim]).await?;
+    check.compare_added("dk", &dk, &olds[1], &want.dk, &yardstick.dk, &vec![of_keys; m * dim]).await?;
+    check
+        .compare_added("d_shared", &d_shared, &olds[2], &want.d_shared, &yardstick.d_shared, &vec![of_keys; l * dim])
+        .await?;
+    check.compare_added("d_each", &d_each, &olds[3], &want.d_each, &yardstick.d_each, &vec![slope; e * dim]).await?;
     let (want, yardstick) = ([want.d_log_scale], [yardstick.d_log_scale]);
-    check.compare_added("d_log_scale", &d_scale, &olds[4], &want, &yardstick, &[slope * n as f64])
+    check.compare_added("d_log_scale", &d_scale, &olds[4], &want, &yardstick, &[slope * n as f64]).await
 }
 
 fn negatives<'a>(extras: Extras, [k, log_q]: [&'a Held; 2], ids: &'a Held<u32>) -> Result<info_nce::Negatives<'a>> {
@@ -371,7 +367,7 @@ impl<F: reference::Real> Texts<Vec<F>> {
 }
 
 /// `storage` is that of the matrices; the scale, its gradient and the log-sum-exps are f32.
-fn case(
+async fn case(
     check: &mut Check,
     [queries, keys, dim]: [usize; 3],
     fill: Fill,
@@ -418,14 +414,14 @@ fn case(
     let want = reference::info_nce::forward(truth, options);
     let yardstick = reference::info_nce::forward(plain, options);
     let terms = loss_terms(truth, options);
-    check.compare_sum("loss", &loss, &want, &yardstick, &terms)?;
+    check.compare_sum("loss", &loss, &want, &yardstick, &terms).await?;
     let want = reference::info_nce::backward(truth, &wide_dy, options);
     let yardstick = reference::info_nce::backward(plain, &dy, options);
     let terms = backward_terms(&wide_q, &wide_k, dim, scale, &wide_dy, options);
-    check.compare_added("dq", &dq, &old_q, &want.dq, &yardstick.dq, &terms.0)?;
-    check.compare_added("dk", &dk, &old_k, &want.dk, &yardstick.dk, &terms.1)?;
+    check.compare_added("dq", &dq, &old_q, &want.dq, &yardstick.dq, &terms.0).await?;
+    check.compare_added("dk", &dk, &old_k, &want.dk, &yardstick.dk, &terms.1).await?;
     let (want, yardstick) = ([want.d_log_scale], [yardstick.d_log_scale]);
-    check.compare_added("d_log_scale", &d_scale, &old_scale, &want, &yardstick, &[terms.2])
+    check.compare_added("d_log_scale", &d_scale, &old_scale, &want, &yardstick, &[terms.2]).await
 }
 
 /// A row's loss carries the absolute error of the scores, as far as it depends on them: -ln p changes by 1 - p <= min(1, loss).

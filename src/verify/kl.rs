@@ -6,35 +6,35 @@ const DIVERGENCES: [Divergence; 4] =
     [Divergence::Kl, Divergence::ReverseKl, Divergence::JensenShannon { beta: 0.3 }, Divergence::TotalVariation];
 const FORMS: [Form; 4] = [Form::Logits, Form::Probabilities, Form::LogQ, Form::LogQLogP];
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 256), (3, 257), (5, 1000)] {
         for fill in FILLS {
-            case(check, rows, cols, fill, Options::default(), Storage::F32)?;
+            case(check, rows, cols, fill, Options::default(), Storage::F32).await?;
         }
     }
     for divergence in DIVERGENCES {
         let options = Options { divergence, temperature: 5.0, scale_t2: true, ..Default::default() };
         for fill in [Fill::Small, Fill::Wide, Fill::Masked] {
-            case(check, 3, 257, fill, Options { reduction: Reduction::Rows, ..options }, Storage::F32)?;
+            case(check, 3, 257, fill, Options { reduction: Reduction::Rows, ..options }, Storage::F32).await?;
         }
     }
     for form in FORMS {
-        case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, Storage::F32)?;
+        case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, Storage::F32).await?;
     }
     for reduction in REDUCTIONS {
-        case(check, 3, 257, Fill::Small, Options { reduction, ..Default::default() }, Storage::F32)?;
+        case(check, 3, 257, Fill::Small, Options { reduction, ..Default::default() }, Storage::F32).await?;
     }
     for &storage in check.storages() {
         for form in [Form::Logits, Form::LogQ] {
-            case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, storage)?;
+            case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, storage).await?;
         }
     }
-    case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32)?;
+    case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32).await?;
     for divergence in DIVERGENCES {
-        case(check, 3, 40_000, Fill::Outlier, Options { divergence, ..Default::default() }, Storage::F32)?;
+        case(check, 3, 40_000, Fill::Outlier, Options { divergence, ..Default::default() }, Storage::F32).await?;
     }
     let none = Options { reduction: Reduction::None, ..Default::default() };
-    case(check, 3, 40_000, Fill::Outlier, none, Storage::F32)
+    case(check, 3, 40_000, Fill::Outlier, none, Storage::F32).await
 }
 
 /// The two sides: of one fill; a target's masks are the model's too, since the loss is infinite where they are not.
@@ -53,7 +53,14 @@ fn sides(fill: Fill, form: Form, rows: usize, cols: usize) -> [Vec<f32>; 2] {
     [x, t]
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options, storage: Storage) -> Result<()> {
+async fn case(
+    check: &mut Check,
+    rows: usize,
+    cols: usize,
+    fill: Fill,
+    options: Options,
+    storage: Storage,
+) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?} {storage:?}"));
     let [x, t] = sides(fill, options.form, rows, cols).map(|side| rounded(storage, &side));
     let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
@@ -72,13 +79,13 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Option
     })?;
     let want = reference::kl::forward::<f64>(&cast(&x), &cast(&t), cols, options);
     let sums = loss_terms(&x, &t, cols, options);
-    check.compare_sum("loss", &loss, &want, &reference::kl::forward(&x, &t, cols, options), &sums)?;
+    check.compare_sum("loss", &loss, &want, &reference::kl::forward(&x, &t, cols, options), &sums).await?;
     let slopes = |dy: &[f32]| gradient_terms(&x, &t, cols, dy, options);
     for (dy, held) in [(&[][..], &fused), (&dy, &back)] {
         let want = reference::kl::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(dy), options);
         let yardstick = reference::kl::backward(&x, &t, cols, dy, options);
         for (index, what) in ["dx", "dt"].into_iter().enumerate() {
-            check.compare_sum(what, &held[index], &want[index], &yardstick[index], &slopes(dy))?;
+            check.compare_sum(what, &held[index], &want[index], &yardstick[index], &slopes(dy)).await?;
         }
     }
     Ok(())

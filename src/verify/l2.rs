@@ -2,26 +2,26 @@ use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
 use crate::l2::{self, Gradients, Options};
 use crate::{Accum, Result, Storage, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (index, shape) in [[1, 1], [1, 7], [3, 257], [5, 1000]].into_iter().enumerate() {
         for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Masked) {
             let options = Options { reduction: REDUCTIONS[index], ..Default::default() };
-            case(check, shape, fill, Storage::F32, options)?;
+            case(check, shape, fill, Storage::F32, options).await?;
         }
     }
     for reduction in REDUCTIONS {
-        case(check, [3, 257], Fill::Small, Storage::F32, Options { reduction, ..Default::default() })?;
+        case(check, [3, 257], Fill::Small, Storage::F32, Options { reduction, ..Default::default() }).await?;
         let options = Options { reduction, factor: 0.5, accum: Accum::Add };
-        case(check, [70_000, 3], Fill::Small, Storage::F32, options)?;
-        case(check, [3, 20_000], Fill::Small, Storage::F32, options)?;
+        case(check, [70_000, 3], Fill::Small, Storage::F32, options).await?;
+        case(check, [3, 20_000], Fill::Small, Storage::F32, options).await?;
         for &storage in check.storages() {
-            case(check, [3, 257], Fill::Small, storage, Options { reduction, ..Default::default() })?;
+            case(check, [3, 257], Fill::Small, storage, Options { reduction, ..Default::default() }).await?;
         }
     }
     Ok(())
 }
 
-fn case(check: &mut Check, shape: [usize; 2], fill: Fill, storage: Storage, options: Options) -> Result<()> {
+async fn case(check: &mut Check, shape: [usize; 2], fill: Fill, storage: Storage, options: Options) -> Result<()> {
     let [rows, cols] = shape;
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {options:?}"));
     let [x, t] = [3, 4].map(|seed| rounded(storage, &fill.matrix(rows, cols, seed)));
@@ -40,11 +40,11 @@ fn case(check: &mut Check, shape: [usize; 2], fill: Fill, storage: Storage, opti
         l2::backward(recorder, x, t, Some(dy_held.view()?), gradients, options)
     })?;
     let want = reference::l2::forward::<f64>(&cast(&x), &cast(&t), cols, options);
-    check.compare("loss", &loss, &want, &reference::l2::forward(&x, &t, cols, options))?;
+    check.compare("loss", &loss, &want, &reference::l2::forward(&x, &t, cols, options)).await?;
     let want = reference::l2::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(&dy), options);
     let naive = reference::l2::backward(&x, &t, cols, &dy, options);
     for (index, (what, held)) in [("dx", &dx), ("dt", &dt)].into_iter().enumerate() {
-        check.compare_gradient(what, held, &old, &want[index], &naive[index])?;
+        check.compare_gradient(what, held, &old, &want[index], &naive[index]).await?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 use super::{Check, Fill, before, cast, rounded};
 use crate::{Accum, Result, Storage, linear, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
         // rows, inputs, outputs
         (1, 1, 1),
@@ -17,7 +17,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier] {
             for bias in [true, false] {
                 if rows < 10_000 || (fill == Fill::Small && bias) {
-                    case(check, [rows, inputs, outputs], fill, bias, Storage::F32, Accum::Write)?;
+                    case(check, [rows, inputs, outputs], fill, bias, Storage::F32, Accum::Write).await?;
                 }
             }
         }
@@ -25,7 +25,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             for accum in [Accum::Write, Accum::Add] {
                 let some = storage != Storage::F32 && [17, 1000].contains(&inputs); // each storage is a kernel of its own
                 if rows < 10_000 && (some || (storage == Storage::F32 && accum == Accum::Add)) {
-                    case(check, [rows, inputs, outputs], Fill::Small, true, storage, accum)?;
+                    case(check, [rows, inputs, outputs], Fill::Small, true, storage, accum).await?;
                 }
             }
         }
@@ -33,7 +33,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-fn case(
+async fn case(
     check: &mut Check,
     [rows, inputs, outputs]: [usize; 3],
     fill: Fill,
@@ -69,11 +69,11 @@ fn case(
     let want = forward(&wide, wide_b.as_deref());
     let terms = forward(&magnitude, None);
     let yardstick = reference::linear::forward(&x, &w, b, inputs, outputs, rows);
-    check.compare_sum("y", &y, &want, &yardstick, &terms)?;
+    check.compare_sum("y", &y, &want, &yardstick, &terms).await?;
     let backward = |[x, w, dy]: &[Vec<f64>; 3]| reference::linear::backward(x, w, dy, size[0], size[1], size[2]);
     let (want, terms) = (backward(&wide), backward(&magnitude));
     let yardstick = reference::linear::backward(&x, &w, &dy, inputs, outputs, rows);
-    check.compare_added("dx", &dx, &old[0], &want.0, &yardstick.0, &terms.0)?;
-    check.compare_added("dw", &dw, &old[1], &want.1, &yardstick.1, &terms.1)?;
-    check.compare_added("db", &db, &old[2], &want.2, &yardstick.2, &terms.2)
+    check.compare_added("dx", &dx, &old[0], &want.0, &yardstick.0, &terms.0).await?;
+    check.compare_added("dw", &dw, &old[1], &want.1, &yardstick.1, &terms.1).await?;
+    check.compare_added("db", &db, &old[2], &want.2, &yardstick.2, &terms.2).await
 }

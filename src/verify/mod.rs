@@ -31,37 +31,26 @@ mod wals;
 
 pub use fill::{FILLS, Fill};
 
+use core::pin::Pin;
+
 use crate::reference::Real;
 use crate::tensor::Element;
 use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 
 /// An op's cases.
-pub type Suite = fn(&mut Check) -> Result<()>;
+pub type Suite = for<'a> fn(&'a mut Check) -> Cases<'a>;
+
+/// Cases under way: they wait for each result.
+pub type Cases<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+macro_rules! suites {
+    ($($op:ident)*) => { [$((stringify!($op), |check| Box::pin($op::cases(check)))),*] };
+}
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 22] = [
-    ("linear", linear::cases),
-    ("sigmoid", sigmoid::cases),
-    ("tanh", tanh::cases),
-    ("normalize", normalize::cases),
-    ("softmax", softmax::cases),
-    ("cross_entropy", cross_entropy::cases),
-    ("bce", bce::cases),
-    ("l2", l2::cases),
-    ("gaussian_kl", gaussian_kl::cases),
-    ("info_nce", info_nce::cases),
-    ("kl", kl::cases),
-    ("siglip", siglip::cases),
-    ("dot", dot::cases),
-    ("gather", gather::cases),
-    ("sample", sample::cases),
-    ("sgd", sgd::cases),
-    ("adam", adam::cases),
-    ("top_k", top_k::cases),
-    ("clip", clip::cases),
-    ("wals", wals::cases),
-    ("folding", folding::cases),
-    ("cast", cast::cases),
+pub const SUITES: [(&str, Suite); 22] = suites![
+    linear sigmoid tanh normalize softmax cross_entropy bce l2 gaussian_kl info_nce kl siglip dot gather
+    sample sgd adam top_k clip wals folding cast
 ];
 
 /// What came of an op's cases.
@@ -77,23 +66,41 @@ pub struct Report {
     pub failures: Vec<String>,
 }
 
-/// Runs one op's cases.
+/// Runs one op's cases; blocks.
 ///
 /// # Errors
 /// An error of the device; a wrong result is no error but a line in [`Report::failures`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
-    let mut check = Check::new(gpu);
-    suite(&mut check)?;
-    Ok(check.report)
+    pollster::block_on(run_async(gpu, suite))
 }
 
-/// The same without the cases that only vary options or storage of one kernel: for another device or tuning of which the rest is known.
+/// Runs one op's cases.
 ///
 /// # Errors
 /// As [`run`].
+pub async fn run_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
+    let mut check = Check::new(gpu);
+    suite(&mut check).await?;
+    Ok(check.report)
+}
+
+/// As [`run`] without the cases that only vary options or storage of one kernel: for another device or tuning of which the rest is known.
+///
+/// # Errors
+/// As [`run`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run_briefly(gpu: &Gpu, suite: Suite) -> Result<Report> {
+    pollster::block_on(run_briefly_async(gpu, suite))
+}
+
+/// As [`run_async`] without the cases that only vary options or storage of one kernel.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_briefly_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
     let mut check = Check { is_brief: true, ..Check::new(gpu) };
-    suite(&mut check)?;
+    suite(&mut check).await?;
     Ok(check.report)
 }
 
@@ -163,9 +170,9 @@ impl<T: Element> Held<T> {
 
 /// Compares results, case by case.
 #[derive(Debug)]
-pub struct Check<'g> {
+pub struct Check {
     /// The device under test.
-    pub gpu: &'g Gpu,
+    pub gpu: Gpu,
     /// What came of it so far.
     pub report: Report,
     /// Whether cases that only vary options or storage are left out.
@@ -176,10 +183,17 @@ pub struct Check<'g> {
     gain: f64,
 }
 
-impl<'g> Check<'g> {
+impl Check {
     /// Nothing compared yet.
-    pub fn new(gpu: &'g Gpu) -> Self {
-        Check { gpu, report: Report::default(), is_brief: false, case: String::new(), layout: 0, gain: 1.0 }
+    pub fn new(gpu: &Gpu) -> Self {
+        Check {
+            gpu: gpu.clone(),
+            report: Report::default(),
+            is_brief: false,
+            case: String::new(),
+            layout: 0,
+            gain: 1.0,
+        }
     }
 
     /// The storages that round, each with kernels of its own; none in brief.
@@ -260,8 +274,9 @@ impl<'g> Check<'g> {
     }
 
     /// The matrix's elements, if nothing around it was written.
-    fn body<T: Element>(&mut self, what: &str, held: &Held<T>) -> Result<Option<Vec<T>>> {
-        let words = self.gpu.read(Tensor::<u32>::vector(&held.buffer, (held.buffer.size() / 4) as usize)?)?;
+    async fn body<T: Element>(&mut self, what: &str, held: &Held<T>) -> Result<Option<Vec<T>>> {
+        let words = Tensor::<u32>::vector(&held.buffer, (held.buffer.size() / 4) as usize)?;
+        let words = self.gpu.read_async(words).await?;
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let (stride, size) = (held.layout.stride(held.cols), held.storage.bytes() as usize);
         let mut body = Vec::with_capacity(held.rows * held.cols * size);
@@ -285,9 +300,9 @@ impl<'g> Check<'g> {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn compare_ids(&mut self, what: &str, held: &Held<u32>, want: &[u32]) -> Result<()> {
+    pub async fn compare_ids(&mut self, what: &str, held: &Held<u32>, want: &[u32]) -> Result<()> {
         self.report.compared += 1;
-        let Some(got) = self.body(what, held)? else { return Ok(()) };
+        let Some(got) = self.body(what, held).await? else { return Ok(()) };
         let cols = held.cols.max(1);
         match got.iter().zip(want).position(|(got, want)| got != want) {
             _ if got.len() != want.len() => self.fail(format!("{what}: {} ids, {} wanted", got.len(), want.len())),
@@ -303,12 +318,12 @@ impl<'g> Check<'g> {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn compare(&mut self, what: &str, held: &Held, want: &[f64], yardstick: &[f32]) -> Result<()> {
-        self.compare_sum(what, held, want, yardstick, &[])
+    pub async fn compare(&mut self, what: &str, held: &Held, want: &[f64], yardstick: &[f32]) -> Result<()> {
+        self.compare_sum(what, held, want, yardstick, &[]).await
     }
 
     /// [`Check::compare_added`] for gradients that are no sums themselves.
-    fn compare_gradient(
+    async fn compare_gradient(
         &mut self,
         what: &str,
         held: &Held,
@@ -317,14 +332,14 @@ impl<'g> Check<'g> {
         yardstick: &[f32],
     ) -> Result<()> {
         let terms: Vec<f64> = want.iter().map(|want| want.abs()).filter(|_| !old.is_empty()).collect();
-        self.compare_added(what, held, old, want, yardstick, &terms)
+        self.compare_added(what, held, old, want, yardstick, &terms).await
     }
 
     /// [`Check::compare`] for elements that are sums: `terms` holds, for each, the sum of its terms' magnitudes.
     ///
     /// # Errors
     /// An error of the device.
-    pub fn compare_sum(
+    pub async fn compare_sum(
         &mut self,
         what: &str,
         held: &Held,
@@ -333,7 +348,7 @@ impl<'g> Check<'g> {
         terms: &[f64],
     ) -> Result<()> {
         self.report.compared += 1;
-        let Some(got) = self.body(what, held)? else { return Ok(()) };
+        let Some(got) = self.body(what, held).await? else { return Ok(()) };
         if got.len() != want.len() || yardstick.len() != want.len() {
             self.fail(format!("{what}: {} elements, {} wanted, {} measured", got.len(), want.len(), yardstick.len()));
             return Ok(());
@@ -374,7 +389,7 @@ impl<'g> Check<'g> {
     }
 
     /// As [`Check::compare_sum`] for a gradient that was added to `old`, or written if that is empty.
-    fn compare_added(
+    async fn compare_added(
         &mut self,
         what: &str,
         held: &Held,
@@ -385,7 +400,7 @@ impl<'g> Check<'g> {
     ) -> Result<()> {
         let magnitudes: Vec<f64> = old.iter().map(|&old| f64::from(old).abs()).collect();
         let (want, terms) = (added(want, &cast(old)), added(terms, &magnitudes));
-        self.compare_sum(what, held, &want, &added(yardstick, old), &terms)
+        self.compare_sum(what, held, &want, &added(yardstick, old), &terms).await
     }
 }
 

@@ -2,24 +2,31 @@ use super::{Check, Fill, cast, rounded};
 use crate::normalize::{self, Options};
 use crate::{Result, Storage, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let fills = [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier, Fill::Sorted];
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 257), (5, 1000), (601, 50), (70_000, 3), (2, 131_072)] {
         for fill in fills {
             if rows * cols < 100_000 || fill == Fill::Small {
-                case(check, rows, cols, fill, Storage::F32, Options::default())?;
+                case(check, rows, cols, fill, Storage::F32, Options::default()).await?;
             }
         }
     }
     for &storage in check.storages() {
-        case(check, 3, 256, Fill::Small, storage, Options::default())?;
-        case(check, 5, 257, Fill::Wide, storage, Options::default())?;
+        case(check, 3, 256, Fill::Small, storage, Options::default()).await?;
+        case(check, 5, 257, Fill::Wide, storage, Options::default()).await?;
     }
-    case(check, 5, 33, Fill::Subnormal, Storage::F32, Options::default())?;
-    case(check, 5, 33, Fill::Small, Storage::F32, Options { eps: 100.0 })
+    case(check, 5, 33, Fill::Subnormal, Storage::F32, Options::default()).await?;
+    case(check, 5, 33, Fill::Small, Storage::F32, Options { eps: 100.0 }).await
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storage, options: Options) -> Result<()> {
+async fn case(
+    check: &mut Check,
+    rows: usize,
+    cols: usize,
+    fill: Fill,
+    storage: Storage,
+    options: Options,
+) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} eps {}", options.eps));
     check.magnifies_flushed(1.0 / f64::from(options.eps));
     let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 3)), rounded(storage, &Fill::Small.matrix(rows, cols, 4)));
@@ -30,7 +37,7 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storag
         normalize::backward(recorder, held[0].view()?, held[1].view()?, dx.view()?, options)
     })?;
     let want = reference::normalize::forward::<f64>(&cast(&x), cols, options);
-    check.compare("y", &y, &want, &reference::normalize::forward(&x, cols, options))?;
+    check.compare("y", &y, &want, &reference::normalize::forward(&x, cols, options)).await?;
     let (wide_x, wide_dy) = (cast::<f64>(&x), cast::<f64>(&dy));
     let want = reference::normalize::backward(&wide_x, &wide_dy, cols, options);
     let yardstick = reference::normalize::backward(&x, &dy, cols, options);
@@ -41,5 +48,5 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storag
         let along = x.iter().zip(dy).map(|(x, dy)| (x / n * dy).abs()).sum::<f64>();
         x.iter().zip(dy).map(move |(x, dy)| (dy.abs() + (x / n).abs() * along) / n)
     });
-    check.compare_sum("dx", &dx, &want, &yardstick, &terms.collect::<Vec<_>>())
+    check.compare_sum("dx", &dx, &want, &yardstick, &terms.collect::<Vec<_>>()).await
 }

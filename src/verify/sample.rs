@@ -2,7 +2,7 @@ use super::Check;
 use crate::sample::{self, Options, Popularity, Proposal};
 use crate::{Lists, Random, Result, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let zipf = |n: u32| -> Vec<f32> { (0..n).map(|k| if k % 5 == 3 { 0.0 } else { 1e4 / (k + 1) as f32 }).collect() };
     for (rows, cols) in [(1, 1), (7, 5), (300, 64), (70_000, 1)] {
         for n in [1, 7, 257] {
@@ -16,13 +16,13 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
             ];
             for proposal in proposals {
                 for has_lists in [false, true] {
-                    case(check, rows, cols, proposal, has_lists)?;
+                    case(check, rows, cols, proposal, has_lists).await?;
                 }
             }
         }
     }
     for proposal in [Proposal::LogUniform { n: 1 << 31 }, Proposal::Uniform { n: u32::MAX }] {
-        case(check, 50, 200, proposal, false)?;
+        case(check, 50, 200, proposal, false).await?;
     }
     Ok(())
 }
@@ -42,7 +42,7 @@ fn lists(n: u32, rows: usize) -> (Vec<Vec<u32>>, Vec<u32>) {
     (lists, of)
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, proposal: Proposal<&[u32]>, has_lists: bool) -> Result<()> {
+async fn case(check: &mut Check, rows: usize, cols: usize, proposal: Proposal<&[u32]>, has_lists: bool) -> Result<()> {
     let n = proposal.map(|table| table.len() / 3).ids();
     let options = Options { seed: 0x1234_5678_9abc, step: 3, stream: 2, expected: rows == 7 };
     let kind = proposal.map(|table| table.len() / 3);
@@ -71,10 +71,10 @@ fn case(check: &mut Check, rows: usize, cols: usize, proposal: Proposal<&[u32]>,
     })?;
     let (want_ids, want) = reference::sample::draw::<f64>(proposal, &own_lists, cols, options);
     let (_, yardstick) = reference::sample::draw::<f32>(proposal, &own_lists, cols, options);
-    check.compare_ids("ids", &ids, &want_ids)?;
+    check.compare_ids("ids", &ids, &want_ids).await?;
     // A sum over the list that is nearly 1 is subtracted from 1.
     let terms: Vec<f64> = want.iter().map(|value| 1.0 + value.abs()).collect();
-    check.compare_sum("log_q", &log_q, &want, &yardstick, &terms)?;
+    check.compare_sum("log_q", &log_q, &want, &yardstick, &terms).await?;
     let alone =
         |id: &u32| if *id == u32::MAX { f64::INFINITY } else { reference::sample::log_probability(proposal, *id) };
     let want: Vec<f64> = want_ids.iter().map(alone).collect();
@@ -82,5 +82,5 @@ fn case(check: &mut Check, rows: usize, cols: usize, proposal: Proposal<&[u32]>,
         .iter()
         .map(|id| if *id == u32::MAX { f32::INFINITY } else { reference::sample::log_probability(proposal, *id) })
         .collect();
-    check.compare("log_q of given", &given, &want, &yardstick)
+    check.compare("log_q of given", &given, &want, &yardstick).await
 }

@@ -2,7 +2,7 @@ use super::{Check, Fill, cast};
 use crate::sgd::{self, Options};
 use crate::{Result, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let base = Options { rate: 0.1, ..Default::default() };
     let forms = [
         base,
@@ -15,7 +15,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge] {
             for options in forms {
                 if rows < 10_000 || fill == Fill::Small {
-                    case(check, rows, cols, fill, options)?;
+                    case(check, rows, cols, fill, options).await?;
                 }
             }
         }
@@ -23,7 +23,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
+async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?}"));
     let (g, p) = (fill.matrix(rows, cols, 14), Fill::Small.matrix(rows, cols, 15));
     let v = Fill::Small.matrix(rows, cols, 16);
@@ -38,6 +38,6 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Option
     let terms = |old: &[f32], new: &[f64]| -> Vec<f64> {
         old.iter().zip(new).map(|(&old, new)| f64::from(old).abs() + (new - f64::from(old)).abs()).collect()
     };
-    check.compare_sum("p", &held_p, &want_p, &yardstick_p, &terms(&p, &want_p))?;
-    check.compare_sum("v", &held_v, &want_v, &yardstick_v, &terms(&v, &want_v))
+    check.compare_sum("p", &held_p, &want_p, &yardstick_p, &terms(&p, &want_p)).await?;
+    check.compare_sum("v", &held_v, &want_v, &yardstick_v, &terms(&v, &want_v)).await
 }

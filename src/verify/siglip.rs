@@ -3,7 +3,7 @@ use crate::reference::siglip as reference;
 use crate::siglip::{self, Gradients, Learned, Options};
 use crate::{Accum, Reduction, Result, Storage};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
         // queries, keys, dim
         (1, 1, 1),
@@ -21,24 +21,24 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         for fill in [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide] {
             for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
                 let options = Options { reduction, ..Default::default() };
-                case(check, size, fill, reference::Learned::default(), Storage::F32, options)?;
+                case(check, size, fill, reference::Learned::default(), Storage::F32, options).await?;
             }
-            case(check, size, fill, learned, Storage::F32, Options::default())?;
+            case(check, size, fill, learned, Storage::F32, Options::default()).await?;
         }
         for &storage in check.storages() {
-            case(check, size, Fill::Small, learned, storage, Options::default())?;
+            case(check, size, Fill::Small, learned, storage, Options::default()).await?;
             let options = Options { reduction: Reduction::Rows, accum: Accum::Add, ..Default::default() };
-            case(check, size, Fill::Small, reference::Learned::default(), storage, options)?;
+            case(check, size, Fill::Small, reference::Learned::default(), storage, options).await?;
         }
         let clamped = reference::Learned { log_scale: Some(5.0), bias: None };
         let options = Options { reduction: Reduction::BatchMean, accum: Accum::Add, ..Default::default() };
-        case(check, size, Fill::Small, clamped, Storage::F32, options)?;
+        case(check, size, Fill::Small, clamped, Storage::F32, options).await?;
     }
     Ok(())
 }
 
 /// `storage` is that of the matrices; the parameters and their gradients are f32.
-fn case(
+async fn case(
     check: &mut Check,
     [queries, keys, dim]: [usize; 3],
     fill: Fill,
@@ -94,15 +94,15 @@ fn case(
     let yardstick = reference::forward(&q, &k, dim, learned, options);
     let batch = Batch { q: &wide_q, k: &wide_k, dim, learned: wide_learned, dy: &wide_dy };
     let terms = batch.terms(options);
-    check.compare_sum("loss", &loss, &want, &yardstick, &terms.loss)?;
+    check.compare_sum("loss", &loss, &want, &yardstick, &terms.loss).await?;
     let want = reference::backward(&wide_q, &wide_k, dim, wide_learned, &wide_dy, options);
     let yardstick = reference::backward(&q, &k, dim, learned, &dy, options);
-    check.compare_added("dq", &dq, &old_q, &want.dq, &yardstick.dq, &terms.dq)?;
-    check.compare_added("dk", &dk, &old_k, &want.dk, &yardstick.dk, &terms.dk)?;
+    check.compare_added("dq", &dq, &old_q, &want.dq, &yardstick.dq, &terms.dq).await?;
+    check.compare_added("dk", &dk, &old_k, &want.dk, &yardstick.dk, &terms.dk).await?;
     let scale = ([want.d_log_scale], [yardstick.d_log_scale], [terms.d_log_scale]);
-    check.compare_added("d_log_scale", &d_log_scale, &old_scale, &scale.0, &scale.1, &scale.2)?;
+    check.compare_added("d_log_scale", &d_log_scale, &old_scale, &scale.0, &scale.1, &scale.2).await?;
     let bias = ([want.d_bias], [yardstick.d_bias], [terms.d_bias]);
-    check.compare_added("d_bias", &d_bias, &old_bias, &bias.0, &bias.1, &bias.2)
+    check.compare_added("d_bias", &d_bias, &old_bias, &bias.0, &bias.1, &bias.2).await
 }
 
 struct Batch<'a> {

@@ -2,25 +2,32 @@ use super::{Check, FILLS, Fill, cast, rounded};
 use crate::softmax::{self, Options};
 use crate::{Result, Storage, reference};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
         for fill in FILLS {
             for (temperature, log) in [(1.0, false), (1.0, true), (0.07, false), (5.0, true)] {
-                case(check, rows, cols, fill, Storage::F32, Options { temperature, log })?;
+                case(check, rows, cols, fill, Storage::F32, Options { temperature, log }).await?;
             }
         }
     }
     for &storage in check.storages() {
         for log in [false, true] {
-            case(check, 3, 256, Fill::Small, storage, Options { log, ..Default::default() })?;
-            case(check, 5, 257, Fill::Wide, storage, Options { log, ..Default::default() })?;
+            case(check, 3, 256, Fill::Small, storage, Options { log, ..Default::default() }).await?;
+            case(check, 5, 257, Fill::Wide, storage, Options { log, ..Default::default() }).await?;
         }
     }
-    case(check, 70_000, 3, Fill::Small, Storage::F32, Options::default())?;
-    case(check, 32, 131_072, Fill::Outlier, Storage::F32, Options::default())
+    case(check, 70_000, 3, Fill::Small, Storage::F32, Options::default()).await?;
+    case(check, 32, 131_072, Fill::Outlier, Storage::F32, Options::default()).await
 }
 
-fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storage, options: Options) -> Result<()> {
+async fn case(
+    check: &mut Check,
+    rows: usize,
+    cols: usize,
+    fill: Fill,
+    storage: Storage,
+    options: Options,
+) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {options:?}"));
     let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 5)), rounded(storage, &Fill::Small.matrix(rows, cols, 6)));
     let held = [check.input_as(storage, rows, cols, &x)?, check.input_as(storage, rows, cols, &dy)?];
@@ -31,16 +38,16 @@ fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storag
     })?;
     let want = reference::softmax::forward::<f64>(&cast(&x), cols, options);
     let yardstick = reference::softmax::forward(&x, cols, options);
-    check.compare("y", &y, &want, &yardstick)?;
+    check.compare("y", &y, &want, &yardstick).await?;
     let (mut wide_y, mut narrow_y) = (want, yardstick);
     if storage != Storage::F32 {
         // From what the forward stored: rounding it to 16 bits is not the backward's error.
-        let Some(stored) = check.body("y", &y)? else { return Ok(()) };
+        let Some(stored) = check.body("y", &y).await? else { return Ok(()) };
         (wide_y, narrow_y) = (cast(&stored), stored);
     }
     let want_dx = reference::softmax::backward(&wide_y, &cast(&dy), cols, options);
     let terms = backward_terms(&wide_y, &dy, cols, options);
-    check.compare_sum("dx", &dx, &want_dx, &reference::softmax::backward(&narrow_y, &dy, cols, options), &terms)
+    check.compare_sum("dx", &dx, &want_dx, &reference::softmax::backward(&narrow_y, &dy, cols, options), &terms).await
 }
 
 /// p (|dy| + Σ p |dy|) / T, or (|dy| + p Σ |dy|) / T for the logarithm.

@@ -1,23 +1,23 @@
 use super::{Check, Fill, cast, rounded};
 use crate::{Lists, Random, Result, Storage, reference, top_k};
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes =
         [[1, 1, 1, 1], [3, 7, 5, 10], [70, 300, 16, 12], [5, 5000, 8, 100], [700, 40, 4, 1], [2, 3000, 3, 1000]];
     for [n, m, dim, count] in shapes {
         for has_lists in [false, true] {
-            case(check, [n, m, dim, count], true, has_lists, Storage::F32)?;
+            case(check, [n, m, dim, count], true, has_lists, Storage::F32).await?;
         }
-        case(check, [n, m, dim, count], false, true, Storage::F32)?;
+        case(check, [n, m, dim, count], false, true, Storage::F32).await?;
     }
     for &storage in check.storages() {
-        case(check, [20, 300, 16, 12], false, true, storage)?;
+        case(check, [20, 300, 16, 12], false, true, storage).await?;
     }
     Ok(())
 }
 
 /// `ties`: vectors of few small integers, whose scores are exact and often equal.
-fn case(
+async fn case(
     check: &mut Check,
     [n, m, dim, count]: [usize; 4],
     ties: bool,
@@ -58,8 +58,8 @@ fn case(
     let (_, yardstick) = reference::top_k::forward::<f32>(&q, &k, dim, &own, count);
     // Scores of random vectors are apart by more than their rounding, but for some.
     if ties || storage != Storage::F32 || n * m < 25_000 {
-        check.compare_ids("ids", &ids, &want_ids)?;
+        check.compare_ids("ids", &ids, &want_ids).await?;
     }
     let terms = vec![dim as f64; want.len()];
-    check.compare_sum("scores", &scores, &want, &yardstick, &terms)
+    check.compare_sum("scores", &scores, &want, &yardstick, &terms).await
 }

@@ -9,7 +9,7 @@ enum Own {
     Both,
 }
 
-pub(super) fn cases(check: &mut Check) -> Result<()> {
+pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let shapes = [
         // rows, items, dim, most observations of a row
         [1, 1, 1, 1],
@@ -21,16 +21,16 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
         [3, 40, 8, 5000],
     ];
     if check.is_brief {
-        case(check, shapes[2], Own::Weights, 1.0, Storage::F32)?;
-        return case(check, shapes[3], Own::Both, 0.5, Storage::F32);
+        case(check, shapes[2], Own::Weights, 1.0, Storage::F32).await?;
+        return case(check, shapes[3], Own::Both, 0.5, Storage::F32).await;
     }
     for [rows, items, dim, most] in shapes {
         for (own, unobserved) in [(Own::Nothing, 1.0), (Own::Weights, 0.1), (Own::Both, 0.0)] {
-            case(check, [rows, items, dim, most], own, unobserved, Storage::F32)?;
+            case(check, [rows, items, dim, most], own, unobserved, Storage::F32).await?;
         }
     }
     for &storage in check.storages() {
-        case(check, [23, 70, 33, 40], Own::Both, 0.5, storage)?;
+        case(check, [23, 70, 33, 40], Own::Both, 0.5, storage).await?;
     }
     Ok(())
 }
@@ -38,7 +38,7 @@ pub(super) fn cases(check: &mut Check) -> Result<()> {
 /// Steps of conjugate gradients of [`refined`].
 const STEPS: usize = 3;
 
-fn case(
+async fn case(
     check: &mut Check,
     [rows, items, dim, most]: [usize; 4],
     own: Own,
@@ -72,7 +72,7 @@ fn case(
     let held_y = check.input_as(storage, items, dim, &y)?;
     let (held_ids, held_ridge) = (check.input(n, 1, &ids)?, check.input(rows, 1, &ridge)?);
     let (held_weights, held_goals) = (check.input_as(storage, n, 1, &weights)?, check.input_as(storage, n, 1, &goals)?);
-    let of_rows = wals::Rows::new(check.gpu, &starts, dim)?;
+    let of_rows = wals::Rows::new(&check.gpu, &starts, dim)?;
     let x = check.output_as(storage, rows, dim)?;
     let gramian = check.gpu.zeros::<f32>(dim * dim)?;
     let gramian = crate::Tensor::matrix(&gramian, dim, dim)?;
@@ -94,8 +94,8 @@ fn case(
     let wide_ridge = cast(&ridge);
     let want = reference::wals::solve::<f64>(&cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
     let yardstick = reference::wals::solve(&y, dim, &entries, unobserved, &ridge);
-    check.compare("x", &x, &want, &yardstick)?;
-    let solved = check.gpu.read(x.view()?)?;
+    check.compare("x", &x, &want, &yardstick).await?;
+    let solved = check.gpu.read_async(x.view()?).await?;
     let loss = check.output(of_rows.pieces(), 1)?;
     check.run(|recorder| {
         let (x, y) = (x.view()?, held_y.view()?);
@@ -103,14 +103,14 @@ fn case(
     })?;
     let want = reference::wals::objective::<f64>(&cast(&solved), &cast(&y), dim, &wide, unobserved.into(), &wide_ridge);
     let naive = reference::wals::objective(&solved, &y, dim, &entries, unobserved, &ridge);
-    compare_losses(check, &loss, &of_rows, &want, &naive)?;
+    compare_losses(check, &loss, &of_rows, &want, &naive).await?;
 
     // Each is a kernel to compile.
     if own == Own::Weights || (own == Own::Nothing && dim != 16) {
         return Ok(());
     }
     // The same towards the same, from where y's rows are: in the basis of y's Gramian, and in y's own.
-    let held_gramian: Vec<f32> = check.gpu.read(gramian)?;
+    let held_gramian: Vec<f32> = check.gpu.read_async(gramian).await?;
     let [vectors, values] = wals::eigen(&held_gramian, dim);
     let turned = rounded(storage, &reference::linear::forward(&y, &vectors, None, dim, dim, items));
     let start = rounded(storage, &Fill::Small.matrix(rows, dim, 73));
@@ -147,14 +147,14 @@ fn case(
         );
         let (naive, naive_loss) =
             reference::wals::refine(y, dim, &entries, unobserved, &ridge, [vectors, gramian], &start, STEPS);
-        check.compare("refined x", &x, &want, &naive)?;
-        compare_losses(check, &loss, &of_rows, &want_loss, &naive_loss)?;
+        check.compare("refined x", &x, &want, &naive).await?;
+        compare_losses(check, &loss, &of_rows, &want_loss, &naive_loss).await?;
     }
     Ok(())
 }
 
 /// Of rows of one piece; others: tests/wals.rs.
-fn compare_losses(
+async fn compare_losses(
     check: &mut Check,
     loss: &Held,
     rows: &wals::Rows,
@@ -169,5 +169,5 @@ fn compare_losses(
         (0..rows.len()).map(of).map(|row| if at == 0 { want[row].0 } else { want[row].1 }).collect()
     });
     let naive: Vec<f32> = (0..rows.len()).map(|piece| naive[of(piece)].0).collect();
-    check.compare_sum("loss", loss, &sums, &naive, &terms)
+    check.compare_sum("loss", loss, &sums, &naive, &terms).await
 }

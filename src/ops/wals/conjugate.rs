@@ -110,8 +110,8 @@ pub fn refine(
             let shared: Tensor = Tensor::strided(&scratch, height, dim, 0, cols)?;
             match base {
                 Base::Eigen { vectors, .. } => {
-                    take(plan, x, rows.ids(&batch)?, direction)?;
-                    product(plan, Operand::by_k(direction), Operand::by_k(vectors), None, solution, false)?;
+                    take(plan, x, rows.ids(&batch)?, shared)?;
+                    product(plan, Operand::by_k(shared), Operand::by_k(vectors), None, solution, false)?;
                 }
                 Base::Gramian(_) => take(plan, x, rows.ids(&batch)?, solution)?,
             }
@@ -144,8 +144,8 @@ pub fn refine(
             }
             let found = match base {
                 Base::Eigen { vectors, .. } => {
-                    product(plan, Operand::by_k(solution), Operand::by_row(vectors), None, direction, false)?;
-                    direction
+                    product(plan, Operand::by_k(solution), Operand::by_row(vectors), None, shared, false)?;
+                    shared
                 }
                 Base::Gramian(_) => solution,
             };

@@ -1,0 +1,86 @@
+//! What the page calls: a device, and each op's cases on it.
+
+#![cfg(target_arch = "wasm32")]
+
+use wasm_bindgen::JsError;
+use wasm_bindgen::prelude::wasm_bindgen;
+use wgloss::verify::{self, SUITES};
+use wgloss::{Error, Gpu, Options, Result, Tensor, softmax};
+
+#[wasm_bindgen(start)]
+fn start() {
+    std::panic::set_hook(Box::new(|panic| web_sys::console::error_1(&panic.to_string().into())));
+}
+
+/// The browser's adapter, opened.
+#[wasm_bindgen]
+pub struct Device(Gpu);
+
+/// What came of an op's cases.
+#[wasm_bindgen(getter_with_clone)]
+pub struct Outcome {
+    pub cases: usize,
+    pub ulp: f64,
+    pub relative: f64,
+    pub failures: Vec<String>,
+}
+
+#[wasm_bindgen]
+impl Device {
+    pub async fn open() -> std::result::Result<Device, JsError> {
+        Ok(Device(Gpu::open_async(&Options::default()).await?))
+    }
+
+    /// Runs an op's cases; in brief without those that only vary options or storage.
+    pub async fn verify(&self, op: &str, brief: bool) -> std::result::Result<Outcome, JsError> {
+        let suite = SUITES.into_iter().find_map(|(name, suite)| (name == op).then_some(suite));
+        let suite = suite.ok_or_else(|| JsError::new(&format!("{op} is no op")))?;
+        let report = match brief {
+            true => verify::run_briefly_async(&self.0, suite).await?,
+            false => verify::run_async(&self.0, suite).await?,
+        };
+        let verify::Report { compared: cases, worst_ulp: ulp, worst_relative: relative, failures } = report;
+        Ok(Outcome { cases, ulp, relative, failures })
+    }
+
+    /// What a browser alone refuses, and what it tells later than wgpu does elsewhere.
+    pub async fn errors(&self) -> std::result::Result<Outcome, JsError> {
+        let found = [("bindings that share bytes", near(&self.0).await?), ("told later", told_later(&self.0).await?)];
+        let wrong = found.iter().filter(|(_, right)| !right).map(|(what, _)| format!("{what}: not as it should be"));
+        Ok(Outcome { cases: found.len(), ulp: 0.0, relative: 0.0, failures: wrong.collect() })
+    }
+}
+
+/// Whether the halves of one buffer are an input and an output, and its quarters are refused.
+async fn near(gpu: &Gpu) -> Result<bool> {
+    let place = gpu.limits().min_storage_buffer_offset_alignment as usize / 4;
+    let buffer = gpu.zeros::<f32>(2 * place)?;
+    let view = |offset| Tensor::strided(&buffer, 1, 4, offset, 4);
+    let run =
+        |offset| gpu.run(|recorder| softmax::forward(recorder, view(0)?, view(offset)?, softmax::Options::default()));
+    let refused = matches!(run(place / 2), Err(Error::TooClose { .. }));
+    run(place)?;
+    Ok(refused && gpu.read_async(view(place)?).await? == [0.25; 4])
+}
+
+/// Whether a buffer that was destroyed, of which a submit's caller learns nothing, is an error of the next read.
+async fn told_later(gpu: &Gpu) -> Result<bool> {
+    let (destroyed, output) = (gpu.zeros::<f32>(4)?, gpu.zeros::<f32>(4)?);
+    let (x, y) = (Tensor::matrix(&destroyed, 1, 4)?, Tensor::matrix(&output, 1, 4)?);
+    destroyed.destroy();
+    let ran = gpu.run(|recorder| softmax::forward(recorder, x, y, softmax::Options::default()));
+    let told = matches!(ran, Err(Error::Device { .. })) || matches!(gpu.read_async(y).await, Err(Error::Device { .. }));
+    gpu.clear_fault();
+    Ok(told && gpu.read_async(y).await? == [0.0; 4])
+}
+
+/// Every op.
+#[wasm_bindgen]
+pub fn ops() -> Vec<String> {
+    SUITES.map(|(op, _)| op.to_owned()).to_vec()
+}
+
+#[wasm_bindgen]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
