@@ -127,7 +127,8 @@ pub fn source(shader: &Shader, build: &Build) -> String {
                 Content::Counters => "atomic<u32>",
             };
             let number = index + 1;
-            source += &format!("@group(0) @binding({number}) var<storage, {mode}> {name}: array<{element}>;\n\n");
+            source +=
+                &format!("@group(0) @binding({number}) var<storage, {mode}> {}: array<{element}>;\n\n", array(name));
         }
         let partner = format.in_place.unwrap_or(index);
         let text = match content {
@@ -153,6 +154,11 @@ fn shares_words(shader: &Shader, index: usize, format: Format) -> bool {
     format.half() && access == Access::Write && (stores_single(shader, name) || !format.quads)
 }
 
+/// What a binding is called. Not as its tensor: `dx` is a namespace to Direct3D's compiler (DXC, which has the ray tracing functions in it).
+fn array(name: &str) -> String {
+    format!("{name}_array")
+}
+
 fn params(shader: &Shader) -> String {
     let mut members: Vec<(String, &str)> = Vec::new();
     for (name, ..) in shader.bindings {
@@ -176,20 +182,20 @@ fn words(shader: &Shader, name: &str, content: Content) -> String {
     };
     function(
         "load",
-        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return NAME[at_NAME(i, j)];\n}\n\n",
-        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return atomicLoad(&NAME[at_NAME(i, j)]);\n}\n\n",
+        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return ARRAY[at_NAME(i, j)];\n}\n\n",
+        "fn load_NAME(i: u32, j: u32) -> u32 {\n    return atomicLoad(&ARRAY[at_NAME(i, j)]);\n}\n\n",
     );
     function(
         "store",
-        "fn store_NAME(i: u32, j: u32, value: u32) {\n    NAME[at_NAME(i, j)] = value;\n}\n\n",
-        "fn store_NAME(i: u32, j: u32, value: u32) {\n    atomicStore(&NAME[at_NAME(i, j)], value);\n}\n\n",
+        "fn store_NAME(i: u32, j: u32, value: u32) {\n    ARRAY[at_NAME(i, j)] = value;\n}\n\n",
+        "fn store_NAME(i: u32, j: u32, value: u32) {\n    atomicStore(&ARRAY[at_NAME(i, j)], value);\n}\n\n",
     );
     function(
         "add",
         "",
-        "fn add_NAME(i: u32, j: u32, value: u32) {\n    atomicAdd(&NAME[at_NAME(i, j)], value);\n}\n\n",
+        "fn add_NAME(i: u32, j: u32, value: u32) {\n    atomicAdd(&ARRAY[at_NAME(i, j)], value);\n}\n\n",
     );
-    text.replace("NAME", name)
+    text.replace("ARRAY", &array(name)).replace("NAME", name)
 }
 
 /// The functions of one binding, which access `partner` (itself, unless in place) in that binding's format.
@@ -269,7 +275,7 @@ fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> Str
         .replace("INTO(", into)
         .replace("WORD", word)
         .replace("STORAGE", storage)
-        .replace("ARRAY", shader.bindings[partner].0);
+        .replace("ARRAY", &array(shader.bindings[partner].0));
     text.replace("params.NAME", &format!("params.{}", shader.bindings[partner].0)).replace("NAME", name)
 }
 

@@ -112,7 +112,9 @@ fn apply(
         let s = reduce_sum(lane, share_of(span, i, a.r));
         let f = factor_of(a, s);
         loss += loss_of(a, s);
-        for (var j = span.first; j < span.end; j += step_size()) {
+        // As many rounds for all lanes: Direct3D's older compiler (FXC) takes the barrier above for one that not all reach otherwise.
+        for (var done = 0u; done < params.cols; done += step_size()) {
+            let j = span.first + done;
             let y = row16(a.r, j, span.end);
             let end = select(0u, span.end, k > 0u || ADD == 1u);
             sum = load_along16(2u * p, j, end, 0.0) + y * f;
