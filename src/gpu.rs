@@ -86,6 +86,11 @@ const PLACES: u64 = 32;
 const BUFFER_USAGES: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
+/// Bytes: bindings begin at its multiples.
+pub(crate) fn alignment(limits: &wgpu::Limits) -> u64 {
+    u64::from(limits.min_storage_buffer_offset_alignment).max(16)
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -196,7 +201,7 @@ impl Gpu {
     fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
         let (info, limits) = (device.adapter_info(), device.limits());
         let tuning = Tuning::for_device(&device);
-        let place = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+        let place = alignment(&limits);
         let places = |label| wgpu::BufferDescriptor {
             label: Some(label),
             size: PLACES * place,
@@ -408,9 +413,8 @@ impl Gpu {
     /// What an absent input reads, ones, or where an absent output goes: of each binding a place of its own, start and size in bytes, since WebGPU lets no two
     /// that are written have one.
     pub(crate) fn absent(&self, number: u32, access: Access) -> (&wgpu::Buffer, u64, u64) {
-        let place = u64::from(self.limits().min_storage_buffer_offset_alignment).max(16);
         let buffer = if access == Access::Read { &self.shared.ones } else { &self.shared.sink };
-        (buffer, u64::from(number) * place, 16)
+        (buffer, u64::from(number) * alignment(self.limits()), 16)
     }
 
     /// Whether a browser's WebGPU is below, which compares what bindings share.

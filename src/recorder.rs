@@ -2,7 +2,7 @@ use core::cell::RefCell;
 use core::ops::ControlFlow;
 
 use crate::accessors::{self, Format};
-use crate::gpu::Scratch;
+use crate::gpu::{Scratch, alignment};
 use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor, Tuning};
@@ -495,9 +495,8 @@ impl<'g> Plan<'g> {
     /// Bytes that one binding can hold, whatever its alignment.
     fn binding_limit(&self) -> u64 {
         let limits = self.gpu.limits();
-        let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
         // Element numbers are u32 in the shaders: 2^31 bytes keep every sum of an offset and a row below 2^32.
-        limits.max_storage_buffer_binding_size.min(1 << 31).saturating_sub(alignment)
+        limits.max_storage_buffer_binding_size.min(1 << 31).saturating_sub(alignment(limits))
     }
 
     /// How many rows of a tensor one binding can hold.
@@ -669,9 +668,8 @@ impl<'g> Plan<'g> {
     fn placed(&self, kernel: &Kernel, index: usize, tensor: Tensor<u32>, args: &[Arg]) -> (Format, u64, u64) {
         let shader = kernel.shader;
         let (_, access, content) = shader.bindings[index];
-        let alignment = u64::from(self.gpu.limits().min_storage_buffer_offset_alignment).max(16);
         let first = tensor.start_bytes();
-        let start = first - first % alignment;
+        let start = first - first % alignment(self.gpu.limits());
         let size = first + tensor.span_bytes() - start;
         let four = 4 * tensor.storage.bytes();
         let aligned = (first - start).is_multiple_of(four)

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     for compiler in [Compiler::Fxc, Compiler::Dxc] {
         let mut seen = HashSet::new();
         for kernel in kernels() {
+            println!("{compiler:?}: {}.{}", kernel.shader.op, kernel.entry);
             for storage in [Storage::F32, Storage::Bf16] {
                 let module = parsed(kernel, storage, compiler);
                 for constants in constants(kernel, &module) {
