@@ -14,5 +14,10 @@ cargo build --release --manifest-path tests/directx/Cargo.toml --target "$target
 dlls=$folder/node_modules/webgpu/dist/win32-x64
 [[ -d $dlls ]] || npm install --silent --ignore-scripts --no-save --prefix "$folder" webgpu@0.6.2 >/dev/null
 cp "$dlls"/{d3dcompiler_47,dxcompiler}.dll "$folder/$target/release/"
+# Wine 8 lacks a DLL that Rust's standard library takes random numbers from.
+x86_64-w64-mingw32-gcc -shared -x c - -o "$folder/$target/release/bcryptprimitives.dll" -ladvapi32 <<'END'
+unsigned char __stdcall SystemFunction036(void *, unsigned long);
+__declspec(dllexport) int __stdcall ProcessPrng(unsigned char *to, unsigned long long bytes) { return SystemFunction036(to, bytes); }
+END
 # Wine has a FXC of its own, which is another compiler.
 WINEDEBUG=-all WINEPREFIX=$folder/wine WINEDLLOVERRIDES='d3dcompiler_47=n;mscoree,mshtml=' wine "$folder/$target/release/directx.exe"
