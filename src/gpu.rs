@@ -276,7 +276,8 @@ impl Gpu {
     }
 
     /// The same; `watch` is called between the submits of long work and can end it. A submit holds about as much as
-    /// [`Tuning::work`] allows, so that it ends before the watchdog of an operating system ends it, and two are under way at most.
+    /// [`Tuning::work`] allows, so that it ends before the watchdog of an operating system ends it, and two are under way at most; in a browser, where nothing may
+    /// wait, all are, and `watch` is told what is submitted.
     ///
     /// ```
     /// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
@@ -318,11 +319,34 @@ impl Gpu {
         self.poll(wgpu::PollType::Wait { submission_index: Some(submit), timeout: None })
     }
 
-    /// Waits until all submitted work is done.
+    /// Waits until all submitted work is done; blocks.
     ///
     /// # Errors
     /// Any error or loss of the device so far.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
+        self.wait_for_all()
+    }
+
+    /// Waits until all submitted work is done. Outside a browser it waits inside the first poll, since wgpu has no event loop there.
+    ///
+    /// # Errors
+    /// Any error or loss of the device so far.
+    pub async fn wait_async(&self) -> Result<()> {
+        self.wait_for_all()?;
+        #[cfg(target_arch = "wasm32")]
+        {
+            let (done, outcome) = futures_channel::oneshot::channel();
+            self.queue().on_submitted_work_done(move || {
+                let _ = done.send(()); // the receiver is gone only if this future was dropped
+            });
+            let _ = outcome.await; // a lost device answers, too
+        }
+        self.settled().await
+    }
+
+    /// In a browser it does not wait.
+    pub(crate) fn wait_for_all(&self) -> Result<()> {
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 

@@ -151,7 +151,7 @@ impl Gpu {
             });
             staging
         })?;
-        self.wait()?;
+        self.wait_for_all()?;
         match outcome.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

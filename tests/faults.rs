@@ -35,6 +35,7 @@ fn a_lost_device_gives_errors_only() {
     let errors = [
         gpu.read(y).map(drop),
         gpu.wait(),
+        pollster::block_on(gpu.wait_async()),
         gpu.check(),
         gpu.run(|recorder| softmax::forward(recorder, x, y, Default::default())),
         gpu.upload(&want).map(drop),
