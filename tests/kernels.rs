@@ -85,7 +85,7 @@ fn bindings_are_what_the_host_binds() {
         let mut used = BTreeSet::new();
         for (handle, global) in module.global_variables.iter() {
             let AddressSpace::Storage { access } = global.space else { continue };
-            let binding = global.name.as_deref().unwrap();
+            let binding = global.name.as_deref().unwrap().strip_suffix("_array").unwrap();
             let usage = info[handle];
             if usage.is_empty() {
                 continue;
