@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::kernel::{Access, Binding, Content, Family, SHAPE, ScalarType, Shader};
+use crate::kernel::{Access, Binding, Content, Family, SHAPE, ScalarType, Shader, ZERO};
 use crate::ops::kernels;
 use crate::tensor::Storage;
 
@@ -168,6 +168,7 @@ fn params(shader: &Shader) -> String {
     for &(name, ty) in shader.scalars {
         members.push((name.to_owned(), if ty == ScalarType::U32 { "u32" } else { "f32" }));
     }
+    members.push((ZERO.to_owned(), "u32"));
     let lines: String = members.iter().map(|(name, ty)| format!("    {name}: {ty},\n")).collect();
     format!("struct Params {{\n{lines}}}\n@group(0) @binding(0) var<uniform> params: Params;\n\n")
 }

@@ -98,10 +98,13 @@ pub struct Kernel {
 /// What every shader's `params` hold after the bindings' offsets and strides.
 pub const SHAPE: [&str; 4] = ["rows", "cols", "segments", "per_segment"];
 
+/// The last number of `params`, which is 0 and of which no compiler knows it: `kept4` of lib/math.wgsl.
+pub const ZERO: &str = "zero";
+
 impl Shader {
     /// Bytes of `params`, rounded up to the 16 that uniforms come in.
     pub fn params_size(&self) -> u64 {
-        (4 * (2 * self.bindings.len() + SHAPE.len() + self.scalars.len()) as u64).next_multiple_of(16)
+        (4 * (2 * self.bindings.len() + SHAPE.len() + self.scalars.len() + 1) as u64).next_multiple_of(16)
     }
 
     /// The index of a binding in `bindings`; kernels name only bindings of their shader (a test checks it).

@@ -94,7 +94,7 @@ pub use wgpu;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::accessors::{Build, Format, source, takes_quads, takes_wide};
-    pub use crate::kernel::{Access, Content, Family, Kernel, SHAPE, ScalarType, Shader};
+    pub use crate::kernel::{Access, Content, Family, Kernel, SHAPE, ScalarType, Shader, ZERO};
     pub use crate::ops::kernels;
 }
 

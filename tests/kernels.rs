@@ -7,7 +7,8 @@ use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 use wgloss::internals::{
-    Access, Build, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, kernels, source, takes_quads, takes_wide,
+    Access, Build, Content, Family, Format, Kernel, SHAPE, ScalarType, Shader, ZERO, kernels, source, takes_quads,
+    takes_wide,
 };
 use wgloss::{Storage, Tuning, verify, wgpu};
 
@@ -113,7 +114,8 @@ fn params_are_what_the_host_writes() {
         let TypeInner::Struct { members, span } = &module.types[params.ty].inner else { panic!("{}", shader.op) };
         let places = shader.bindings.iter().flat_map(|(name, ..)| [format!("{name}_offset"), format!("{name}_stride")]);
         let places = places.chain(SHAPE.map(str::to_owned)).map(|name| (name, ScalarType::U32));
-        let want: Vec<_> = places.chain(shader.scalars.iter().map(|(name, ty)| ((*name).to_owned(), *ty))).collect();
+        let scalars = shader.scalars.iter().map(|(name, ty)| ((*name).to_owned(), *ty));
+        let want: Vec<_> = places.chain(scalars).chain([(ZERO.to_owned(), ScalarType::U32)]).collect();
         let found = members.iter().enumerate().map(|(index, member)| {
             assert_eq!(member.offset as usize, 4 * index, "{}: {:?}", shader.op, member.name);
             let ty = match module.types[member.ty].inner {

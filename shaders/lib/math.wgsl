@@ -38,6 +38,12 @@ fn not_a_number() -> f32 {
     return from_bits(0x7fc00000u);
 }
 
+// x, of which no compiler knows that it is x. One that takes sums of f32 for exact would join what stands before and after: Direct3D's (FXC) left 2^n of
+// e^x = 2^n e^r, Mesa's added up both parts of ln 2, and Metal's, by default as with -ffast-math, may do so: 31 ulp with gcc.
+fn kept4(x: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4(params.zero));
+}
+
 fn max4(v: vec4<f32>) -> f32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }
@@ -58,9 +64,17 @@ const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.12194440e-4;
 const EXP_LOWEST: f32 = -88.0; // n = -127, and e^x = 0
 
-// e^(x - n ln 2), for n = round(x * LOG2_E).
-fn exp_fraction4(x: vec4<f32>, n: vec4<f32>) -> vec4<f32> {
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW; // as fma, Mesa adds the two constants up: 4e-6
+// n + SHIFT of the whole number n nearest to x log2 e: its lowest eight bits are n + 127, the exponent of 2^n. `round` takes an NVIDIA card as
+// long as eight additions.
+const SHIFT: f32 = 12583039.0; // 1.5 * 2^23 + 127
+fn shifted_power4(x: vec4<f32>) -> vec4<f32> {
+    return kept4(fma(x, vec4(LOG2_E), vec4(SHIFT)));
+}
+
+// e^(x - n ln 2) for n = shifted - SHIFT.
+fn exp_fraction4(x: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
+    let n = shifted - SHIFT;
+    let r = kept4(x - n * LN2_HIGH) - n * LN2_LOW;
     var p = vec4(1.3814603e-3);
     p = fma(p, r, vec4(8.368716e-3));
     p = fma(p, r, vec4(4.166839e-2));
@@ -68,13 +82,6 @@ fn exp_fraction4(x: vec4<f32>, n: vec4<f32>) -> vec4<f32> {
     p = fma(p, r, vec4(4.9999994e-1));
     p = fma(p, r, vec4(1.0));
     return fma(p, r, vec4(1.0));
-}
-
-// n + SHIFT of the whole number n nearest to x log2 e: its lowest eight bits are n + 127, the exponent of 2^n. `round` takes an NVIDIA card as
-// long as eight additions. The maximum changes nothing; without it Mesa's compiler adds up the constant here and the one that is taken away again.
-const SHIFT: f32 = 12583039.0; // 1.5 * 2^23 + 127
-fn shifted_power4(x: vec4<f32>) -> vec4<f32> {
-    return max(fma(x, vec4(LOG2_E), vec4(SHIFT)), vec4(8388608.0));
 }
 
 // y * 2^n for -127 <= n < 128; 0 for -127, and the device may have 0 for what is subnormal. A conversion to i32 would be clamped first, which
@@ -86,7 +93,7 @@ fn times_power_of_two4(y: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
 // For x between EXP_LOWEST and 88 only.
 fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
     let shifted = shifted_power4(x);
-    return times_power_of_two4(exp_fraction4(x, shifted - SHIFT), shifted);
+    return times_power_of_two4(exp_fraction4(x, shifted), shifted);
 }
 
 // For x <= 88; below e^-87.34, where subnormal numbers begin, the device may have 0, and has it from EXP_LOWEST on.
@@ -104,7 +111,7 @@ fn exp_of_any4(x: vec4<f32>) -> vec4<f32> {
     let inside = clamp(x, vec4(EXP_LOWEST), vec4(89.0));
     let shifted = shifted_power4(inside);
     let most = vec4(SHIFT + 127.0);
-    let y = times_power_of_two4(exp_fraction4(inside, shifted - SHIFT), min(shifted, most));
+    let y = times_power_of_two4(exp_fraction4(inside, shifted), min(shifted, most));
     return select(select(select(y, 2.0 * y, shifted > most), vec4(infinity()), x > vec4(88.722839)), x, nans(x));
 }
 
