@@ -98,7 +98,7 @@ pub struct Kernel {
 /// What every shader's `params` hold after the bindings' offsets and strides.
 pub const SHAPE: [&str; 4] = ["rows", "cols", "segments", "per_segment"];
 
-/// The last number of `params`, which is 0 and of which no compiler knows it: `kept4` of lib/math.wgsl.
+/// The last number of `params`, which is 0 and of which no compiler knows it: `opaque4` of lib/math.wgsl.
 pub const ZERO: &str = "zero";
 
 impl Shader {

@@ -40,7 +40,7 @@ fn not_a_number() -> f32 {
 
 // x, of which no compiler knows that it is x. One that takes sums of f32 for exact would join what stands before and after: Direct3D's (FXC) left 2^n of
 // e^x = 2^n e^r, Mesa's added up both parts of ln 2, and Metal's, by default as with -ffast-math, may do so: 31 ulp with gcc.
-fn kept4(x: vec4<f32>) -> vec4<f32> {
+fn opaque4(x: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4(params.zero));
 }
 
@@ -68,13 +68,13 @@ const EXP_LOWEST: f32 = -88.0; // n = -127, and e^x = 0
 // long as eight additions.
 const SHIFT: f32 = 12583039.0; // 1.5 * 2^23 + 127
 fn shifted_power4(x: vec4<f32>) -> vec4<f32> {
-    return kept4(fma(x, vec4(LOG2_E), vec4(SHIFT)));
+    return opaque4(fma(x, vec4(LOG2_E), vec4(SHIFT)));
 }
 
 // e^(x - n ln 2) for n = shifted - SHIFT.
 fn exp_fraction4(x: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
     let n = shifted - SHIFT;
-    let r = kept4(x - n * LN2_HIGH) - n * LN2_LOW;
+    let r = opaque4(x - n * LN2_HIGH) - n * LN2_LOW;
     var p = vec4(1.3814603e-3);
     p = fma(p, r, vec4(8.368716e-3));
     p = fma(p, r, vec4(4.166839e-2));
