@@ -5,7 +5,7 @@
 use wasm_bindgen::JsError;
 use wasm_bindgen::prelude::wasm_bindgen;
 use wgloss::verify::{self, SUITES};
-use wgloss::{Error, Gpu, Options, Result, Tensor, softmax};
+use wgloss::{Error, Gpu, Options, Tensor, softmax};
 
 #[wasm_bindgen(start)]
 fn start() {
@@ -27,12 +27,12 @@ pub struct Outcome {
 
 #[wasm_bindgen]
 impl Device {
-    pub async fn open() -> std::result::Result<Device, JsError> {
+    pub async fn open() -> Result<Device, JsError> {
         Ok(Device(Gpu::open_async(&Options::default()).await?))
     }
 
     /// Runs an op's cases; in brief without those that only vary options or storage.
-    pub async fn verify(&self, op: &str, brief: bool) -> std::result::Result<Outcome, JsError> {
+    pub async fn verify(&self, op: &str, brief: bool) -> Result<Outcome, JsError> {
         let suite = SUITES.into_iter().find_map(|(name, suite)| (name == op).then_some(suite));
         let suite = suite.ok_or_else(|| JsError::new(&format!("{op} is no op")))?;
         let report = match brief {
@@ -44,7 +44,7 @@ impl Device {
     }
 
     /// What a browser alone refuses, and what it tells later than wgpu does elsewhere.
-    pub async fn errors(&self) -> std::result::Result<Outcome, JsError> {
+    pub async fn errors(&self) -> Result<Outcome, JsError> {
         let found = [("bindings that share bytes", near(&self.0).await?), ("told later", told_later(&self.0).await?)];
         let wrong = found.iter().filter(|(_, right)| !right).map(|(what, _)| format!("{what}: not as it should be"));
         Ok(Outcome { cases: found.len(), ulp: 0.0, relative: 0.0, failures: wrong.collect() })
@@ -52,7 +52,7 @@ impl Device {
 }
 
 /// Whether the halves of one buffer are an input and an output, and its quarters are refused.
-async fn near(gpu: &Gpu) -> Result<bool> {
+async fn near(gpu: &Gpu) -> wgloss::Result<bool> {
     let place = gpu.limits().min_storage_buffer_offset_alignment as usize / 4;
     let buffer = gpu.zeros::<f32>(2 * place)?;
     let view = |offset| Tensor::strided(&buffer, 1, 4, offset, 4);
@@ -64,7 +64,7 @@ async fn near(gpu: &Gpu) -> Result<bool> {
 }
 
 /// Whether a buffer that was destroyed, of which a submit's caller learns nothing, is an error once it is waited for.
-async fn told_later(gpu: &Gpu) -> Result<bool> {
+async fn told_later(gpu: &Gpu) -> wgloss::Result<bool> {
     let (destroyed, output) = (gpu.zeros::<f32>(4)?, gpu.zeros::<f32>(4)?);
     let (x, y) = (Tensor::matrix(&destroyed, 1, 4)?, Tensor::matrix(&output, 1, 4)?);
     destroyed.destroy();
