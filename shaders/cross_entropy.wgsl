@@ -105,6 +105,15 @@ struct Slope {
     none: bool,  // the row counts nothing
 }
 
+fn slope_of(row: Row, acc: vec2<f32>, total: f32, lse: f32) -> Slope {
+    return Slope(acc, row.a, row.wanted + total, bounded(2.0 * row.z * lse), counts_nothing(row));
+}
+
+// What overflows stays finite, so that it is 0 times a p of 0.
+fn bounded(factor: f32) -> f32 {
+    return select(clamp(factor, LOWEST, -LOWEST), factor, is_nan(factor));
+}
+
 // Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
 fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let inverse = lse_inverse(slope.acc);
@@ -155,7 +164,7 @@ fn is_own4(own: Own) -> vec4<bool> {
 // Of sixteen e^(x - max). That of the largest logit is 1, and so may be those next to it, whose rest is then 1 at least: p - 1 = -rest/(1 + rest) holds for all.
 fn gradient16(slope: Slope, own: Own, x: mat4x4<f32>, e: mat4x4<f32>) -> mat4x4<f32> {
     let inverse = lse_inverse(slope.acc);
-    var dx = e * ((slope.a * slope.total + slope.z) * inverse);
+    var dx = e * bounded((slope.a * slope.total + slope.z) * inverse);
     if own.four < 4u {
         let share = dot(select(vec4(0.0), quad_of(e, own.four), is_own4(own)), vec4(1.0));
         let below = slope.total * (share * inverse) - slope.total;
@@ -285,7 +294,7 @@ fn forward(
     }
     let rest = precise_log1p(select(acc.y, 0.0, acc.y < 0.0));
     let lse = acc.x + rest;
-    let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * lse, counts_nothing(row));
+    let slope = slope_of(row, acc, total, lse);
     let elementwise = is_elementwise();
     var loss = 0.0;
     if elementwise || HAS_DX == 1u {
@@ -308,7 +317,7 @@ fn forward(
         return;
     }
     if !elementwise && in_segment(span, row) {
-        loss = row.wanted * lse_minus_log_p(acc, own.logit, UNIT);
+        loss = select(row.wanted * lse_minus_log_p(acc, own.logit, UNIT), 0.0, row.wanted == 0.0);
     }
     loss *= row.a;
     if is_nan(acc.y) || is_nan(row.a) {
@@ -356,7 +365,7 @@ fn backward(
     let row = row_at(span.i);
     let at = min(span.i, params.rows - 1u);
     let acc = vec2(load_lse_in(at, 0u), load_lse_in(at, 1u));
-    let slope = Slope(acc, row.a, row.wanted + total, 2.0 * row.z * (acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0))), counts_nothing(row));
+    let slope = slope_of(row, acc, total, acc.x + precise_log1p(select(acc.y, 0.0, acc.y < 0.0)));
     for (var j = span.first; j < span.end; j += step_size()) {
         let x = capped16(load_x16(span.i, j, span.end, masked()));
         let wanted = wanted16(row, j, span.end, soft16(span.i, j, span.end));

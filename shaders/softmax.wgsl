@@ -62,11 +62,16 @@ fn forward(
     }
 }
 
+// Where p is 0 it stays so, even beside what overflows.
 fn gradient4(y: vec4<f32>, dy: vec4<f32>, sum: f32) -> vec4<f32> {
     if LOG_FORM == 1u {
-        return (dy - probability4(y) * sum) / params.temperature;
+        return (dy - of_share4(probability4(y), vec4(sum), sum)) / params.temperature;
     }
-    return y * (dy - sum) / params.temperature;
+    return of_share4(y, dy - sum, sum) / params.temperature;
+}
+
+fn of_share4(p: vec4<f32>, value: vec4<f32>, sum: f32) -> vec4<f32> {
+    return select(p * value, vec4(0.0), (p == vec4(0.0)) & vec4(!is_nan(sum)));
 }
 
 // e^y, NaN for NaN.

@@ -26,6 +26,19 @@ pub enum Error {
         /// The value that came.
         found: String,
     },
+    /// A row of factors that its observations and the regularization do not determine.
+    #[error(
+        "the observations of {side} {row} should be such that they and the regularization determine its factor, found {found}; a larger regularization \
+         helps, or a smaller dim"
+    )]
+    Undetermined {
+        /// `user` or `item`.
+        side: &'static str,
+        /// Its number.
+        row: usize,
+        /// What says so.
+        found: String,
+    },
     /// A view reaches past the end of its buffer.
     #[error(
         "a view of {rows} x {cols}, stride {stride}, offset {offset} (in elements) needs {needed} bytes, the buffer has {size}"

@@ -687,7 +687,7 @@ impl<'g> Plan<'g> {
     }
 
     /// Refuses an output that overlaps another argument; tells whether some buffer is both read and written.
-    fn check_overlaps(&self, kernel: &'static Kernel, args: &[Arg]) -> Result<bool> {
+    pub(crate) fn check_overlaps(&self, kernel: &'static Kernel, args: &[Arg]) -> Result<bool> {
         let mut shares_buffer = false;
         let pair = in_place(kernel, args);
         let used: Vec<_> = kernel.uses.iter().zip(args).filter_map(|(&name, arg)| Some((name, arg.tensor?))).collect();

@@ -41,7 +41,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::upload`].
     pub fn zeros<T: Element>(&self, len: usize) -> Result<wgpu::Buffer> {
-        self.buffer("wgloss.data", len as u64 * WORD)
+        self.buffer("wgloss.data", (len as u64).saturating_mul(WORD))
     }
 
     /// A new buffer of `len` zeros as `storage`.
@@ -49,7 +49,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::upload`].
     pub fn zeros_as(&self, storage: Storage, len: usize) -> Result<wgpu::Buffer> {
-        self.buffer("wgloss.data", len as u64 * storage.bytes())
+        self.buffer("wgloss.data", (len as u64).saturating_mul(storage.bytes()))
     }
 
     /// Overwrites the view's elements; takes effect before whatever is submitted next.

@@ -16,8 +16,9 @@ impl Failure {
 
 impl From<wgloss::Error> for Failure {
     fn from(error: wgloss::Error) -> Self {
-        use wgloss::Error::{Data, NoAdapter, Option};
-        let code = if matches!(error, Data { .. } | NoAdapter { .. } | Option { .. }) { 2 } else { 1 };
+        use wgloss::Error::{Data, NoAdapter, Option, Undetermined};
+        let of_input = matches!(error, Data { .. } | NoAdapter { .. } | Option { .. } | Undetermined { .. });
+        let code = if of_input { 2 } else { 1 };
         Failure { message: error.to_string(), code }
     }
 }

@@ -8,7 +8,7 @@
 //! torch.nn.functional.binary_cross_entropy_with_logits.
 
 use super::elementwise::Pass;
-use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
+use super::{Accum, Reduction, disjoint, named, not_added, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::{Gpu, Recorder, Result, Tensor};
 
@@ -104,7 +104,9 @@ fn pass(
         accum,
     };
     pass.check()?;
-    let other_x = (!dx.is_some_and(|dx| dx.same(x))).then_some(x);
+    let in_place = dx.is_some_and(|dx| dx.same(x));
+    not_added(OP, accum, in_place)?;
+    let other_x = (!in_place).then_some(x);
     let read =
         [named("x", other_x), named("t", t), named("weight", weight), named("pos_weight", pos_weight), named("dy", dy)];
     disjoint(OP, &[named("loss", loss), named("dx", dx)], &read)?;
@@ -131,6 +133,7 @@ pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -
     let (x, t) = (Tensor::matrix(&x, rows, cols)?, Tensor::matrix(&t, target_rows, cols)?);
     let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;
     let inputs = Inputs { x, t, weight: None, pos_weight: None };
+    let options = Options { accum: Accum::Write, ..options };
     gpu.run(|recorder| forward(recorder, inputs, loss, Some(x), options))?;
     Ok((gpu.read(loss)?, gpu.read(x)?))
 }

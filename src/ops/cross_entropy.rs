@@ -15,7 +15,7 @@
 //! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
 //! torch.nn.functional.cross_entropy.
 
-use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped, total};
+use super::{Accum, Reduction, disjoint, in_f32, named, not_added, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -288,6 +288,7 @@ pub fn forward(
 ) -> Result<()> {
     let batch = Batch { has_dx: dx.is_some(), ..Batch::of(x, target, weights, options)? };
     shaped(OP, "lse", lse, [x.rows, 2])?;
+    in_f32(OP, "lse", lse)?;
     shaped(OP, "loss", loss, options.reduction.of_rows(x.rows))?;
     let [id, soft, class, row] = batch.named();
     let mut inputs = vec![id, soft, class, row];
@@ -295,6 +296,7 @@ pub fn forward(
         shaped(OP, "dx", dx, x.shape())?;
     }
     let in_place = dx.is_some_and(|dx| dx.same(x));
+    not_added(OP, options.accum, in_place)?;
     inputs.extend((!in_place).then(|| named("x", x)));
     disjoint(OP, &[named("loss", loss), named("lse", lse), named("dx", dx)], &inputs)?;
     recorder.plan(|plan| {
@@ -341,12 +343,14 @@ pub fn backward(
     let dy_by_row = dy.is_some() && options.reduction.by_row();
     let batch = Batch { has_dx: true, dy_by_row, ..Batch::of(x, target, weights, options)? };
     shaped(OP, "lse", lse, [x.rows, 2])?;
+    in_f32(OP, "lse", lse)?;
     shaped(OP, "dx", dx, x.shape())?;
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, options.reduction.of_rows(x.rows))?;
     }
     let [id, soft, class, row] = batch.named();
     let mut inputs = vec![id, soft, class, row, named("lse", lse), named("dy", dy)];
+    not_added(OP, options.accum, dx.same(x))?;
     inputs.extend((!dx.same(x)).then(|| named("x", x)));
     disjoint(OP, &[named("dx", dx)], &inputs)?;
     recorder.plan(|plan| {
@@ -381,6 +385,7 @@ pub fn z_loss(
     let rows = lse.rows;
     let batch = Batch::new(rows, classes, target, weights, options)?;
     shaped(OP, "lse", lse, [rows, 2])?;
+    in_f32(OP, "lse", lse)?;
     shaped(OP, "z", z, options.reduction.of_rows(rows))?;
     let [id, soft, class, row] = batch.named();
     disjoint(OP, &[named("z", z)], &[id, soft, class, row, named("lse", lse)])?;
@@ -440,6 +445,7 @@ pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Optio
     let (loss, lse) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?);
     let (x, id) = (Tensor::matrix(&logits, rows, classes)?, Tensor::vector(&id, ids.len())?);
     let (loss, lse) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&lse, rows, 2)?);
+    let options = Options { accum: Accum::Write, ..options };
     gpu.run(|recorder| forward(recorder, x, Target::Ids(id), Weights::default(), loss, lse, Some(x), options))?;
     Ok((gpu.read(loss)?, gpu.read(x)?))
 }

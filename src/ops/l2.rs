@@ -4,7 +4,7 @@
 //! gives +inf. Source: Legendre 1805; Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7, section 2.4.
 
 use super::elementwise::Pass;
-use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
+use super::{Accum, Reduction, disjoint, named, not_added, required, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::{Gpu, Recorder, Result, Tensor};
 
@@ -105,6 +105,7 @@ fn pass(
     let pass = Pass { op: OP, kernel: &FORWARD, inputs, column: None, dy, loss, gradients, reduction, accum };
     pass.check()?;
     let in_place = dx.is_some_and(|dx| dx.same(x));
+    not_added(OP, accum, in_place)?;
     let x = (!in_place).then_some(x);
     disjoint(
         OP,
@@ -131,6 +132,7 @@ pub fn compute(gpu: &Gpu, x: &[f32], t: &[f32], cols: usize, options: Options) -
     let (x, t, loss) = (gpu.upload(x)?, gpu.upload(t)?, gpu.zeros::<f32>(loss_rows * loss_cols)?);
     let (x, t) = (Tensor::matrix(&x, rows, cols)?, Tensor::matrix(&t, target_rows, cols)?);
     let loss = Tensor::matrix(&loss, loss_rows, loss_cols)?;
+    let options = Options { accum: Accum::Write, ..options };
     gpu.run(|recorder| forward(recorder, x, t, loss, Gradients { dx: Some(x), dt: None }, options))?;
     Ok((gpu.read(loss)?, gpu.read(x)?))
 }

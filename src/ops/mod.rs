@@ -32,7 +32,7 @@ pub use lists::Lists;
 use crate::kernel::Kernel;
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::tensor::Element;
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Storage, Tensor};
 
 /// How losses become one number. A mean over nothing is 0.
 ///
@@ -149,6 +149,24 @@ fn disjoint(
     Ok(())
 }
 
+/// Refuses to add a gradient to the input whose place it takes.
+fn not_added(op: &'static str, accum: Accum, in_place: bool) -> Result<()> {
+    let expected = "Accum::Write where a gradient takes its input's place";
+    match in_place && accum == Accum::Add {
+        true => Err(Error::Option { op, option: "accum", expected, found: "Accum::Add".into() }),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a tensor in 16 bits where what it holds would be lost.
+fn in_f32(op: &'static str, what: &'static str, tensor: Tensor) -> Result<()> {
+    let expected = "stored as f32".into();
+    match tensor.storage {
+        Storage::F32 => Ok(()),
+        found => Err(Error::Shape { op, what, expected, found: format!("{found:?}") }),
+    }
+}
+
 /// A kernel that treats each element of tensors of one shape by itself.
 fn each<'a, const N: usize>(
     plan: &mut Plan,
@@ -157,10 +175,13 @@ fn each<'a, const N: usize>(
     scalars: &[Scalar],
     flags: &[(&'static str, u32)],
 ) -> Result<()> {
+    let of = |tensors: &[Option<Tensor<'a>>]| -> Vec<Arg<'a>> {
+        tensors.iter().map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row)).collect()
+    };
+    plan.check_overlaps(kernel, &of(&tensors))?; // of the whole: one block's output may lie in another block's input
     for block in Plan::blocks(&tensors) {
         let shape = block.iter().flatten().next().map_or([0, 0], Tensor::shape);
-        let args: Vec<Arg> = block.iter().map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row)).collect();
-        plan.elements(kernel, shape, &args, scalars, flags)?;
+        plan.elements(kernel, shape, &of(&block), scalars, flags)?;
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub struct Options {
     pub temperature: f32,
     /// Where no `bias` tensor is given. Default −10.
     pub bias: f32,
-    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default 100.
+    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default none: models that were trained have 110 and more.
     pub max_scale: f32,
     /// Default mean over the queries.
     pub reduction: Reduction,
@@ -71,7 +71,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { temperature: 0.1, bias: -10.0, max_scale: 100.0, reduction: Reduction::Mean, accum: Accum::Write }
+        Options { temperature: 0.1, bias: -10.0, max_scale: f32::MAX, reduction: Reduction::Mean, accum: Accum::Write }
     }
 }
 

@@ -1,6 +1,6 @@
 //! On the host and in f64. nalgebra's would be as good; it and what it needs took a fifth of wgpu's time to build.
 
-/// Sweeps of an eigenvalue: it takes two or three; numbers that are not finite would take forever.
+/// Sweeps of an eigenvalue: it takes two or three.
 const MOST: usize = 64;
 
 /// The eigenvectors [D, D] of a symmetric matrix [D, D], a row each, and their D eigenvalues.
@@ -14,6 +14,9 @@ const MOST: usize = 64;
 /// assert!((values[of_three] - 3.0).abs() < 1e-6 && (vectors[2 * of_three] - vectors[2 * of_three + 1]).abs() < 1e-6);
 /// ```
 pub fn eigen(matrix: &[f32], dim: usize) -> [Vec<f32>; 2] {
+    if matrix.iter().any(|value| !value.is_finite()) {
+        return [vec![f32::NAN; dim * dim], vec![f32::NAN; dim]];
+    }
     let (mut diagonal, mut beside, mut rows) = tridiagonal(matrix.iter().copied().map(f64::from).collect(), dim);
     let size = diagonal.iter().chain(&beside).fold(0.0f64, |size, value| size.max(value.abs()));
     for first in 0..dim {

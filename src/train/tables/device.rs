@@ -360,8 +360,18 @@ impl<'a> Device<'a> {
 /// there are no more.
 ///
 /// # Errors
-/// [`Error::Option`] for a count of 0; any error of the device.
+/// [`Error::Option`] for a count of 0; [`Error::Data`] for tables whose rows are not those of `known` and for users that are none of them; any error of the device.
 pub fn recommend(gpu: &Gpu, model: &Model, known: &Interactions, users: &[u32], count: usize) -> Result<Vec<u32>> {
+    let refuse = |what: &str, expected, found| Err(Error::Data { what: what.into(), expected, found });
+    for (what, table, rows) in [("users", &model.users, known.user_count), ("items", &model.items, known.item_count)] {
+        if model.dim == 0 || table.len() != rows.saturating_mul(model.dim) {
+            let expected = format!("{rows} rows of {} numbers, at least one", model.dim);
+            return refuse(&format!("the table of {what}"), expected, format!("{} numbers", table.len()));
+        }
+    }
+    if let Some(user) = users.iter().find(|&&user| user as usize >= known.user_count) {
+        return refuse("users", format!("numbers below {}", known.user_count), user.to_string());
+    }
     let tables = [Matrix::of(gpu, &model.users, model.dim)?, Matrix::of(gpu, &model.items, model.dim)?];
     let tables = [tables[0].view()?, tables[1].view()?];
     top(gpu, tables, &Known::new(gpu, known)?, users, count, &mut |_| ControlFlow::Continue(()))

@@ -9,12 +9,12 @@ pub enum Preset {
         /// w₀, above 0.
         unobserved: f32,
     },
-    /// w₀ = 1, w = 1 + α v, r = 1 (Hu, Koren and Volinsky 2008).
+    /// w₀ = 1, w = 1 + α v, r = 1 where v is above 0, else 0 (Hu, Koren and Volinsky 2008).
     Hu {
         /// α.
         alpha: f32,
     },
-    /// w₀ = 1, w = α v, r = 1 for v > 0: what the library `implicit` computes.
+    /// w₀ = 1, w = α |v|, r = 1 where v is above 0, else 0, so that a v below 0 is a dislike: what the library `implicit` computes.
     Implicit {
         /// α.
         alpha: f32,
@@ -47,14 +47,23 @@ impl Preset {
         match *self {
             Preset::Tf { unobserved } => of_both.map(|of_both| unobserved + of_both),
             Preset::Hu { alpha } => Some(1.0 + alpha * value),
-            Preset::Implicit { alpha } => Some(alpha * value),
+            Preset::Implicit { alpha } => Some(alpha * value.abs()),
             Preset::Ials { .. } | Preset::Explicit => None,
         }
     }
 
     /// r of an observation of value v, where it depends on it.
     pub fn goal(&self, value: f32) -> Option<f32> {
-        matches!(self, Preset::Explicit | Preset::Tf { .. }).then_some(value)
+        match self {
+            Preset::Explicit | Preset::Tf { .. } => Some(value),
+            Preset::Hu { .. } | Preset::Implicit { .. } => Some(f32::from(u8::from(value > 0.0))),
+            Preset::Ials { .. } => None,
+        }
+    }
+
+    /// Whether a v below 0 means something.
+    pub fn takes_negative(&self) -> bool {
+        matches!(self, Preset::Explicit | Preset::Tf { .. } | Preset::Implicit { .. })
     }
 }
 
@@ -66,7 +75,7 @@ pub enum Solver {
     /// From what the row was, by conjugate gradients in the basis where the other side's Gramian is diagonal: 2 (steps + 1) n D, and 2 D² to turn it there
     /// and back. The basis is found on the host, in D³ · 2 ns: 2 s for D = 1,024. Wider rows do without it, by 2 (steps + 1) n D and (steps + 1) D².
     Conjugate {
-        /// How many; two, from what the sweep before left, lower the objective as fast as exact solutions do.
+        /// How many, 1,000 at most; two, from what the sweep before left, lower the objective as fast as exact solutions do.
         steps: usize,
     },
 }
@@ -74,9 +83,9 @@ pub enum Solver {
 /// How to fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
-    /// Width of a factor.
+    /// Width of a factor, 16,384 at most.
     pub dim: usize,
-    /// Times that users and items are solved.
+    /// Times that users and items are solved, at least once.
     pub sweeps: usize,
     /// The objective.
     pub preset: Preset,
@@ -84,7 +93,8 @@ pub struct Config {
     pub regularization: f32,
     /// How rows are solved; none: as [`Config::chosen`] says.
     pub solver: Option<Solver>,
-    /// How factors are stored: with 16 bits a number memory and what is read of it halve.
+    /// How factors are stored: with 16 bits a number memory and what is read of it halve. By steps of conjugate gradients the objective is then that of rows
+    /// before they are rounded.
     pub storage: Storage,
     /// ν: a row of n observations has λ (n + w₀ · rows of the other side)^ν.
     pub exponent: f32,
@@ -115,6 +125,10 @@ impl Default for Config {
     }
 }
 
+/// The widest factors: their Gramian takes a gigabyte.
+const WIDEST: usize = 16_384;
+/// A batch of rows is planned with all its steps. More than D of them bring nothing but what rounding has spoiled.
+const MOST_STEPS: usize = 1000;
 /// The widest factors for which a basis is found: the host takes some seconds for it, each half of a sweep, and eight times as long for twice as many.
 pub(super) const WIDEST_TURNED: usize = 1024;
 /// Where nothing is known of what was not observed, rows of fewer numbers than this are solved exactly.
@@ -139,9 +153,16 @@ impl Config {
     /// [`Error::Option`] names the option, its range and its value.
     pub fn check(&self) -> Result<()> {
         let refuse = |option, expected, found: String| Err(Error::Option { op: "wals", option, expected, found });
+        let steps = if let Some(Solver::Conjugate { steps }) = self.solver { steps } else { 1 };
         let at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
-        if self.dim == 0 {
-            return refuse("dim", "at least 1", "0".into());
+        for (option, expected, value, most) in [
+            ("dim", "from 1 to 16384", self.dim, WIDEST),
+            ("sweeps", "at least 1", self.sweeps, usize::MAX),
+            ("steps", "from 1 to 1000", steps, MOST_STEPS),
+        ] {
+            if value == 0 || value > most {
+                return refuse(option, expected, value.to_string());
+            }
         }
         match self.preset {
             Preset::Ials { unobserved } if !(unobserved > 0.0 && unobserved.is_finite()) => {

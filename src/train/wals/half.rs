@@ -54,13 +54,30 @@ impl Half {
             has_any.then(|| of(own_weights, own) * of(other_weights, other))
         };
         let value = |e: usize| values.pairs.map_or(1.0, |values| values[e]);
-        let numbers = |of: &dyn Fn(usize) -> Option<f32>| -> Result<Option<Matrix>> {
+        // Nothing where all have what the options say.
+        let numbers = |of: &dyn Fn(usize) -> Option<f32>, all: f32| -> Result<Option<Matrix>> {
             let numbers: Option<Vec<f32>> = order.iter().map(|&e| of(e)).collect();
-            numbers.filter(|numbers| !numbers.is_empty()).map(|numbers| Matrix::of(gpu, &numbers, 1)).transpose()
+            let Some(numbers) = numbers.filter(|numbers| numbers.iter().any(|&number| number != all)) else {
+                return Ok(None);
+            };
+            if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
+                let (what, expected) =
+                    (format!("the weight of interaction {}", order[at]), "a number that f32 holds".into());
+                return Err(Error::Data { what, expected, found: numbers[at].to_string() });
+            }
+            Matrix::of(gpu, &numbers, 1).map(Some)
         };
         let all = options.unobserved * other_count as f32;
         let ridge = |pair: &[u32]| config.regularization * ((pair[1] - pair[0]) as f32 + all).powf(config.exponent);
         let ridge_host: Vec<f32> = starts.windows(2).map(ridge).collect();
+        if let Some(row) = ridge_host.iter().position(|ridge| !ridge.is_finite()) {
+            let expected = "a number that f32 holds; a smaller regularization or exponent helps".into();
+            return Err(Error::Data {
+                what: format!("λ of {} {row}", side.one()),
+                expected,
+                found: ridge_host[row].to_string(),
+            });
+        }
         // A row without observations is 0 for any that is not 0 itself.
         let of_row = |(pair, &ridge): (&[u32], &f32)| if pair[0] == pair[1] && ridge == 0.0 { 1.0 } else { ridge };
         let held_ridge: Vec<f32> = starts.windows(2).zip(&ridge_host).map(of_row).collect();
@@ -70,8 +87,8 @@ impl Half {
             loss: Matrix::new(gpu, rows.pieces(), 1)?,
             rows,
             items: Ids::of(gpu, &ids)?,
-            weights: numbers(&|e| config.preset.weight(value(e), of_both(e)))?,
-            goals: numbers(&|e| config.preset.goal(value(e)))?,
+            weights: numbers(&|e| config.preset.weight(value(e), of_both(e)), options.weight)?,
+            goals: numbers(&|e| config.preset.goal(value(e)), options.goal)?,
             ridge: Matrix::of(gpu, &held_ridge, 1)?,
             ridge_host,
             factor: Matrix::stored(gpu, config.storage, count, config.dim)?,
@@ -131,12 +148,7 @@ struct Turned {
 }
 
 fn undetermined(side: Side, row: usize, found: String) -> Error {
-    let name = if side == Side::Users { "user" } else { "item" };
-    Error::Data {
-        what: format!("the observations of {name} {row}"),
-        expected: "such that they and the regularization determine its factor".into(),
-        found: format!("{found}; a larger regularization helps, or a smaller dim"),
-    }
+    Error::Undetermined { side: side.one(), row, found }
 }
 
 /// Solves `own` with `held`; the objective then.

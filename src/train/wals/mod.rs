@@ -39,6 +39,12 @@ pub enum Side {
     Items,
 }
 
+impl Side {
+    fn one(self) -> &'static str {
+        if self == Side::Users { "user" } else { "item" }
+    }
+}
+
 /// What [`fit`] reports while it runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
@@ -86,20 +92,21 @@ impl<'a> Values<'a> {
         Values { pairs: Some(pairs), ..Values::default() }
     }
 
-    fn check(&self, data: &Interactions) -> Result<()> {
+    fn check(&self, data: &Interactions, preset: Preset) -> Result<()> {
         let all = [
-            ("values", self.pairs, data.len(), "interaction"),
-            ("the weights of users", self.users, data.user_count, "user"),
-            ("the weights of items", self.items, data.item_count, "item"),
+            ("values", self.pairs, data.len(), "interaction", preset.takes_negative()),
+            ("the weights of users", self.users, data.user_count, "user", false),
+            ("the weights of items", self.items, data.item_count, "item", false),
         ];
-        for (what, values, count, one) in all {
+        for (what, values, count, one, any_sign) in all {
             let refuse = |expected, found| Err(Error::Data { what: what.into(), expected, found });
             let Some(values) = values else { continue };
             if values.len() != count {
                 return refuse(format!("one for each {one}, {count}"), values.len().to_string());
             }
-            if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
-                return refuse("numbers of at least 0".into(), format!("{} for {one} {at}", values[at]));
+            if let Some(at) = values.iter().position(|value| !(value.is_finite() && (any_sign || *value >= 0.0))) {
+                let expected = if any_sign { "finite numbers" } else { "numbers of at least 0" };
+                return refuse(expected.into(), format!("{} for {one} {at}", values[at]));
             }
         }
         Ok(())
@@ -109,14 +116,14 @@ impl<'a> Values<'a> {
 /// Refuses what cannot be fitted.
 fn check(data: &Interactions, values: Values, config: &Config, start: &Model) -> Result<()> {
     config.check()?;
-    values.check(data)?;
+    values.check(data, config.preset)?;
     if start.dim != config.dim {
         let found = start.dim.to_string();
         return Err(Error::Option { op: "wals", option: "dim", expected: "that of the factors at the start", found });
     }
     let user_count = if start.users.is_empty() { 0 } else { data.user_count };
     for (side, factors, rows) in [("items", &start.items, data.item_count), ("users", &start.users, user_count)] {
-        let numbers = rows * config.dim;
+        let numbers = rows.saturating_mul(config.dim);
         if factors.len() != numbers || factors.iter().any(|value| !value.is_finite()) {
             return Err(Error::Data {
                 what: format!("the factors of the {side}"),
@@ -130,11 +137,12 @@ fn check(data: &Interactions, values: Values, config: &Config, start: &Model) ->
 
 /// Fits factors to `data`.
 ///
-/// `watch` sees every [`Event`] and can end the fit. The same seed on the same device gives the same bits.
+/// `watch` sees every [`Event`] and can end the fit. The same seed on the same device gives the same bits. A pair that occurs twice counts twice, and all that was
+/// not observed once too seldom: join such pairs first.
 ///
 /// # Errors
-/// [`Error::Option`] for a configuration out of range; [`Error::Data`] for values that are no number of at least 0 or not as many as there should be, and
-/// for a row that its data and λ do not determine; any error of the device.
+/// [`Error::Option`] for a configuration out of range; [`Error::Data`] for values that the preset does not take, that are not as many as there should be or whose
+/// weights no f32 holds; [`Error::Undetermined`] for a row that its data and λ do not determine; any error of the device.
 pub fn fit(
     gpu: &Gpu,
     data: &Interactions,
@@ -142,9 +150,15 @@ pub fn fit(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
+    config.check()?;
+    let numbers = data.item_count.saturating_mul(config.dim);
+    let (needed, limit) = ((numbers as u64).saturating_mul(config.storage.bytes()), gpu.limits().max_buffer_size);
+    if needed > limit {
+        return Err(Error::Limit { what: "the factors of the items".into(), needed, limit });
+    }
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (config.dim as f32).sqrt();
-    let items = (0..data.item_count * config.dim).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
+    let items = (0..numbers).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
     fit_from(gpu, &Model { users: Vec::new(), items, dim: config.dim }, data, values, config, watch)
 }
 
@@ -215,7 +229,8 @@ pub fn fit_from(
         }
         let before = objectives.last().copied();
         objectives.push(last);
-        if before.is_some_and(|before| before - last < config.tolerance * before) {
+        let ends_early = |before: f64| config.tolerance > 0.0 && before - last < config.tolerance * before;
+        if before.is_some_and(ends_early) {
             break;
         }
     }
