@@ -334,12 +334,10 @@ fn positives(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         keep_positives(similarities(group, lane), i, group.x * 4u * TX + tile_col(lane), lane);
         return;
     }
-    let first = params.first_row + i;
-    for (var col = first - first % (4u * TX); col < first + 16u * TY; col += 4u * TX) {
-        if col >= params.first_col && col < params.first_col + params.cols {
-            let at = col - params.first_col;
-            keep_positives(cosines(tile_product(i, at, 0u, params.dim, lane), i, at, lane), i, at + tile_col(lane), lane);
-        }
+    let first = max(params.first_row + i, params.first_col) - params.first_col;
+    let end = max(params.first_row + i + 16u * TY, params.first_col) - params.first_col;
+    for (var at = first - first % (4u * TX); at < min(end, params.cols); at += 4u * TX) {
+        keep_positives(cosines(tile_product(i, at, 0u, params.dim, lane), i, at, lane), i, at + tile_col(lane), lane);
     }
 }
 

@@ -15,6 +15,11 @@ override FACTORED: u32 = 0u; // the tile's operands are columns of L instead of 
 // The piece whose observations they are: its first and how many.
 var<private> piece: vec2<u32>;
 
+// Where a piece's observations begin among those that are bound, and how many they are.
+fn observations_of(p: u32) -> vec2<u32> {
+    return vec2(load_pieces(p, 0u) - params.first_observation, load_pieces(p, 1u));
+}
+
 // Where observation e's row of y is; past `part_rows` if not in this part of it.
 fn row_of(e: u32) -> u32 {
     return load_items(e, 0u) - params.first_row;
@@ -92,7 +97,7 @@ fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     if row0 >= col0 + 4u * TX {
         return;
     }
-    piece = vec2(load_pieces(group.z, 0u), load_pieces(group.z, 1u));
+    piece = observations_of(group.z);
     let t = tile_product(row0, col0, 0u, params.depth, lane);
     let j = col0 + tile_col(lane);
     for (var h = 0u; h < 4u; h++) {
@@ -117,12 +122,12 @@ fn right(
         return;
     }
     let j = 4u * (item % (params.cols / 4u));
-    let first = load_pieces(p, 0u);
+    let own = observations_of(p);
     var sum = vec4(0.0);
-    for (var k = 0u; k < load_pieces(p, 1u); k++) {
-        let r = row_of(first + k);
+    for (var e = own.x; e < own.x + own.y; e++) {
+        let r = row_of(e);
         let value = load_y4(min(r, params.part_rows - 1u), j, columns_of(r), 0.0);
-        sum += (weight_of(first + k) * goal_of(first + k)) * value;
+        sum += (weight_of(e) * goal_of(e)) * value;
     }
     put(first_line(p) + params.cols, j, sum);
     if j == 0u && ADD == 0u {

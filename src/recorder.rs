@@ -59,6 +59,8 @@ struct Page {
 }
 
 const PAGE: u64 = 16 << 10;
+/// Dispatches whose bindings are made at a time where work is submitted in parts, so that an op of a million dispatches takes no more memory than one of so many.
+const READY: usize = 4096;
 
 impl Page {
     fn new(gpu: &Gpu) -> Page {
@@ -125,6 +127,17 @@ impl<'e> Recorder<'e> {
 
     /// Records `steps`, and submits between them where there is more work than one submit holds.
     fn dispatch(&mut self, steps: &[Step]) -> Result<()> {
+        let whole: u64 = steps.iter().map(|step| step.work).sum();
+        let mut done = 0;
+        let at_once = if self.split.is_some() { READY } else { steps.len() };
+        for part in steps.chunks(at_once.max(1)) {
+            self.dispatch_part(part, &mut done, whole)?;
+        }
+        Ok(())
+    }
+
+    /// The same for some of them; `done` of the `whole` work is recorded.
+    fn dispatch_part(&mut self, steps: &[Step], done: &mut u64, whole: u64) -> Result<()> {
         let gpu = self.gpu;
         let mut page = self.page.take();
         let ready = gpu.guard(|| {
@@ -134,15 +147,11 @@ impl<'e> Recorder<'e> {
         });
         self.page = page;
         let groups = ready?;
-        if steps.is_empty() {
-            return Ok(());
-        }
         let op = steps[0].kernel.shader.op;
-        let whole: u64 = steps.iter().map(|step| step.work).sum();
-        let (mut first, mut done) = (0, 0);
+        let mut first = 0;
         while first < steps.len() {
-            if first > 0 {
-                self.submit(Progress { op, share: done as f64 / whole as f64 })?;
+            if *done > 0 && (first > 0 || self.is_full(&steps[0])) {
+                self.submit(Progress { op, share: *done as f64 / whole as f64 })?;
             }
             let end = first + self.at_once(&steps[first..]);
             gpu.guard(|| {
@@ -158,9 +167,15 @@ impl<'e> Recorder<'e> {
             })?;
             let work: u64 = steps[first..end].iter().map(|step| step.work).sum();
             self.split.iter_mut().for_each(|split| split.recorded += work);
-            (first, done) = (end, done + work);
+            (first, *done) = (end, *done + work);
         }
         Ok(())
+    }
+
+    /// Whether a step does not fit beside what is recorded.
+    fn is_full(&self, step: &Step) -> bool {
+        let most = self.gpu.tuning().work;
+        self.split.as_ref().is_some_and(|split| split.recorded.saturating_add(step.work) > most)
     }
 
     /// How many dispatches to record before the next submit: all, if the encoder belongs to the caller.

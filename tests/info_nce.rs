@@ -447,7 +447,7 @@ fn queue() {
         Ok(info_nce::Negatives { k: ring.view()?, log_q: Some(ring_q.view()?), ids: Some(ring_ids.view()?) })
     };
     let mut queue = info_nce::Queue::new(rows);
-    assert!(queue.view(ring().unwrap()).is_none());
+    assert!(queue.view(ring().unwrap()).unwrap().is_none());
     let mut want: Vec<u32> = Vec::new();
     for count in [3, 1, 3, 0, 7, 2] {
         let start = 1 + want.len() as u32;
@@ -462,7 +462,7 @@ fn queue() {
         })
         .unwrap();
         want.extend(new);
-        let info_nce::Negatives { k, log_q, ids } = queue.view(ring().unwrap()).unwrap();
+        let info_nce::Negatives { k, log_q, ids } = queue.view(ring().unwrap()).unwrap().unwrap();
         let (k, log_q) = (gpu.read(k).unwrap(), gpu.read(log_q.unwrap()).unwrap());
         let mut held = gpu.read(ids.unwrap()).unwrap();
         for (at, &id) in held.iter().enumerate() {
@@ -475,6 +475,7 @@ fn queue() {
     }
 
     let (keys, before) = (output(gpu, 2, dim), queue);
+    assert_eq!(queue.view(keys.view().unwrap()).unwrap_err(), shape("info_nce", "ring", "5 x 3", "2 x 3"));
     let error = refused(gpu, &[], |r| queue.push(r, keys.view()?, keys.view()?));
     assert_eq!(error, shape("info_nce", "ring", "5 x 3", "2 x 3"));
     let error = refused(gpu, &[], |r| queue.push(r, keys.view()?, ring()?));
@@ -580,4 +581,103 @@ fn gradients_of_16_bits_are_rounded_once() {
     for (exact, rounded) in exact.iter().zip(&rounded) {
         assert_close(rounded, exact, 2f64.powi(-8));
     }
+}
+
+/// A batch without keys, or without further negatives that are there in name, is what it is without: whatever state and gradients held before.
+#[test]
+fn lines_that_are_compared_with_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (5, 3);
+    let (q, k) = (Fill::Small.matrix(n, dim, 51), Fill::Small.matrix(n, dim, 52));
+    let (q, k, none) = (input(gpu, n, dim, &q), input(gpu, n, dim, &k), input::<f32>(gpu, 0, dim, &[]));
+    let (index, each) = (input(gpu, n, 1, &[0u32; 5]), input(gpu, n, dim, &Fill::Small.matrix(n, dim, 53)));
+    let found = |keys: &Held, shared: Option<&Held>, each: Option<&Held>, options: Options| {
+        let loss_rows = if options.reduction == Reduction::None { n } else { 1 };
+        let (m, lines) = (keys.view().unwrap().rows(), if options.symmetric { 2 * n } else { n });
+        let (loss, dq, dk, d_each) =
+            (output(gpu, loss_rows, 1), output(gpu, n, dim), output(gpu, m, dim), output(gpu, n, dim));
+        let (d_scale, state) = (output(gpu, 1, 1), output(gpu, lines + 1, 8));
+        let record = gpu.run(|recorder| {
+            let positive = if m == n { info_nce::Positive::Own } else { info_nce::Positive::Index(index.view()?) };
+            let batch = info_nce::Batch {
+                positive,
+                shared: shared.map(Held::view).transpose()?.map(Into::into),
+                each: each.map(Held::view).transpose()?.map(Into::into),
+                ..info_nce::Batch::new(q.view()?, keys.view()?)
+            };
+            let [rows, cols] = batch.state_shape(options);
+            let state = state.view()?.row_range(0..rows).col_range(0..cols);
+            let d_each = each.map(|_| d_each.view()).transpose()?;
+            let gradients = info_nce::Gradients { d_each, ..all_of(&dq, &dk, &d_scale)? };
+            info_nce::forward(recorder, batch, loss.view()?, state, Default::default(), options)?;
+            info_nce::backward(recorder, batch, state, None, gradients, options)
+        });
+        record.unwrap();
+        let d_each = if each.is_some() { read(gpu, &d_each) } else { Vec::new() };
+        [read(gpu, &loss), read(gpu, &dq), read(gpu, &dk), d_each, read(gpu, &d_scale)]
+    };
+    let unit = Options { normalize: true, ..BOTH };
+    for options in [UNIT, BOTH, unit] {
+        assert_eq!(found(&k, Some(&none), None, options), found(&k, None, None, options), "{options:?}");
+        assert_eq!(found(&k, Some(&none), Some(&each), options), found(&k, None, Some(&each), options), "{options:?}");
+    }
+    for options in [UNIT, Options { normalize: true, ..UNIT }] {
+        for each in [None, Some(&each)] {
+            let [loss, dq, dk, d_each, d_scale] = found(&none, None, each, options);
+            assert!([loss, dq, dk, d_each, d_scale].concat().iter().all(|value| *value == 0.0));
+        }
+    }
+}
+
+/// A positive of −∞ is one: its loss is infinite, be it named by its number or by its group.
+#[test]
+fn masked_positives_of_groups() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k) = (input(gpu, 1, 1, &[3e38f32]), input(gpu, 2, 1, &[-3e38f32, 1e-38]));
+    let (number, groups, far) = (input(gpu, 1, 1, &[0u32]), input(gpu, 2, 1, &[0u32, 1]), input(gpu, 2, 1, &[0u32, 0]));
+    for decoupled in [false, true] {
+        let options = Options { decoupled, ..UNIT };
+        for by in 0..3 {
+            let (loss, state) = (output(gpu, 1, 1), output(gpu, 1, 8));
+            let record = gpu.run(|recorder| {
+                let positive = match by {
+                    0 => info_nce::Positive::Index(number.view()?),
+                    1 => info_nce::Positive::Groups(number.view()?, groups.view()?),
+                    _ => info_nce::Positive::Groups(number.view()?, far.view()?),
+                };
+                let batch = info_nce::Batch { positive, ..info_nce::Batch::new(q.view()?, k.view()?) };
+                info_nce::forward(recorder, batch, loss.view()?, state.view()?, Default::default(), options)
+            });
+            record.unwrap();
+            // Of two positives that are all there is, decoupled, nothing is compared.
+            let want = if decoupled && by == 2 { 0.0 } else { f64::INFINITY };
+            assert_eq!(read(gpu, &loss), [want], "{by} {options:?}");
+        }
+    }
+}
+
+/// Chunks of other rows than a tile has columns still find the positives that lie in two tiles.
+#[test]
+fn positives_of_chunks_that_begin_anywhere() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (700, 9);
+    let (q, k) = (Fill::Small.matrix(n, dim, 61), Fill::Small.matrix(n, dim, 62));
+    let each = Fill::Small.matrix(n, dim, 63);
+    let (wide_q, wide_k, wide_each) = (wide(&q), wide(&k), wide(&each));
+    let batch = reference::info_nce::Batch {
+        each: reference::info_nce::Negatives { k: &wide_each, ..Default::default() },
+        ..reference::info_nce::Batch::new(&wide_q, &wide_k, dim)
+    };
+    let options = Options { in_batch: false, ..UNIT };
+    let want = reference::info_nce::forward(batch, options);
+    let gpu = gpu.with_tuning(Tuning { tile_x: 12, tile_y: 1, unrolled: false, ..Tuning::GPU });
+    let (q, k, each) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k), input(&gpu, n, dim, &each));
+    let (loss, state) = (output(&gpu, n, 1), output(&gpu, n, 4));
+    let record = gpu.run(|recorder| {
+        let each = Some(each.view()?.into());
+        let batch = info_nce::Batch { each, ..info_nce::Batch::new(q.view()?, k.view()?) };
+        info_nce::forward(recorder, batch, loss.view()?, state.view()?, Default::default(), options)
+    });
+    record.unwrap();
+    assert_close(&read(&gpu, &loss), &want, 1e-6);
 }

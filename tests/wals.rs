@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use wgloss::reference::wals as reference;
-use wgloss::train::tables::{End, Interactions};
+use wgloss::train::tables::{End, Interactions, Model, recommend};
 use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, fold_in};
 use wgloss::verify::Fill;
 use wgloss::{Error, Gpu, Random, Storage, Tensor, Tuning, linear, wals, wgpu};
@@ -366,18 +366,33 @@ fn nothing() {
     }
 }
 
-/// The weight and goal of a pair.
+/// The weight and goal of a pair, as papers and the libraries have them.
 fn of_pair(values: Values, config: &Config, (user, item): (u32, u32), value: f32) -> (f64, f64) {
-    let of = |weights: Option<&[f32]>, id: u32| weights.map_or(1.0, |weights| weights[id as usize]);
+    let of = |weights: Option<&[f32]>, id: u32| weights.map_or(1.0, |weights| f64::from(weights[id as usize]));
     let both = of(values.users, user) * of(values.items, item);
-    let options = config.preset.options();
-    let (weight, goal) = (config.preset.weight(value, Some(both)), config.preset.goal(value));
-    (weight.unwrap_or(options.weight).into(), goal.unwrap_or(options.goal).into())
+    let (value, liked) = (f64::from(value), if value > 0.0 { 1.0 } else { 0.0 });
+    match config.preset {
+        // (1 - s)² + w₀ s², but for a number without s
+        Preset::Ials { unobserved } => (1.0 + f64::from(unobserved), 1.0 / (1.0 + f64::from(unobserved))),
+        Preset::Hu { alpha } => (1.0 + f64::from(alpha) * value, liked),
+        Preset::Implicit { alpha } => (f64::from(alpha) * value.abs(), liked),
+        Preset::Tf { unobserved } => (f64::from(unobserved) + both, value),
+        Preset::Explicit => (1.0, value),
+    }
+}
+
+/// The weight of a pair that was not observed.
+fn of_others(config: &Config) -> f64 {
+    match config.preset {
+        Preset::Ials { unobserved } | Preset::Tf { unobserved } => unobserved.into(),
+        Preset::Hu { .. } | Preset::Implicit { .. } => 1.0,
+        Preset::Explicit => 0.0,
+    }
 }
 
 /// λ of the users or items, `side` 0 or 1, of which `count` others may be observed.
 fn ridges(pairs: &[(u32, u32)], config: &Config, side: usize, [rows, count]: [usize; 2]) -> Vec<f64> {
-    let all = f64::from(config.preset.options().unobserved) * count as f64;
+    let all = of_others(config) * count as f64;
     let own = |row: usize| pairs.iter().filter(|pair| [pair.0, pair.1][side] as usize == row).count() as f64;
     let power = config.exponent.into();
     (0..rows).map(|row| f64::from(config.regularization) * (own(row) + all).powf(power)).collect()
@@ -386,7 +401,7 @@ fn ridges(pairs: &[(u32, u32)], config: &Config, side: usize, [rows, count]: [us
 /// The objective of factors of users and items, with the dense matrix.
 fn objective(values: Values, pairs: &[(u32, u32)], config: &Config, factors: [&[f64]; 2]) -> f64 {
     let dim = config.dim;
-    let unobserved = f64::from(config.preset.options().unobserved);
+    let unobserved = of_others(config);
     let counts = factors.map(|factor| factor.len() / dim);
     let score =
         |u: usize, i: usize| -> f64 { (0..dim).map(|d| factors[0][u * dim + d] * factors[1][i * dim + d]).sum() };
@@ -408,7 +423,7 @@ fn objective(values: Values, pairs: &[(u32, u32)], config: &Config, factors: [&[
 /// What [`fit`] computes, in f64 and with the dense matrix: the objective after each half of a sweep.
 fn dense(data: &Interactions, values: Values, pairs: &[(u32, u32)], config: &Config) -> Vec<f64> {
     let counts = [data.lists().len(), data.popularity().len()];
-    let (dim, unobserved) = (config.dim, config.preset.options().unobserved);
+    let (dim, unobserved) = (config.dim, of_others(config));
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (dim as f32).sqrt();
     let start = (0..counts[1] * dim).map(|_| f64::from(scale * (2.0 * random.uniform() - 1.0))).collect();
@@ -422,7 +437,7 @@ fn dense(data: &Interactions, values: Values, pairs: &[(u32, u32)], config: &Con
     let half = |half: usize| {
         let side = half % 2;
         let ridges = ridges(pairs, config, side, [counts[side], counts[1 - side]]);
-        factors[side] = reference::solve(&factors[1 - side], dim, &rows[side], unobserved.into(), &ridges);
+        factors[side] = reference::solve(&factors[1 - side], dim, &rows[side], unobserved, &ridges);
         objective(values, pairs, config, [&factors[0], &factors[1]])
     };
     (0..2 * config.sweeps).map(half).collect()
@@ -437,12 +452,11 @@ fn every_preset_agrees_with_the_dense_objective() {
     let mut pairs: Vec<(u32, u32)> = (0..700).map(|_| (random.below(users), random.below(items))).collect();
     pairs.sort_unstable();
     pairs.dedup();
-    let values: Vec<f32> = pairs.iter().map(|_| 0.5 * (1 + random.below(10)) as f32).collect();
+    let stars: Vec<f32> = pairs.iter().map(|_| 0.5 * (1 + random.below(10)) as f32).collect();
     let (of_users, of_items) = pairs.iter().copied().unzip();
     let data = Interactions::new(of_users, of_items, users as usize, items as usize).unwrap();
     let [user_weights, item_weights] =
         [users, items].map(|count| (0..count).map(|id| 0.5 + (id % 4) as f32).collect::<Vec<_>>());
-    let values = Values { users: Some(&user_weights), items: Some(&item_weights), ..Values::of(&values) };
     for (preset, regularization, exponent) in [
         (Preset::Ials { unobserved: 0.1 }, 0.05, 1.0),
         (Preset::Hu { alpha: 2.0 }, 1.0, 0.0),
@@ -451,6 +465,18 @@ fn every_preset_agrees_with_the_dense_objective() {
         (Preset::Explicit, 0.1, 1.0),
     ] {
         let config = Config { dim: 12, sweeps: 5, preset, regularization, exponent, start: 1.0, ..Config::default() };
+        // Some were not liked, as far as the preset knows how to say so.
+        let factor = |e: usize| {
+            if e % 7 > 0 {
+                1.0
+            } else if preset.takes_negative() {
+                -1.0
+            } else {
+                0.0
+            }
+        };
+        let stars: Vec<f32> = stars.iter().enumerate().map(|(e, stars)| factor(e) * stars).collect();
+        let values = Values { users: Some(&user_weights), items: Some(&item_weights), ..Values::of(&stars) };
         let want = dense(&data, values, &pairs, &config);
         let fit = |solver: Solver| {
             let mut got = Vec::new();
@@ -543,6 +569,10 @@ fn defaults_and_storages() {
         assert_eq!(outcome.model.users.len(), 400);
         *outcome.objectives.last().unwrap()
     };
+    // Rounding raises it now and then; only a tolerance ends a fit early.
+    let rounded = Config { dim: 2, sweeps: 60, ..Config::default() };
+    let outcome = fit(gpu, &data, Values::default(), &rounded, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(outcome.objectives.len() == 60 && outcome.objectives.windows(2).any(|pair| pair[1] > pair[0]));
     for solver in [None, Some(Solver::Direct)] {
         let want = last(Storage::F32, solver);
         for (storage, off) in [(Storage::F16, 1e-3), (Storage::Bf16, 1e-2)] {
@@ -585,7 +615,19 @@ fn a_fit_stops_and_refuses() {
         assert_eq!(run(&Config { solver: Some(solver), ..explicit }).unwrap().model.users[12..], [0.0; 4]);
     }
     let refused = |config: Config| run(&config).unwrap_err();
-    assert_eq!(refused(Config { dim: 0, ..config }), option("wals", "dim", "at least 1", "0"));
+    assert_eq!(refused(Config { dim: 0, ..config }), option("wals", "dim", "from 1 to 16384", "0"));
+    assert_eq!(refused(Config { dim: 1 << 40, ..config }), option("wals", "dim", "from 1 to 16384", "1099511627776"));
+    assert_eq!(refused(Config { sweeps: 0, ..config }), option("wals", "sweeps", "at least 1", "0"));
+    let solver = Some(Solver::Conjugate { steps: 1001 });
+    assert_eq!(refused(Config { solver, ..config }), option("wals", "steps", "from 1 to 1000", "1001"));
+    let preset = Preset::Hu { alpha: 3e38 };
+    let heavy = fit(gpu, &data, Values::of(&[9.0; 4]), &Config { preset, ..config }, go_on).unwrap_err().to_string();
+    assert_eq!(heavy, "the weight of interaction 1 should be a number that f32 holds, found inf");
+    let steep = refused(Config { exponent: 200.0, ..config }).to_string();
+    assert!(
+        steep.starts_with("λ of user 1 should be a number that f32 holds") && steep.ends_with("found inf"),
+        "{steep}"
+    );
     let preset = Preset::Ials { unobserved: 0.0 };
     assert_eq!(refused(Config { preset, ..config }), option("wals", "unobserved", "a number above 0", "0"));
     let preset = Preset::Hu { alpha: -1.0 };
@@ -603,4 +645,41 @@ fn a_fit_stops_and_refuses() {
     assert_eq!(weights, "the weights of items should be numbers of at least 0, found NaN for item 1");
     let values = fit(gpu, &data, Values::of(&[1.0]), &config, go_on).unwrap_err().to_string();
     assert_eq!(values, "values should be one for each interaction, 4, found 1");
+}
+
+/// More interactions than a binding holds, with weights and goals of their own.
+#[test]
+fn interactions_of_several_bindings() {
+    let Some(gpu) = gpu() else { return };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 15, ..Default::default() };
+    let small = open(Some(limits)).unwrap();
+    let mut random = Random::new(12, 0);
+    let (users, items) = (0..12_000u32).map(|e| (e % 300 / (1 + e % 2), random.below(200))).unzip();
+    let data = Interactions::new(users, items, 300, 200).unwrap();
+    let values: Vec<f32> = (0..12_000).map(|e| (e % 5) as f32 - 1.0).collect();
+    for solver in [Solver::Direct, Solver::Conjugate { steps: 2 }] {
+        let preset = Preset::Implicit { alpha: 2.0 };
+        let config =
+            Config { dim: 8, sweeps: 2, preset, solver: Some(solver), regularization: 1.0, ..Config::default() };
+        let fit =
+            |gpu: &Gpu| fit(gpu, &data, Values::of(&values), &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        let (whole, parts) = (fit(gpu), fit(&small));
+        assert_close(&wide(&parts.model.items), &wide(&whole.model.items), 1e-4);
+        assert!((parts.objectives[1] - whole.objectives[1]).abs() < 1e-6 * whole.objectives[1]);
+    }
+}
+
+/// What a caller may get wrong about tables that it has from elsewhere.
+#[test]
+fn recommendations_are_of_rows_that_exist() {
+    let Some(gpu) = gpu() else { return };
+    let known = Interactions::new(vec![0, 1], vec![1, 0], 2, 3).unwrap();
+    let model = Model { users: vec![1.0, 0.0, 0.0, 1.0], items: vec![0.0, 1.0, 1.0, 0.0, 0.5, 0.5], dim: 2 };
+    assert_eq!(recommend(gpu, &model, &known, &[1, 0], 1).unwrap(), [2, 2]);
+    let told = |model: &Model, users: &[u32]| recommend(gpu, model, &known, users, 1).unwrap_err().to_string();
+    let nothing = Model { users: vec![], items: vec![], dim: 0 };
+    assert_eq!(told(&nothing, &[0]), "the table of users should be 2 rows of 0 numbers, at least one, found 0 numbers");
+    let short = Model { items: vec![0.0; 4], ..model.clone() };
+    assert_eq!(told(&short, &[0]), "the table of items should be 3 rows of 2 numbers, at least one, found 4 numbers");
+    assert_eq!(told(&model, &[0, 2]), "users should be numbers below 2, found 2");
 }

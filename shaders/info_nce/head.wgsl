@@ -43,8 +43,9 @@ fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
         let own_share = (1.0 - params.smoothing) / sums.y;
         let share = params.smoothing / (sums.y + sums.w);
         // The mean of the positives counts from the maximum, so that nothing large cancels.
-        let below = own_share * (sums.x - sums.y * all.x) + share * ((sums.x + sums.z) - (sums.y + sums.w) * all.x);
-        head.loss = ln_rest(all) - below;
+        let below = own_share * (sums.x - sums.y * all.x);
+        let of_others = share * ((sums.x + sums.z) - (sums.y + sums.w) * all.x);
+        head.loss = ln_rest(all) - (below + select(of_others, 0.0, share == 0.0)); // not 0 times -inf
         head.top = all.x;
         head.positive_top = all.x;
         head.factor = 1.0 / (1.0 + all.y);

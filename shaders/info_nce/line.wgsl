@@ -92,7 +92,11 @@ fn line_at(i: u32) -> Line {
         return Line(n, vec2(s, 0.0), vec4(s, 1.0, 0.0, 0.0));
     }
     let sums = vec4(load_state_in(i, 4u), load_state_in(i, 5u), load_state_in(i, 6u), load_state_in(i, 7u));
-    return Line(n, vec2(third, load_state_in(i, 3u)), sums);
+    var p = vec2(third, load_state_in(i, 3u));
+    if sums.y > 0.0 && p.y < 0.0 { // none but of -inf
+        p = vec2(masked(), 0.0);
+    }
+    return Line(n, p, sums);
 }
 
 fn head_at(i: u32) -> Head {
@@ -239,7 +243,7 @@ fn line_values(
         let line = line_at(i);
         let all = all_of(line);
         store_row_part(i, 0u, head_at(i).loss);
-        store_row_part(i, 1u, all.x + ln_rest(all));
+        store_row_part(i, 1u, select(all.x + ln_rest(all), masked(), all.y < 0.0));
         store_row_part(i, 2u, select(0.0, 1.0, line.sums.y > 0.0 && !is_nan(all.y) && line.p.x >= line.n.x));
     }
 }

@@ -192,7 +192,7 @@ struct Masked {
 
 fn masked4(i: u32, j: u32, part: u32, scale: f32, cols: Tags, levels: Slopes, c: vec4<f32>) -> Masked {
     let four = four_of(i, j, scale, row_tag(i), cols, c);
-    let none = vec4(masked());
+    let none = vec4(left_out(part));
     if ENTROPY == 1u {
         let s = select(four.hard, four.s, four.positive);
         return Masked(
@@ -220,9 +220,14 @@ fn entropy_of4(log_p: vec4<f32>) -> vec2<f32> {
     return vec2(-sum4(select(select(terms, vec4(0.0), log_p < vec4(EXP_LOWEST)), log_p, nans(log_p))), 0.0);
 }
 
-// Sum and count of what is not masked.
-fn sum_of4(v: vec4<f32>) -> vec2<f32> {
-    let out = bitcast<vec4<u32>>(v) == vec4(0xff800000u);
+// What stands for a score that is not of the part. A positive of -inf is one, of a negative it is a mask; +inf poisons a line otherwise.
+fn left_out(part: u32) -> f32 {
+    return select(masked(), infinity(), part == SUM_OF_POSITIVES);
+}
+
+// Sum and count of what is not left out.
+fn sum_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
+    let out = bitcast<vec4<u32>>(v) == vec4(bitcast<u32>(left_out(part)));
     return vec2(sum4(select(v, vec4(0.0), out)), sum4(select(vec4(1.0), vec4(0.0), out)));
 }
 
@@ -231,7 +236,7 @@ fn pair_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
         return entropy_of4(v);
     }
     if is_sum(part) {
-        return sum_of4(v);
+        return sum_of4(v, part);
     }
     return lse_of4(v);
 }

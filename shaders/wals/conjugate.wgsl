@@ -75,8 +75,8 @@ fn apply(
 ) {
     let span = span_of(group, groups, lane);
     let p = min(span.i, params.rows - 1u);
-    let first = load_pieces(p, 0u);
-    let count = load_pieces(p, 1u);
+    let first = observations_of(p).x;
+    let count = observations_of(p).y;
     let i = load_pieces(p, 4u) - params.first_place;
     let x = load_solved16(i, span.first, span.end, 0.0);
     var sum = mat4x4<f32>();
@@ -258,8 +258,8 @@ fn objective(
 ) {
     let span = span_of(group, groups, lane);
     let p = min(span.i, params.rows - 1u);
-    let first = load_pieces(p, 0u);
-    let count = load_pieces(p, 1u);
+    let first = observations_of(p).x;
+    let count = observations_of(p).y;
     let i = load_pieces(p, 4u) - params.first_place;
     let x = load_solved16(i, span.first, span.end, 0.0);
     var sum = 0.0;

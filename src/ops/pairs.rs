@@ -15,11 +15,14 @@ const ROW_SUMS: usize = 3;
 const COL_PARTS: usize = 9;
 const COL_SUMS: usize = 10;
 /// Scratch: gradients of 16 bits while they are added up.
-const WIDE_DQ: usize = 20;
-const WIDE_DK: usize = 21;
+pub(super) const WIDE_DQ: usize = 20;
+pub(super) const WIDE_DK: usize = 21;
 
 /// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
 const CHUNK_ROWS: usize = 512;
+
+/// Of the workspace, for each column of a chunk: four times what a line is known by, `WORDS` of info_nce.
+const BYTES_OF_LINE: usize = 4 * 48;
 
 /// With fewer rows of g in a chunk the products with it are not efficient.
 const FEW_ROWS: usize = 128;
@@ -266,8 +269,9 @@ impl<'a> Pairs<'a> {
         let fit_k = plan.rows_per_binding(self.k) as usize;
         let in_time = (tuning.work / self.q.cols.max(1) as u64) as usize;
         let at_once = pairs.min(in_time.max(tile_rows * tile_cols));
-        let cols =
-            whole_tiles((at_once / rows_wanted).min(fit_k).min(self.k.rows.next_multiple_of(tile_cols)), tile_cols);
+        let with_words = tuning.workspace as usize / BYTES_OF_LINE;
+        let cols_wanted = (at_once / rows_wanted).min(with_words).min(self.k.rows.next_multiple_of(tile_cols));
+        let cols = whole_tiles(cols_wanted.min(fit_k), tile_cols);
         let fit_q = plan.rows_per_binding(self.q) as usize;
         let rows = whole_tiles((at_once / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
         if pairs < rows * cols {
@@ -282,7 +286,7 @@ impl<'a> Pairs<'a> {
         Ok((rows, cols))
     }
 
-    /// All pairs, row after row of chunks; one chunk of no rows where there are no queries.
+    /// All pairs, row after row of chunks; one chunk of no rows where there are no queries, of no columns where there are no keys.
     pub(super) fn chunks(&self, plan: &Plan, bytes: f64) -> Result<Vec<Chunk<'a>>> {
         let (rows_at_once, cols_at_once) = self.at_once(plan, bytes)?;
         let tuning = plan.gpu().tuning();
@@ -301,7 +305,9 @@ impl<'a> Pairs<'a> {
         let of_rows = |rows: Range<usize>| {
             let square = (diagonal && !rows.is_empty()).then(|| chunk(rows.clone(), rows.clone(), [true, true]));
             let first = if diagonal { self.q.rows } else { 0 };
-            let rest = chunks(self.k.rows - first, cols_at_once).map(move |cols| {
+            // Rows that are compared with nothing begin their sums all the same.
+            let none = (!diagonal && self.k.rows == 0).then_some(0..0);
+            let rest = chunks(self.k.rows - first, cols_at_once).chain(none).map(move |cols| {
                 let is_first = [!diagonal && cols.start == 0, rows.start == 0];
                 chunk(rows.clone(), first + cols.start..first + cols.end, is_first)
             });
@@ -376,14 +382,8 @@ impl<'a> Pairs<'a> {
                 linear::product(plan, Operand::by_row(g), Operand::by_row(chunk.q), None, dk, add || !first_cols)?;
             }
         }
-        for (sum, gradient, add) in [(&wide_dq, dq, add_rows), (&wide_dk, dk, add_cols)] {
-            if let Some((sum, gradient)) = sum.as_ref().zip(gradient) {
-                let sum: Tensor = Tensor::matrix(sum, gradient.rows, gradient.cols)?;
-                for rows in chunks(gradient.rows, plan.rows_per_binding(sum) as usize) {
-                    linear::add_slices(plan, sum.row_range(rows.clone()), 1, gradient.row_range(rows), add)?;
-                }
-            }
-        }
+        rounded(plan, &wide_dq, dq, add_rows)?;
+        rounded(plan, &wide_dk, dk, add_cols)?;
         let column = |index: usize| sums.col_range(index..index + 1);
         for (index, sum) in [d_log_scale, d_bias].into_iter().enumerate() {
             if let Some(sum) = sum {
@@ -395,8 +395,23 @@ impl<'a> Pairs<'a> {
     }
 }
 
+/// What was summed in f32, if it was, as the gradient or added to it.
+pub(super) fn rounded(plan: &mut Plan, wide: &Option<wgpu::Buffer>, gradient: Option<Tensor>, add: bool) -> Result<()> {
+    let Some((sum, gradient)) = wide.as_ref().zip(gradient) else { return Ok(()) };
+    let sum: Tensor = Tensor::matrix(sum, gradient.rows, gradient.cols)?;
+    let at_once = plan.rows_per_binding(sum).min(plan.rows_per_binding(gradient));
+    for rows in chunks(gradient.rows, at_once as usize) {
+        linear::add_slices(plan, sum.row_range(rows.clone()), 1, gradient.row_range(rows), add)?;
+    }
+    Ok(())
+}
+
 /// Where a gradient is summed, and whether to what is there: in f32 if there is a buffer for that.
-fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, gradient: Tensor<'b>, add: bool) -> Result<(Tensor<'b>, bool)> {
+pub(super) fn sum_of<'b>(
+    wide: &'b Option<wgpu::Buffer>,
+    gradient: Tensor<'b>,
+    add: bool,
+) -> Result<(Tensor<'b>, bool)> {
     match wide {
         Some(buffer) => Ok((Tensor::matrix(buffer, gradient.rows, gradient.cols)?, false)),
         None => Ok((gradient, add)),

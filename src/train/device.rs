@@ -126,7 +126,7 @@ impl Engine for Device<'_> {
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
         let (ids, ring) = (self.ids.view()?, self.memory.ring()?);
         let mut queue = self.memory.queue;
-        let shared = queue.view(ring);
+        let shared = queue.view(ring)?;
         let batch = info_nce::Batch {
             shared,
             ids: shared.map(|_| (ids, ids)),

@@ -82,6 +82,9 @@ async fn option_cases(check: &mut Check) -> Result<()> {
     each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain }).await?;
     each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain }).await?;
     each(wide, full, Options { decoupled: true, ..plain }).await?;
+    // Of one positive alone the sum is the same inside and outside.
+    each(rows, Extras::default(), Options { inside_log: true, symmetric: true, ..plain }).await?;
+    each(rows, Extras::default(), Options { inside_log: true, decoupled: true, symmetric: true, ..plain }).await?;
     each(wide, Extras { values: true, ..full }, Options { label_smoothing: 0.3, ..plain }).await?;
     more_negatives(check).await
 }
@@ -133,7 +136,12 @@ async fn more_negatives(check: &mut Check) -> Result<()> {
         each(rows, Extras { shared: 9, each: 3, ..fused }, Options { reduction, ..around }).await?;
     }
     each(wide, Extras { positive: Kind::Groups, ..fused }, Options { reduction: Reduction::None, ..plain }).await?;
-    each(wide, Extras { positive: Kind::Groups, ..fused }, plain).await
+    each(wide, Extras { positive: Kind::Groups, ..fused }, plain).await?;
+    for &storage in check.storages() {
+        let extras = Extras { shared: 5, each: 3, storage, ..Extras::default() };
+        option_case(check, rows, extras, Options { normalize: true, accum: Accum::Add, ..plain }).await?;
+    }
+    Ok(())
 }
 
 /// Which keys are positives, without the numbers.
@@ -160,18 +168,22 @@ struct Extras {
     fused: bool,
     /// What can be said of each line too.
     values: bool,
+    /// Of vectors and their gradients.
+    storage: Storage,
 }
 
 async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras, options: Options) -> Result<()> {
     check.case(format_args!("{n} x {m} x {dim} {extras:?} {options:?}"));
+    let storage = extras.storage;
     let matrix = |rows, cols, seed| Fill::Small.matrix(rows, cols, seed);
+    let vectors = |rows, seed| rounded(storage, &matrix(rows, dim, seed));
     let words = |len: usize, from: &dyn Fn(usize) -> usize| -> Vec<u32> { (0..len).map(|i| from(i) as u32).collect() };
-    let (q, mut k) = (matrix(n, dim, 30), matrix(m, dim, 31));
+    let (q, mut k) = (vectors(n, 30), vectors(m, 31));
     if n > 4 {
         k.copy_within(..dim, 2 * dim); // key 2 is key 0 again
     }
     let (l, e) = (extras.shared, extras.each * n);
-    let (shared, each) = (matrix(l, dim, 35), matrix(e, dim, 36));
+    let (shared, each) = (vectors(l, 35), vectors(e, 36));
     let loss_rows = options.reduction.of_rows(n)[0];
     let dy = if extras.fused { vec![1.0; loss_rows] } else { matrix(loss_rows, 1, 32) };
     let weight: Vec<f32> = matrix(if extras.weight { n } else { 0 }, 1, 33).iter().map(|w| w.abs()).collect();
@@ -186,8 +198,8 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
 
     let column = |data: &[f32]| check.input(data.len(), 1, data);
     let column_of_words = |data: &[u32]| check.input(data.len(), 1, data);
-    let (held_q, held_k) = (check.input(n, dim, &q)?, check.input(m, dim, &k)?);
-    let (held_shared, held_each) = (check.input(l, dim, &shared)?, check.input(e, dim, &each)?);
+    let held = |rows, vectors: &[f32]| check.input_as(storage, rows, dim, vectors);
+    let (held_q, held_k, held_shared, held_each) = (held(n, &q)?, held(m, &k)?, held(l, &shared)?, held(e, &each)?);
     let (held_weight, held_log_q, held_dy) = (column(&weight)?, column(&log_q)?, column(&dy)?);
     let (held_shared_log_q, held_each_log_q) = (column(&shared_log_q)?, column(&each_log_q)?);
     let (held_index, held_scale) = (column_of_words(&index)?, column(&[log_scale.unwrap_or(0.0)])?);
@@ -211,11 +223,11 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
     let [state_rows, state_cols] = batch.state_shape(options);
     let lines = if options.symmetric { n + m } else { n };
     let (loss, state) = (check.output(loss_rows, 1)?, check.output(state_rows, state_cols)?);
-    let old = |len, seed| before(options.accum, Storage::F32, len, seed);
-    let olds = [old(n * dim, 40), old(m * dim, 41), old(l * dim, 42), old(e * dim, 43), old(1, 44)];
-    let holding = |rows, cols, at: usize| check.holding(Storage::F32, rows, cols, &olds[at]);
-    let (dq, dk, d_shared) = (holding(n, dim, 0)?, holding(m, dim, 1)?, holding(l, dim, 2)?);
-    let (d_each, d_scale) = (holding(e, dim, 3)?, holding(1, 1, 4)?);
+    let old = |rows, seed| before(options.accum, storage, rows * dim, seed);
+    let olds = [old(n, 40), old(m, 41), old(l, 42), old(e, 43), before(options.accum, Storage::F32, 1, 44)];
+    let holding = |rows, at: usize| check.holding(storage, rows, dim, &olds[at]);
+    let (dq, dk, d_shared, d_each) = (holding(n, 0)?, holding(m, 1)?, holding(l, 2)?, holding(e, 3)?);
+    let d_scale = check.holding(Storage::F32, 1, 1, &olds[4])?;
     let of_lines = [0; 4].map(|_| check.output(lines, 1));
     let [by_line, lse, correct, entropy] = of_lines;
     let (by_line, lse, correct, entropy) = (by_line?, lse?, correct?, entropy?);

@@ -159,7 +159,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn column<T: Element>(what: &'static str, tensor: Option<Tensor<T>>, rows: usize) -> Result<()> {
+pub(super) fn column<T: Element>(what: &'static str, tensor: Option<Tensor<T>>, rows: usize) -> Result<()> {
     tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, [rows, 1]))
 }
 

@@ -180,7 +180,9 @@ impl<'a> Call<'a> {
         let extent = if options.in_batch { Extent::All } else { Extent::Diagonal };
         block(Kind::Main, queries, keys, pairs.within(extent));
         let flags = only(&flags(&batch, options, Kind::Main, &keys), &["SYMMETRIC", "HAS_LOG_Q", "FULL"]);
-        let flags = [&flags[..], &[("FORM", options.form())]].concat();
+        // Of one positive alone the sum is the positive, wherever it stands.
+        let inside_log = options.inside_log && !matches!(batch.positive, Positive::Own);
+        let flags = [&flags[..], &[("FORM", Options { inside_log, ..options }.form())]].concat();
         Ok(Call { batch, options, blocks, flags })
     }
 

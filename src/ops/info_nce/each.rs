@@ -7,15 +7,20 @@ use super::blocks::{
 };
 use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP};
 use crate::ops::dot::{self, Sums};
+use crate::ops::pairs::{rounded, sum_of};
 use crate::ops::{Accum, linear, total};
 use crate::recorder::{Arg, Plan};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Storage, Tensor};
 
 /// Scratch: products; g; what is along each vector; the same along queries and what d_log_scale needs.
 const DOT: usize = 15;
 const G: usize = 16;
 const ALONG: usize = 17;
 const SUMS: usize = 18;
+/// Scratch: gradients of 16 bits while they are added up.
+const WIDE_EACH: usize = 23;
+/// Numbers of a vector that are kept, rounded up: a quarter of the workspace for its words, and what products and gradients have of it.
+const NUMBERS: usize = 4 * WORDS;
 
 /// Queries and their own negatives, for some of the queries.
 struct Part<'a> {
@@ -27,11 +32,11 @@ struct Part<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn parts(&self, plan: &Plan) -> Result<Vec<Part<'a>>> {
+    /// `numbers`: of the workspace, for each of their vectors.
+    fn parts(&self, plan: &Plan, numbers: usize) -> Result<Vec<Part<'a>>> {
         let (Some(each), q) = (self.batch.each, self.batch.q) else { return Ok(Vec::new()) };
         let per = self.batch.per_query();
-        // A dozen words for each vector is the most that is kept of them.
-        let at_once = (plan.gpu().tuning().workspace as usize / 4 / WORDS)
+        let at_once = (plan.gpu().tuning().workspace as usize / 4 / numbers)
             .min((plan.rows_per_binding(each.k) as usize / 2).max(1)) // gradients may take twice the bytes
             .checked_div(per)
             .unwrap_or(usize::MAX)
@@ -68,6 +73,7 @@ impl<'a> Call<'a> {
         plan: &mut Plan,
         positive: Option<Tensor>,
         purpose: Purpose,
+        numbers: usize,
         mut record: impl FnMut(&mut Plan, &Part<'a>, [Arg; 3], &Flags) -> Result<()>,
     ) -> Result<()> {
         let Some(each) = self.batch.each.filter(|each| each.k.rows > 0) else { return Ok(()) };
@@ -75,7 +81,7 @@ impl<'a> Call<'a> {
         if self.options.normalize {
             self.squares_of(plan, each.k, SQUARES_OF_EACH)?;
         }
-        for part in self.parts(plan)? {
+        for part in self.parts(plan, numbers)? {
             let queries = self.main().rows;
             let row_words = self.words(plan, &flags, &queries, &part.rows, positive, purpose)?;
             let own_words = self.words(plan, &flags, &lines, &part.own, None, Purpose::Tags)?;
@@ -92,7 +98,7 @@ impl<'a> Call<'a> {
     pub(super) fn each_forward(&self, plan: &mut Plan, pass: Pass) -> Result<()> {
         let Pass { purpose, positive, target } = pass;
         let is_entropy = matches!(purpose, Purpose::Entropy(_));
-        self.each_part(plan, positive, purpose, |plan, part, [row_words, own_words, dot], flags| {
+        self.each_part(plan, positive, purpose, NUMBERS, |plan, part, [row_words, own_words, dot], flags| {
             let target = self.side(target, Side::Queries).row_range(part.rows.clone());
             let args = [self.main().pairs.log_scale, row_words, own_words, dot, Arg::whole(target)];
             let flags = [&flags[..], &[("ENTROPY", is_entropy.into())]].concat();
@@ -110,7 +116,9 @@ impl<'a> Call<'a> {
         gradients: Gradients,
     ) -> Result<()> {
         let along = self.options.normalize;
-        self.each_part(plan, positive, purpose, |plan, part, [row_words, own_words, dot], flags| {
+        let rounds = along && gradients.d_each.is_some_and(|d_each| d_each.storage != Storage::F32);
+        let numbers = if rounds { NUMBERS.max(self.batch.q.cols) } else { NUMBERS };
+        self.each_part(plan, positive, purpose, numbers, |plan, part, [row_words, own_words, dot], flags| {
             let (n, per) = (part.rows.len(), part.per);
             let (g, own_along) = (plan.scratch(G, n * per)?, plan.scratch(ALONG, if along { n * per } else { 0 })?);
             let sums = plan.scratch(SUMS, 2 * n)?;
@@ -131,12 +139,15 @@ impl<'a> Call<'a> {
             }
             if let Some(d_each) = gradients.d_each {
                 let d_each = d_each.row_range(part.own.clone());
-                let fresh = self.options.accum == Accum::Write;
-                dot::weigh(plan, g, part.q, d_each, Sums { per, terms: 1, fresh })?;
+                let add = self.options.accum == Accum::Add;
+                let wide = rounds.then(|| plan.scratch(WIDE_EACH, d_each.rows * d_each.cols)).transpose()?;
+                let (sum, to_it) = sum_of(&wide, d_each, add)?;
+                dot::weigh(plan, g, part.q, sum, Sums { per, terms: 1, fresh: !to_it })?;
                 if let Some(own_along) = own_along {
                     let coef = own_along.reshaped(n * per, 1, 0);
-                    dot::weigh(plan, coef, part.k, d_each, Sums { per: 1, terms: 1, fresh: false })?;
+                    dot::weigh(plan, coef, part.k, sum, Sums { per: 1, terms: 1, fresh: false })?;
                 }
+                rounded(plan, &wide, Some(d_each), add)?;
             }
             Ok(())
         })

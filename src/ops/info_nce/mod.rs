@@ -38,11 +38,11 @@ pub(crate) use options::Given;
 use options::is_near;
 
 use super::linear::chunks;
-use super::pairs::Goal;
+use super::pairs::{Goal, WIDE_DK, WIDE_DQ, rounded, sum_of};
 use super::{Accum, disjoint, dot, named, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan};
-use crate::{Gpu, Recorder, Result, Tensor};
+use crate::{Gpu, Recorder, Result, Storage, Tensor};
 
 const OP: &str = "info_nce";
 static SHADER: Shader = Shader {
@@ -156,6 +156,8 @@ pub(super) const KERNELS: &[&Kernel] = &[
 /// Scratch: two sums; what is along some lines.
 const TWO_SUMS: usize = 3;
 const COEF: usize = 19;
+/// Scratch: a gradient of 16 bits while it is added up.
+const WIDE_SHARED: usize = 22;
 
 impl<'a> Call<'a> {
     /// The loss from the state of all lines.
@@ -233,12 +235,25 @@ impl<'a> Call<'a> {
     ) -> Result<()> {
         let state = pass.target;
         let purpose = Purpose::Gradients(state, dy);
-        let (along, accum) = (self.options.normalize, self.options.accum);
+        let along = self.options.normalize;
+        let whole = [(WIDE_DQ, gradients.dq), (WIDE_DK, gradients.dk), (WIDE_SHARED, gradients.d_shared)];
+        let mut wide = [const { None }; 3];
+        for (wide, (slot, gradient)) in wide.iter_mut().zip(whole) {
+            *wide = self.in_f32(plan, slot, gradient)?;
+        }
+        let mut sums = [None; 3];
+        let mut accum = [self.options.accum; 3];
+        for (at, (_, gradient)) in whole.into_iter().enumerate() {
+            let Some(gradient) = gradient else { continue };
+            let (sum, add) = sum_of(&wide[at], gradient, self.options.accum == Accum::Add)?;
+            (sums[at], accum[at]) = (Some(sum), if add { Accum::Add } else { Accum::Write });
+        }
+        let [dq, dk, d_shared] = sums;
+        let gradients = Gradients { dq, dk, d_shared, ..gradients };
         for block in self.blocks.iter().rev() {
-            let Gradients { dq, dk, d_shared, .. } = gradients;
             let (dq, dk, accum) = match block.kind {
-                Kind::Main => (dq, dk, [accum, accum]),
-                Kind::Shared => (dq, d_shared, [Accum::Add, accum]),
+                Kind::Main => (dq, dk, [accum[0], accum[1]]),
+                Kind::Shared => (dq, d_shared, [Accum::Add, accum[2]]),
                 Kind::Queries => (dq, dq, [Accum::Add, Accum::Add]),
                 Kind::Keys => (dk, dk, [Accum::Add, Accum::Add]),
             };
@@ -280,7 +295,18 @@ impl<'a> Call<'a> {
                 }
             }
         }
-        self.each_backward(plan, pass.positive, purpose, gradients)
+        self.each_backward(plan, pass.positive, purpose, gradients)?;
+        for (wide, (_, gradient)) in wide.iter().zip(whole) {
+            rounded(plan, wide, gradient, self.options.accum == Accum::Add)?;
+        }
+        Ok(())
+    }
+
+    /// A place for the sum of a gradient of 16 bits that comes from several places, or of which a part is taken away again: it is rounded once.
+    fn in_f32(&self, plan: &Plan, slot: usize, gradient: Option<Tensor>) -> Result<Option<wgpu::Buffer>> {
+        let has_parts = self.options.normalize || self.blocks.len() > 1 || self.batch.each.is_some();
+        let gradient = gradient.filter(|gradient| has_parts && gradient.storage != Storage::F32);
+        gradient.map(|gradient| plan.scratch(slot, gradient.rows * gradient.cols)).transpose()
     }
 }
 

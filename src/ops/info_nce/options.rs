@@ -96,7 +96,7 @@ impl Options {
         need("label_smoothing", self.label_smoothing, (0.0..=1.0).contains(&self.label_smoothing), "from 0 to 1")?;
         need("hardness", self.hardness, self.hardness.is_finite(), "a finite number")?;
         need("margin", self.margin, self.margin.is_finite(), "a finite number")?;
-        need("near_margin", self.near_margin, !self.near_margin.is_nan(), "a number")?;
+        need("near_margin", self.near_margin, self.near_margin > f32::NEG_INFINITY, "a number above -inf")?;
         let refused = |option: &'static str, expected: &'static str, found: &str, holds: bool| match holds {
             true => Err(Error::Option { op: OP, option, expected, found: found.into() }),
             false => Ok(()),

@@ -1,5 +1,6 @@
 use core::ops::Range;
 
+use super::batch::column;
 use super::{Negatives, OP};
 use crate::ops::{cast, disjoint, named, shaped};
 use crate::{Error, Recorder, Result, Tensor};
@@ -23,7 +24,7 @@ use crate::{Error, Recorder, Result, Tensor};
 /// let mut queue = info_nce::Queue::new(rows);
 /// for step in 0..3 {
 ///     gpu.run(|recorder| {
-///         let batch = info_nce::Batch { shared: queue.view(ring), ..info_nce::Batch::new(q, k) };
+///         let batch = info_nce::Batch { shared: queue.view(ring)?, ..info_nce::Batch::new(q, k) };
 ///         info_nce::forward(recorder, batch, Tensor::scalar(&loss, step)?, state, Default::default(), Default::default())?;
 ///         queue.push(recorder, k, ring) // after the loss: a key is no negative of its own query
 ///     })?;
@@ -56,15 +57,20 @@ impl Queue {
         self.len == 0
     }
 
-    /// The keys that it has, for [`Batch::shared`](super::Batch::shared), in no order that matters; none while it is empty, or of a ring of
-    /// other rows than its own.
-    pub fn view<'a>(&self, ring: impl Into<Negatives<'a>>) -> Option<Negatives<'a>> {
+    /// The keys that it has, for [`Batch::shared`](super::Batch::shared), in no order that matters; none while it is empty.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if `ring` has not this queue's rows.
+    pub fn view<'a>(&self, ring: impl Into<Negatives<'a>>) -> Result<Option<Negatives<'a>>> {
         let Negatives { k, log_q, ids } = ring.into();
-        (self.len > 0 && self.rows == k.rows).then(|| Negatives {
+        shaped(OP, "ring", k, [self.rows, k.cols])?;
+        column("log_q of ring", log_q, self.rows)?;
+        column("ids of ring", ids, self.rows)?;
+        Ok((self.len > 0).then(|| Negatives {
             k: k.row_range(0..self.len),
             log_q: log_q.map(|log_q| log_q.row_range(0..self.len)),
             ids: ids.map(|ids| ids.row_range(0..self.len)),
-        })
+        }))
     }
 
     /// Puts `keys` in place of the oldest; of more than the ring has rows, the last ones.

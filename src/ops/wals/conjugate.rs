@@ -121,7 +121,7 @@ pub fn refine(
                 let start = [("START", u32::from(step == 0))];
                 let from = if step == 0 { solution } else { direction };
                 for (index, part) in parts(plan, super::OP, y)?.into_iter().enumerate() {
-                    let [items, weights, goals] = observed.args();
+                    let [items, weights, goals] = observed.args(&batch);
                     let [y, from] = [y.row_range(part.clone()), from].map(Arg::whole);
                     let args = [y, items, weights, goals, Arg::whole(pieces), from, Arg::whole(sums), loss];
                     let flags = [&observed.flags(index > 0)[..], &start].concat();

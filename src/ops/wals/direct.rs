@@ -53,7 +53,7 @@ pub fn solve(
             let told = Told::of(dim, options, &batch);
             for (index, part) in parts(plan, super::OP, y)?.into_iter().enumerate() {
                 let told = told.clone().part(&part);
-                let [items, weights, goals] = observed.args();
+                let [items, weights, goals] = observed.args(&batch);
                 let [y, sums] = [y.row_range(part), sums].map(Arg::whole);
                 let args = [y, items, weights, goals, pieces, Arg::whole(ridge), sums];
                 let flags = observed.flags(index > 0);

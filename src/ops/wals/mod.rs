@@ -83,6 +83,7 @@ static SHADER: Shader = Shader {
         ("part_rows", U32),
         ("first_piece", U32),
         ("first_place", U32),
+        ("first_observation", U32),
         ("depth", U32),
         ("weight", F32),
         ("goal", F32),
@@ -175,7 +176,7 @@ pub fn objective(
             take(plan, x, rows.ids(&batch)?, solved)?;
             let told = Told::of(dim, options, &batch);
             for (index, part) in parts(plan, OP, y)?.into_iter().enumerate() {
-                let [items, weights, goals] = observed.args();
+                let [items, weights, goals] = observed.args(&batch);
                 let [y, solved, ridge] = [y.row_range(part.clone()), solved, ridge].map(Arg::whole);
                 let loss = Arg::by_row(loss.row_range(batch.pieces.clone()));
                 let args = [y, items, weights, goals, Arg::by_row(pieces), solved, ridge, loss];
@@ -189,9 +190,12 @@ pub fn objective(
 }
 
 impl<'a> Observed<'a> {
-    fn args(&self) -> [Arg<'a>; 3] {
-        let numbers = |tensor: Option<Tensor<'a>>| tensor.map_or(Arg::NONE, Arg::whole);
-        [Arg::whole(self.items), numbers(self.weights), numbers(self.goals)]
+    /// Those of a batch.
+    fn args(&self, batch: &Batch) -> [Arg<'a>; 3] {
+        let own = batch.observations.clone();
+        let numbers =
+            |tensor: Option<Tensor<'a>>| tensor.map_or(Arg::NONE, |all| Arg::whole(all.row_range(own.clone())));
+        [Arg::whole(self.items.row_range(own.clone())), numbers(self.weights), numbers(self.goals)]
     }
 
     /// `add`: to what earlier parts of y gave.
@@ -211,6 +215,7 @@ struct Told {
     part: Range<usize>,
     first_piece: usize,
     first_place: usize,
+    first_observation: usize,
     depth: usize,
     options: Options,
 }
@@ -218,8 +223,9 @@ struct Told {
 impl Told {
     fn of(width: usize, options: Options, batch: &Batch) -> Told {
         let (first_piece, first_place) = (batch.pieces.start, batch.rows.start);
+        let first_observation = batch.observations.start;
         // One round at least: rows without observations have sums, of nothing.
-        Told { width, part: 0..0, first_piece, first_place, depth: batch.depth.max(1), options }
+        Told { width, part: 0..0, first_piece, first_place, first_observation, depth: batch.depth.max(1), options }
     }
 
     /// With this part of y.
@@ -227,12 +233,13 @@ impl Told {
         Told { part: part.clone(), ..self }
     }
 
-    fn scalars(&self) -> [Scalar; 9] {
+    fn scalars(&self) -> [Scalar; 10] {
         let [width, first, rows] = [self.width, self.part.start, self.part.len()].map(Scalar::from);
         let [first_piece, first_place, depth] = [self.first_piece, self.first_place, self.depth].map(Scalar::from);
+        let first_observation = self.first_observation.into();
         let Options { unobserved, weight, goal } = self.options;
         let [weight, goal, unobserved] = [weight, goal, unobserved].map(Scalar::from);
-        [width, first, rows, first_piece, first_place, depth, weight, goal, unobserved]
+        [width, first, rows, first_piece, first_place, first_observation, depth, weight, goal, unobserved]
     }
 }
 

@@ -14,14 +14,24 @@ const SHORT: usize = 16;
 /// Which observations each row has, cut into pieces and sorted by length; made once for a matrix, with its buffers.
 #[derive(Debug)]
 pub struct Rows {
-    /// Rows by descending number of observations: that of the row's longest piece, and its pieces.
-    sorted: Vec<(u32, Range<usize>)>,
+    /// By descending number of observations.
+    sorted: Vec<Row>,
     /// The row of each piece.
     of_piece: Vec<u32>,
     pieces: wgpu::Buffer,
     own: wgpu::Buffer,
     order: wgpu::Buffer,
     pub(super) observations: usize,
+}
+
+/// A row among the sorted.
+#[derive(Debug)]
+struct Row {
+    number: u32,
+    /// Observations of its longest piece.
+    depth: u32,
+    pieces: Range<usize>,
+    observations: Range<usize>,
 }
 
 /// What a batch of rows takes.
@@ -39,16 +49,31 @@ pub(super) struct Price {
 pub(super) struct Batch {
     pub(super) rows: Range<usize>,
     pub(super) pieces: Range<usize>,
+    /// From its first observation to its last.
+    pub(super) observations: Range<usize>,
     /// Observations of the longest piece.
     pub(super) depth: usize,
 }
 
 impl Rows {
-    /// Row u has the observations `starts[u]..starts[u + 1]`, of factors of `dim` numbers.
+    /// Row u has the observations `starts[u]..starts[u + 1]`, of factors of `dim` numbers. All of them have to fit one binding.
     ///
     /// # Errors
     /// [`Error::Data`] unless `starts` begins with 0 and never falls; any error of the device.
     pub fn new(gpu: &Gpu, starts: &[u32], dim: usize) -> Result<Rows> {
+        Rows::laid_out(gpu, starts, dim, false)
+    }
+
+    /// The same, but the observations lie in the order of [`Rows::order`], each row's as they were, so that a dispatch binds those of its rows alone: there may be
+    /// more than a binding holds.
+    ///
+    /// # Errors
+    /// As [`Rows::new`].
+    pub fn by_length(gpu: &Gpu, starts: &[u32], dim: usize) -> Result<Rows> {
+        Rows::laid_out(gpu, starts, dim, true)
+    }
+
+    fn laid_out(gpu: &Gpu, starts: &[u32], dim: usize, by_length: bool) -> Result<Rows> {
         let refuse =
             |expected: &str, found| Err(Error::Data { what: "starts".into(), expected: expected.into(), found });
         if starts.first() != Some(&0) {
@@ -63,12 +88,15 @@ impl Rows {
         let longest = order.first().map_or(0, |&row| length(row));
         let size = PIECE.max(longest.div_ceil(most(gpu, super::direct::matrix_size(dim))));
         let (mut sorted, mut of_piece, mut pieces, mut own) = (Vec::new(), Vec::new(), Vec::new(), vec![0u32]);
+        let mut next = 0;
         for (place, &row) in order.iter().enumerate() {
             let (first, count) = (of_piece.len(), length(row));
+            let start = if by_length { next } else { starts[row as usize] };
+            next = start + count as u32;
             // A row without observations has an empty piece.
             for part in chunks(count, size).chain((count == 0).then_some(0..0)) {
                 pieces.extend([
-                    starts[row as usize] + part.start as u32,
+                    start + part.start as u32,
                     part.len() as u32,
                     (part.start == 0).into(),
                     row,
@@ -77,11 +105,17 @@ impl Rows {
                 of_piece.push(row);
             }
             own.push(of_piece.len() as u32);
-            sorted.push((count.min(size) as u32, first..of_piece.len()));
+            let (depth, observations) = (count.min(size) as u32, start as usize..start as usize + count);
+            sorted.push(Row { number: row, depth, pieces: first..of_piece.len(), observations });
         }
         let observations = starts[starts.len() - 1] as usize;
         let [pieces, own, order] = [&pieces, &own, &order].map(|ids| gpu.upload(ids));
         Ok(Rows { sorted, of_piece, pieces: pieces?, own: own?, order: order?, observations })
+    }
+
+    /// The rows by descending number of observations.
+    pub fn order(&self) -> impl Iterator<Item = usize> + '_ {
+        self.sorted.iter().map(|row| row.number as usize)
     }
 
     /// Number of rows.
@@ -119,29 +153,37 @@ impl Rows {
     /// Rows of similar length whose numbers the workspace holds and whose work a dispatch may have.
     pub(super) fn batches(&self, gpu: &Gpu, price: Price) -> Vec<Batch> {
         let (work, room) = (gpu.tuning().work, gpu.tuning().workspace as usize / 4);
+        let bound = (gpu.limits().max_storage_buffer_binding_size / 4).saturating_sub(MARGIN) as usize;
         let mut batches: Vec<Batch> = Vec::new();
         let mut first = 0;
         let batch = |rows: Range<usize>| {
-            let pieces = self.sorted[rows.start].1.start..self.sorted[rows.end - 1].1.end;
-            Batch { depth: self.sorted[rows.start].0 as usize, rows, pieces }
+            let own = &self.sorted[rows.clone()];
+            let observed = || own.iter().map(|row| &row.observations).filter(|observations| !observations.is_empty());
+            let from = observed().map(|observations| observations.start).min().unwrap_or(0);
+            let to = observed().map(|observations| observations.end).max().unwrap_or(0);
+            let pieces = own[0].pieces.start..own[own.len() - 1].pieces.end;
+            Batch { depth: own[0].depth as usize, rows, pieces, observations: from..to }
         };
-        for row in 0..self.len() {
-            let grown = batch(first..row + 1);
-            let numbers = grown.rows.len() * price.row + grown.pieces.len() * price.piece;
-            let observations = grown.pieces.len() as u64 * grown.depth as u64;
-            let is_large = numbers > room || observations.saturating_mul(price.observation) > work;
-            let length = self.sorted[row].0 as usize;
-            let fills = grown.pieces.len() > gpu.tuning().groups as usize;
-            let is_uneven = fills && grown.depth > SHORT && 8 * length < 7 * grown.depth;
-            if row > first && (is_large || is_uneven || grown.pieces.len() > grid(gpu)) {
-                batches.push(batch(first..row));
-                first = row;
+        for (at, row) in self.sorted.iter().enumerate() {
+            let start = &self.sorted[first];
+            let (pieces, depth) = (row.pieces.end - start.pieces.start, start.depth as usize);
+            let numbers = (at + 1 - first) * price.row + pieces * price.piece;
+            let in_time = (pieces as u64 * depth as u64).saturating_mul(price.observation) <= work;
+            let is_bound = row.observations.end.saturating_sub(start.observations.start) <= bound;
+            let fills = pieces > gpu.tuning().groups as usize;
+            let is_uneven = fills && depth > SHORT && 8 * row.depth < 7 * start.depth;
+            if at > first && (numbers > room || !in_time || !is_bound || is_uneven || pieces > grid(gpu)) {
+                batches.push(batch(first..at));
+                first = at;
             }
         }
         batches.extend((first < self.len()).then(|| batch(first..self.len())));
         batches
     }
 }
+
+/// Numbers before and after what is bound, since a binding begins at a multiple of the device's alignment.
+const MARGIN: u64 = 128;
 
 fn grid(gpu: &Gpu) -> usize {
     gpu.limits().max_compute_workgroups_per_dimension as usize

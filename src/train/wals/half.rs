@@ -41,10 +41,15 @@ impl Half {
                 return Err(undetermined(side, row, format!("{} of them", starts[row + 1] - starts[row])));
             }
         }
-        let mut next = starts.clone();
+        let rows = wals::Rows::by_length(gpu, &starts, config.dim)?;
+        let mut next = vec![0usize; count];
+        rows.order().fold(0, |before, row| {
+            next[row] = before;
+            before + (starts[row + 1] - starts[row]) as usize
+        });
         let mut order = vec![0usize; own.len()];
         for (e, &row) in own.iter().enumerate() {
-            order[next[row as usize] as usize] = e;
+            order[next[row as usize]] = e;
             next[row as usize] += 1;
         }
         let ids: Vec<u32> = order.iter().map(|&e| other[e]).collect();
@@ -81,7 +86,6 @@ impl Half {
         // A row without observations is 0 for any that is not 0 itself.
         let of_row = |(pair, &ridge): (&[u32], &f32)| if pair[0] == pair[1] && ridge == 0.0 { 1.0 } else { ridge };
         let held_ridge: Vec<f32> = starts.windows(2).zip(&ridge_host).map(of_row).collect();
-        let rows = wals::Rows::new(gpu, &starts, config.dim)?;
         Ok(Half {
             side,
             loss: Matrix::new(gpu, rows.pieces(), 1)?,
