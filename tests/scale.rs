@@ -412,6 +412,47 @@ fn pairs_that_are_never_stored() {
     }
 }
 
+/// Runs an op, which may take 160 MiB beside inputs and outputs.
+fn takes_little(gpu: &Gpu, record: impl FnOnce(&mut wgloss::Recorder) -> wgloss::Result<()>) {
+    let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
+    let before = allocated();
+    gpu.run(record).unwrap();
+    let grown = allocated() - before;
+    assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
+    assert!(grown <= 160 << 20, "{grown} bytes beside inputs and outputs");
+}
+
+/// An op of thousands of dispatches, whose bindings are made some at a time, is told about as it goes on and finds what one of few finds.
+#[test]
+fn an_op_of_thousands_of_dispatches() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (2000, 2);
+    let (q, k) = (Fill::Small.matrix(n, dim, 18), Fill::Small.matrix(n, dim, 19));
+    let (held_q, held_k) = (input(gpu, n, dim, &q), input(gpu, n, dim, &k));
+    let options = info_nce::Options { temperature: 0.5, ..Default::default() };
+    let run = |gpu: &Gpu| {
+        let (loss, state, dq) = (output(gpu, 1, 1), output(gpu, n, 4), output(gpu, n, dim));
+        let mut shares = Vec::new();
+        let record = |r: &mut wgloss::Recorder| {
+            let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
+            let gradients = info_nce::Gradients { dq: Some(dq.view()?), ..Default::default() };
+            info_nce::forward(r, batch, loss.view()?, state.view()?, gradients, options)
+        };
+        let watch = &mut |progress: wgloss::Progress| {
+            shares.push(progress.share);
+            ControlFlow::Continue(())
+        };
+        gpu.run_watched(record, watch).unwrap();
+        (read(gpu, &loss), read(gpu, &dq), shares)
+    };
+    let (loss, dq, _) = run(gpu);
+    let (of_many, dq_of_many, shares) =
+        run(&gpu.with_tuning(Tuning { workspace: 1 << 14, work: 1 << 18, ..*gpu.tuning() }));
+    assert!(shares.len() > 20 && shares.windows(2).all(|pair| pair[0] < pair[1]) && shares[shares.len() - 1] < 1.0);
+    assert_close(&of_many, &loss, 1e-6);
+    assert_close(&dq_of_many, &dq, 1e-5);
+}
+
 /// 65,536 queries and as many keys: 4.3 G pairs, 17 GB if they were stored.
 #[test]
 fn a_batch_of_65536() {
@@ -422,17 +463,11 @@ fn a_batch_of_65536() {
     let (held_q, held_k) = (input(&gpu, n, dim, &q), input(&gpu, n, dim, &k));
     let (loss, state) = (output(&gpu, 1, 1), output(&gpu, n, 4));
     let dq = output(&gpu, n, dim);
-    let allocated = || gpu.device().generate_allocator_report().map_or(0, |report| report.total_allocated_bytes);
-    let before = allocated();
-    let record = gpu.run(|r| {
+    takes_little(&gpu, |r| {
         let batch = info_nce::Batch::new(held_q.view()?, held_k.view()?);
         let gradients = info_nce::Gradients { dq: Some(dq.view()?), ..Default::default() };
         info_nce::forward(r, batch, loss.view()?, state.view()?, gradients, options)
     });
-    record.unwrap();
-    let grown = allocated() - before;
-    assert!(grown > 0 || gpu.info().backend != wgpu::Backend::Vulkan, "nothing was measured");
-    assert!(grown <= 160 << 20, "{grown} bytes beside inputs and outputs");
 
     let (q, k) = (wide(&q), wide(&k));
     let [loss, state, dq] = [&loss, &state, &dq].map(|held| read(&gpu, held));
@@ -457,7 +492,7 @@ fn a_batch_of_65536() {
 /// Some queries against 1,048,576 keys.
 #[test]
 fn a_million_keys() {
-    let Some(gpu) = gpu() else { return };
+    let Some(gpu) = &open(None) else { return };
     let (n, m, dim) = (64, 1 << 20, 8);
     let (q, k) = (Fill::Small.matrix(n, dim, 14), Fill::Small.matrix(m, dim, 15));
     let (held_q, held_k) = (input(gpu, n, dim, &q), input(gpu, m, dim, &k));
@@ -465,12 +500,11 @@ fn a_million_keys() {
     let held_index = input(gpu, n, 1, &index);
     let options = info_nce::Options { temperature: 0.1, reduction: Reduction::None, ..Default::default() };
     let (loss, state) = (output(gpu, n, 1), output(gpu, n, 8));
-    gpu.run(|r| {
+    takes_little(gpu, |r| {
         let positive = info_nce::Positive::Index(held_index.view()?);
         let batch = info_nce::Batch { positive, ..info_nce::Batch::new(held_q.view()?, held_k.view()?) };
         info_nce::forward(r, batch, loss.view()?, state.view()?, Default::default(), options)
-    })
-    .unwrap();
+    });
     let (q, k, loss) = (wide(&q), wide(&k), read(gpu, &loss));
     for i in [0, 17, n - 1] {
         let scores: Vec<f64> = k.chunks(dim).map(|k| 10.0 * dot(&q[i * dim..][..dim], k)).collect();

@@ -9,9 +9,10 @@
 //!
 //! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
 //! its row and column, one of −inf is left out, as the only positive it makes the loss infinite. Memory beyond inputs and outputs is at most twice
-//! [`Tuning::workspace`](crate::Tuning::workspace) and few numbers a query and key, whatever N · M. Work, with U = 2·N·M·D: [`forward`] U,
-//! [`backward`] 3U; [`forward`] with gradients 3U where the products fit the workspace, of all pairs if symmetric, else of 128 whole rows at
-//! least, and 4U where they do not; U less for each side without gradient. M counts further negatives, and not the batch's own pairs without
+//! [`Tuning::workspace`](crate::Tuning::workspace), a quarter of it for what keys are known by, and few numbers a query and key, whatever N · M; a gradient of 16 bits that
+//! is summed from several parts takes four bytes a number more. Work, with U = 2·N·M·D: [`forward`] U, [`backward`] 3U; [`forward`] with gradients 3U where the products
+//! fit the workspace, of all pairs if symmetric, else of 128 whole rows at least, and 4U where they do not, where the mean's divisor is known at the end only, as with weights
+//! or named positives, and for further negatives; U less for each side without gradient. M counts further negatives, and not the batch's own pairs without
 //! [`Options::in_batch`].
 //!
 //! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020;
@@ -319,7 +320,8 @@ impl<'a> Call<'a> {
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile.
+/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile, or, of positives of the query's own number, a number for each query: with
+/// bindings of 128 MiB that are eight million queries.
 pub fn forward(
     recorder: &mut Recorder,
     batch: Batch,
@@ -355,8 +357,8 @@ pub fn forward(
 }
 
 /// Those of `gradients` that are given, from the forward's batch and its `state`. A side without one is frozen, and its product is skipped.
-/// `dy` is the gradient of the loss, of the loss's shape, ones if absent. Where the pairs exceed the workspace gradients are sums of several
-/// chunks, those of 16 bits in f32 until all are there, which takes four bytes a number beside the workspace.
+/// `dy` is the gradient of the loss, of the loss's shape, ones if absent. Gradients of 16 bits that come from several chunks, from further negatives too or through
+/// [`Options::normalize`] are summed in f32 and rounded once.
 ///
 /// # Errors
 /// As [`forward`].

@@ -10,7 +10,7 @@ pub struct Options {
     pub temperature: f32,
     /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default 100 (CLIP's).
     pub max_scale: f32,
-    /// Rows may have any length: c is their cosine, gradients are those of the rows as given. Default no: c is their product.
+    /// Rows may have any length whose square f32 holds, up to 1.8e19: c is their cosine, gradients are those of the rows as given. Default no: c is their product.
     pub normalize: bool,
     /// The mean of both directions; needs as many keys as queries. Default no.
     pub symmetric: bool,

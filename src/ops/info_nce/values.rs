@@ -12,9 +12,10 @@ const OF_LINES: usize = 16;
 pub struct Values<'a> {
     /// The loss in its own direction, neither weighted nor halved.
     pub loss: Option<Tensor<'a>>,
-    /// The log-sum-exp of the scores of all that it is compared with, positives included; negatives count as [`Options::hardness`] says.
+    /// The log-sum-exp of the scores of all that it is compared with, positives included; negatives count as [`Options::hardness`] says. −∞ where that is nothing.
     pub lse: Option<Tensor<'a>>,
-    /// 1 where no negative scores above the best positive, else 0, also where there is no positive: its mean is the accuracy.
+    /// 1 where no negative scores above the best positive, else 0, also where there is no positive: its mean is the accuracy. Scores are those that the loss compares,
+    /// [`Options::margin`] and [`Options::hardness`] included.
     pub correct: Option<Tensor<'a>>,
     /// −Σ p ln p over all that it is compared with, p = e^(s − lse). Work: U more.
     pub entropy: Option<Tensor<'a>>,
