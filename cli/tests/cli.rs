@@ -412,7 +412,7 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
     refuse(&["--new-users", "-1"], &["--new-users", "between 0 and 1", "found -1"]);
     let mut no_sweeps = wgloss(&["wals", "--sweeps", "0", "--interactions", file.to_str().unwrap()]);
     refused(&no_sweeps.args(to).output().unwrap(), &["sweeps", "at least 1"], &out);
-    let both = all_said(&factors(&file, &["--new-users", "0.3", "--held-out-users", "5"]));
+    let both = all_said(&factors(&file, &[&["--new-users", "0.3", "--held-out-users", "5"], &to[..]].concat()));
     assert!(both.contains("--new-users <SHARE>' cannot be used with '--held-out-users"), "{both}");
 }
 
