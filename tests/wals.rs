@@ -525,6 +525,10 @@ fn fits_go_on_and_users_are_folded_in() {
     let then = fit_from(gpu, &first.model, &data, Values::of(&values), &rest, &mut { go_on }).unwrap();
     assert_eq!(then.model, whole.model);
 
+    let mut drawn = whole.model.clone();
+    (drawn.users, drawn.items) = (Vec::new(), config.drawn(30));
+    assert_eq!(fit_from(gpu, &drawn, &data, Values::of(&values), &config, &mut { go_on }).unwrap(), whole);
+
     let items = &whole.model.items;
     let exact = Config { solver: Some(Solver::Direct), ..config };
     let stop = &mut |_: Event| ControlFlow::Break(());

@@ -12,6 +12,16 @@ impl Failure {
     pub fn input(message: impl Display) -> Self {
         Failure { message: message.to_string(), code: 2 }
     }
+
+    /// Of a fit whose rows have these ids, by which the user knows them.
+    pub fn of_rows(error: wgloss::Error, users: &[String], items: &[String]) -> Self {
+        let wgloss::Error::Undetermined { side, row, ref found } = error else { return error.into() };
+        let Some(id) = if side == "user" { users } else { items }.get(row) else { return error.into() };
+        Failure::input(format!(
+            "the observations of {side} {id} should be such that they and the regularization determine its factor, found {found}; a larger regularization \
+             helps, or a smaller dim"
+        ))
+    }
 }
 
 impl From<wgloss::Error> for Failure {

@@ -7,17 +7,16 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 use wgloss::Random;
-use wgloss::train::tables::Interactions;
 
 use crate::failure::Failure;
 use crate::progress;
 use crate::sparse::{self, Matrix};
 
 /// Which lines count, and how.
-#[derive(Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, Copy, PartialEq, clap::Args)]
 pub struct Rules {
     /// Leave out lines of less weight.
-    #[arg(long, value_name = "WEIGHT", requires = "interactions")]
+    #[arg(long, value_name = "WEIGHT", requires = "interactions", allow_negative_numbers = true)]
     pub min_rating: Option<f32>,
     /// Leave out users and items with fewer interactions, until all have as many.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
@@ -28,10 +27,13 @@ pub struct Rules {
     /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub held_out_users: u32,
+    /// Whether weights below 0 mean something.
+    #[arg(skip)]
+    pub negative: bool,
 }
 
 /// What several weights become.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Duplicates {
     Last,
     Sum,
@@ -40,8 +42,25 @@ pub enum Duplicates {
 
 impl Rules {
     /// All lines count.
-    pub const ALL: Rules =
-        Rules { min_rating: None, min_interactions: 1, duplicates: Duplicates::Last, held_out_users: u32::MAX };
+    pub const ALL: Rules = Rules {
+        min_rating: None,
+        min_interactions: 1,
+        duplicates: Duplicates::Last,
+        held_out_users: u32::MAX,
+        negative: false,
+    };
+
+    /// A weight as it is kept.
+    pub fn weight(&self, value: f64) -> Result<f32, String> {
+        let kept = value as f32;
+        if !kept.is_finite() {
+            return Err(format!("expected a weight that f32 holds, found {value:e}"));
+        }
+        if value < 0.0 && !self.negative {
+            return Err(format!("expected a weight of at least 0, found {value}"));
+        }
+        Ok(kept)
+    }
 }
 
 /// An interaction of numbered users and items.
@@ -62,6 +81,8 @@ pub struct Loaded {
     pub entries: Vec<Entry>,
     /// Lines that were read and kept, duplicates among them.
     pub lines: usize,
+    /// Whether the file tells weights.
+    pub weighted: bool,
 }
 
 /// Where a line has what.
@@ -87,18 +108,34 @@ const ZIP: &[u8] = b"PK\x03\x04";
 /// A file is shown to be read from this size on.
 const SHOWN: u64 = 8 << 20;
 
-const USERS: [&str; 5] = ["user", "userid", "user_id", "uid", "visitorid"];
-const ITEMS: [&str; 8] = ["item", "itemid", "item_id", "movieid", "movie_id", "sid", "mid", "product_id"];
-const WEIGHTS: [&str; 6] = ["rating", "weight", "count", "plays", "value", "score"];
-const TIMES: [&str; 4] = ["timestamp", "time", "ts", "date"];
+/// What public data sets call their columns, in small letters and digits alone, those of ids with or without "id" at their end; of several that a header has
+/// the first here is meant.
+const USERS: &str = "user uid username visitor customer cust client reviewer reviewprofilename member buyer person account householdkey session";
+const ITEMS: &str = "item iid movie film product parentasin asin isbn book track song album artist musicbrainzartist article news business venue place gmap poi \
+                     restaurant hotel video show anime game app recipe beer beerbeer joke paper content stockcode sku mid sid";
+const WEIGHTS: &str = "rating weight count plays value score stars overall bookrating reviewoverall reviewrating reviewscore playcount listencount listens \
+                       watchratio quantity hours frequency clicks views strength";
+const TIMES: &str = "timestamp time ts date unixreviewtime unixtime unixtimestamp";
+
+/// A column's name as the lists have it: User-ID and RecBole's user_id:token are userid.
+fn word(field: &str) -> String {
+    let field = field.trim();
+    let name = [":token", ":float"].into_iter().find_map(|kind| field.strip_suffix(kind)).unwrap_or(field);
+    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
 
 impl Columns {
     /// Of a header; none if the line is data.
     fn named(fields: &[&str]) -> Option<Columns> {
-        let lower: Vec<String> = fields.iter().map(|field| field.trim().to_lowercase()).collect();
-        let find = |names: &[&str]| lower.iter().position(|field| names.contains(&field.as_str()));
-        let (user, item) = find(&USERS).zip(find(&ITEMS))?;
-        Some(Columns { user, item, weight: find(&WEIGHTS), time: find(&TIMES), count: Some(fields.len()) })
+        let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
+        let find = |names: &str, end: &str| {
+            let is =
+                |word: &String, name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
+            names.split_whitespace().find_map(|name| words.iter().position(|word| is(word, name)))
+        };
+        let (user, item) = find(USERS, "id").zip(find(ITEMS, "id"))?;
+        let (weight, time) = (find(WEIGHTS, ""), find(TIMES, ""));
+        Some(Columns { user, item, weight, time, count: Some(fields.len()) })
     }
 
     fn positional(fields: usize) -> Columns {
@@ -114,6 +151,7 @@ struct Reader {
     entries: Vec<Entry>,
     columns: Option<Columns>,
     lines: usize,
+    weighted: bool,
 }
 
 impl Reader {
@@ -145,16 +183,15 @@ impl Reader {
         };
         let weight = number("weight", columns.weight)?;
         let time = number("timestamp", columns.time)?.unwrap_or(0.0) as i64;
-        if let Some(weight) = weight.filter(|weight| *weight < 0.0) {
-            return Err(format!("expected a weight of at least 0, found {weight}"));
-        }
+        let weight = weight.map(|weight| rules.weight(weight)).transpose()?;
+        self.weighted |= weight.is_some();
         let names = [fields[columns.user].trim(), fields[columns.item].trim()];
         for (what, name) in ["user", "item"].into_iter().zip(names) {
             if name.is_empty() {
                 return Err(format!("expected an id of the {what}, found nothing"));
             }
         }
-        if rules.min_rating.zip(weight).is_some_and(|(least, weight)| weight < f64::from(least)) {
+        if rules.min_rating.zip(weight).is_some_and(|(least, weight)| weight < least) {
             return Ok(());
         }
         let [user, item] = [0, 1].map(|side| {
@@ -166,33 +203,48 @@ impl Reader {
             self.ids[side].insert(names[side].to_owned(), next);
             next
         });
-        let value = weight.unwrap_or(1.0) as f32;
+        let value = weight.unwrap_or(1.0);
         self.entries.push(Entry { user, item, time, value });
         self.lines += 1;
         Ok(())
     }
 
-    /// The entries of a matrix, whose rows and columns are known by their numbers. It tells no times: the order of a user's is drawn, so that what is held
-    /// out is any of them and not the one with the largest number.
+    /// The entries of a matrix, whose rows and columns are known by their numbers; zeros are none. It tells no times: the order of a user's is drawn, so that
+    /// what is held out is any of them and not the one with the largest number.
     fn of(matrix: Matrix, rules: Rules) -> Loaded {
-        let names = matrix.shape.map(|count| (0..count).map(|at| (at + matrix.first).to_string()).collect());
+        let least = rules.min_rating.unwrap_or(f32::NEG_INFINITY);
+        let kept = matrix.entries.into_iter().filter(|&(.., value)| value != 0.0 && value >= least);
+        let mut entries: Vec<Entry> = kept.map(|(user, item, value)| Entry { user, item, time: 0, value }).collect();
+        let sides: [fn(&mut Entry) -> &mut u32; 2] = [|entry| &mut entry.user, |entry| &mut entry.item];
+        // A name for each that occurs: a file of few bytes can announce billions.
+        let names = sides.map(|id| {
+            let mut present: Vec<u32> = entries.iter_mut().map(|entry| *id(entry)).collect();
+            present.sort_unstable();
+            present.dedup();
+            for entry in &mut entries {
+                let id = id(entry);
+                *id = present.partition_point(|other| *other < *id) as u32;
+            }
+            present.iter().map(|&at| (at as usize + matrix.first).to_string()).collect()
+        });
+        let mut reader =
+            Reader { lines: entries.len(), names, entries, weighted: matrix.has_values, ..Reader::default() };
+        // What stands last in the file is known only before times are drawn.
+        reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
-        let least = rules.min_rating.unwrap_or(0.0);
-        let kept = matrix.entries.into_iter().filter(|(.., value)| *value >= least);
-        let entries: Vec<Entry> =
-            kept.map(|(user, item, value)| Entry { user, item, time: random.word().into(), value }).collect();
-        Reader { lines: entries.len(), names, entries, ..Reader::default() }.loaded(rules)
+        reader.entries.iter_mut().for_each(|entry| entry.time = random.word().into());
+        reader.loaded(rules)
     }
 
-    fn loaded(mut self, rules: Rules) -> Loaded {
-        // A stable sort: equal times stay in the order of the file. Of a pair the last stays, with what the weights up to it make.
+    /// Sorts entries by user, then by time, equal times in the order of the file. Of a pair the last stays, with what the weights up to it make.
+    fn join(&mut self, duplicates: Duplicates) {
         self.entries.sort_by_key(|entry| (entry.user, entry.time));
         let mut is_last = Vec::with_capacity(self.entries.len());
         for of_user in self.entries.chunk_by_mut(|a, b| a.user == b.user) {
             let mut weights = HashMap::new();
             for entry in &mut *of_user {
                 let value = entry.value;
-                let before = weights.get(&entry.item).map(|&before: &f32| match rules.duplicates {
+                let before = weights.get(&entry.item).map(|&before: &f32| match duplicates {
                     Duplicates::Last => value,
                     Duplicates::Sum => before + value,
                     Duplicates::Max => before.max(value),
@@ -207,6 +259,10 @@ impl Reader {
         }
         let mut stays = is_last.into_iter();
         self.entries.retain(|_| stays.next().unwrap_or(true));
+    }
+
+    fn loaded(mut self, rules: Rules) -> Loaded {
+        self.join(rules.duplicates);
         loop {
             let [mut of_users, mut of_items] = [0, 1].map(|side| vec![0usize; self.names[side].len()]);
             for entry in &self.entries {
@@ -233,13 +289,24 @@ impl Reader {
         let mut entries = std::mem::take(&mut self.entries);
         let users = kept(0, |entry| &mut entry.user, &mut entries);
         let items = kept(1, |entry| &mut entry.item, &mut entries);
-        Loaded { users, items, entries, lines: self.lines }
+        Loaded { users, items, entries, lines: self.lines, weighted: self.weighted }
     }
 }
 
-/// Reads a file.
-pub fn load(path: &Path, rules: Rules) -> Result<Loaded, Failure> {
-    let refuse = |what: String| Failure::input(format!("--interactions {}: {what}", path.display()));
+/// Reads the file that `option` names; some interaction must be left.
+pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
+    let loaded = load_any(option, path, rules)?;
+    if loaded.entries.is_empty() {
+        let found = format!("none among the {} that the file has", loaded.lines);
+        let expected = format!("{option} {}: expected interactions that the options leave", path.display());
+        return Err(Failure::input(format!("{expected}, found {found}")));
+    }
+    Ok(loaded)
+}
+
+/// Reads the file that `option` names.
+pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
+    let refuse = |what: String| Failure::input(format!("{option} {}: {what}", path.display()));
     let unreadable = |error: std::io::Error| refuse(format!("expected a file of interactions, found: {error}"));
     let file = File::open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
@@ -253,19 +320,15 @@ pub fn load(path: &Path, rules: Rules) -> Result<Loaded, Failure> {
     let mut input = BufReader::with_capacity(1 << 20, bar.wrap_read(file));
     let start = input.fill_buf().map_err(unreadable)?;
     let loaded = if start.starts_with(ZIP) {
-        File::open(path).map_err(|error| error.to_string()).and_then(sparse::csr).map(|m| Reader::of(m, rules))
+        let file = File::open(path).map_err(unreadable)?;
+        sparse::csr(file, &rules).map(|matrix| Reader::of(matrix, rules))
     } else if start.starts_with(sparse::BANNER) {
-        sparse::matrix_market(input).map(|matrix| Reader::of(matrix, rules))
+        sparse::matrix_market(input, &rules).map(|matrix| Reader::of(matrix, rules))
     } else {
         read(input, rules)
     };
     bar.finish_and_clear();
-    let loaded = loaded.map_err(refuse)?;
-    if loaded.entries.is_empty() {
-        let found = format!("none among the {} that the file has", loaded.lines);
-        return Err(refuse(format!("expected interactions that the options leave, found {found}")));
-    }
-    Ok(loaded)
+    loaded.map_err(refuse)
 }
 
 fn text(bytes: &[u8]) -> Result<&str, String> {
@@ -273,7 +336,7 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
 }
 
 /// What is wrong is said with its line.
-fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
+pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
     let start = input.fill_buf().map_err(|error| error.to_string())?;
     let first: Vec<u8> = start.iter().copied().take_while(|&byte| byte != b'\n').collect();
     let has = |part: &[u8]| first.windows(part.len()).any(|window| window == part);
@@ -320,123 +383,13 @@ fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
     Ok(reader.loaded(rules))
 }
 
-/// To train on and to measure with.
-pub struct Split {
-    pub train: Interactions,
-    /// The weights of `train`.
-    pub values: Vec<f32>,
-    pub held_out: Interactions,
-    /// Users that `train` knows nothing of.
-    pub new: Option<New>,
-}
-
-/// Users that were left out.
-pub struct New {
-    /// Of each user, whether it is one.
-    pub users: Vec<bool>,
-    /// What is told of them, and its weights.
-    pub known: Interactions,
-    pub values: Vec<f32>,
-}
-
-impl Split {
-    /// Which items of a user are held out.
-    pub fn asked(&self) -> &'static str {
-        if self.new.is_some() { "later" } else { "last" }
-    }
-}
-
-/// Of what a new user took, this share is held out: the last, at least one.
-const LATER: f64 = 0.2;
-/// The stream of random numbers that choose new users.
-const CHOICE: u32 = 0x6e65_7775;
-
-/// Users with fewer interactions keep them all to be trained on.
-const ENOUGH: usize = 3;
-
-impl Loaded {
-    /// One line about what was read and held out.
-    pub fn describe(&self, path: &Path, split: &Split) {
-        let held_out = match &split.new {
-            Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
-            None => format!("the last of {} users held out", split.held_out.len()),
-        };
-        let [users, items] = [&self.users, &self.items].map(Vec::len);
-        println!(
-            "{}: {} interactions of {users} users and {items} items; {held_out}",
-            path.display(),
-            self.entries.len()
-        );
-    }
-
-    /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
-    pub fn leave_users_out(&self, share: f64, seed: u64) -> Result<Split, Failure> {
-        if !(share > 0.0 && share < 1.0) {
-            return Err(Failure::input(format!("--new-users: expected a share between 0 and 1, found {share}")));
-        }
-        let mut random = Random::new(seed, CHOICE);
-        let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
-        let mut users = vec![false; self.users.len()];
-        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
-            let is_new = of_user.len() > 1 && f64::from(random.uniform()) < share;
-            users[of_user[0].user as usize] = is_new;
-            let later = ((LATER * of_user.len() as f64) as usize).max(1);
-            let (first, last) = of_user.split_at(if is_new { of_user.len() - later } else { 0 });
-            known.extend(first);
-            if is_new { &mut held_out } else { &mut train }.extend(last);
-        }
-        let refuse = |what: &str| {
-            let expected =
-                format!("--new-users {share}: expected users of two interactions to leave out, and others to train on");
-            Err(Failure::input(format!("{expected}, found no {what}")))
-        };
-        if held_out.is_empty() || train.is_empty() {
-            return refuse(if train.is_empty() { "others" } else { "such users" });
-        }
-        let new = New { users, known: self.interactions(&known)?, values: values(&known) };
-        Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
-    }
-
-    /// The last interaction of each user that has three is held out, or of `most` of them.
-    pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
-        let [mut train, mut held_out] = [const { Vec::new() }; 2];
-        let users = || self.entries.chunk_by(|a, b| a.user == b.user);
-        let all = users().filter(|of_user| of_user.len() >= ENOUGH).count();
-        let mut next = 0;
-        for of_user in users() {
-            let mut last = 0;
-            if of_user.len() >= ENOUGH {
-                // One whenever the share that is due passes a whole number.
-                let due = |users: usize| users * all.min(most as usize) / all;
-                last = due(next + 1) - due(next);
-                next += 1;
-            }
-            let (first, last) = of_user.split_at(of_user.len() - last);
-            train.extend(first);
-            held_out.extend(last);
-        }
-        self.split(&train, &held_out)
-    }
-
-    fn split(&self, train: &[&Entry], held_out: &[&Entry]) -> Result<Split, Failure> {
-        let [of_train, held_out] = [train, held_out].map(|entries| self.interactions(entries));
-        Ok(Split { train: of_train?, values: values(train), held_out: held_out?, new: None })
-    }
-
-    fn interactions(&self, entries: &[&Entry]) -> Result<Interactions, Failure> {
-        let (users, items) = entries.iter().map(|entry| (entry.user, entry.item)).unzip();
-        Ok(Interactions::new(users, items, self.users.len(), self.items.len())?)
-    }
-}
-
-fn values(entries: &[&Entry]) -> Vec<f32> {
-    entries.iter().map(|entry| entry.value).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use npyz::WriterBuilder;
     use wgloss::planted::Blocks;
+
+    const OPTION: &str = "--interactions";
 
     fn parsed(text: &str) -> Result<Loaded, String> {
         read(text.as_bytes(), Rules::ALL)
@@ -499,60 +452,18 @@ mod tests {
         assert_eq!(of(Duplicates::Max), [7.0, 4.0, 1.0]);
     }
 
-    /// Of ten users who have three, four, none twice; nothing is lost.
-    #[test]
-    fn some_users_are_measured() {
-        let text: String =
-            (0..12).flat_map(|user| (0..3 - user / 10).map(move |item| format!("{user},{item}\n"))).collect();
-        let loaded = parsed(&text).unwrap();
-        let Split { train, held_out, .. } = loaded.leave_last_out(4).unwrap();
-        let users: Vec<usize> =
-            held_out.lists().iter().enumerate().filter(|(_, of)| of.len() == 1).map(|(user, _)| user).collect();
-        assert_eq!(users, [2, 4, 7, 9]);
-        assert_eq!(train.len() + held_out.len(), 34);
-    }
-
     #[test]
     fn rules() {
         let rated = Rules { min_rating: Some(4.0), ..Rules::ALL };
         let loaded = read("u,i,3.9\nu,j,4\nv,i,5\n".as_bytes(), rated).unwrap();
         assert_eq!(told(&loaded), [("u", "j", 0), ("v", "i", 0)]);
+        let tenth = Rules { min_rating: Some(0.1), ..Rules::ALL };
+        assert_eq!(read("u,i,0.1\n".as_bytes(), tenth).unwrap().entries.len(), 1);
         // Without z its user has one left, without which x has one.
         let core = Rules { min_interactions: 2, ..Rules::ALL };
         let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), core).unwrap();
         assert_eq!(told(&loaded), [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]);
         assert_eq!((loaded.users.len(), loaded.items.len()), (2, 2));
-    }
-
-    #[test]
-    fn the_last_is_held_out_of_three() {
-        let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\n").unwrap();
-        let Split { train, values, held_out, .. } = loaded.leave_last_out(u32::MAX).unwrap();
-        assert_eq!((train.len(), held_out.len()), (4, 1));
-        assert_eq!(values, [3.0, 2.0, 4.0, 5.0]);
-        assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
-    }
-
-    #[test]
-    fn users_are_left_out() {
-        let text: String =
-            (0..40).flat_map(|user| (0..=user % 12).map(move |item| format!("{user},{item},2\n"))).collect();
-        let loaded = parsed(&text).unwrap();
-        let Split { train, values, held_out, new } = loaded.leave_users_out(0.4, 1).unwrap();
-        let New { users, known, values: known_values } = new.unwrap();
-        assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
-        assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());
-        assert!((8..24).contains(&users.iter().filter(|&&is_new| is_new).count()), "{users:?}");
-        let lists = [&train, &known, &held_out].map(Interactions::lists);
-        for (user, &is_new) in users.iter().enumerate() {
-            let all: u32 = (user % 12 + 1) as u32;
-            let [trained, told, later] = lists.each_ref().map(|lists| lists[user].len() as u32);
-            let last = if is_new { (all / 5).max(1) } else { 0 };
-            assert_eq!([trained, told, later], if is_new { [0, all - last, last] } else { [all, 0, 0] }, "user {user}");
-        }
-        for share in [0.0, 1.0, f64::NAN] {
-            assert!(loaded.leave_users_out(share, 1).is_err());
-        }
     }
 
     #[test]
@@ -583,7 +494,7 @@ mod tests {
         let path = folder.path().join("plays.mtx");
         let load_text = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            load(&path, Rules::ALL)
+            load(OPTION, &path, Rules::ALL)
         };
         let text = "%%MatrixMarket matrix coordinate integer general\n% plays\n3 4 3\n1 4 5\n3 1 2\n1 2 7\n";
         let loaded = load_text(text).unwrap();
@@ -592,7 +503,8 @@ mod tests {
         assert_eq!(entries, [("1", "2"), ("1", "4"), ("3", "1")]);
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
         let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n";
-        assert_eq!(load_text(pattern).unwrap().entries[0].value, 1.0);
+        let pattern = load_text(pattern).unwrap();
+        assert!(pattern.entries[0].value == 1.0 && loaded.weighted && !pattern.weighted);
         for (text, want) in [
             ("%%MatrixMarket matrix array real general\n", "line 1: expected matrix coordinate"),
             ("%%MatrixMarket matrix coordinate real symmetric\n", "found matrix coordinate real symmetric"),
@@ -619,61 +531,145 @@ mod tests {
         }
     }
 
-    /// Written as SciPy's save_npz writes them.
+    fn npy<T: npyz::AutoSerialize + Copy>(data: &[T]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let options = npyz::WriteOptions::new().default_dtype().shape(&[data.len() as u64]);
+        let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
+        writer.extend(data.iter().copied()).unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    /// As SciPy's save_npz writes it: 3 × 4 with 5 at (0, 3), 7 at (0, 1) and 2 at (2, 0), but for `others`.
+    fn npz(path: &Path, format: &[u8], others: &[(&str, Vec<u8>)]) {
+        let mut word = Vec::new();
+        let dtype = npyz::DType::Plain(format!("|S{}", format.len()).parse().unwrap());
+        let mut writer =
+            npyz::WriteOptions::<[u8]>::new().dtype(dtype).shape(&[]).writer(&mut word).begin_nd().unwrap();
+        writer.push(format).unwrap();
+        writer.finish().unwrap();
+        let mut archive = zip::ZipWriter::new(File::create(path).unwrap());
+        for (name, bytes) in [
+            ("indices", npy(&[3i32, 1, 0])),
+            ("indptr", npy(&[0i32, 2, 2, 3])),
+            ("shape", npy(&[3i64, 4])),
+            ("data", npy(&[5.0f64, 7.0, 2.0])),
+            ("format", word),
+        ] {
+            let bytes = others.iter().find_map(|(other, bytes)| (*other == name).then_some(bytes)).unwrap_or(&bytes);
+            archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+            std::io::Write::write_all(&mut archive, bytes).unwrap();
+        }
+        archive.finish().unwrap();
+    }
+
     #[test]
     fn a_csr_matrix_is_read() {
-        use npyz::WriterBuilder;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plays.npz");
-        let write = |format: &[u8], indices: [i32; 3]| {
-            let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
-            let mut put = |name: &str, bytes: Vec<u8>| {
-                archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
-                std::io::Write::write_all(&mut archive, &bytes).unwrap();
-            };
-            fn npy<T: npyz::AutoSerialize + Copy>(data: &[T]) -> Vec<u8> {
-                let mut bytes = Vec::new();
-                let options = npyz::WriteOptions::new().default_dtype().shape(&[data.len() as u64]);
-                let mut writer = options.writer(&mut bytes).begin_nd().unwrap();
-                writer.extend(data.iter().copied()).unwrap();
-                writer.finish().unwrap();
-                bytes
-            }
-            put("indices", npy(&indices));
-            put("indptr", npy(&[0i32, 2, 2, 3]));
-            put("shape", npy(&[3i64, 4]));
-            put("data", npy(&[5.0f64, 7.0, 2.0]));
-            let mut word = Vec::new();
-            let dtype = npyz::DType::Plain(format!("|S{}", format.len()).parse().unwrap());
-            let mut writer =
-                npyz::WriteOptions::<[u8]>::new().dtype(dtype).shape(&[]).writer(&mut word).begin_nd().unwrap();
-            writer.push(format).unwrap();
-            writer.finish().unwrap();
-            put("format", word);
-            archive.finish().unwrap();
+        let of = |format: &[u8], others: &[(&str, Vec<u8>)]| {
+            npz(&path, format, others);
+            load(OPTION, &path, Rules::ALL)
         };
-        write(b"csr", [3, 1, 0]);
-        let loaded = load(&path, Rules::ALL).unwrap();
-        let mut entries: Vec<_> = told(&loaded).into_iter().map(|(user, item, _)| (user, item)).collect();
-        entries.sort_unstable();
-        assert_eq!(entries, [("0", "1"), ("0", "3"), ("2", "0")]);
-        assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
-        write(b"csr", [3, 4, 0]);
-        assert!(
-            load(&path, Rules::ALL).unwrap_err().message.ends_with("row 0: expected a column from 0 to 3, found 4")
-        );
-        write(b"csc", [3, 1, 0]);
-        assert!(
-            load(&path, Rules::ALL).unwrap_err().message.contains("expected a matrix in the format csr, found \"csc\"")
-        );
+        let half = |value: f32| half::f16::from_f32(value);
+        for others in [
+            vec![],
+            vec![("indices", npy(&[3u8, 1, 0])), ("indptr", npy(&[0u64, 2, 2, 3])), ("shape", npy(&[3u16, 4]))],
+            vec![("indices", npy(&[3i16, 1, 0])), ("data", npy(&[5i8, 7, 2]))],
+            vec![("data", npy(&[half(5.0), half(7.0), half(2.0)]))],
+            vec![("data", npy(&[5u64, 7, 2]))],
+        ] {
+            let loaded = of(b"csr", &others).unwrap();
+            let mut entries: Vec<_> = told(&loaded).into_iter().map(|(user, item, _)| (user, item)).collect();
+            entries.sort_unstable();
+            assert_eq!(entries, [("0", "1"), ("0", "3"), ("2", "0")]);
+            assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 14.0);
+        }
+        for (name, bytes, want) in [
+            ("indices", npy(&[3i32, 4, 0]), "row 0: expected a column from 0 to 3, found 4"),
+            ("indices", npy(&[3.0f64, 1.0, 0.0]), "indices: expected int8 to int64 or uint8 to uint64, found '<f8'"),
+            ("indptr", npy(&[0.0f32, 2.0, 2.0, 3.0]), "indptr: expected int8 to int64 or uint8 to uint64, found '<f4'"),
+            ("indptr", npy(&[0i32, 2, 2, 2]), "expected indptr from 0 to 3, found 0 to 2"),
+            ("indptr", npy(&[1i32, 2, 2, 3]), "expected indptr from 0 to 3, found 1 to 3"),
+            ("indptr", npy(&[0i32, 2, 1, 3]), "row 1: expected indptr to rise from 0 to 3, found 2 to 1"),
+            ("shape", npy(&[3i64, -4]), "expected a shape of numbers of at least 0, found 3 x -4"),
+            ("data", npy(&[5.0f64, 7.0, 1e300]), "row 2: expected a weight that f32 holds, found 1e300"),
+            ("data", npy(&[5.0f64, -7.0, 1.0]), "row 0: expected a weight of at least 0, found -7"),
+        ] {
+            let told = of(b"csr", &[(name, bytes)]).unwrap_err().message;
+            assert!(told.ends_with(want) || told.contains(&format!(": {want}")), "{want}: {told}");
+        }
+        let told = of(b"csc", &[]).unwrap_err().message;
+        assert!(told.contains("expected a matrix in the format csr, found \"csc\""), "{told}");
         std::fs::write(&path, b"PK\x03\x04 and nothing else").unwrap();
-        assert!(load(&path, Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
+        assert!(load(OPTION, &path, Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
+    }
+
+    /// A pair that a matrix has several times is joined in the order of the file before its time is drawn; zeros are no interactions; ids that do not occur
+    /// have no name.
+    #[test]
+    fn entries_of_a_matrix_are_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plays.mtx");
+        let head = "%%MatrixMarket matrix coordinate real general\n4294967295 4294967295";
+        // 40 pairs three times each, the largest in the middle, and 3 zeros.
+        let lines = (0..120u32).map(|at| (at % 40, [1, 5, 2][at as usize / 40]));
+        let text: String =
+            lines.map(|(at, value)| format!("{} {} {value}\n", at / 8 + 1, 4_294_967_295 - at)).collect();
+        std::fs::write(&path, format!("{head} 123\n{text}1 1 0\n9 9 0\n1 4294967295 0\n")).unwrap();
+        for (duplicates, want) in [(Duplicates::Last, 2.0), (Duplicates::Max, 5.0), (Duplicates::Sum, 8.0)] {
+            let loaded = load(OPTION, &path, Rules { duplicates, ..Rules::ALL }).unwrap();
+            assert_eq!((loaded.entries.len(), loaded.users.len(), loaded.items.len()), (40, 5, 40));
+            assert!(loaded.entries.iter().all(|entry| entry.value == want), "{:?}", loaded.entries);
+            assert_eq!((&*loaded.users[4], &*loaded.items[39]), ("5", "4294967295"));
+            assert_eq!(loaded.lines, 120);
+        }
+    }
+
+    #[test]
+    fn weights_below_0_are_taken_where_they_mean_something() {
+        let rules = Rules { negative: true, ..Rules::ALL };
+        let loaded = read("a,x,-1.5\nb,x,2\n".as_bytes(), rules).unwrap();
+        assert_eq!(loaded.entries.iter().map(|entry| entry.value).collect::<Vec<_>>(), [-1.5, 2.0]);
+        let least = Rules { min_rating: Some(-1.0), ..rules };
+        assert_eq!(read("a,x,-1.5\nb,x,-1\n".as_bytes(), least).unwrap().users, ["b"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plays.npz");
+        npz(&path, b"csr", &[("data", npy(&[5i8, -7, 2]))]);
+        let loaded = load(OPTION, &path, rules).unwrap();
+        assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 0.0);
+    }
+
+    /// Headers of public data sets, and a line of each: user, item, weight.
+    #[test]
+    fn headers_of_public_data_sets() {
+        for text in [
+            "customer,product\nu,i\n",
+            "customer_id,article_id,t_dat\nu,i,2020-01-01\n",
+            "User-ID;ISBN;Book-Rating\nu;i;7\n",
+            "reviewerID,asin,overall,unixReviewTime\nu,i,7,1\n",
+            "user_id,business_id,stars,review_id\nu,i,7,r\n",
+            "userID\tartistID\tweight\nu\ti\t7\n",
+            "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\ti\t7\t1\n",
+            "user,song,play_count\nu,i,7\n",
+            "user,artist,track,plays\nu,a,i,7\n",
+            "user_id,book_id,rating\nu,i,7\n",
+            "user_id,anime_id,rating\nu,i,7\n",
+            "timestamp,visitorid,event,itemid,transactionid\n1,u,view,i,\n",
+            "rating,user_id,parent_asin,timestamp\n7,u,i,1\n",
+        ] {
+            let loaded = parsed(text).unwrap();
+            assert_eq!((&*loaded.users, &*loaded.items), (&["u".to_owned()][..], &["i".to_owned()][..]), "{text}");
+            assert_eq!(loaded.weighted, text.contains('7'), "{text}");
+            assert_eq!(loaded.entries[0].value, if loaded.weighted { 7.0 } else { 1.0 }, "{text}");
+        }
+        assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
     }
 
     #[test]
     fn a_file_that_is_none_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let told = |path: &Path| load(path, Rules::ALL).unwrap_err().message;
+        let told = |path: &Path| load(OPTION, path, Rules::ALL).unwrap_err().message;
         assert!(told(&folder.path().join("missing.csv")).contains("expected a file of interactions"));
         assert!(told(folder.path()).contains("folder"));
         let empty = folder.path().join("empty.csv");

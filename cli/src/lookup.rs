@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
-use serde::Deserialize;
 use wgloss::train::tables::{Interactions, Model, recommend};
-use wgloss::train::wals::{Config, Values, fold_in};
+use wgloss::train::wals::{Values, fold_in};
 use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
+use crate::fitted::{self, Fitted};
 use crate::interactions::{self, Loaded, Rules};
-use crate::recommend::{EMBEDDINGS, IDS};
-use crate::{progress, run, table, wals};
+use crate::run::IDS;
+use crate::tables::{Ids, Tables};
+use crate::{progress, run, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -27,7 +26,7 @@ pub struct Arguments {
     /// Items whose embeddings point where this item's does; may be repeated.
     #[arg(long, value_name = "ID", conflicts_with = "user")]
     item: Vec<String>,
-    /// How many for each.
+    /// How many for each, as far as there are items.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
     /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one. Users whom a run of `wals` does
@@ -45,49 +44,56 @@ pub struct Arguments {
     out: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
-struct Ids {
-    users: Vec<String>,
-    items: Vec<String>,
-}
-
 /// Users or items that are asked about at a time: progress is shown between, and the tables go to the device each time.
 const AT_ONCE: usize = 1 << 16;
 
 pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (mut model, mut ids, config) = load(&arguments.folder)?;
+    let Tables { mut model, mut ids, fitted } = Tables::load(&arguments.folder)?;
     let seen = match &arguments.seen {
-        Some(path) => Some(interactions::load(path, Rules::ALL)?),
+        Some(path) => Some(Seen::load(path, fitted.as_ref())?),
         None => None,
     };
     let known = ids.users.len();
-    let new = seen.as_ref().map(|seen| newcomers(seen, &ids, config.is_some())).unwrap_or_default();
-    ids.users.extend(new);
+    if let (Some(seen), Some(_)) = (&seen, &fitted) {
+        ids.users.extend(newcomers(seen.told(), &ids));
+    }
     let by_item = !arguments.item.is_empty();
-    let names = if by_item { &ids.items } else { &ids.users };
-    let asked = asked(arguments, names)?;
+    let asked = asked(arguments, if by_item { &ids.items } else { &ids.users })?;
     if let Some(out) = &arguments.out {
         run::check_writable(out)?;
     }
-    let hidden = hidden(arguments, &ids, seen.as_ref())?;
-    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    if let (Some(seen), Some(config), true) = (&seen, config, ids.users.len() > known) {
-        model.users.extend(solved(&gpu, &model, seen, &ids, known, &config)?);
+    let candidates = candidates(arguments, &ids.items)?;
+    let top = (arguments.top as usize).min(candidates.len());
+    if !by_item && asked.iter().all(|&user| (user as usize) < known) {
+        ids.users.truncate(known); // who is not asked about need not be solved
     }
-    let model = if by_item { among_items(&gpu, model)? } else { model };
-    let mut found = Vec::with_capacity(asked.len() * arguments.top as usize);
+    let hidden = hidden(by_item, &candidates, &ids, seen.as_ref())?;
+    if let (Some(seen), Some(fitted), true) = (&seen, &fitted, ids.users.len() > known) {
+        fitted::check_weights(fitted.config.preset, seen.told(), SEEN, seen.path)?;
+    }
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    if let (Some(seen), Some(fitted), true) = (&seen, &fitted, ids.users.len() > known) {
+        model.users.extend(solved(&gpu, &model, seen.told(), &ids, known, fitted)?);
+    }
+    let mut model = if by_item { among_items(&gpu, model)? } else { model };
+    if candidates.len() < ids.items.len() {
+        let row = |&item: &u32| &model.items[item as usize * model.dim..][..model.dim];
+        model.items = candidates.iter().flat_map(row).copied().collect();
+    }
+    let mut found = Vec::new();
     let bar = progress::bar(asked.len() as u64, "{pos}/{len}, {eta} left");
     for part in asked.chunks(AT_ONCE) {
-        found.extend(recommend(&gpu, &model, &hidden, part, arguments.top as usize)?);
+        found.extend(recommend(&gpu, &model, &hidden, part, top)?);
         bar.inc(part.len() as u64);
     }
     bar.finish_and_clear();
-    let rows = asked.iter().zip(found.chunks(arguments.top as usize)).flat_map(|(&of, best)| {
-        let known = best.iter().copied().filter(|&item| item != u32::MAX).enumerate();
-        known.map(move |(rank, item)| (of, rank + 1, item))
+    let rows = asked.iter().zip(found.chunks(top)).flat_map(|(&of, best)| {
+        let known = best.iter().copied().filter(|&place| place != u32::MAX).enumerate();
+        known.map(move |(rank, place)| (of, rank + 1, place))
     });
-    let rows = rows.map(|(of, rank, item)| {
-        let score = score(&model, of, item);
+    let names = if by_item { &ids.items } else { &ids.users };
+    let rows = rows.map(|(of, rank, place)| {
+        let (score, item) = (score(&model, of, place), candidates[place as usize]);
         [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), format!("{score:.4}")]
     });
     let heads = [if by_item { "item" } else { "user" }, if by_item { "like it" } else { "item" }, "rank", "score"];
@@ -108,15 +114,42 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Users that a run does not know and that took some item that it knows; none without an objective to solve them by.
-fn newcomers(seen: &Loaded, ids: &Ids, has_objective: bool) -> Vec<String> {
-    let (users, items) = (places(&ids.users), places(&ids.items));
-    let mut took = vec![false; seen.users.len()];
-    for entry in &seen.entries {
-        took[entry.user as usize] |= items.contains_key(seen.items[entry.item as usize].as_str());
+const SEEN: &str = "--seen";
+
+/// What users have seen.
+struct Seen<'a> {
+    path: &'a Path,
+    all: Loaded,
+    /// By the rules of the run, where it has others.
+    by_rules: Option<Loaded>,
+}
+
+impl Seen<'_> {
+    fn load<'a>(path: &'a Path, fitted: Option<&Fitted>) -> Result<Seen<'a>, Failure> {
+        let rules = Rules { negative: fitted.is_none_or(|fitted| fitted.rules.negative), ..Rules::ALL };
+        let all = interactions::load(SEEN, path, rules)?;
+        let by_rules = match fitted {
+            Some(fitted) if fitted.rules != rules => Some(interactions::load_any(SEEN, path, fitted.rules)?),
+            _ => None,
+        };
+        Ok(Seen { path, all, by_rules })
     }
-    let is_new = |(name, took): &(&String, bool)| has_objective && *took && !users.contains_key(name.as_str());
-    seen.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
+
+    /// What new users are solved from.
+    fn told(&self) -> &Loaded {
+        self.by_rules.as_ref().unwrap_or(&self.all)
+    }
+}
+
+/// Users that a run does not know and that took some item that it knows.
+fn newcomers(told: &Loaded, ids: &Ids) -> Vec<String> {
+    let (users, items) = (places(&ids.users), places(&ids.items));
+    let mut took = vec![false; told.users.len()];
+    for entry in &told.entries {
+        took[entry.user as usize] |= items.contains_key(told.items[entry.item as usize].as_str());
+    }
+    let is_new = |(name, took): &(&String, bool)| *took && !users.contains_key(name.as_str());
+    told.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
 }
 
 /// What `seen` tells of these users and items, by their places among them: who took what, and its weight.
@@ -129,52 +162,23 @@ fn taken<'a>(seen: &'a Loaded, users: &'a [String], items: &'a [String]) -> impl
     })
 }
 
-/// The factors of the users from the one numbered `known` on, from what `seen` tells of them.
+/// The factors of the users from the one numbered `known` on, from what is `told` of them.
 fn solved(
     gpu: &Gpu,
     model: &Model,
-    seen: &Loaded,
+    told: &Loaded,
     ids: &Ids,
     known: usize,
-    config: &Config,
+    fitted: &Fitted,
 ) -> Result<Vec<f32>, Failure> {
-    let found: Vec<(u32, u32, f32)> = taken(seen, &ids.users[known..], &ids.items).collect();
+    let new = &ids.users[known..];
+    let found: Vec<(u32, u32, f32)> = taken(told, new, &ids.items).collect();
     let values: Vec<f32> = found.iter().map(|&(.., value)| value).collect();
     let (users, items) = found.into_iter().map(|(user, item, _)| (user, item)).unzip();
-    let data = Interactions::new(users, items, ids.users.len() - known, ids.items.len())?;
-    println!("users that the run does not know, solved from what they have seen: {}", ids.users.len() - known);
-    Ok(fold_in(gpu, &model.items, &data, Values::of(&values), config)?)
-}
-
-/// The tables of a run, whose rows they are, and the objective of a run of `wals`.
-fn load(folder: &Path) -> Result<(Model, Ids, Option<Config>), Failure> {
-    let refuse = |name: &str, found: String| {
-        let expected = "expected what `wgloss train --interactions` or `wgloss wals` leaves";
-        Failure::input(format!("{}: {expected}, found {found}", folder.join(name).display()))
-    };
-    let read = |name| std::fs::read(folder.join(name)).map_err(|error| refuse(name, error.to_string()));
-    let ids: Ids = serde_json::from_slice(&read(IDS)?).map_err(|error| refuse(IDS, error.to_string()))?;
-    let bytes = read(EMBEDDINGS)?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
-    let table = |name: &str, ids: &[String]| -> Result<(Vec<f32>, usize), Failure> {
-        let tensor = tensors.tensor(name).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
-        let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
-        let [rows, dim] = shape[..] else { return Err(refuse(EMBEDDINGS, format!("{name} of shape {shape:?}"))) };
-        if rows != ids.len() || dim == 0 || dtype != Dtype::F32 {
-            return Err(refuse(EMBEDDINGS, format!("{name} {shape:?} of {dtype:?} beside {} ids", ids.len())));
-        }
-        let numbers =
-            tensor.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-        Ok((numbers.collect(), dim))
-    };
-    let ((users, dim), (items, item_dim)) = (table("users", &ids.users)?, table("items", &ids.items)?);
-    if dim != item_dim {
-        return Err(refuse(EMBEDDINGS, format!("users {dim} wide and items {item_dim}")));
-    }
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
-    let about = header.metadata().as_ref().and_then(|about| serde_json::from_str(about.get("wgloss")?).ok());
-    let config = about.and_then(|about| wals::restored(&about)).filter(|config| config.dim == dim);
-    Ok((Model { users, items, dim }, ids, config))
+    let data = Interactions::new(users, items, new.len(), ids.items.len())?;
+    println!("users that the run does not know, solved from what they have seen: {}", new.len());
+    let solved = fold_in(gpu, &model.items, &data, Values::of(&values), &fitted.config);
+    solved.map_err(|error| Failure::of_rows(error, new, &ids.items))
 }
 
 /// The numbers of the ids that are asked about.
@@ -205,32 +209,39 @@ fn among_items(gpu: &Gpu, model: Model) -> wgloss::Result<Model> {
     Ok(Model { users: items.clone(), items, dim: model.dim })
 }
 
-/// What shall not be recommended to whom: what users have seen, an item to itself, some items to nobody.
-fn hidden(arguments: &Arguments, ids: &Ids, seen: Option<&Loaded>) -> Result<Interactions, Failure> {
-    let by_item = !arguments.item.is_empty();
-    let item_count = ids.items.len();
-    let user_count = if by_item { item_count } else { ids.users.len() };
-    let items = places(&ids.items);
-    let mut pairs: Vec<(u32, u32)> = Vec::new();
-    if by_item {
-        pairs.extend((0..item_count as u32).map(|item| (item, item)));
+/// The items that may be recommended, ascending.
+fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failure> {
+    let mut is_hidden = vec![false; items.len()];
+    let Some(path) = &arguments.without else { return Ok((0..items.len() as u32).collect()) };
+    let refuse =
+        |expected: &str, found: String| Failure::input(format!("--without {}: {expected}, {found}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refuse("expected ids", format!("found: {error}")))?;
+    let places = places(items);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let missing = || refuse("expected ids of items", format!("found {line:?}"));
+        is_hidden[*places.get(line).ok_or_else(missing)? as usize] = true;
     }
-    if let Some(seen) = seen {
+    let candidates: Vec<u32> = (0..items.len() as u32).filter(|&item| !is_hidden[item as usize]).collect();
+    if candidates.is_empty() {
+        return Err(refuse("expected some of the items to be left", "found all of them".into()));
+    }
+    Ok(candidates)
+}
+
+/// What shall not be recommended to whom, by its place among the candidates: what users have seen, an item to itself.
+fn hidden(by_item: bool, candidates: &[u32], ids: &Ids, seen: Option<&Seen>) -> Result<Interactions, Failure> {
+    let asked_of = if by_item { ids.items.len() } else { ids.users.len() };
+    let place = |item: u32| candidates.binary_search(&item).ok().map(|place| place as u32);
+    let pairs: Vec<(u32, u32)> = match seen {
+        _ if by_item => candidates.iter().zip(0..).map(|(&item, place)| (item, place)).collect(),
         // Who came later than a run that solves no new users is not in it.
-        pairs.extend(taken(seen, &ids.users, &ids.items).map(|(user, item, _)| (user, item)));
-    }
-    if let Some(path) = &arguments.without {
-        let unread = |error| Failure::input(format!("--without {}: expected ids, found: {error}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(unread)?;
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let missing =
-                || Failure::input(format!("--without {}: expected ids of items, found {line:?}", path.display()));
-            let item = *items.get(line).ok_or_else(missing)?;
-            pairs.extend((0..user_count as u32).map(|user| (user, item)));
+        Some(seen) => {
+            taken(&seen.all, &ids.users, &ids.items).filter_map(|(user, item, _)| Some((user, place(item)?))).collect()
         }
-    }
+        None => Vec::new(),
+    };
     let (users, items) = pairs.into_iter().unzip();
-    Ok(Interactions::new(users, items, user_count, item_count)?)
+    Ok(Interactions::new(users, items, asked_of, candidates.len())?)
 }
 
 fn score(model: &Model, of: u32, item: u32) -> f64 {

@@ -4,6 +4,7 @@ mod adapters;
 mod bench;
 mod data;
 mod failure;
+mod fitted;
 mod folding;
 mod interactions;
 mod lookup;
@@ -12,12 +13,15 @@ mod progress;
 mod recommend;
 mod run;
 mod sparse;
+mod split;
 mod stop;
 mod table;
+mod tables;
 mod train;
 mod update;
 mod verify;
 mod wals;
+mod warm;
 
 use std::process::ExitCode;
 

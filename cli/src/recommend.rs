@@ -10,14 +10,13 @@ use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negat
 use crate::failure::Failure;
 use crate::interactions::{self, Loaded, Rules};
 use crate::progress;
-use crate::run::{METRICS, Run};
+use crate::run::{EMBEDDINGS, IDS, METRICS, Run};
+use crate::split::Split;
 use crate::stop::Stop;
 use crate::table;
 use crate::train::Arguments;
 use crate::update::{self, Kind};
 
-pub const EMBEDDINGS: &str = "embeddings.safetensors";
-pub const IDS: &str = "ids.json";
 /// Recommendations that are looked at.
 pub const TOP: usize = 10;
 
@@ -26,7 +25,7 @@ pub const TOP: usize = 10;
 #[command(next_help_heading = "Interactions")]
 pub struct Options {
     /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
-    /// or a sparse matrix of users by items: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
+    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
     #[command(flatten)]
@@ -99,9 +98,9 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     if let Some(option) = arguments.only_for_pairs() {
         return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
     }
-    let loaded = interactions::load(path, options.rules)?;
+    let loaded = interactions::load("--interactions", path, options.rules)?;
     let split = loaded.leave_last_out(options.rules.held_out_users)?;
-    let (train, held_out) = (&split.train, &split.held_out);
+    let train = &split.train;
     loaded.describe(path, &split);
     let config = options.configure(arguments, train);
     config.check(train)?;
@@ -110,7 +109,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let mut run = Run::open(arguments.out.as_deref(), "runs/interactions", arguments.overwrite)?;
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
-        "interactions": train.len(), "held_out": held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
+        "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
         "dim": config.dim, "hidden": config.hidden, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
         "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
         "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
@@ -119,10 +118,12 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let mut stop = Stop::on_ctrl_c()?;
     let bar = progress::bar(0, "{pos}/{len} steps, {eta} left, {msg}");
     let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
-    let outcome = fit(&gpu, train, Some(held_out), &config, &mut |event| {
+    let outcome = fit(&gpu, train, split.measured(), &config, &mut |event| {
         let logged = match event {
             Event::Start { before, steps: of_epoch } => {
-                println!("start:   {}", sentence(&before));
+                if let Some(sentence) = sentence(&before) {
+                    println!("start:   {sentence}");
+                }
                 last = before;
                 bar.set_length((of_epoch * config.epochs) as u64);
                 run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
@@ -135,14 +136,14 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 bar.inc(losses.len() as u64);
                 steps += losses.len();
                 let loss = losses.last().copied().unwrap_or(f32::NAN);
-                bar.set_message(format!("loss {loss:.4}, NDCG@10 {:.4}", last.ndcg_at_10));
+                bar.set_message(format!("loss {loss:.4}{}", clause(", ", &last)));
                 Ok(())
             }
             Event::Epoch { epoch, loss, held_out } => {
                 last = held_out;
                 // Where nobody watches a bar, ten lines tell as much.
                 if bar.is_hidden() && (epoch % config.epochs.div_ceil(10) == 0 || epoch == config.epochs) {
-                    println!("epoch {epoch}: loss {loss:.4}, {}", sentence(&held_out));
+                    println!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
                 run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&held_out)}))
             }
@@ -161,7 +162,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         }
     }
     let after = format!("after training (epoch {})", outcome.best_epoch);
-    compare(&[("before training", outcome.before), (&after, outcome.best)], train, train, held_out, split.asked());
+    compare(&[("before training", outcome.before), (&after, outcome.best)], &split, train);
     let seconds = start.elapsed().as_secs_f64();
     println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
     for name in [EMBEDDINGS, IDS, METRICS] {
@@ -182,16 +183,11 @@ pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::V
     run.write(IDS, ids.to_string().as_bytes())
 }
 
-/// The table of what recommendations are worth, beside those that are the same for all.
-pub fn compare(
-    found: &[(&str, Quality)],
-    train: &Interactions,
-    known: &Interactions,
-    held_out: &Interactions,
-    asked: &str,
-) {
-    let popular = popular(train, known, held_out);
-    let first = format!("{} users' {asked} items", popular.users);
+/// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.
+pub fn compare(found: &[(&str, Quality)], split: &Split, known: &Interactions) {
+    let Some(held_out) = split.measured() else { return };
+    let popular = popular(&split.train, known, held_out);
+    let first = format!("{} users' {} items", popular.users, split.asked());
     let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
     for (name, quality) in found.iter().chain(&[("the most popular", popular)]) {
         let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
@@ -216,10 +212,19 @@ fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions) 
     Quality::measure(held_out, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
-pub fn sentence(quality: &Quality) -> String {
-    format!("recall@10 {:.4}, NDCG@10 {:.4}", quality.recall_at_10, quality.ndcg_at_10)
+/// None where nothing was measured.
+fn sentence(quality: &Quality) -> Option<String> {
+    let Quality { recall_at_10, ndcg_at_10, users } = quality;
+    (*users > 0).then(|| format!("recall@10 {recall_at_10:.4}, NDCG@10 {ndcg_at_10:.4}"))
 }
 
-pub fn record(quality: &Quality) -> serde_json::Value {
-    json!({"recall_at_10": quality.recall_at_10, "ndcg_at_10": quality.ndcg_at_10, "users": quality.users})
+/// The same at the end of another sentence, after a `separator`.
+pub fn clause(separator: &str, quality: &Quality) -> String {
+    sentence(quality).map(|sentence| format!("{separator}{sentence}")).unwrap_or_default()
+}
+
+/// None where nothing was measured.
+pub fn record(quality: &Quality) -> Option<serde_json::Value> {
+    let Quality { recall_at_10, ndcg_at_10, users } = quality;
+    (*users > 0).then(|| json!({"recall_at_10": recall_at_10, "ndcg_at_10": ndcg_at_10, "users": users}))
 }

@@ -11,8 +11,16 @@ use wgloss::train::Model;
 use crate::failure::Failure;
 
 pub const WEIGHTS: &str = "adapter.safetensors";
+/// Of users and items, and whose rows they are.
+pub const EMBEDDINGS: &str = "embeddings.safetensors";
+pub const IDS: &str = "ids.json";
 pub const METRICS: &str = "metrics.jsonl";
 pub const PLOT: &str = "training.svg";
+/// The objective after each half of a sweep.
+pub const OBJECTIVE: &str = "objective.svg";
+pub const FOLDING: &str = "folding.svg";
+/// All that runs leave. The metrics, by which a run is known, are the last.
+const FILES: [&str; 7] = [WEIGHTS, EMBEDDINGS, IDS, PLOT, OBJECTIVE, FOLDING, METRICS];
 
 /// The folder of a run.
 pub struct Run {
@@ -21,7 +29,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is free.
+    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is free. With `overwrite` the files of
+    /// the run that `wish` holds are removed, so that nothing of it stands beside what the new one leaves.
     pub fn open(wish: Option<&Path>, default: &str, overwrite: bool) -> Result<Run, Failure> {
         let folder = match wish {
             Some(folder) => folder.to_owned(),
@@ -41,6 +50,9 @@ impl Run {
         writable.map_err(|error| {
             Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
         })?;
+        if overwrite && wish.is_some() {
+            FILES.iter().try_for_each(|name| remove(&folder.join(name)))?;
+        }
         Ok(Run { folder, metrics: String::new() })
     }
 
@@ -97,6 +109,16 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     written().map_err(|error| not_written(path, &error))
 }
 
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure { message: format!("{}: cannot be removed: {error}", path.display()), code: 2 })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether [`write_file`] will find a place for the file: to be asked before long work that ends in one.
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     beside(path).map(drop).map_err(|error| not_written(path, &error))
@@ -122,4 +144,21 @@ fn permissions() -> fs::Permissions {
 fn permissions() -> fs::Permissions {
     // Outside Unix a new file takes its folder's permissions; the builder wants some value all the same.
     fs::metadata(".").map(|folder| folder.permissions()).expect("the current folder can be looked at")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_run_is_removed_before_a_new_one_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = |name: &str| folder.path().join(name).exists();
+        for name in FILES.iter().chain(&["notes.txt"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert!(Run::open(Some(folder.path()), "", false).is_err() && FILES.iter().all(|name| there(name)));
+        Run::open(Some(folder.path()), "", true).unwrap();
+        assert!(there("notes.txt") && !FILES.iter().any(|name| there(name)));
+    }
 }

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::{BufRead, Read};
 
-use npyz::{DType, NpyFile, TypeChar};
+use half::f16;
+use npyz::{DType, Deserialize, NpyFile, TypeChar};
 use zip::ZipArchive;
+
+use crate::interactions::Rules;
 
 /// Row, column and value of each entry, and how many rows and columns there are.
 #[derive(Debug, Default, PartialEq)]
@@ -13,6 +16,8 @@ pub struct Matrix {
     pub entries: Vec<(u32, u32, f32)>,
     /// The number that the file gives the first row and the first column.
     pub first: usize,
+    /// Whether it tells the entries' values.
+    pub has_values: bool,
 }
 
 /// How a file of MatrixMarket begins.
@@ -27,16 +32,9 @@ fn checked([rows, cols]: [usize; 2]) -> Result<[usize; 2], String> {
     }
 }
 
-fn weight(value: f64) -> Result<f32, String> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(value as f32),
-        false => Err(format!("expected a weight of at least 0, found {value}")),
-    }
-}
-
 /// `%%MatrixMarket matrix coordinate real|integer|pattern general`, comments, `rows columns entries`, then `row column [value]`, counted from 1.
 /// Format: Boisvert, Pozo and Remington 1996, NISTIR 5935.
-pub fn matrix_market(input: impl BufRead) -> Result<Matrix, String> {
+pub fn matrix_market(input: impl BufRead, rules: &Rules) -> Result<Matrix, String> {
     let mut lines = input.lines().enumerate();
     let mut next = || -> Result<Option<(usize, String)>, String> {
         match lines.next() {
@@ -55,7 +53,7 @@ pub fn matrix_market(input: impl BufRead) -> Result<Matrix, String> {
             return Err(format!("line 1: {expected}, found {}", words.join(" ")));
         }
     };
-    let mut matrix = Matrix { first: 1, ..Matrix::default() };
+    let mut matrix = Matrix { first: 1, has_values: has_value, ..Matrix::default() };
     let mut announced = None;
     while let Some((number, line)) = next()? {
         if line.starts_with('%') || line.trim().is_empty() {
@@ -87,7 +85,7 @@ pub fn matrix_market(input: impl BufRead) -> Result<Matrix, String> {
                 text.parse().map_err(|_| at(format!("expected a number as value, found {text:?}")))?
             }
         };
-        matrix.entries.push((place[0] as u32 - 1, place[1] as u32 - 1, weight(value).map_err(at)?));
+        matrix.entries.push((place[0] as u32 - 1, place[1] as u32 - 1, rules.weight(value).map_err(at)?));
         if matrix.entries.len() > count {
             return Err(at(format!("expected the {count} entries that the file announces, found more")));
         }
@@ -100,7 +98,7 @@ pub fn matrix_market(input: impl BufRead) -> Result<Matrix, String> {
 }
 
 /// What `scipy.sparse.save_npz` writes of a `csr_matrix` or `csr_array`.
-pub fn csr(file: File) -> Result<Matrix, String> {
+pub fn csr(file: File, rules: &Rules) -> Result<Matrix, String> {
     let mut archive = ZipArchive::new(file).map_err(|error| format!("expected an .npz file, found: {error}"))?;
     let format = array(&mut archive, "format", |npy| {
         let DType::Plain(ty) = npy.dtype() else { return Err("expected a word".into()) };
@@ -114,7 +112,10 @@ pub fn csr(file: File) -> Result<Matrix, String> {
     }
     let shape = array(&mut archive, "shape", integers)?;
     let [rows, cols] = shape[..] else { return Err(format!("expected two numbers as shape, found {shape:?}")) };
-    let shape = checked([rows, cols].map(|size| size.max(0) as usize))?;
+    if rows < 0 || cols < 0 {
+        return Err(format!("expected a shape of numbers of at least 0, found {rows} x {cols}"));
+    }
+    let shape = checked([rows, cols].map(|size| size as usize))?;
     let starts = array(&mut archive, "indptr", integers)?;
     let columns = array(&mut archive, "indices", integers)?;
     let values = array(&mut archive, "data", numbers)?;
@@ -122,7 +123,11 @@ pub fn csr(file: File) -> Result<Matrix, String> {
         let expected = format!("expected {} numbers in indptr and as many in indices as in data", shape[0] + 1);
         return Err(format!("{expected}, found {}, {} and {}", starts.len(), columns.len(), values.len()));
     }
-    let mut matrix = Matrix { shape, entries: Vec::with_capacity(values.len()), first: 0 };
+    let [first, last] = [starts[0], starts[shape[0]]];
+    if first != 0 || last != values.len() as i64 {
+        return Err(format!("expected indptr from 0 to {}, found {first} to {last}", values.len()));
+    }
+    let mut matrix = Matrix { shape, entries: Vec::with_capacity(values.len()), first: 0, has_values: true };
     for (row, ends) in starts.windows(2).enumerate() {
         let (first, end) = (ends[0], ends[1]);
         if first < 0 || first > end || end as usize > values.len() {
@@ -134,7 +139,7 @@ pub fn csr(file: File) -> Result<Matrix, String> {
             if column < 0 || column as usize >= shape[1] {
                 return Err(format!("row {row}: expected a column from 0 to {}, found {column}", shape[1].max(1) - 1));
             }
-            let value = weight(values[at]).map_err(|what| format!("row {row}: {what}"))?;
+            let value = rules.weight(values[at]).map_err(|what| format!("row {row}: {what}"))?;
             matrix.entries.push((row as u32, column as u32, value));
         }
     }
@@ -155,23 +160,51 @@ fn array<T>(
     read(npy).map_err(|error| format!("{name}: {error}"))
 }
 
-fn integers(npy: Entry) -> Result<Vec<i64>, String> {
-    Ok(numbers(npy)?.into_iter().map(|one| one as i64).collect())
+/// What kind of number an array has, its bytes, and how NumPy calls it.
+fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
+    let descr = npy.dtype().descr();
+    match npy.dtype() {
+        DType::Plain(ty) => (Some(ty.type_char()), ty.size_field(), descr),
+        _ => (None, 0, descr),
+    }
 }
 
-/// The numbers of an array of any plain type, up to 2^53 exactly.
+/// All numbers of an array, each by `of`.
+fn all<T: Deserialize, U>(npy: Entry, of: impl Fn(T) -> U) -> Result<Vec<U>, String> {
+    Ok(npy.into_vec::<T>().map_err(|error| error.to_string())?.into_iter().map(of).collect())
+}
+
+fn integers(npy: Entry) -> Result<Vec<i64>, String> {
+    use TypeChar::{Int, Uint};
+    let (kind, bytes, descr) = kind(&npy);
+    match (kind, bytes) {
+        (Some(Int), 1) => all::<i8, _>(npy, i64::from),
+        (Some(Int), 2) => all::<i16, _>(npy, i64::from),
+        (Some(Int), 4) => all::<i32, _>(npy, i64::from),
+        (Some(Int), 8) => all::<i64, _>(npy, i64::from),
+        (Some(Uint), 1) => all::<u8, _>(npy, i64::from),
+        (Some(Uint), 2) => all::<u16, _>(npy, i64::from),
+        (Some(Uint), 4) => all::<u32, _>(npy, i64::from),
+        // A larger one is out of every range that follows.
+        (Some(Uint), 8) => all::<u64, _>(npy, |one| i64::try_from(one).unwrap_or(i64::MAX)),
+        _ => Err(format!("expected int8 to int64 or uint8 to uint64, found {descr}")),
+    }
+}
+
+/// The numbers of an array, integers up to 2^53 exactly.
 fn numbers(npy: Entry) -> Result<Vec<f64>, String> {
-    let descr = npy.dtype().descr();
-    let DType::Plain(ty) = npy.dtype() else { return Err(format!("expected numbers, found {descr}")) };
-    let broken = |error: std::io::Error| error.to_string();
-    Ok(match (ty.type_char(), ty.size_field()) {
-        (TypeChar::Float, 4) => npy.into_vec::<f32>().map_err(broken)?.into_iter().map(f64::from).collect(),
-        (TypeChar::Float, 8) => npy.into_vec::<f64>().map_err(broken)?,
-        (TypeChar::Int, 1) => npy.into_vec::<i8>().map_err(broken)?.into_iter().map(f64::from).collect(),
-        (TypeChar::Int, 4) => npy.into_vec::<i32>().map_err(broken)?.into_iter().map(f64::from).collect(),
-        (TypeChar::Int, 8) => npy.into_vec::<i64>().map_err(broken)?.into_iter().map(|one| one as f64).collect(),
-        (TypeChar::Uint, 1) => npy.into_vec::<u8>().map_err(broken)?.into_iter().map(f64::from).collect(),
-        (TypeChar::Bool, 1) => npy.into_vec::<bool>().map_err(broken)?.into_iter().map(|one| one.into()).collect(),
-        _ => return Err(format!("expected float32, float64, int32 or int64, found {descr}")),
-    })
+    use TypeChar::{Bool, Float, Int, Uint};
+    let (kind, bytes, descr) = kind(&npy);
+    match (kind, bytes) {
+        (Some(Float), 2) => all::<f16, _>(npy, f64::from),
+        (Some(Float), 4) => all::<f32, _>(npy, f64::from),
+        (Some(Float), 8) => all::<f64, _>(npy, f64::from),
+        (Some(Uint), 8) => all::<u64, _>(npy, |one| one as f64),
+        (Some(Int | Uint), _) => Ok(integers(npy)?.into_iter().map(|one| one as f64).collect()),
+        (Some(Bool), 1) => all::<bool, _>(npy, f64::from),
+        _ => {
+            let expected = "expected float16 to float64, int8 to int64, uint8 to uint64 or bool";
+            Err(format!("{expected}, found {descr}"))
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long)]
     pub epochs: Option<usize>,
     /// Temperature to start with; it is learned [default: 0.07].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long)]
     pub hidden: Option<usize>,
     /// Share of the pairs that are held out to measure with [default: 0.2].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     held_out: Option<f32>,
     /// Decides the split, the weights to start with and the batches [default: 1].
     #[arg(long)]
@@ -86,22 +86,22 @@ struct Loss {
     #[arg(long)]
     decoupled: bool,
     /// Taken off the positive's similarity.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     margin: f32,
     /// How much more hard negatives count: e^(hardness * similarity) times.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     hardness: f32,
     /// The probability that a negative is a positive, which is corrected for (debiased contrastive learning).
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tau_plus: f32,
     /// Share of the target that is spread over all keys.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     label_smoothing: f32,
     /// A key whose similarity exceeds the positive's by more is taken for a false negative and left out [default: none].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     near_margin: Option<f32>,
     /// Upper bound of 1/temperature.
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, allow_negative_numbers = true)]
     max_scale: f32,
 }
 

@@ -12,13 +12,13 @@ pub struct Update {
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<Kind>,
     /// Learning rate [default: 0.05 for the digits with sgd, 0.1 for files, 0.001 for pairs with adam, 0.01 for interactions].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Momentum of sgd [default: 0.9 for pairs].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     momentum: Option<f32>,
     /// Weight decay: through the gradient, with adamw of the parameters themselves [default: 0, with adamw 0.01].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// How the learning rate goes after the warm-up.
     #[arg(long, value_enum, default_value_t = Course::Constant)]
@@ -27,7 +27,7 @@ pub struct Update {
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     warm_up: usize,
     /// The largest norm of all gradients together; longer ones are cut to it [default: none].
-    #[arg(long, value_name = "NORM")]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f32>,
 }
 

@@ -7,22 +7,24 @@ use std::time::Instant;
 use serde_json::json;
 use wgloss::Storage;
 use wgloss::train::tables::{End, Quality, recommend};
-use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fold_in};
+use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, fold_in};
 
 use crate::failure::Failure;
-use crate::interactions::{self, New, Rules};
-use crate::recommend::{EMBEDDINGS, IDS, TOP, compare, keep, record, sentence};
-use crate::run::{METRICS, Run};
+use crate::fitted::{self, Fitted};
+use crate::interactions::{self, Rules};
+use crate::recommend::{TOP, clause, compare, keep, record};
+use crate::run::{EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
+use crate::split::New;
 use crate::stop::Stop;
-use crate::{plot, progress};
+use crate::{plot, progress, warm};
 
-/// The objective after each half of a sweep.
-const PICTURE: &str = "objective.svg";
+const OPTION: &str = "--interactions";
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
-    /// or a sparse matrix of users by items: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
+    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz). Weights
+    /// below 0 are taken by the presets implicit, of which they are dislikes, tf and explicit.
     #[arg(long, value_name = "FILE")]
     interactions: PathBuf,
     #[command(flatten)]
@@ -32,10 +34,10 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Form::Ials)]
     preset: Form,
     /// The weight of pairs that were not observed, of ials and tf [default: 0.1].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     unobserved: Option<f32>,
     /// By what hu and implicit multiply weights [default: 1].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f32>,
     /// Width of a factor.
     #[arg(long, default_value_t = Config::default().dim)]
@@ -44,13 +46,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = Config::default().sweeps)]
     sweeps: usize,
     /// Ends once a sweep lowers the objective by less than this share.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tolerance: f64,
     /// Of the factors' squares [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     regularization: Option<f32>,
     /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for others].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     exponent: Option<f32>,
     /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: 2, 8 for rows wider than 1,024; without a weight for all pairs rows
     /// narrower than 128 are solved exactly, others by 8].
@@ -61,19 +63,23 @@ pub struct Arguments {
     storage: Width,
     /// Measure with new users instead of the last item of each user: this share of the users is left out of the fit, then solved from the first four fifths
     /// of what they took, and asked for the rest.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", conflicts_with = "held_out_users", allow_negative_numbers = true)]
     new_users: Option<f64>,
+    /// Start from the factors of an earlier run, as wide as --dim says: users and items that it does not know start as they do without. What it learned from
+    /// and is held out now is measured too well.
+    #[arg(long, value_name = "RUN", conflicts_with = "new_users")]
+    from: Option<PathBuf>,
     /// Decides where the factors start.
     #[arg(long, default_value_t = Config::default().seed)]
     seed: u64,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     adapter: Option<String>,
-    /// Folder for factors, ids and metrics [default: runs/wals].
+    /// Folder for factors, ids and metrics [default: runs/wals, numbered if taken].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Replace an earlier run in that folder.
-    #[arg(long)]
+    /// Replace the run that --out already holds.
+    #[arg(long, requires = "out")]
     overwrite: bool,
 }
 
@@ -91,35 +97,6 @@ enum Width {
     F32,
     F16,
     Bf16,
-}
-
-/// A run's objective, for those who come back to its factors.
-fn stored(preset: Preset) -> serde_json::Value {
-    let shortest = crate::shortest;
-    match preset {
-        Preset::Ials { unobserved } => json!({"name": "ials", "unobserved": shortest(unobserved)}),
-        Preset::Hu { alpha } => json!({"name": "hu", "alpha": shortest(alpha)}),
-        Preset::Implicit { alpha } => json!({"name": "implicit", "alpha": shortest(alpha)}),
-        Preset::Tf { unobserved } => json!({"name": "tf", "unobserved": shortest(unobserved)}),
-        Preset::Explicit => json!({"name": "explicit"}),
-    }
-}
-
-/// The configuration that a run's record tells, as far as new users need it.
-pub fn restored(about: &serde_json::Value) -> Option<Config> {
-    let number = |of: &serde_json::Value, name: &str| of.get(name)?.as_f64().map(|number| number as f32);
-    let of = about.get("preset")?;
-    let preset = match of.get("name")?.as_str()? {
-        "ials" => Preset::Ials { unobserved: number(of, "unobserved")? },
-        "hu" => Preset::Hu { alpha: number(of, "alpha")? },
-        "implicit" => Preset::Implicit { alpha: number(of, "alpha")? },
-        "tf" => Preset::Tf { unobserved: number(of, "unobserved")? },
-        "explicit" => Preset::Explicit,
-        _ => return None,
-    };
-    let dim = usize::try_from(about.get("dim")?.as_u64()?).ok()?;
-    let (regularization, exponent) = (number(about, "regularization")?, number(about, "exponent")?);
-    Some(Config { dim, preset, regularization, exponent, ..Config::default() })
 }
 
 fn told(solver: Solver) -> String {
@@ -158,7 +135,7 @@ impl Arguments {
             regularization: self.regularization.unwrap_or(regularization),
             exponent: self.exponent.unwrap_or(exponent),
             tolerance: self.tolerance,
-            solver: self.steps.map(|steps| if steps == 0 { Solver::Direct } else { Solver::Conjugate { steps } }),
+            solver: self.steps.map(fitted::solver),
             storage: match self.storage {
                 Width::F32 => Storage::F32,
                 Width::F16 => Storage::F16,
@@ -175,29 +152,39 @@ impl Arguments {
 pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.configure()?;
     let path = &arguments.interactions;
-    let loaded = interactions::load(path, arguments.rules)?;
+    let rules = Rules { negative: config.preset.takes_negative(), ..arguments.rules };
+    let loaded = interactions::load(OPTION, path, rules)?;
+    fitted::check_weights(config.preset, &loaded, OPTION, path)?;
     let split = match arguments.new_users {
         Some(share) => loaded.leave_users_out(share, config.seed)?,
-        None => loaded.leave_last_out(arguments.rules.held_out_users)?,
+        None => loaded.leave_last_out(rules.held_out_users)?,
     };
-    let (train, held_out) = (&split.train, &split.held_out);
+    let train = &split.train;
     loaded.describe(path, &split);
+    let from = match &arguments.from {
+        Some(folder) => {
+            warm::check_folders(folder, arguments.out.as_deref())?;
+            Some(warm::start(folder, &loaded, &config)?)
+        }
+        None => None,
+    };
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     println!("adapter: {}; {}", crate::describe(gpu.info()), told(config.chosen()));
     let mut run = Run::open(arguments.out.as_deref(), "runs/wals", arguments.overwrite)?;
-    let about = json!({
+    let mut about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
-        "interactions": train.len(), "held_out": held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
-        "dim": config.dim, "sweeps": config.sweeps, "preset": stored(config.preset), "solver": told(config.chosen()), "storage": format!("{:?}", config.storage),
-        "regularization": crate::shortest(config.regularization), "exponent": crate::shortest(config.exponent),
-        "tolerance": config.tolerance, "seed": config.seed,
+        "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
+        "sweeps": config.sweeps, "solver": told(config.chosen()), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
+        "seed": config.seed, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
     });
+    Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;
     let mut stop = Stop::on_ctrl_c()?;
-    let bar = progress::bar(2 * config.sweeps as u64, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
+    let bar =
+        progress::bar((config.sweeps as u64).saturating_mul(2), "{pos}/{len} halves of sweeps, {eta} left, {msg}");
     let start = Instant::now();
     let (mut halves, mut share) = (Vec::new(), 0.0f64);
-    let outcome = fit(&gpu, train, Values::of(&split.values), &config, &mut |event| {
+    let mut watch = |event| {
         let logged = match event {
             Event::Within { progress } => {
                 share = progress.share.max(share); // what solves the rows comes first and takes longest
@@ -214,45 +201,53 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
         };
         stop.after(logged)
-    });
+    };
+    let values = Values::of(&split.values);
+    let outcome = match &from {
+        Some(from) => fit_from(&gpu, from, train, values, &config, &mut watch),
+        None => fit(&gpu, train, values, &config, &mut watch),
+    };
     bar.finish_and_clear();
     stop.failure()?;
-    let mut outcome = outcome?;
+    let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
+    let mut outcome = outcome.map_err(of_rows)?;
     let seconds = start.elapsed().as_secs_f64();
+    keep(&mut run, &loaded, &outcome.model, &about)?;
     let mut known = train;
     if let Some(New { users, known: own, values }) = &split.new {
-        let folded = fold_in(&gpu, &outcome.model.items, own, Values::of(values), &config)?;
+        let folded = fold_in(&gpu, &outcome.model.items, own, Values::of(values), &config).map_err(of_rows)?;
         let rows = folded.chunks(config.dim).zip(outcome.model.users.chunks_mut(config.dim));
         rows.zip(users).for_each(|((folded, row), &is_new)| {
             if is_new {
                 row.copy_from_slice(folded)
             }
         });
+        keep(&mut run, &loaded, &outcome.model, &about)?;
         known = own;
     }
-    let quality = Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, known, users, TOP))?;
-    run.log(&json!({"event": "end", "held_out": record(&quality), "seconds": seconds}))?;
-    keep(&mut run, &loaded, &outcome.model, &about)?;
-    if outcome.end == End::Stopped {
-        println!(
-            "stopped: the factors are those of {} whole sweeps and what was solved since",
-            outcome.objectives.len()
-        );
+    let quality = match split.measured() {
+        Some(held_out) => Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, known, users, TOP))?,
+        None => Quality::default(),
+    };
+    let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
+    let end = if stopped { "stopped" } else { "finished" };
+    run.log(&json!({"event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "seconds": seconds}))?;
+    if stopped {
+        println!("stopped: the factors are those of {count} whole sweeps and what was solved since");
     }
-    compare(&[("the factors", quality)], train, known, held_out, split.asked());
+    compare(&[("the factors", quality)], &split, known);
     if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
-        let count = outcome.objectives.len();
         println!(
-            "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} after the last; {}",
-            sentence(&quality)
+            "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} after the last{}",
+            clause("; ", &quality)
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
     let picture = plot::objective(&title, &halves)
-        .map_err(|error| Failure { message: format!("{PICTURE}: {error}"), code: 1 })?;
-    run.write(PICTURE, picture.as_bytes())?;
-    for name in [EMBEDDINGS, IDS, METRICS, PICTURE] {
+        .map_err(|error| Failure { message: format!("{OBJECTIVE}: {error}"), code: 1 })?;
+    run.write(OBJECTIVE, picture.as_bytes())?;
+    for name in [EMBEDDINGS, IDS, METRICS, OBJECTIVE] {
         println!("wrote {}", run.path(name).display());
     }
-    Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
+    Ok(ExitCode::from(if stopped { 130 } else { 0 }))
 }

@@ -150,6 +150,7 @@ fn a_run_leaves_weights_metrics_and_a_picture() {
     let (again, _) = run("second", &["--hidden", "5", "--dim", "4"]);
     assert!(bytes == fs::read(again.join("adapter.safetensors")).unwrap(), "the same seed gave other bits");
     let (other, _) = run("third", &["--hidden", "5", "--dim", "4", "--seed", "2"]);
+    run("fourth", &["--near-margin", "-0.1", "--margin", "-0.2", "--hardness", "-0.5"]);
     assert!(bytes != fs::read(other.join("adapter.safetensors")).unwrap(), "another seed gave the same bits");
 }
 
@@ -306,7 +307,52 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
     refuse(&file, &["--loss", "logistic"], &["negatives", "logistic"]);
     refuse(&file, &["--negatives", "none"], &["negatives", "softmax"]);
-    refuse(&file, &["--lr=-1"], &["rate", "at least 0"]);
+    refuse(&file, &["--lr", "-1"], &["rate", "at least 0"]);
+    let disliked = folder.path().join("disliked.csv");
+    fs::write(&disliked, "a,x,1\nb,y,-2\n").unwrap();
+    refuse(&disliked, &[], &["disliked.csv", "line 2", "expected a weight of at least 0, found -2"]);
+}
+
+/// The lines of a run's metrics.
+fn lines(run: &Path) -> Vec<serde_json::Value> {
+    let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The objective after each half of a sweep.
+fn objectives(run: &Path) -> Vec<f64> {
+    lines(run).iter().filter_map(|line| line["objective"].as_f64()).collect()
+}
+
+/// All that a run says.
+fn all_said(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Where no user has three interactions nothing is measured, and training keeps its last epoch.
+#[test]
+fn nothing_is_measured_where_nothing_is_held_out() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("few.csv"), folder.path().join("out"));
+    let text: String = (0..40).map(|line| format!("u{},i{}\n", line / 2, line * 7 % 10)).collect();
+    fs::write(&file, text).unwrap();
+    let to = ["--out", out.to_str().unwrap(), "--overwrite"];
+    let unmeasured = |output: &Output| {
+        let (said, lines) = (all_said(output), lines(&out));
+        assert!(output.status.success() && said.contains("nothing held out"), "{said}");
+        assert!(!said.contains("recall") && !said.contains("popular") && !said.contains("epoch 0"), "{said}");
+        assert!(lines.iter().all(|line| line["held_out"].is_null() && line["before"].is_null()), "{lines:?}");
+    };
+    let trained = ["3", "2"].map(|epochs| {
+        unmeasured(&recommend(&file, &[&["--epochs", epochs], &to[..]].concat()));
+        let bytes = fs::read(out.join("embeddings.safetensors")).unwrap();
+        SafeTensors::deserialize(&bytes).unwrap().tensor("users").unwrap().data().to_vec()
+    });
+    assert!(trained[0] != trained[1], "the epochs were lost");
+    unmeasured(&factors(&file, &to));
 }
 
 fn factors(file: &Path, more: &[&str]) -> Output {
@@ -338,6 +384,7 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
         let rounding = if storage == "f16" { 1e-3 } else { 1e-6 };
         assert!(objectives.windows(2).all(|pair| pair[1] < pair[0] * (1.0 + rounding)), "{preset}: {objectives:?}");
         assert!(lines[11]["held_out"]["recall_at_10"].as_f64().unwrap() > 0.0, "{preset}");
+        assert!(lines[11]["end"] == "finished" && lines[11]["sweeps"] == 5, "{}", lines[11]);
         let solver = if preset == "explicit" { "exactly" } else { "2 steps" };
         assert!(said.contains(solver), "{preset}: {said}");
     }
@@ -362,6 +409,179 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
     refuse(&["--new-users", "1e-9"], &["--new-users", "expected users", "found no such users"]);
     refuse(&["--regularization=-1"], &["regularization", "at least 0", "-1"]);
     refuse(&["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+    refuse(&["--new-users", "-1"], &["--new-users", "between 0 and 1", "found -1"]);
+    let mut no_sweeps = wgloss(&["wals", "--sweeps", "0", "--interactions", file.to_str().unwrap()]);
+    refused(&no_sweeps.args(to).output().unwrap(), &["sweeps", "at least 1"], &out);
+    let both = all_said(&factors(&file, &[&["--new-users", "0.3", "--held-out-users", "5"], &to[..]].concat()));
+    assert!(both.contains("--new-users <SHARE>' cannot be used with '--held-out-users"), "{both}");
+}
+
+#[test]
+fn wals_takes_the_weights_that_its_preset_knows() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("weights"), folder.path().join("out"));
+    let run = |text: &str, more: &[&str]| {
+        fs::write(&file, text).unwrap();
+        factors(&file, &[more, &["--out", out.to_str().unwrap()]].concat())
+    };
+    let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 2\n1 1\n2 2\n";
+    for (text, preset) in [("a,x\nb,y\n", "explicit"), ("user,item\na,x\n", "tf"), (pattern, "explicit")] {
+        let words = ["weights: expected weights", preset, "found none"];
+        refused(&run(text, &["--preset", preset]), &words, &out);
+    }
+    let disliked = "a,x,1\na,y,-2\nb,x,1\n";
+    let matrix = "%%MatrixMarket matrix coordinate real general\n2 2 3\n1 1 1\n1 2 -2\n2 1 1\n";
+    for (text, place) in [(disliked, "line 2"), (matrix, "line 4")] {
+        for preset in ["ials", "hu"] {
+            let words = [place, "expected a weight of at least 0, found -2"];
+            refused(&run(text, &["--preset", preset]), &words, &out);
+        }
+        for preset in ["implicit", "tf", "explicit"] {
+            let output = run(text, &["--preset", preset, "--overwrite"]);
+            assert!(output.status.success(), "{}", all_said(&output));
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
+
+/// Rows that nothing determines are told by the file's ids, and what was fitted is kept where the new users cannot be solved.
+#[test]
+fn rows_that_are_not_determined_are_told_by_their_ids() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = interactions(folder.path());
+    let out = folder.path().join("out");
+    let to = ["--preset", "explicit", "--regularization", "0", "--out", out.to_str().unwrap()];
+    assert!(factors(&file, &to).status.success());
+    let later = folder.path().join("later.csv");
+    fs::write(&later, "user,item,rating\nknown,film 99,1\nlater,film 1,1\n").unwrap();
+    let ask = ["recommend", out.to_str().unwrap(), "--user", "later", "--seen", later.to_str().unwrap()];
+    let words = ["the observations of user later should be such", "found 1 of them", "larger regularization"];
+    refused(&wgloss(&ask).output().unwrap(), &words, &folder.path().join("never"));
+
+    let lonely = folder.path().join("lonely.csv");
+    fs::write(&lonely, fs::read_to_string(&file).unwrap() + "lonely,film 1,3,700\n").unwrap();
+    let output = factors(&lonely, &[&to[..], &["--overwrite"]].concat());
+    assert!(
+        output.status.code() == Some(2) && all_said(&output).contains("of user lonely should"),
+        "{}",
+        all_said(&output)
+    );
+    assert!(!out.join("embeddings.safetensors").exists());
+
+    // Four of each user's determine four numbers, three of a new user's do not.
+    let fours = folder.path().join("fours.csv");
+    let mut random = Random::new(7, 0);
+    let line = |at: u32| format!("u{},i{},{}\n", at / 4, (at / 4 + at % 4) % 8, 1 + random.below(5));
+    fs::write(&fours, (0..160).map(line).collect::<String>()).unwrap();
+    let output = factors(&fours, &[&to[..], &["--new-users", "0.2", "--overwrite"]].concat());
+    assert!(output.status.code() == Some(2) && all_said(&output).contains("of user u"), "{}", all_said(&output));
+    for name in ["embeddings.safetensors", "ids.json"] {
+        assert!(out.join(name).exists(), "{name} is lost");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_fit_tells_its_whole_sweeps() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (interactions(folder.path()), folder.path().join("out"));
+    let mut command = wgloss(&["wals", "--dim", "4", "--sweeps", "18446744073709551615", "--interactions"]);
+    let child = command.arg(&file).arg("--out").arg(&out).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let start = std::time::Instant::now();
+    while !fs::read_to_string(out.join("metrics.jsonl")).is_ok_and(|log| log.contains("\"sweep\":3")) {
+        assert!(start.elapsed().as_secs() < 120, "no third sweep in two minutes");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", all_said(&output));
+    let end = lines(&out).pop().unwrap();
+    let halves = objectives(&out).len() as u64;
+    assert!(end["event"] == "end" && end["end"] == "stopped", "{end}");
+    // Stopped after the items it has solved them, but the sweep does not count.
+    assert!([halves, halves + 1, halves + 2].contains(&(2 * end["sweeps"].as_u64().unwrap() + 2)), "{halves}: {end}");
+}
+
+#[test]
+fn a_fit_starts_where_another_has_ended() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = interactions(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let run = |file: &Path, name: &str, more: &[&str]| {
+        let output = factors(file, &[&["--out", path(name).to_str().unwrap()], more].concat());
+        assert!(output.status.success(), "{}", all_said(&output));
+        (objectives(&path(name)), all_said(&output))
+    };
+    let first = path("first");
+    let from = ["--from", first.to_str().unwrap()];
+    let (before, _) = run(&file, "first", &[]);
+    let (same, told) = run(&file, "same", &from);
+    assert!(told.contains("factors of 40 of the users and 20 of the items"), "{told}");
+    assert!(same[0] < before[9] * 1.00001, "{} {}", same[0], before[9]);
+    assert_eq!(lines(&path("same"))[0]["run"]["from"], *from[1]);
+
+    let later = path("later.csv");
+    let new = "new,film 1,3,700\nnew,film 99,3,701\nu1,film 99,3,702\nnew,film 3,4,703\n";
+    fs::write(&later, fs::read_to_string(&file).unwrap() + new).unwrap();
+    let ((fresh, _), (resumed, told)) = (run(&later, "fresh", &[]), run(&later, "resumed", &from));
+    assert!(told.contains("factors of 40 of the users and 20 of the items"), "{told}");
+    assert!(resumed[0] < fresh[0] && resumed[0] < 1.1 * fresh[9], "{resumed:?} {fresh:?}");
+
+    let mut wider = wgloss(&["wals", "--dim", "6", "--interactions", file.to_str().unwrap()]);
+    let never = path("never");
+    let output = wider.args(from).arg("--out").arg(&never).output().unwrap();
+    refused(&output, &["--from", "expected factors as wide as --dim says, 6, found 4"], &never);
+    let output = factors(&file, &[&from[..], &["--out", from[1], "--overwrite"]].concat());
+    assert!(output.status.code() == Some(2) && all_said(&output).contains("--from"), "{}", all_said(&output));
+    assert!(first.join("metrics.jsonl").exists());
+    let output = factors(&file, &[&["--from", never.to_str().unwrap(), "--out", never.to_str().unwrap()][..]].concat());
+    refused(&output, &["ids.json", "expected what"], &never);
+}
+
+/// New users are solved by the rules and the solver that the run had; what they have seen is not recommended by any rule.
+#[test]
+fn new_users_are_solved_as_the_run_was() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = interactions(folder.path());
+    let out = folder.path().join("out");
+    let rules = ["--preset", "explicit", "--min-rating", "2", "--duplicates", "sum", "--steps", "0"];
+    let output = factors(&file, &[&rules[..], &["--out", out.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", all_said(&output));
+    let about = &lines(&out)[0]["run"];
+    assert!(about["min_rating"] == 2.0 && about["duplicates"] == "sum" && about["steps"] == 0, "{about}");
+    let ask = |text: &str| -> Vec<String> {
+        let (seen, to) = (folder.path().join("seen.csv"), folder.path().join("found.csv"));
+        fs::write(&seen, text).unwrap();
+        let mut command = wgloss(&["recommend", out.to_str().unwrap(), "--user", "new", "--top", "4294967295"]);
+        let output = command.arg("--seen").arg(&seen).arg("--out").arg(&to).output().unwrap();
+        assert!(output.status.success(), "{}", all_said(&output));
+        let found = fs::read_to_string(&to).unwrap();
+        let without_rank = |line: &str| {
+            let fields: Vec<&str> = line.split(',').collect();
+            [fields[1], fields[3]].join(" ")
+        };
+        found.lines().skip(1).map(without_rank).collect()
+    };
+    let plain = ask("user,item,rating\nnew,film 1,5\nnew,film 3,4\n");
+    assert_eq!(plain.len(), 18);
+    let low = ask("user,item,rating\nnew,film 1,2\nnew,film 3,4\nnew,film 5,1\nnew,film 1,3\n");
+    let want: Vec<String> = plain.into_iter().filter(|line| !line.starts_with("film 5 ")).collect();
+    assert_eq!(low, want);
 }
 
 /// What a run has left recommends: items of a user's own half, none that it has seen; items like an item, not itself.
@@ -391,6 +611,25 @@ fn recommends(run: &Path, file: &Path) {
     let said = text(&ask(&["--user", "u2", "--top", "18", "--without", hidden.to_str().unwrap()]).stdout).to_owned();
     assert!(said.matches("u2").count() == 18 && !said.contains("film 0 ") && !said.contains("film 2 "), "{said}");
 
+    let said_of = |more: &[&str]| {
+        let output = ask(&[more, &["--top", "99", "--without", hidden.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // Hidden, but asked about: like it are all that are not hidden.
+    let said = said_of(&["--item", "film 0"]);
+    assert!(said.matches("film 0 ").count() == 18 && !said.contains("film 2 "), "{said}");
+    let said = said_of(&["--item", "film 4"]);
+    assert!(said.matches("film 4 ").count() == 17 && !said.contains("film 0 "), "{said}");
+    let said = said_of(&["--user", "u2", "--seen", file.to_str().unwrap()]);
+    let rows = said.lines().filter(|line| line.contains("u2")).map(|line| line.split('┆').nth(1).unwrap().trim());
+    let want = (0..20).map(|film| format!("film {film}")).filter(|film| !["film 0", "film 2"].contains(&&**film));
+    let mut want: Vec<String> = want.filter(|film| !seen("u2", film)).collect();
+    let mut rows: Vec<&str> = rows.collect();
+    want.sort_unstable();
+    rows.sort_unstable();
+    assert_eq!(rows, want);
+
     // A user who came after the fit is solved from what it has seen, and is not recommended that; one who has seen nothing known is not there.
     let later = run.join("later.csv");
     let text_of_later = "user,item\nnew,film 1\nnew,film 3\nnew,film 5\nnew,film 7\nnew,film 9\nother,film 99\n";
@@ -401,11 +640,14 @@ fn recommends(run: &Path, file: &Path) {
     let odd = [11, 13, 15, 17, 19].map(|film| said.matches(&format!("film {film} ")).count());
     assert_eq!(odd.iter().sum::<usize>(), 3, "of its own half: {said}");
 
-    let never = run.join("never");
+    let (never, every) = (run.join("never"), run.join("every.txt"));
+    fs::write(&every, (0..20).map(|film| format!("film {film}\n")).collect::<String>()).unwrap();
     for (more, words) in [
         (&["--user", "u99"][..], &["--user u99", "ids.json"][..]),
         (&[], &["expected --user, --item, or --out"]),
         (&["--user", "u1", "--without", "nowhere.txt"], &["--without nowhere.txt"]),
+        (&["--user", "u1", "--without", every.to_str().unwrap()], &["--without", "found all of them"]),
+        (&["--user", "u1", "--seen", "nowhere.csv"], &["--seen nowhere.csv", "expected a file"]),
     ] {
         refused(&ask(more), words, &never);
     }

@@ -160,7 +160,7 @@ impl Config {
 }
 
 /// Where a query's own key ranks among the keys of all ranked pairs.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Metrics {
     /// Share of queries whose own key is first.
     pub recall_at_1: f64,
@@ -301,8 +301,24 @@ pub fn fit(
         Some(gpu) => Box::new(device::Device::new(gpu, pairs, config, &start)?),
         None => Box::new(host::Host::new(pairs, config, &start)),
     };
+    run(&mut *engine, start, &split, config, watch)
+}
+
+fn run(
+    engine: &mut dyn Engine,
+    start: Model,
+    split: &Split,
+    config: &Config,
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Outcome> {
     let ranked = &split.held_out[..split.held_out.len().min(MOST_RANKED)];
-    let before = Metrics::of(&engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress })))?);
+    let before = match engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress }))) {
+        Err(Error::Cancelled { .. }) => {
+            let before = Metrics::default();
+            return Ok(Outcome { before, best: before, best_epoch: 0, model: start, end: End::Stopped });
+        }
+        ranks => Metrics::of(&ranks?),
+    };
     let batches = Batches::shuffled(split.train.len() as u32, config.batch, config.seed);
     let steps = batches.steps();
     let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
@@ -355,4 +371,39 @@ pub fn fit(
         }
     }
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Told to stop at the first ranking.
+    struct Stopped;
+
+    impl Engine for Stopped {
+        fn step(&mut self, _: &[u32], _: [Optimizer; 2], _: Watch) -> Result<()> {
+            unreachable!("a step after the end")
+        }
+
+        fn losses(&mut self) -> Result<(Vec<f32>, f32)> {
+            unreachable!("a step after the end")
+        }
+
+        fn ranks(&mut self, _: &[u32], _: Watch) -> Result<Vec<u32>> {
+            Err(Error::Cancelled { op: "info_nce" })
+        }
+
+        fn model(&self) -> Result<Model> {
+            unreachable!("nothing was trained")
+        }
+    }
+
+    #[test]
+    fn the_first_ranking_can_be_stopped() {
+        let pairs = Pairs::new(vec![0.5; 40], 4, vec![0.5; 40], 4).unwrap();
+        let config = Config::for_embeddings(&pairs);
+        let (start, split) = (Model::new(&pairs, &config), config.split(&pairs));
+        let outcome = run(&mut Stopped, start.clone(), &split, &config, &mut |_| unreachable!("no event")).unwrap();
+        assert_eq!((outcome.end, outcome.best_epoch, outcome.model), (End::Stopped, 0, start));
+    }
 }

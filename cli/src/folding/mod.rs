@@ -14,11 +14,9 @@ use wgloss::{Gpu, metrics, sgd};
 
 use crate::failure::Failure;
 use crate::progress;
-use crate::run::{METRICS, Run};
+use crate::run::{FOLDING, METRICS, Run};
 use crate::table;
 
-/// The picture's name.
-const PICTURE: &str = "folding.svg";
 /// Recommendations that are looked at, and those among which a held-out item is sought.
 const TOP: usize = 10;
 const RECALL: usize = 20;
@@ -44,7 +42,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 256)]
     batch: usize,
     /// Learning rate of a pair (plain SGD).
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     lr: f64,
     /// Decides the blocks, the start and the batches.
     #[arg(long, default_value_t = 7)]
@@ -126,15 +124,15 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let pair = picture::most_folded(&scores, of.count);
     let shown = [0, 1].map(|at| picture::Shown { title: drawn[at].0.clone(), model: &drawn[at].1 });
     let svg = picture::svg(shown, &of, pair);
-    let svg = svg.map_err(|error| Failure { message: format!("{PICTURE}: {error}"), code: 1 })?;
-    run.write(PICTURE, svg.as_bytes())?;
+    let svg = svg.map_err(|error| Failure { message: format!("{FOLDING}: {error}"), code: 1 })?;
+    run.write(FOLDING, svg.as_bytes())?;
     println!(
         "folding: how far scores exceed what belongs together, on average over all pairs; of it the share of the mean score within blocks"
     );
     println!(
         "spurious: share of the first {TOP} recommendations that are of another block; any: users with at least one"
     );
-    for name in [METRICS, PICTURE] {
+    for name in [METRICS, FOLDING] {
         println!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-use crate::{Error, Result, Storage, wals};
+use crate::{Error, Random, Result, Storage, wals};
 
 /// What an interaction of value v counts, and what all that was not observed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -145,6 +145,14 @@ impl Config {
             _ => Solver::Conjugate { steps: 8 },
         };
         self.solver.unwrap_or(default)
+    }
+
+    /// Factors \[items, dim\] as [`fit`](super::fit) starts from: beside those of an earlier fit they are a start of [`fit_from`](super::fit_from) for items that it
+    /// did not know.
+    pub fn drawn(&self, items: usize) -> Vec<f32> {
+        let mut random = Random::new(self.seed, 0);
+        let scale = self.start / (self.dim as f32).sqrt();
+        (0..items.saturating_mul(self.dim)).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect()
     }
 
     /// Refuses what cannot be fitted; [`fit`](super::fit) asks first.

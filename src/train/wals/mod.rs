@@ -28,7 +28,7 @@ use half::{Half, solve};
 
 use super::tables::{Interactions, Model};
 use super::{End, patient};
-use crate::{Error, Gpu, Progress, Random, Result};
+use crate::{Error, Gpu, Progress, Result};
 
 /// Users or items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +156,8 @@ pub fn fit(
     if needed > limit {
         return Err(Error::Limit { what: "the factors of the items".into(), needed, limit });
     }
-    let mut random = Random::new(config.seed, 0);
-    let scale = config.start / (config.dim as f32).sqrt();
-    let items = (0..numbers).map(|_| scale * (2.0 * random.uniform() - 1.0)).collect();
-    fit_from(gpu, &Model { users: Vec::new(), items, dim: config.dim }, data, values, config, watch)
+    let start = Model { users: Vec::new(), items: config.drawn(data.item_count), dim: config.dim };
+    fit_from(gpu, &start, data, values, config, watch)
 }
 
 /// The users that `data` is of, solved with `items` [items, dim] held: factors [users, dim] of users that a fit did not know, or who have

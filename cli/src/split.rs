@@ -1,0 +1,209 @@
+//! What is trained on, and what is held out to measure with.
+
+use std::path::Path;
+
+use wgloss::Random;
+use wgloss::train::tables::Interactions;
+
+use crate::failure::Failure;
+use crate::interactions::{Entry, Loaded};
+
+/// To train on and to measure with.
+pub struct Split {
+    pub train: Interactions,
+    /// The weights of `train`.
+    pub values: Vec<f32>,
+    pub held_out: Interactions,
+    /// Users that `train` knows nothing of.
+    pub new: Option<New>,
+}
+
+/// Users that were left out.
+pub struct New {
+    /// Of each user, whether it is one.
+    pub users: Vec<bool>,
+    /// What is told of them, and its weights.
+    pub known: Interactions,
+    pub values: Vec<f32>,
+}
+
+impl Split {
+    /// What can be measured with.
+    pub fn measured(&self) -> Option<&Interactions> {
+        (!self.held_out.is_empty()).then_some(&self.held_out)
+    }
+
+    /// Which items of a user are held out.
+    pub fn asked(&self) -> &'static str {
+        if self.new.is_some() { "later" } else { "last" }
+    }
+}
+
+/// Of what a new user took, this share is held out: the last, at least one.
+const LATER: f64 = 0.2;
+/// The stream of random numbers that choose new users.
+const CHOICE: u32 = 0x6e65_7775;
+
+/// Users with fewer interactions keep them all to be trained on.
+const ENOUGH: usize = 3;
+
+impl Loaded {
+    /// One line about what was read and held out.
+    pub fn describe(&self, path: &Path, split: &Split) {
+        let held_out = match &split.new {
+            Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
+            None if split.held_out.is_empty() => {
+                "nothing held out, since no user has three interactions, and so nothing measured".to_owned()
+            }
+            None => format!("the last of {} users held out", split.held_out.len()),
+        };
+        let [users, items] = [&self.users, &self.items].map(Vec::len);
+        println!(
+            "{}: {} interactions of {users} users and {items} items; {held_out}",
+            path.display(),
+            self.entries.len()
+        );
+    }
+
+    /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
+    pub fn leave_users_out(&self, share: f64, seed: u64) -> Result<Split, Failure> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Failure::input(format!("--new-users: expected a share between 0 and 1, found {share}")));
+        }
+        let mut random = Random::new(seed, CHOICE);
+        let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
+        let mut users = vec![false; self.users.len()];
+        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+            let is_new = of_user.len() > 1 && f64::from(random.uniform()) < share;
+            users[of_user[0].user as usize] = is_new;
+            let later = ((LATER * of_user.len() as f64) as usize).max(1);
+            let (first, last) = of_user.split_at(if is_new { of_user.len() - later } else { 0 });
+            known.extend(first);
+            match is_new {
+                true => held_out.extend(last.iter().filter(|entry| is_liked(entry))),
+                false => train.extend(last),
+            }
+        }
+        let refuse = |what: &str| {
+            let expected =
+                format!("--new-users {share}: expected users of two interactions to leave out, and others to train on");
+            Err(Failure::input(format!("{expected}, found no {what}")))
+        };
+        if held_out.is_empty() || train.is_empty() {
+            return refuse(if train.is_empty() { "others" } else { "such users" });
+        }
+        let new = New { users, known: self.interactions(&known)?, values: values(&known) };
+        Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
+    }
+
+    /// The last interaction of each user that has three is held out, or of `most` of them.
+    pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
+        let [mut train, mut held_out] = [const { Vec::new() }; 2];
+        let users = || self.entries.chunk_by(|a, b| a.user == b.user);
+        let last = |of_user: &[Entry]| of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH);
+        let all = users().filter(|of_user| last(of_user).is_some()).count();
+        let mut next = 0;
+        for of_user in users() {
+            let mut held = last(of_user);
+            if held.is_some() {
+                // One whenever the share that is due passes a whole number.
+                let due = |users: usize| users * all.min(most as usize) / all;
+                held = held.filter(|_| due(next + 1) > due(next));
+                next += 1;
+            }
+            for (at, entry) in of_user.iter().enumerate() {
+                if held == Some(at) { &mut held_out } else { &mut train }.push(entry);
+            }
+        }
+        self.split(&train, &held_out)
+    }
+
+    fn split(&self, train: &[&Entry], held_out: &[&Entry]) -> Result<Split, Failure> {
+        let [of_train, held_out] = [train, held_out].map(|entries| self.interactions(entries));
+        Ok(Split { train: of_train?, values: values(train), held_out: held_out?, new: None })
+    }
+
+    fn interactions(&self, entries: &[&Entry]) -> Result<Interactions, Failure> {
+        let (users, items) = entries.iter().map(|entry| (entry.user, entry.item)).unzip();
+        Ok(Interactions::new(users, items, self.users.len(), self.items.len())?)
+    }
+}
+
+/// What a user dislikes is no recommendation to miss.
+fn is_liked(entry: &Entry) -> bool {
+    entry.value >= 0.0
+}
+
+fn values(entries: &[&Entry]) -> Vec<f32> {
+    entries.iter().map(|entry| entry.value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interactions::{Rules, read};
+
+    fn parsed(text: &str) -> Result<Loaded, String> {
+        read(text.as_bytes(), Rules::ALL)
+    }
+
+    /// Of ten users who have three, four, none twice; nothing is lost.
+    #[test]
+    fn some_users_are_measured() {
+        let text: String =
+            (0..12).flat_map(|user| (0..3 - user / 10).map(move |item| format!("{user},{item}\n"))).collect();
+        let loaded = parsed(&text).unwrap();
+        let Split { train, held_out, .. } = loaded.leave_last_out(4).unwrap();
+        let users: Vec<usize> =
+            held_out.lists().iter().enumerate().filter(|(_, of)| of.len() == 1).map(|(user, _)| user).collect();
+        assert_eq!(users, [2, 4, 7, 9]);
+        assert_eq!(train.len() + held_out.len(), 34);
+    }
+
+    #[test]
+    fn the_last_is_held_out_of_three() {
+        let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\n").unwrap();
+        let Split { train, values, held_out, .. } = loaded.leave_last_out(u32::MAX).unwrap();
+        assert_eq!((train.len(), held_out.len()), (4, 1));
+        assert_eq!(values, [3.0, 2.0, 4.0, 5.0]);
+        assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
+    }
+
+    #[test]
+    fn users_are_left_out() {
+        let text: String =
+            (0..40).flat_map(|user| (0..=user % 12).map(move |item| format!("{user},{item},2\n"))).collect();
+        let loaded = parsed(&text).unwrap();
+        let Split { train, values, held_out, new } = loaded.leave_users_out(0.4, 1).unwrap();
+        let New { users, known, values: known_values } = new.unwrap();
+        assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
+        assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());
+        assert!((8..24).contains(&users.iter().filter(|&&is_new| is_new).count()), "{users:?}");
+        let lists = [&train, &known, &held_out].map(Interactions::lists);
+        for (user, &is_new) in users.iter().enumerate() {
+            let all: u32 = (user % 12 + 1) as u32;
+            let [trained, told, later] = lists.each_ref().map(|lists| lists[user].len() as u32);
+            let last = if is_new { (all / 5).max(1) } else { 0 };
+            assert_eq!([trained, told, later], if is_new { [0, all - last, last] } else { [all, 0, 0] }, "user {user}");
+        }
+        for share in [0.0, 1.0, f64::NAN] {
+            assert!(loaded.leave_users_out(share, 1).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_disliked_is_not_held_out() {
+        let text = "a,x,1,1\na,y,2,2\na,z,-3,3\nb,x,-1,1\nb,y,-1,2\nb,z,-1,3\n";
+        let loaded = read(text.as_bytes(), Rules { negative: true, ..Rules::ALL }).unwrap();
+        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        assert_eq!(split.values, [1.0, -3.0, -1.0, -1.0, -1.0]);
+        assert_eq!(split.held_out.lists()[0], [loaded.items.iter().position(|item| item == "y").unwrap() as u32]);
+    }
+
+    #[test]
+    fn too_few_leave_nothing_to_measure_with() {
+        let loaded = parsed("a,x\na,y\nb,x\n").unwrap();
+        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        assert!(split.measured().is_none() && split.train.len() == 3);
+    }
+}
