@@ -467,7 +467,7 @@ fn every_preset_agrees_with_the_dense_objective() {
         let config = Config { dim: 12, sweeps: 5, preset, regularization, exponent, start: 1.0, ..Config::default() };
         // Some were not liked, as far as the preset knows how to say so.
         let factor = |e: usize| {
-            if e % 7 > 0 {
+            if !e.is_multiple_of(7) {
                 1.0
             } else if preset.takes_negative() {
                 -1.0

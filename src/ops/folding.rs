@@ -53,7 +53,7 @@ pub fn forward(
         d_bias: Some(sums.row_range(1..2)),
         ..Gradients::default()
     };
-    let goal = Goal { loss: None, gradients, accum: [Accum::Write; 2], along: false };
+    let goal = Goal { loss: None, gradients, accum: [Accum::Write; 2], accum_sums: Accum::Write, along: false };
     recorder.plan(|plan| {
         pairs.walk(plan, goal, |plan, chunk, sinks| {
             let args = [

@@ -135,8 +135,10 @@ pub(super) struct Sinks<'a> {
 pub(super) struct Goal<'a> {
     pub(super) loss: Option<Tensor<'a>>,
     pub(super) gradients: Gradients<'a>,
-    /// Of rows and the scale, of columns.
+    /// Of rows, of columns.
     pub(super) accum: [Accum; 2],
+    /// Of the scale and the bias.
+    pub(super) accum_sums: Accum,
     /// Whether the second columns of the sums of rows, and of columns, are what [`Along`] holds.
     pub(super) along: bool,
 }
@@ -335,7 +337,7 @@ impl<'a> Pairs<'a> {
         tiles: impl Fn(&mut Plan<'g>, &Chunk, Sinks) -> Result<()>,
     ) -> Result<Option<Along>> {
         let gpu = plan.gpu();
-        let Goal { loss, gradients, accum, along } = goal;
+        let Goal { loss, gradients, accum, accum_sums, along } = goal;
         let Gradients { dq, dk, d_log_scale, d_bias } = gradients;
         let [add_rows, add_cols] = accum.map(|accum| accum == Accum::Add);
         let loss_column = if gradients.is_empty() { 0 } else { 2 };
@@ -387,7 +389,7 @@ impl<'a> Pairs<'a> {
         let column = |index: usize| sums.col_range(index..index + 1);
         for (index, sum) in [d_log_scale, d_bias].into_iter().enumerate() {
             if let Some(sum) = sum {
-                total::accumulated(plan, column(index), sum, 1.0, accum[0])?;
+                total::accumulated(plan, column(index), sum, 1.0, accum_sums)?;
             }
         }
         loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))?;

@@ -147,7 +147,8 @@ impl<'a> Batch<'a> {
     }
 
     fn record(&self, plan: &mut Plan, loss: Option<Tensor>) -> Result<()> {
-        let goal = Goal { loss, gradients: self.gradients, accum: [self.options.accum; 2], along: false };
+        let accum = self.options.accum;
+        let goal = Goal { loss, gradients: self.gradients, accum: [accum; 2], accum_sums: accum, along: false };
         self.pairs.walk(plan, goal, |plan, chunk, sinks| {
             let inputs = [
                 Arg::whole(chunk.q),

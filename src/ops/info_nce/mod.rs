@@ -259,7 +259,8 @@ impl<'a> Call<'a> {
                 Kind::Keys => (dk, dk, [Accum::Add, Accum::Add]),
             };
             let kept = keeps && block.kind == Kind::Main;
-            let goal = Goal { loss: None, gradients: gradients.of(dq, dk), accum, along };
+            let accum_sums = if block.kind == Kind::Main { self.options.accum } else { Accum::Add };
+            let goal = Goal { loss: None, gradients: gradients.of(dq, dk), accum, accum_sums, along };
             if goal.gradients.is_empty() {
                 continue;
             }
