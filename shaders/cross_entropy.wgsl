@@ -319,7 +319,7 @@ fn forward(
     if !elementwise && in_segment(span, row) {
         loss = select(row.wanted * lse_minus_log_p(acc, own.logit, UNIT), 0.0, row.wanted == 0.0);
     }
-    loss *= row.a;
+    loss = select(loss * row.a, 0.0, row.a == 0.0); // nothing to average over, be the sum infinite
     if is_nan(acc.y) || is_nan(row.a) {
         loss = not_a_number();
     }

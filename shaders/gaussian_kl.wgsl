@@ -38,7 +38,8 @@ fn four_at(i: u32, j: u32, end: u32) -> Four {
     let prior_log_variance = load_prior_log_variance4(i, j, end, 0.0);
     let inverse = exp_of_any4(-0.5 * prior_log_variance);
     let half_gap = 0.5 * mean - opaque4(0.5 * load_prior_mean4(i, j, end, 0.0)); // f32 holds it for any finite numbers
-    return Four(log_variance - prior_log_variance, 2.0 * times4(half_gap, inverse), inverse);
+    let half_distance = opaque4(times4(half_gap, inverse)); // llvmpipe's compiler would double the gap first
+    return Four(log_variance - prior_log_variance, 2.0 * half_distance, inverse);
 }
 
 @compute @workgroup_size(WG)

@@ -14,7 +14,7 @@ fn forward(
         let gap = load_x4(span.i, j, span.end, 0.0) - load_t4(span.i, j, span.end, 0.0);
         sum += keep_loss(span.i, j, span.end, params.scale * gap * gap);
         if GRADIENTS != 0u {
-            let slope = times4(weight4(span.i, j, span.end), 2.0 * (params.scale * gap));
+            let slope = times4(weight4(span.i, j, span.end), 2.0 * opaque4(params.scale * gap));
             if (GRADIENTS & 1u) != 0u {
                 var dx = slope;
                 if ADD == 1u {

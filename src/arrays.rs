@@ -1,4 +1,4 @@
-//! The ops on [`ndarray`]'s views, with the feature `ndarray`: views in, arrays out. Each uploads, runs and reads back, as the `compute` of its
+//! Output layers, losses and [`top_k`] on [`ndarray`]'s views, with the feature `ndarray`: views in, arrays out. Each uploads, runs and reads back, as the `compute` of its
 //! module, whose options and special values it has. Any strides will do; a view that is not in row-major order is copied.
 //!
 //! Arrays in column-major order (nalgebra's and faer's) are the transposes of row-major ones.
@@ -45,6 +45,22 @@ pub fn linear(gpu: &Gpu, x: ArrayView2<f32>, w: ArrayView2<f32>, b: Option<Array
     array("linear", [x.nrows(), w.nrows()], y)
 }
 
+/// The sigmoid or its logarithm, of the shape of `x`.
+///
+/// # Errors
+/// As [`sigmoid::compute`](crate::sigmoid::compute).
+pub fn sigmoid(gpu: &Gpu, x: ArrayView2<f32>, options: ops::sigmoid::Options) -> Result<Array2<f32>> {
+    array("sigmoid", shape(&x), ops::sigmoid::compute(gpu, &matrix(&x), options)?)
+}
+
+/// tanh, of the shape of `x`.
+///
+/// # Errors
+/// As [`tanh::compute`](crate::tanh::compute).
+pub fn tanh(gpu: &Gpu, x: ArrayView2<f32>) -> Result<Array2<f32>> {
+    array("tanh", shape(&x), ops::tanh::compute(gpu, &matrix(&x))?)
+}
+
 /// Rows over their lengths, of the shape of `x`.
 ///
 /// # Errors
@@ -86,7 +102,7 @@ pub fn bce(
     t: ArrayView2<f32>,
     options: ops::bce::Options,
 ) -> Result<(Array1<f32>, Array2<f32>)> {
-    alike("bce", &x, &t)?;
+    alike("bce", "t", &x, &t)?;
     let (loss, dx) = ops::bce::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
     Ok((loss.into(), array("bce", shape(&x), dx)?))
 }
@@ -101,7 +117,7 @@ pub fn l2(
     t: ArrayView2<f32>,
     options: ops::l2::Options,
 ) -> Result<(Array1<f32>, Array2<f32>)> {
-    alike("l2", &x, &t)?;
+    alike("l2", "t", &x, &t)?;
     let (loss, dx) = ops::l2::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
     Ok((loss.into(), array("l2", shape(&x), dx)?))
 }
@@ -116,9 +132,27 @@ pub fn kl(
     t: ArrayView2<f32>,
     options: ops::kl::Options,
 ) -> Result<(Array1<f32>, [Array2<f32>; 2])> {
-    alike("kl", &x, &t)?;
+    alike("kl", "t", &x, &t)?;
     let (loss, [dx, dt]) = ops::kl::compute(gpu, &matrix(&x), &matrix(&t), x.ncols(), options)?;
     Ok((loss.into(), [array("kl", shape(&x), dx)?, array("kl", shape(&x), dt)?]))
+}
+
+/// The divergence of normal distributions, means and log-variances [rows, cols], from the standard one: the loss, one for each element, row or all,
+/// and the gradients of both.
+///
+/// # Errors
+/// As [`gaussian_kl::compute`](crate::gaussian_kl::compute).
+pub fn gaussian_kl(
+    gpu: &Gpu,
+    mean: ArrayView2<f32>,
+    log_variance: ArrayView2<f32>,
+    options: ops::gaussian_kl::Options,
+) -> Result<(Array1<f32>, [Array2<f32>; 2])> {
+    alike("gaussian_kl", "log_variance", &mean, &log_variance)?;
+    let [loss, d_mean, d_log_variance] =
+        ops::gaussian_kl::compute(gpu, &matrix(&mean), &matrix(&log_variance), mean.ncols(), options)?;
+    let of = |gradient| array("gaussian_kl", shape(&mean), gradient);
+    Ok((loss.into(), [of(d_mean)?, of(d_log_variance)?]))
 }
 
 /// The contrastive loss of queries [N, D] and keys [M, D].
@@ -203,10 +237,10 @@ fn same(op: &'static str, what: &'static str, found: usize, expected: usize) -> 
     Err(Error::Shape { op, what, expected: expected.to_string(), found: found.to_string() })
 }
 
-fn alike(op: &'static str, x: &ArrayView2<f32>, t: &ArrayView2<f32>) -> Result<()> {
+fn alike(op: &'static str, what: &'static str, x: &ArrayView2<f32>, t: &ArrayView2<f32>) -> Result<()> {
     let ([rows, cols], [t_rows, t_cols]) = (shape(x), shape(t));
     if [rows, cols] == [t_rows, t_cols] {
         return Ok(());
     }
-    Err(Error::Shape { op, what: "t", expected: format!("{rows} x {cols}"), found: format!("{t_rows} x {t_cols}") })
+    Err(Error::Shape { op, what, expected: format!("{rows} x {cols}"), found: format!("{t_rows} x {t_cols}") })
 }

@@ -30,7 +30,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With slices only: each op's `compute` uploads, runs and reads back. With the feature `ndarray`, `arrays` has the same on ndarray's views.
+//! With slices only: the `compute` of each op but `cast` and `wals` uploads, runs and reads back. With the feature `ndarray`, `arrays` has the same on
+//! ndarray's views for output layers, losses and `top_k`.
 //! burn's tensors: the crate `wgloss-burn`.
 //!
 //! [`guide`] says which output layer and which loss for what, [`faults`] what can go wrong.

@@ -1,7 +1,7 @@
 use wgloss::bce::{self, Options};
 use wgloss::reference::bce::Inputs;
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, Reduction, reference};
+use wgloss::{Accum, Gpu, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -154,6 +154,59 @@ fn refusals() {
     assert_eq!(forward(&x, Some(&turned), None, &loss), shape("bce", "weight", "2 x 3", "3 x 2"));
     assert_eq!(forward(&x, None, Some(&turned), &loss), shape("bce", "pos_weight", "1 x 3", "3 x 2"));
     assert_eq!(forward(&x, None, None, &turned), shape("bce", "loss", "1 x 1", "3 x 2"));
+    let backward = |dy: &Held, dx: &Held, accum| {
+        refused(gpu, &[&turned], |r| {
+            let inputs = bce::Inputs { x: x.view()?, t: x.view()?, weight: None, pos_weight: None };
+            bce::backward(r, inputs, Some(dy.view()?), dx.view()?, Options { accum, ..Default::default() })
+        })
+    };
+    assert_eq!(backward(&turned, &x, Accum::Write), shape("bce", "dy", "1 x 1", "3 x 2"));
+    assert_eq!(backward(&loss, &turned, Accum::Write), shape("bce", "dx", "2 x 3", "3 x 2"));
+    let want = option("bce", "accum", "Accum::Write where a gradient takes its input's place", "Accum::Add");
+    assert_eq!(backward(&loss, &x, Accum::Add), want);
+}
+
+#[test]
+fn overlaps() {
+    let Some(gpu) = gpu() else { return };
+    let (all, other) = (output(gpu, 3, 3), input(gpu, 2, 3, &[0.0; 6]));
+    let (first, last, free) = (view(&all).row_range(0..2), view(&all).row_range(1..3), view(&other));
+    let free = bce::Inputs { x: free, t: free, weight: None, pos_weight: None };
+    let options = Options { reduction: Reduction::None, ..Default::default() };
+    let refuse = |inputs, loss, dx| refused(gpu, &[&all], |r| bce::forward(r, inputs, loss, Some(dx), options));
+    let found = output(gpu, 2, 3);
+    let over = |inputs| refuse(inputs, view(&found), last);
+    assert_eq!(over(bce::Inputs { x: first, ..free }), overlap("bce", "dx", "x"));
+    assert_eq!(over(bce::Inputs { t: first, ..free }), overlap("bce", "dx", "t"));
+    assert_eq!(over(bce::Inputs { weight: Some(first), ..free }), overlap("bce", "dx", "weight"));
+    assert_eq!(
+        over(bce::Inputs { pos_weight: Some(last.row_range(0..1)), ..free }),
+        overlap("bce", "dx", "pos_weight")
+    );
+    assert_eq!(refuse(free, first, last), overlap("bce", "loss", "dx"));
+    assert_eq!(refuse(bce::Inputs { x: first, ..free }, last, view(&found)), overlap("bce", "loss", "x"));
+}
+
+#[test]
+fn compute() {
+    let Some(gpu) = gpu() else { return };
+    let (x, t) = (Fill::Small.matrix(2, 3, 1), [0.0, 0.25, 1.0, 0.5, 1.0, 0.0]);
+    let inputs = Inputs { x: &x, t: &t, weight: &[], pos_weight: &[] };
+    for accum in [Accum::Write, Accum::Add] {
+        let options = Options { accum, ..Default::default() };
+        let (loss, dx) = bce::compute(gpu, &x, &t, 3, options).unwrap();
+        let want = on_device(gpu, inputs, 3, &[], Options::default());
+        assert_eq!([wide(&loss), wide(&dx)], want, "{accum:?} to nothing");
+    }
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    let inputs = Inputs { x: &[], t: &[], weight: &[], pos_weight: &[] };
+    for cols in [0, 3] {
+        assert_eq!(on_device(gpu, inputs, cols, &[], Options::default()), [vec![0.0], vec![]]);
+    }
 }
 
 #[test]

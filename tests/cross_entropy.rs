@@ -1,7 +1,7 @@
 use wgloss::cross_entropy::{self, Options};
 use wgloss::reference::cross_entropy::{Target, Weights, predict};
-use wgloss::verify::{Fill, Held};
-use wgloss::{Accum, Gpu, Random, Reduction, reference};
+use wgloss::verify::{Check, Fill, Held};
+use wgloss::{Accum, Error, Gpu, Random, Recorder, Reduction, Storage, reference};
 
 use crate::golden::{self, Case, Found, Kind, back, rows_of};
 use crate::harness::*;
@@ -294,6 +294,59 @@ fn special_values() {
     }
 }
 
+/// A class of weight 0 adds nothing, however far below the others its logit lies.
+#[test]
+fn classes_of_no_weight() {
+    let Some(gpu) = gpu() else { return };
+    let x = [0.0, f32::NEG_INFINITY, 3.4e38, -3.4e38, 0.0, 0.0];
+    let batch = Batch { weights: Weights { class: &[1.0, 0.0], row: &[] }, ..plain(&x, 2, Target::Ids(&[1, 1, 0])) };
+    for (options, loss) in [(NONE, vec![0.0, 0.0, 2f64.ln()]), (MEAN, vec![2f64.ln()])] {
+        let [found, _, dx] = batch_on_device(gpu, &batch, options);
+        assert_close(&found, &loss, 1e-6);
+        assert_close(&dx, &[0.0, 0.0, 0.0, 0.0, -0.5, 0.5], 1e-6);
+    }
+    // Nor does an infinite loss of smoothing, where no row weighs anything.
+    let (x, weights) = ([2.0, f32::NEG_INFINITY], Weights { class: &[0.0, 1.0], row: &[] });
+    let batch = Batch { weights, ..plain(&x, 2, Target::Ids(&[0])) };
+    let [loss, z, dx] = batch_on_device(gpu, &batch, Options { label_smoothing: 0.5, z_loss: 0.25, ..MEAN });
+    assert_close(&[loss, z, dx].concat(), &[1.0, 1.0, 1.0, 0.0], 1e-6);
+}
+
+/// Where the gradient of the z-loss exceeds f32.
+#[test]
+fn masked_rows_with_z_loss() {
+    let Some(gpu) = gpu() else { return };
+    for target in [Target::Ids(&[1]), Target::Soft(&[0.2, 0.8])] {
+        for (z_loss, dy) in [(1e-4, &[65_536.0f32][..]), (5.0, &[])] {
+            let batch = Batch { dy, ..plain(&[f32::NEG_INFINITY; 2], 2, target) };
+            let [loss, _, dx] = batch_on_device(gpu, &batch, Options { z_loss, ..NONE });
+            assert_eq!((loss, dx), (vec![f64::INFINITY], vec![0.0; 2]));
+        }
+    }
+}
+
+/// Rows of one lane, of some, and longer than 16 bits count.
+#[test]
+fn predictions() {
+    let Some(gpu) = gpu() else { return };
+    for cols in [1, 4, 40, 200_000] {
+        // Rows: small, two largest, all masked, NaN in the end and in front, masked but for the last, +inf.
+        let (mut x, half, last) = (Fill::Small.matrix(7, cols, 10), cols / 2, cols - 1);
+        let at = |row: usize, col: usize| row * cols + col;
+        (x[at(1, half)], x[at(1, last)]) = (2.0, 2.0);
+        x[at(2, 0)..at(3, 0)].fill(f32::NEG_INFINITY);
+        (x[at(3, 0)], x[at(3, last)], x[at(4, last)], x[at(4, 0)]) = (2.0, f32::NAN, 2.0, f32::NAN);
+        x[at(5, 0)..at(5, last)].fill(f32::NEG_INFINITY);
+        x[at(6, half)] = f32::INFINITY;
+        let (held, found) = (input(gpu, 7, cols, &x), Check::new(gpu).output(7, 1).unwrap());
+        gpu.run(|recorder| cross_entropy::predict(recorder, held.view()?, found.view()?)).unwrap();
+        let found = gpu.read(found.view().unwrap()).unwrap();
+        let (half, last) = (half as u32, last as u32);
+        assert_eq!(found[1..], [half, u32::MAX, u32::MAX, u32::MAX, last, half], "{cols}");
+        assert_eq!(found, predict(&x, cols), "{cols}");
+    }
+}
+
 #[test]
 fn ignored_rows_do_not_count() {
     let Some(gpu) = gpu() else { return };
@@ -391,12 +444,16 @@ fn slices() {
     let x = Fill::Small.matrix(3, 5, 7);
     let (loss, dx) = cross_entropy::compute(gpu, &x, 5, &[4, u32::MAX, 0], MEAN).unwrap();
     assert_eq!([wide(&loss), wide(&dx)], on_device(gpu, &x, 5, &[4, u32::MAX, 0], &[], MEAN));
+    let add = Options { accum: Accum::Add, ..MEAN };
+    assert_eq!(cross_entropy::compute(gpu, &x, 5, &[4, u32::MAX, 0], add).unwrap(), (loss, dx), "added to nothing");
     let error = cross_entropy::compute(gpu, &x, 5, &[4, 5, 0], MEAN).unwrap_err();
     assert_eq!(error, option("cross_entropy", "id", "below the number of classes", "5 with 5 classes"));
     let error = cross_entropy::compute(gpu, &x, 4, &[0; 3], MEAN).unwrap_err();
     assert_eq!(error, shape("cross_entropy", "x", "whole rows of 4", "15 elements"));
     let error = cross_entropy::compute(gpu, &x, 5, &[0; 2], MEAN).unwrap_err();
     assert_eq!(error, shape("cross_entropy", "id", "3 x 1", "2 x 1"));
+    let error = cross_entropy::compute(gpu, &[], 0, &[], MEAN).unwrap_err();
+    assert_eq!(error, shape("cross_entropy", "x", "at least one column", "0 columns"));
 }
 
 #[test]
@@ -429,6 +486,66 @@ fn refusals() {
     assert_eq!(backward(&x, &ids, &dx, &loss, &dx), shape("cross_entropy", "lse", "2 x 2", "2 x 3"));
     assert_eq!(backward(&x, &ids, &lse, &lse, &dx), shape("cross_entropy", "dy", "1 x 1", "2 x 2"));
     assert_eq!(backward(&x, &ids, &lse, &loss, &lse), shape("cross_entropy", "dx", "2 x 3", "2 x 2"));
+    let predicted = Check::new(gpu).output(3, 1).unwrap();
+    let error = refused(gpu, &[], |r| cross_entropy::predict(r, x.view()?, predicted.view()?));
+    assert_eq!(error, shape("cross_entropy", "predicted", "2 x 1", "3 x 1"));
+}
+
+/// Options, targets, weights and log-sum-exps that each function refuses alike.
+#[test]
+fn refused_alike() {
+    let Some(gpu) = gpu() else { return };
+    let (x, turned, ids) = (input(gpu, 2, 3, &[0.0; 6]), input(gpu, 3, 2, &[0.0; 6]), input(gpu, 2, 1, &[0u32; 2]));
+    let (loss, lse, dx) = (output(gpu, 1, 1), output(gpu, 2, 2), output(gpu, 2, 3));
+    let half = Check::new(gpu).output_as(Storage::F16, 2, 2).unwrap();
+    let refuse = |target, weights, lse: &Held, options, want: Error| {
+        let (x, loss_view, lse, dx_view) = (view(&x), view(&loss), view(lse), view(&dx));
+        let by = |record: &dyn Fn(&mut Recorder) -> Result<(), Error>| refused(gpu, &[&loss, &dx], record);
+        let errors = [
+            by(&|r| cross_entropy::forward(r, x, target, weights, loss_view, lse, Some(dx_view), options)),
+            by(&|r| cross_entropy::backward(r, x, target, weights, lse, None, dx_view, options)),
+            by(&|r| cross_entropy::z_loss(r, lse, 3, target, weights, loss_view, options)),
+        ];
+        assert_eq!(errors, [(); 3].map(|()| want.clone()));
+    };
+    use cross_entropy::{Target, Weights};
+    let (of_ids, none) = (Target::Ids(view(&ids)), Weights::default());
+    let range = |name, expected, values: [f32; 3], with: fn(f32) -> Options| {
+        for value in values {
+            let want = option("cross_entropy", name, expected, &value.to_string());
+            refuse(of_ids, none, &lse, with(value), want);
+        }
+    };
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    range("label_smoothing", "between 0 and 1", [-0.5, 1.5, nan], |v| Options { label_smoothing: v, ..MEAN });
+    range("z_loss", "a finite number, 0 or above", [-1.0, inf, nan], |v| Options { z_loss: v, ..MEAN });
+    range("softcap", "0 or a normal number above 0", [-1.0, inf, 1e-40], |v| Options { softcap: v, ..MEAN });
+    let turned = view(&turned);
+    refuse(Target::Soft(turned), none, &lse, MEAN, shape("cross_entropy", "soft", "2 x 3", "3 x 2"));
+    let class = Weights { class: Some(turned), row: None };
+    refuse(of_ids, class, &lse, MEAN, shape("cross_entropy", "class", "1 x 3", "3 x 2"));
+    let row = Weights { class: None, row: Some(turned) };
+    refuse(of_ids, row, &lse, MEAN, shape("cross_entropy", "row", "2 x 1", "3 x 2"));
+    refuse(of_ids, none, &half, MEAN, shape("cross_entropy", "lse", "stored as f32", "F16"));
+}
+
+/// A gradient in place of the logits has nothing that it could be added to.
+#[test]
+fn not_added_in_place() {
+    let Some(gpu) = gpu() else { return };
+    let (x, ids) = (output(gpu, 2, 3), input(gpu, 2, 1, &[0u32; 2]));
+    let (loss, lse) = (output(gpu, 1, 1), output(gpu, 2, 2));
+    let (target, weights) = (cross_entropy::Target::Ids(view(&ids)), cross_entropy::Weights::default());
+    let (x_view, lse_view, options) = (view(&x), view(&lse), Options { accum: Accum::Add, ..MEAN });
+    let expected = "Accum::Write where a gradient takes its input's place";
+    let want = option("cross_entropy", "accum", expected, "Accum::Add");
+    let error = refused(gpu, &[&x, &loss, &lse], |r| {
+        cross_entropy::forward(r, x_view, target, weights, view(&loss), lse_view, Some(x_view), options)
+    });
+    assert_eq!(error, want);
+    let error =
+        refused(gpu, &[&x], |r| cross_entropy::backward(r, x_view, target, weights, lse_view, None, x_view, options));
+    assert_eq!(error, want);
 }
 
 /// Also where no single dispatch has both: the mean is written after lse.

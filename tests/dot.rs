@@ -68,6 +68,16 @@ fn parts() {
     ));
 }
 
+/// A NaN or an infinity spoils the scores and the gradients that it is part of.
+#[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let keys = [1.0, nan, inf, 1.0, 2.0, 3.0, -inf, inf];
+    let scores = wide(&dot::compute(gpu, &[1.0, 1.0, 0.5, 1.0], &keys, 2).unwrap());
+    assert_close(&scores, &[f64::NAN, f64::INFINITY, 4.0, f64::NAN], 0.0);
+}
+
 #[test]
 fn nothing() {
     let Some(gpu) = gpu() else { return };

@@ -36,7 +36,7 @@ fn chunks() {
 
 /// A sum of which a term is unknown is unknown; a score of -inf is far below, one of +inf far above.
 #[test]
-fn special() {
+fn special_values() {
     let Some(gpu) = gpu() else { return };
     let inf = f32::INFINITY;
     // Rows 0 and 3 are of one block.

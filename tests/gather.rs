@@ -131,7 +131,7 @@ fn nothing() {
 }
 
 #[test]
-fn errors() {
+fn refusals() {
     let Some(gpu) = gpu() else { return };
     let (table, y) = (output(gpu, 5, 3), output(gpu, 4, 3));
     let ids = input(gpu, 4, 1, &[0u32; 4]);

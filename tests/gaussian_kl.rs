@@ -1,7 +1,7 @@
 use wgloss::gaussian_kl::{self, Gradients, Options};
 use wgloss::reference::gaussian_kl::Inputs;
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, reference};
+use wgloss::{Accum, Gpu, Reduction, Tensor, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -125,6 +125,81 @@ fn golden() {
     });
 }
 
+const ROWS: Options = Options { reduction: Reduction::Rows, accum: Accum::Write };
+
+/// Rows of one element, by kernels that the grid of finite numbers compiles too.
+#[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    let (nan, inf, ones) = (f32::NAN, f32::INFINITY, [1.0; 6]);
+    let [mean, log_variance] = [[nan, 0.0, inf, 0.0, 0.0, 2.0], [0.0, nan, 0.0, inf, -inf, 100.0]];
+    let inputs = Inputs { mean: &mean, log_variance: &log_variance, prior: None };
+    let [loss, d_mean, d_log_variance, ..] = on_device(gpu, inputs, 1, &ones, ROWS);
+    let (wide_nan, wide_inf) = (f64::NAN, f64::INFINITY);
+    assert_close(&loss, &[wide_nan, wide_nan, wide_inf, wide_inf, wide_inf, wide_inf], 0.0);
+    assert_close(&d_mean, &[wide_nan, 0.0, wide_inf, 0.0, 0.0, 2.0], 0.0);
+    assert_close(&d_log_variance, &[0.0, wide_nan, 0.0, wide_inf, -0.5, wide_inf], 0.0);
+    // A NaN in each of four numbers, and in what depends on it.
+    let of = |at: usize| std::array::from_fn::<f32, 6, _>(|row| if row == at { nan } else { 0.5 });
+    let [mean, log_variance, prior_mean, prior_log_variance] = [0, 1, 2, 3].map(of);
+    let prior = Some((&prior_mean[..], &prior_log_variance[..]));
+    let inputs = Inputs { mean: &mean, log_variance: &log_variance, prior };
+    let of_nan =
+        on_device(gpu, inputs, 1, &ones, ROWS).map(|found| found.iter().map(|v| v.is_nan()).collect::<Vec<_>>());
+    let [all, means, log_variances] = [[0, 1, 2, 3].as_slice(), &[0, 2, 3], &[1, 3]]
+        .map(|rows| (0..6).map(|row| rows.contains(&row)).collect::<Vec<_>>());
+    assert_eq!(of_nan, [all.clone(), means.clone(), log_variances, means, all]);
+}
+
+/// In f32, where the means' difference, e^−v' and their product leave the range.
+#[test]
+fn finite_inputs_give_no_nan() {
+    let Some(gpu) = gpu() else { return };
+    let (means, variances) = ([3.4e38, -3.4e38, 0.0, 1.0], [-200.0, 0.0, 177.0, 300.0, 3.4e38]);
+    let sides = means.map(|mean| variances.map(|variance| [mean, variance])).concat();
+    let grid: Vec<[[f32; 2]; 2]> = sides.iter().flat_map(|&own| sides.iter().map(move |&prior| [own, prior])).collect();
+    let [mean, log_variance, prior_mean, prior_log_variance] =
+        [[0, 0], [0, 1], [1, 0], [1, 1]].map(|[side, of]| grid.iter().map(|all| all[side][of]).collect::<Vec<f32>>());
+    let prior = Some((&prior_mean[..], &prior_log_variance[..]));
+    let inputs = Inputs { mean: &mean, log_variance: &log_variance, prior };
+    for dy in [0.0, 1.0] {
+        let found = on_device(gpu, inputs, 1, &vec![dy; grid.len()], ROWS);
+        let nan = found.iter().flat_map(|found| found.iter().zip(&grid)).find(|(found, _)| found.is_nan());
+        assert_eq!(nan, None, "with dy {dy}");
+    }
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    let inputs = Inputs { mean: &[], log_variance: &[], prior: Some((&[], &[])) };
+    for cols in [0, 3] {
+        let want = [vec![0.0], vec![], vec![], vec![], vec![]];
+        assert_eq!(on_device(gpu, inputs, cols, &[], Options::default()), want);
+    }
+}
+
+#[test]
+fn overlaps() {
+    let Some(gpu) = gpu() else { return };
+    let (all, other, loss) = (output(gpu, 3, 3), input(gpu, 2, 3, &[0.0; 6]), output(gpu, 1, 1));
+    let (first, last, free) = (view(&all).row_range(0..2), view(&all).row_range(1..3), view(&other));
+    let refuse = |[mean, log_variance, m, v]: [Tensor; 4], gradients| {
+        let inputs = gaussian_kl::Inputs { mean, log_variance, prior: Some((m, v)) };
+        refused(gpu, &[&all, &loss], |r| gaussian_kl::forward(r, inputs, view(&loss), gradients, Options::default()))
+    };
+    let d_mean = Gradients { mean: Some(last), ..Default::default() };
+    for (index, name) in ["mean", "log_variance", "prior mean", "prior log_variance"].into_iter().enumerate() {
+        let mut inputs = [free; 4];
+        inputs[index] = first;
+        assert_eq!(refuse(inputs, d_mean), overlap("gaussian_kl", "d_mean", name));
+    }
+    // Not even in place: the prior's gradients, which another dispatch computes, need the mean.
+    assert_eq!(refuse([last, free, free, free], d_mean), overlap("gaussian_kl", "d_mean", "mean"));
+    let error = refuse([free; 4], Gradients { prior_log_variance: Some(first), ..d_mean });
+    assert_eq!(error, overlap("gaussian_kl", "d_mean", "d_prior_log_variance"));
+}
+
 #[test]
 fn refusals() {
     let Some(gpu) = gpu() else { return };
@@ -144,6 +219,23 @@ fn refusals() {
     assert_eq!(error, shape("gaussian_kl", "d_mean", "2 x 3", "3 x 2"));
     let error = forward(&m, None, Gradients { prior_mean: Some(turned_view), ..none });
     assert_eq!(error, shape("gaussian_kl", "d_prior_mean", "none without a prior", "one"));
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn arrays() {
+    let Some(gpu) = gpu() else { return };
+    let (mean, log_variance) = (Fill::Small.matrix(2, 3, 1), Fill::Small.matrix(2, 3, 2));
+    let [loss, dm, dv] = gaussian_kl::compute(gpu, &mean, &log_variance, 3, Options::default()).unwrap();
+    // The means in column-major order, which are copied.
+    let columns: Vec<f32> = (0..6).map(|at| mean[at % 2 * 3 + at / 2]).collect();
+    let columns = ndarray::ArrayView2::from_shape((3, 2), &columns).unwrap();
+    let rows = ndarray::ArrayView2::from_shape((2, 3), &log_variance).unwrap();
+    let found = wgloss::arrays::gaussian_kl(gpu, columns.t(), rows, Options::default()).unwrap();
+    let shaped = |data| ndarray::Array2::from_shape_vec((2, 3), data).unwrap();
+    assert_eq!(found, (loss.into(), [shaped(dm), shaped(dv)]));
+    let error = wgloss::arrays::gaussian_kl(gpu, columns, rows, Options::default()).unwrap_err();
+    assert_eq!(error, shape("gaussian_kl", "log_variance", "3 x 2", "2 x 3"));
 }
 
 #[test]

@@ -243,6 +243,9 @@ fn masks() {
             let (found, wanted) = (loss[row], want[row]);
             let near = (found - wanted).abs() <= 4e-6 * wanted.abs().max(1.0); // divergences of 0 are noise in f64 too
             assert!(near || found == wanted, "{options:?} {row}: {found} {wanted}");
+            if row == 2 && options.divergence == Divergence::Kl {
+                assert_close(&dx[at.clone()], &want_dx[at.clone()], 4e-6); // −p/T at the mask
+            }
             // Where p = q but for rounding, the total variation's gradient has either sign.
             let tie = options.divergence == Divergence::TotalVariation && row == 0;
             if want[row].is_finite() && !tie {
@@ -253,6 +256,17 @@ fn masks() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_negative_probability() {
+    let Some(gpu) = gpu() else { return };
+    for form in [Form::Probabilities, Form::LogQ] {
+        let options = Options { form, reduction: Reduction::Rows, ..Default::default() };
+        let [loss, dx, dt] = on_device(gpu, &[-1.0, -0.7, -0.2], &[0.3, -0.1, 0.2], 3, &[], options);
+        assert_nan(&[loss[0], dt[1]]);
+        assert!(dx.iter().chain([&dt[0], &dt[2]]).all(|slope| slope.is_finite()), "{form:?}: {dx:?} {dt:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 use wgloss::l2::{self, Gradients, Options};
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, Reduction, reference};
+use wgloss::{Accum, Gpu, Reduction, reference};
 
 use crate::golden::{self, Case, Found, Kind, rows_of};
 use crate::harness::*;
@@ -91,12 +91,29 @@ fn golden() {
 }
 
 #[test]
+fn special_values() {
+    let Some(gpu) = gpu() else { return };
+    let (nan, inf, most) = (f32::NAN, f32::INFINITY, f32::MAX);
+    let [x, t] = [[nan, inf, inf, 1e30, most, 2.0], [0.0, inf, 1.0, 0.0, -most, 2.0]];
+    for (factor, slope) in [(1.0, 2e30f32.into()), (3e38, f64::INFINITY)] {
+        let options = Options { reduction: Reduction::None, factor, ..Default::default() };
+        let [loss, dx, dt] = on_device(gpu, &x, &t, 6, &[], options);
+        let (nan, inf) = (f64::NAN, f64::INFINITY);
+        assert_close(&loss, &[nan, nan, inf, inf, inf, 0.0], 0.0);
+        assert_close(&dx, &[nan, nan, inf, slope, inf, 0.0], 1e-7);
+        assert_close(&dt, &dx.iter().map(|dx| -dx).collect::<Vec<_>>(), 0.0);
+    }
+}
+
+#[test]
 fn in_place() {
     let Some(gpu) = gpu() else { return };
     let (x, t) = (Fill::Small.matrix(5, 700, 1), Fill::Small.matrix(5, 700, 2));
     let [_, want, _] = on_device(gpu, &x, &t, 700, &[], Options::default());
-    let (_, dx) = l2::compute(gpu, &x, &t, 700, Options::default()).unwrap();
-    assert_eq!(wide(&dx), want);
+    for accum in [Accum::Write, Accum::Add] {
+        let (_, dx) = l2::compute(gpu, &x, &t, 700, Options { accum, ..Default::default() }).unwrap();
+        assert_eq!(wide(&dx), want, "{accum:?} to nothing");
+    }
 }
 
 #[test]
@@ -112,8 +129,8 @@ fn refusals() {
     assert_eq!(forward(&x, &turned, default), shape("l2", "loss", "1 x 1", "3 x 2"));
     let rows = Options { reduction: Reduction::Rows, ..default };
     assert_eq!(forward(&x, &loss, rows), shape("l2", "loss", "2 x 1", "1 x 1"));
-    for (factor, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
-        let want = option("l2", "factor", "a number above 0", found);
+    for factor in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
+        let want = option("l2", "factor", "a normal number above 0", &factor.to_string());
         assert_eq!(forward(&x, &loss, Options { factor, ..default }), want);
     }
     let error = refused(gpu, &[&turned], |r| {
@@ -125,6 +142,17 @@ fn refusals() {
         l2::backward(r, other.view()?, x.view()?, None, Gradients { dt: Some(x.view()?), ..none }, default)
     });
     assert_eq!(error, overlap("l2", "dt", "t"));
+    // Over x itself a gradient is written, not added, and only dx.
+    let (same, add) = (view(&turned), Options { accum: Accum::Add, ..default });
+    let in_place = |gradients, options| {
+        refused(gpu, &[&turned], |r| {
+            l2::backward(r, same, input(gpu, 3, 2, &[0.0; 6]).view()?, None, gradients, options)
+        })
+    };
+    let want = option("l2", "accum", "Accum::Write where a gradient takes its input's place", "Accum::Add");
+    assert_eq!(in_place(Gradients { dx: Some(same), ..none }, add), want);
+    assert_eq!(in_place(Gradients { dt: Some(same), ..none }, default), overlap("l2", "dt", "x"));
+    assert_eq!(in_place(Gradients { dx: Some(same), dt: Some(same) }, default), overlap("l2", "dx", "dt"));
 }
 
 #[test]

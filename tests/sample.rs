@@ -242,7 +242,7 @@ fn nothing_left() {
 }
 
 #[test]
-fn errors() {
+fn refusals() {
     let Some(gpu) = gpu() else { return };
     let ids = gpu.zeros::<u32>(12).unwrap();
     let log_q = gpu.zeros::<f32>(12).unwrap();

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
-    Accum, Error, Gpu, Random, Reduction, Tuning, cross_entropy, info_nce, linear, normalize, sgd, siglip, softmax,
-    tanh, wgpu,
+    Accum, Error, Gpu, Random, Reduction, Tensor, Tuning, adam, cast, cross_entropy, info_nce, linear, normalize, sgd,
+    siglip, sigmoid, softmax, tanh, wgpu,
 };
 
 use crate::harness::*;
@@ -264,6 +264,23 @@ fn a_part_of_the_output_over_another_part_of_the_input() {
     assert_eq!(error, overlap("tanh", "y", "x"));
 }
 
+/// The same of elements, where the parts of the output overlap other parts of the input only: x in 4,096 elements and 904, y 4,500 behind.
+#[test]
+fn a_block_of_the_output_over_another_block_of_the_input() {
+    let Some(gpu) = gpu() else { return };
+    let buffer = gpu.zeros::<f32>(9500).unwrap();
+    let [x, y]: [Tensor; 2] = [0, 4500].map(|offset| Tensor::strided(&buffer, 1, 5000, offset, 5000).unwrap());
+    let other = input(gpu, 1, 5000, &[0.0f32; 5000]);
+    let free = other.view().unwrap();
+    let of_state = adam::State { m: free, v: x, most: None };
+    let refuse = |record: &dyn Fn(&mut wgloss::Recorder) -> wgloss::Result<()>| refused(gpu, &[], record);
+    assert_eq!(refuse(&|r| tanh::forward(r, x, y)), overlap("tanh", "y", "x"));
+    assert_eq!(refuse(&|r| sigmoid::backward(r, x, free, y, Default::default())), overlap("sigmoid", "dx", "y"));
+    assert_eq!(refuse(&|r| cast::forward(r, x, y)), overlap("cast", "y", "x"));
+    assert_eq!(refuse(&|r| sgd::step(r, x, y, None, Default::default())), overlap("sgd", "p", "g"));
+    assert_eq!(refuse(&|r| adam::step(r, free, y, of_state, Default::default())), overlap("adam", "p", "v"));
+}
+
 /// What a browser grants: the defaults of WebGPU.
 #[test]
 fn default_limits_of_webgpu() {
@@ -299,7 +316,7 @@ fn a_grid_of_rows_folds_and_a_tensor_exceeds_a_binding() {
     let x: Vec<f32> = (0..rows * cols).map(|at| (at % 1013 + at / cols % 7 * 100) as f32 / 100.0).collect();
     let held = input(gpu, rows, cols, &x);
     let y = gpu.zeros::<f32>(rows * cols).unwrap();
-    let y = wgloss::Tensor::matrix(&y, rows, cols).unwrap();
+    let y = Tensor::matrix(&y, rows, cols).unwrap();
     gpu.run(|recorder| softmax::forward(recorder, held.view()?, y, Default::default())).unwrap();
     for row in (0..rows).step_by(997).chain([65_535, 65_536, rows - 1]) {
         let want = wgloss::reference::softmax::forward(&wide(&x[row * cols..][..cols]), cols, Default::default());

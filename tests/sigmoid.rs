@@ -115,6 +115,26 @@ fn refusals() {
 }
 
 #[test]
+fn overlaps() {
+    let Some(gpu) = gpu() else { return };
+    let (all, other, options) = (output(gpu, 3, 3), input(gpu, 2, 3, &[0.0; 6]), Options::default());
+    let (first, last, free) = (view(&all).row_range(0..2), view(&all).row_range(1..3), view(&other));
+    let backward = |y, dy, dx| refused(gpu, &[&all], |r| sigmoid::backward(r, y, dy, dx, options));
+    let error = refused(gpu, &[&all], |r| sigmoid::forward(r, first, last, options));
+    assert_eq!(error, overlap("sigmoid", "y", "x"));
+    assert_eq!(backward(free, first, last), overlap("sigmoid", "dx", "dy"));
+    assert_eq!(backward(first, free, first), overlap("sigmoid", "dx", "y"));
+}
+
+#[test]
+fn empty() {
+    let Some(gpu) = gpu() else { return };
+    for cols in [0, 3] {
+        assert_eq!(on_device(gpu, &[], &[], cols, Options::default()), [const { Vec::<f64>::new() }; 2]);
+    }
+}
+
+#[test]
 fn same_bits() {
     let Some(gpu) = gpu() else { return };
     let (x, dy) = (Fill::Small.matrix(7, 333, 3), Fill::Small.matrix(7, 333, 4));

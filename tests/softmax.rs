@@ -146,6 +146,15 @@ fn finite_extremes() {
     }
     let [y, _] = on_device(gpu, &[most; 5], &[0.0; 5], 5, Options { temperature: 0.01, log: false });
     assert_close(&y, &[0.2; 5], 1e-7);
+    // Gradients of either sign, whose sums and differences leave the range, beside a probability of 0.
+    let x = [0.0, 0.0, f32::NEG_INFINITY].repeat(8);
+    let dy: Vec<f32> = (0..24).map(|at| if ((at / 3) >> (at % 3)) & 1 == 0 { most } else { -most }).collect();
+    for log in [false, true] {
+        let [_, dx] = on_device(gpu, &x, &dy, 3, Options { log, ..Default::default() });
+        let (of_mask, want) = (dx.iter().skip(2).step_by(3), dy.iter().skip(2).step_by(3));
+        assert!(dx.iter().all(|dx| !dx.is_nan()), "{dx:?}");
+        assert!(of_mask.zip(want).all(|(&dx, &dy)| dx == if log { dy.into() } else { 0.0 }), "{dx:?}");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn keep_sum(span: Span, lane: u32, sum: f32) {
     }
 }
 
-// a b, but 0 where a is, even beside an infinity.
+// a b, but 0 where a is, even beside an infinity; NaN beside NaN.
 fn times4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-    return select(a * b, vec4(0.0), a == vec4(0.0));
+    return select(a * b, vec4(0.0), (a == vec4(0.0)) & !nans(b));
 }

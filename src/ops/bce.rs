@@ -2,7 +2,7 @@
 //!
 //! w are weights of the elements and c of the positive side of a column, 1 if absent. −ln σ(x) = ln(1 + e^−|x|) + max(−x, 0) and
 //! −ln(1 − σ(x)) = −ln σ(−x), so that neither cancels; dx = w ((1 − t) σ(x) − c t σ(−x)) dy. Targets outside 0 to 1 are computed as
-//! they are. A side whose factor is 0 adds nothing, even where its logarithm is infinite: x = +inf with t = 1 has loss 0, with t = 0
+//! they are, as are weights below 0. A side whose factor is 0 adds nothing, even where its logarithm is infinite: x = +inf with t = 1 has loss 0, with t = 0
 //! +inf. NaN gives NaN.
 //! Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights and reductions as
 //! torch.nn.functional.binary_cross_entropy_with_logits.
@@ -65,7 +65,7 @@ pub fn forward(
     pass(recorder, inputs, Some(loss), None, dx, options)
 }
 
-/// `dx` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// `dx` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. `dx` may be x itself.
 ///
 /// # Errors
 /// As [`forward`].

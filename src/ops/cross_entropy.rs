@@ -3,7 +3,8 @@
 //! q is the target: with class ids t, q_ic = (1 − e) [c = t_i] + e/C, with soft targets s, q_ic = (1 − e) s_ic + e/C; e is the label
 //! smoothing, C the number of classes, w the weights of the classes, r of the rows, z the weight of the z-loss. Without any of them
 //! loss_i = −ln p_i(t_i). With a softcap, cap · tanh(x/cap) stands for x everywhere. The mean divides by Σ r_i w_(t_i) over the rows
-//! that are not ignored, for soft targets by Σ r_i; the mean of the z part always by Σ r_i over the rows that are not ignored.
+//! that are not ignored, for soft targets by Σ r_i; the mean of the z part always by Σ r_i over the rows that are not ignored. Weights and
+//! soft targets below 0 are computed as they are.
 //!
 //! Special values: a row with id [`Options::ignore`] has loss 0, gradient 0 (even if it holds NaN) and does not count in the mean;
 //! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks, with a softcap too: gradient
@@ -119,7 +120,7 @@ pub struct Options {
     pub label_smoothing: f32,
     /// z, the weight of the squared log-sum-exp. Default 0.
     pub z_loss: f32,
-    /// Logits become cap · tanh(x/cap), so that none exceeds it. Default 0: they stay as they are.
+    /// Logits become cap · tanh(x/cap), so that none exceeds it; a normal number above 0. Default 0: they stay as they are.
     pub softcap: f32,
     /// Whether gradients are added to what their outputs hold. Default no.
     pub accum: Accum,
@@ -143,7 +144,7 @@ impl Options {
         let [smoothing, z, cap] = [self.label_smoothing, self.z_loss, self.softcap];
         required(OP, "label_smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "between 0 and 1")?;
         required(OP, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
-        required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a number above 0")
+        required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a normal number above 0")
     }
 }
 
@@ -270,7 +271,8 @@ impl<'a> Batch<'a> {
 }
 
 /// `loss` of logits `x` [rows, classes]: [rows, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
-/// `lse` [rows, 2] receives the rows' log-sum-exp as (max, rest), ln Σ e^x = max + ln(1 + rest), which [`backward`] needs.
+/// `lse` [rows, 2], stored as f32, receives the rows' log-sum-exp as (max, rest), ln Σ e^x = max + ln(1 + rest), which [`backward`] needs; of a
+/// row of masks (the lowest f32, −1).
 /// `dx`, if given, receives the gradient for a loss whose own gradient is 1, in the same pass; it may be `x` itself.
 ///
 /// # Errors

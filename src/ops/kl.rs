@@ -5,8 +5,9 @@
 //! probabilities or logarithms; all but the first divergence take logits only, and only the first one has losses of elements.
 //!
 //! Special values: 0 ln 0 = 0, so an element with p = 0 adds nothing, in the gradient neither, even where ln q = −inf; p > 0 where
-//! q = 0 gives +inf. −inf among logits is a mask: probability 0. A row of nothing but masks has no probabilities, and adds nothing
-//! where they are the factor. A row of logits that holds NaN or +inf gives NaN. The total variation's gradient is 0 where p = q.
+//! q = 0 gives +inf, and a dx there of −p, of logits −p/T. −inf among logits is a mask: probability 0. A row of nothing but masks has no
+//! probabilities, and adds nothing where they are the factor. A row of logits that holds NaN or +inf gives NaN. A negative probability
+//! t has no logarithm: loss and dt are NaN. The total variation's gradient is 0 where p = q.
 //! Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton, Vinyals and
 //! Dean 2015, arXiv:1503.02531; in distillation: Agarwal et al. 2023, arXiv:2306.13649, section 2; reductions as
 //! torch.nn.functional.kl_div.
@@ -84,9 +85,10 @@ pub struct Options {
     pub form: Form,
     /// Default Kullback and Leibler's.
     pub divergence: Divergence,
-    /// T of the sides that are logits, between 1e-30 and 1e30, with `scale_t2` between 1e-15 and 1e15. Default 1.
+    /// T of the sides that are logits, between 1e-30 and 1e30, with `scale_t2` between 1e-15 and 1e15. Probabilities and logarithms are taken as
+    /// they are: of [`Form::LogQ`] and [`Form::LogQLogP`] the caller divides by T. Default 1.
     pub temperature: f32,
-    /// Times T², which keeps the gradient's size as T grows (distillation). Default no.
+    /// Times T², which keeps the gradient's size as T grows (distillation), whatever the form. Default no.
     pub scale_t2: bool,
     /// Default the sum divided by the number of rows, the mean of the rows' divergences.
     pub reduction: Reduction,

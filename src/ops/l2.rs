@@ -29,7 +29,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 pub struct Options {
     /// Default mean over all elements.
     pub reduction: Reduction,
-    /// f, above 0. Default 1.
+    /// f, a normal number above 0. Default 1.
     pub factor: f32,
     /// Whether gradients are added to what their outputs hold. Default no.
     pub accum: Accum,
@@ -44,7 +44,7 @@ impl Default for Options {
 impl Options {
     fn check(&self) -> Result<()> {
         let holds = self.factor > 0.0 && self.factor.is_normal();
-        required(OP, "factor", self.factor, holds, "a number above 0")
+        required(OP, "factor", self.factor, holds, "a normal number above 0")
     }
 }
 
@@ -73,7 +73,7 @@ pub fn forward(
     pass(recorder, x, t, Some(loss), None, gradients, options)
 }
 
-/// `gradients` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// `gradients` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. `dx` may be `x` itself.
 ///
 /// # Errors
 /// As [`forward`].

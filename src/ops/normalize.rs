@@ -41,7 +41,7 @@ impl Options {
     }
 }
 
-/// `y` = rows of `x` divided by max(length, eps).
+/// `y` = rows of `x` divided by max(length, eps), shapes equal; `y` may be `x` itself.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -52,7 +52,8 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &[options.eps.into()], &[]))
 }
 
-/// `dx` = (`dy` − y⟨y, `dy`⟩) / n with n = max(length, eps), or `dy` / eps where the length is below eps; from the forward's input.
+/// `dx` = (`dy` − y⟨y, `dy`⟩) / n with n = max(length, eps), or `dy` / eps where the length is below eps; from the
+/// forward's input, shapes equal; `dx` may be `dy` itself.
 ///
 /// # Errors
 /// As [`forward`].

@@ -54,7 +54,7 @@ impl Options {
     }
 }
 
-/// `y` = softmax of the rows of `x`.
+/// `y` = softmax of the rows of `x`, shapes equal; `y` may be `x` itself.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -65,7 +65,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &options.flags(plan)))
 }
 
-/// `dx` from the forward's output `y` and `dy`.
+/// `dx` from the forward's output `y` and `dy`, shapes equal; `dx` may be `dy` itself.
 ///
 /// # Errors
 /// As [`forward`].

@@ -1,7 +1,7 @@
 //! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c e^(x_ic)).
 use super::{
-    Real, count, divisor, factor, largest, log_softmax, log_sum_exp, minus_log_p, p_minus_own, probabilities, real,
-    reduce, times,
+    Real, count, divisor, factor, largest, log_softmax, log_sum_exp, max_and_others, minus_log_p, p_minus_own,
+    probabilities, real, reduce, times,
 };
 use crate::cross_entropy::Options;
 
@@ -194,6 +194,16 @@ pub fn backward<F: Real>(
         batch.row_gradient(row, part(divisor), part(z_divisor))
     };
     (0..batch.rows()).flat_map(gradient).collect()
+}
+
+/// (max, rest) of each row, ln Σ e^x = max + ln(1 + rest), after the softcap; (the lowest f32, −1) of a row of masks.
+pub fn lse<F: Real>(x: &[F], classes: usize, options: Options) -> Vec<F> {
+    let batch = Batch { x, classes, target: Target::Soft(&[]), weights: Weights::default(), options };
+    let of_row = |row: usize| match max_and_others(&batch.logits(row)) {
+        (max, _) if max == F::neg_infinity() => [real(f32::MIN), -F::one()],
+        (max, others) => [max, others],
+    };
+    (0..batch.rows()).flat_map(of_row).collect()
 }
 
 /// The class with the largest logit of each row, the first of equals; `u32::MAX` for a row that holds NaN or nothing but masks.

@@ -66,13 +66,19 @@ fn largest<F: Real>(x: &[F]) -> F {
 /// ln Σ e^x of a row as two summands, the largest element and the rest, which one sum would lose beside a large element; the
 /// rest is ln(1 + Σ e^(x − max) of the others), which keeps its digits where they are small. (−∞, 0) if all are −∞.
 fn log_sum_exp<F: Real>(x: &[F]) -> (F, F) {
+    let (max, others) = max_and_others(x);
+    (max, others.ln_1p())
+}
+
+/// The largest element of a row and Σ e^(x − max) of the others. (−∞, 0) if all are −∞.
+fn max_and_others<F: Real>(x: &[F]) -> (F, F) {
     let max = largest(x);
     if max == F::neg_infinity() {
         return (max, F::zero());
     }
     let own = x.iter().position(|&v| v == max);
     let others = x.iter().enumerate().filter(|&(j, _)| Some(j) != own).map(|(_, &v)| (v - max).exp());
-    (max, if max.is_finite() { others.sum::<F>().ln_1p() } else { F::nan() })
+    (max, if max.is_finite() { others.sum() } else { F::nan() })
 }
 
 /// ln p of a row's softmax: −∞ for a mask, and for all of a row of masks; never so for a finite element.

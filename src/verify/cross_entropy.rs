@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, before, cast, rounded};
+use super::{Check, FILLS, Fill, Held, before, cast, rounded};
 use crate::cross_entropy::{self, Options};
 use crate::reference::cross_entropy as textbook;
 use crate::{Accum, Random, Reduction, Result, Storage, reference};
@@ -19,6 +19,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let by_row = Options { z_loss: 0.5, reduction: Reduction::Rows, ..plain };
     let smoothed = Options { label_smoothing: 0.1, reduction: Reduction::Sum, ..plain };
     let added = Options { accum: Accum::Add, reduction: Reduction::BatchMean, ..all };
+    let sum_added = Options { accum: Accum::Add, reduction: Reduction::Sum, ..plain };
     // Not every combination: each is pipelines of its own.
     let variants = [
         (false, false, Fill::Small, Storage::F32, capped),
@@ -27,6 +28,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         (true, true, Fill::Small, Storage::F32, all),
         (true, false, Fill::Wide, Storage::Bf16, plain),
         (false, false, Fill::Small, Storage::F32, smoothed),
+        (false, false, Fill::Small, Storage::F32, sum_added),
     ];
     let brief = check.is_brief;
     for (soft, weighted, fill, storage, options) in
@@ -39,7 +41,35 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     }
     let whole = |soft| Variant { soft, weighted: true, storage: Storage::F32, options: all };
     variant(check, 2, 40_000, Fill::Outlier, whole(true)).await?;
-    variant(check, 5_000, 5, Fill::Small, whole(false)).await // too many for the workgroup that adds up to weigh them
+    variant(check, 5_000, 5, Fill::Small, whole(false)).await?; // too many for the workgroup that adds up to weigh them
+    for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Subnormal) {
+        predicted(check, fill, Storage::F32).await?; // a device may take subnormal numbers for equal
+    }
+    for &storage in check.storages() {
+        predicted(check, Fill::Small, storage).await?;
+    }
+    Ok(())
+}
+
+async fn predicted(check: &mut Check, fill: Fill, storage: Storage) -> Result<()> {
+    let (rows, cols) = (3, 257);
+    check.case(format_args!("predict {rows} x {cols} {fill:?} {storage:?}"));
+    let x = rounded(storage, &fill.matrix(rows, cols, 28));
+    let (held, found) = (check.input_as(storage, rows, cols, &x)?, check.output(rows, 1)?);
+    check.run(|recorder| cross_entropy::predict(recorder, held.view()?, found.view()?))?;
+    check.compare_ids("predicted", &found, &textbook::predict(&x, cols)).await
+}
+
+/// The largest logits and the rests: numbers of different sizes, each compared with its own.
+async fn compare_lse(check: &mut Check, lse: &Held, x: &[f32], cols: usize, options: Options) -> Result<()> {
+    let Some(got) = check.body("lse", lse).await? else { return Ok(()) };
+    let (want, yardstick) = (textbook::lse::<f64>(&cast(x), cols, options), textbook::lse(x, cols, options));
+    for (at, what) in ["lse: max", "lse: rest"].into_iter().enumerate() {
+        let of = |numbers: &[f32]| numbers.iter().skip(at).step_by(2).copied().collect::<Vec<_>>();
+        let want: Vec<f64> = want.iter().skip(at).step_by(2).copied().collect();
+        check.compare_numbers(what, (1, Storage::F32), &of(&got), &want, &of(&yardstick), &[]);
+    }
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -98,6 +128,7 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     }
     let want = textbook::forward(&wide_x, cols, wide, wide_weights, options);
     check.compare("loss", &loss, &want, &textbook::forward(&x, cols, target, weights, options)).await?;
+    compare_lse(check, &lse, &x, cols, options).await?;
     let want = textbook::z_loss(&wide_x, cols, wide, wide_weights, options);
     check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options)).await?;
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
@@ -131,6 +162,7 @@ async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction
     let (target, wide, weights) = (Target::Ids(&ids), Target::Ids(&ids), Weights::default());
     let want = reference::cross_entropy::forward::<f64>(&cast(&x), cols, wide, Weights::default(), options);
     check.compare("loss", &loss, &want, &reference::cross_entropy::forward(&x, cols, target, weights, options)).await?;
+    compare_lse(check, &lse, &x, cols, options).await?;
     let want =
         reference::cross_entropy::backward::<f64>(&cast(&x), cols, wide, Weights::default(), &cast(&dy), options);
     check.compare("dx", &dx, &want, &reference::cross_entropy::backward(&x, cols, target, weights, &dy, options)).await

@@ -1,6 +1,6 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, rounded};
 use crate::kl::{self, Divergence, Form, Gradients, Options};
-use crate::{Reduction, Result, Storage, reference, softmax};
+use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
 const DIVERGENCES: [Divergence; 4] =
     [Divergence::Kl, Divergence::ReverseKl, Divergence::JensenShannon { beta: 0.3 }, Divergence::TotalVariation];
@@ -28,6 +28,15 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         for form in [Form::Logits, Form::LogQ] {
             case(check, 3, 257, Fill::Small, Options { form, ..Default::default() }, storage).await?;
         }
+        let options = match storage {
+            Storage::F16 => Options { form: Form::Probabilities, ..Default::default() },
+            _ => Options { divergence: DIVERGENCES[2], accum: Accum::Add, ..Default::default() },
+        };
+        case(check, 3, 257, Fill::Small, options, storage).await?;
+    }
+    if !check.is_brief {
+        let options = Options { accum: Accum::Add, ..Default::default() };
+        case(check, 3, 257, Fill::Small, options, Storage::F32).await?;
     }
     case(check, 70_000, 3, Fill::Small, Options::default(), Storage::F32).await?;
     for divergence in DIVERGENCES {
@@ -68,7 +77,8 @@ async fn case(
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let (held_x, held_t, held_dy) = (input(rows, cols, &x)?, input(rows, cols, &t)?, input(loss_rows, loss_cols, &dy)?);
     let loss = check.output_as(storage, loss_rows, loss_cols)?;
-    let output = || check.output_as(storage, rows, cols);
+    let old = before(options.accum, storage, x.len(), 34);
+    let output = || check.holding(storage, rows, cols, &old);
     let (fused, back) = ([output()?, output()?], [output()?, output()?]);
     check.run(|recorder| {
         let (x, t) = (held_x.view()?, held_t.view()?);
@@ -85,7 +95,7 @@ async fn case(
         let want = reference::kl::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(dy), options);
         let yardstick = reference::kl::backward(&x, &t, cols, dy, options);
         for (index, what) in ["dx", "dt"].into_iter().enumerate() {
-            check.compare_sum(what, &held[index], &want[index], &yardstick[index], &slopes(dy)).await?;
+            check.compare_added(what, &held[index], &old, &want[index], &yardstick[index], &slopes(dy)).await?;
         }
     }
     Ok(())

@@ -347,17 +347,31 @@ impl Check {
         yardstick: &[f32],
         terms: &[f64],
     ) -> Result<()> {
-        self.report.compared += 1;
         let Some(got) = self.body(what, held).await? else { return Ok(()) };
+        self.compare_numbers(what, (held.cols, held.storage), &got, want, yardstick, terms);
+        Ok(())
+    }
+
+    /// Compares what an output of `cols` columns, stored as `storage`, held.
+    fn compare_numbers(
+        &mut self,
+        what: &str,
+        (cols, storage): (usize, Storage),
+        got: &[f32],
+        want: &[f64],
+        yardstick: &[f32],
+        terms: &[f64],
+    ) {
+        self.report.compared += 1;
         if got.len() != want.len() || yardstick.len() != want.len() {
             self.fail(format!("{what}: {} elements, {} wanted, {} measured", got.len(), want.len(), yardstick.len()));
-            return Ok(());
+            return;
         }
-        let cols = held.cols.max(1);
+        let cols = cols.max(1);
         let flushed = self.gain * TINY;
         // What the storage rounds to: relative to the number, and half its smallest number; and its largest.
-        let unit = held.storage.rounding();
-        let (smallest, most) = match held.storage {
+        let unit = storage.rounding();
+        let (smallest, most) = match storage {
             Storage::F32 => (0.0, f64::from(f32::MAX)),
             Storage::F16 => (2f64.powi(-25), 65504.0),
             Storage::Bf16 => (2f64.powi(-134), f64::from(f32::MAX)),
@@ -378,14 +392,13 @@ impl Check {
             if !within && !special {
                 let place = format!("{what}[{}, {}]", at / cols, at % cols);
                 self.fail(format!("{place}: got {got:e}, want {want:e}, tolerance {tolerance:e}"));
-                return Ok(());
+                return;
             }
-            if within && error > flushed && held.storage == Storage::F32 {
+            if within && error > flushed && storage == Storage::F32 {
                 self.report.worst_relative = self.report.worst_relative.max(error / size);
                 self.report.worst_ulp = self.report.worst_ulp.max(error / ulp(size));
             }
         }
-        Ok(())
     }
 
     /// As [`Check::compare_sum`] for a gradient that was added to `old`, or written if that is empty.
