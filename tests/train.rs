@@ -102,6 +102,25 @@ fn a_queue_of_past_keys_agrees_with_the_reference() {
     assert!(reference[1] > without[1], "the first step's keys are negatives of the second's queries");
 }
 
+/// Pairs of one number are no negatives of each other, in the batch nor in the queue.
+#[test]
+fn pairs_of_one_id_agree_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let plain = mapped();
+    let pairs = plain.clone().with_ids((0..plain.len() as u32).map(|pair| pair / 3).collect()).unwrap();
+    for queue in [0, 40] {
+        let config = Config { queue, epochs: 2, ..small(&pairs) };
+        let run = |gpu, pairs: &Pairs| losses(gpu, pairs, &config, usize::MAX).unwrap().0;
+        let (device, reference, without) = (run(Some(gpu), &pairs), run(None, &pairs), run(None, &plain));
+        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
+            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
+        }
+        assert!(reference[0] < without[0], "fewer negatives");
+    }
+    let few = plain.with_ids(vec![0; 3]).unwrap_err().to_string();
+    assert!(few.starts_with("ids should be one for each pair") && few.ends_with("found 3"), "{few}");
+}
+
 #[test]
 fn an_optimizer_with_schedule_and_clipping_agrees_with_the_reference() {
     let Some(gpu) = gpu() else { return };

@@ -1,5 +1,6 @@
 //! Pairs to train on: the bundled digits, or two .npy files.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind};
 use std::path::Path;
@@ -8,6 +9,7 @@ use npyz::{DType, NpyFile, Order, TypeChar};
 use wgloss::train::Pairs;
 
 use crate::failure::Failure;
+use crate::sparse;
 
 const DIGITS: &str = include_str!("../../data/digits.csv");
 /// Pixels of an image, 8 × 8, and the largest value of one.
@@ -36,13 +38,45 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
         let expected = format!("expected as many rows as {} has, {query_rows}", queries.display());
         return Err(Failure::input(format!("{}: {expected}, found {key_rows}", keys.display())));
     }
-    Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| match error {
-        wgloss::Error::Data { what, expected, found } => {
-            let path = if what == "queries" { queries } else { keys };
+    Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| {
+        let is_of_queries = matches!(&error, wgloss::Error::Data { what, .. } if what == "queries");
+        of_file(if is_of_queries { queries } else { keys }, error)
+    })
+}
+
+/// What is wrong with the numbers of a file.
+pub fn of_file(path: &Path, error: wgloss::Error) -> Failure {
+    match error {
+        wgloss::Error::Data { expected, found, .. } => {
             Failure::input(format!("{}: expected {expected}, found {found}", path.display()))
         }
         error => error.into(),
-    })
+    }
+}
+
+/// The whole numbers of an [n] array, numbered in the order of their first appearance.
+pub fn ids(path: &Path) -> Result<Vec<u32>, Failure> {
+    let refuse = |what: String| Failure::input(format!("--ids {}: {what}", path.display()));
+    let unreadable = |error: std::io::Error| refuse(format!("expected a .npy file of whole numbers, found: {error}"));
+    let file = File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    let reader: Box<dyn std::io::Read> = Box::new(BufReader::new(file));
+    let npy = NpyFile::new(reader).map_err(unreadable)?;
+    match npy.shape()[..] {
+        [count] if count <= size => {}
+        [count] => {
+            return Err(refuse(format!(
+                "expected the {count} numbers that its header announces, found a file of {size} bytes"
+            )));
+        }
+        _ => return Err(refuse(format!("expected an array of shape [n], found {:?}", npy.shape()))),
+    }
+    let mut numbers = HashMap::new();
+    let ids = sparse::integers(npy).map_err(refuse)?.into_iter().map(|id| {
+        let next = numbers.len() as u32;
+        *numbers.entry(id).or_insert(next)
+    });
+    Ok(ids.collect())
 }
 
 /// The numbers of an [n, d] array of float32 or float16, row by row, and d.

@@ -174,7 +174,8 @@ fn all<T: Deserialize, U>(npy: Entry, of: impl Fn(T) -> U) -> Result<Vec<U>, Str
     Ok(npy.into_vec::<T>().map_err(|error| error.to_string())?.into_iter().map(of).collect())
 }
 
-fn integers(npy: Entry) -> Result<Vec<i64>, String> {
+/// The whole numbers of an array.
+pub fn integers(npy: Entry) -> Result<Vec<i64>, String> {
     use TypeChar::{Int, Uint};
     let (kind, bytes, descr) = kind(&npy);
     match (kind, bytes) {

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Keys: a .npy file of as many rows; row i belongs to row i of the queries.
     #[arg(long, requires = "queries", value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// A whole number for each pair, a .npy file of shape [n]: pairs of one number, such as several questions with one answer, are no negatives of each other.
+    #[arg(long, requires = "keys", value_name = "FILE")]
+    ids: Option<PathBuf>,
     /// Pairs in a step [default: 256 for the digits, 1024 or all training pairs for files].
     #[arg(long)]
     pub batch: Option<usize>,
@@ -144,7 +147,12 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
-            (data::files(queries, keys)?, format!("{} and {}", queries.display(), keys.display()))
+            let pairs = data::files(queries, keys)?;
+            let pairs = match &arguments.ids {
+                Some(path) => pairs.with_ids(data::ids(path)?).map_err(|error| data::of_file(path, error))?,
+                None => pairs,
+            };
+            (pairs, format!("{} and {}", queries.display(), keys.display()))
         }
         _ => (data::digits()?, "bundled digits, upper half -> lower half".to_owned()),
     };

@@ -55,6 +55,34 @@ fn refused(output: &Output, words: &[&str], out: &Path) {
 }
 
 #[test]
+fn pairs_of_one_id_are_no_negatives() {
+    let (folder, queries, keys) = pairs();
+    let file = |name: &str| folder.path().join(name);
+    npy(&file("ids.npy"), &[80], (0..80).map(|pair| i64::from(pair / 2) - 1));
+    npy(&file("few.npy"), &[79], 0..79);
+    npy(&file("real.npy"), &[80], (0..80).map(f64::from));
+    npy(&file("square.npy"), &[80, 1], 0..80);
+    let run = |ids: &str, out: &str| {
+        let (ids, out) = (file(ids), file(out));
+        train(&queries, &keys, &["--ids", ids.to_str().unwrap(), "--out", out.to_str().unwrap()])
+    };
+    for (ids, words) in [
+        ("few.npy", &["few.npy", "one for each pair, 80", "found 79"][..]),
+        ("real.npy", &["real.npy", "expected int8 to int64", "<f8"]),
+        ("square.npy", &["square.npy", "expected an array of shape [n]", "[80, 1]"]),
+        ("none.npy", &["none.npy", "expected a .npy file of whole numbers"]),
+    ] {
+        refused(&run(ids, "refused"), words, &file("refused"));
+    }
+    let with = run("ids.npy", "with");
+    assert_eq!(with.status.code(), Some(0), "{}", text(&with.stderr));
+    let without = train(&queries, &keys, &["--out", file("without").to_str().unwrap()]);
+    assert_eq!(without.status.code(), Some(0));
+    let weights = |out: &str| fs::read(file(out).join("adapter.safetensors")).unwrap();
+    assert_ne!(weights("with"), weights("without"));
+}
+
+#[test]
 fn bad_files_are_refused_in_one_sentence() {
     let (folder, queries, keys) = pairs();
     let file = |name: &str| folder.path().join(name);

@@ -13,8 +13,9 @@ pub(super) struct Device<'a> {
     sides: [Side; 2],
     log_scale: Parameter,
     memory: Memory,
-    /// Of the batch's pairs.
+    /// Numbers of the batch's pairs; what they are known by to each other, where that is something else.
     ids: Ids,
+    known_by: Option<Ids>,
     norm: Matrix,
     state: Matrix,
     losses: Matrix,
@@ -93,6 +94,7 @@ impl<'a> Device<'a> {
             log_scale: Parameter::new(gpu, &[start.log_scale], 1, config.optimizer)?,
             memory: Memory::new(gpu, config)?,
             ids: Ids::new(gpu, config.batch)?,
+            known_by: pairs.has_ids().then(|| Ids::new(gpu, config.batch)).transpose()?,
             norm: Matrix::new(gpu, 1, 1)?,
             state: Matrix::new(gpu, lines, columns)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
@@ -103,6 +105,9 @@ impl<'a> Device<'a> {
     /// Tells the device which pairs come next, and hands it the rows that it cannot gather itself.
     fn announce(&self, ids: &[u32]) -> Result<()> {
         self.gpu.write(self.ids.first(ids.len())?, ids)?;
+        if let Some(known_by) = &self.known_by {
+            self.gpu.write(known_by.first(ids.len())?, &self.pairs.ids_of(ids))?;
+        }
         for (which, side) in self.sides.iter().enumerate().filter(|(_, side)| side.data.is_none()) {
             self.gpu.write(side.maps.x().first(ids.len())?, &self.pairs.gather(which, ids))?;
         }
@@ -125,11 +130,12 @@ impl Engine for Device<'_> {
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
         let (ids, ring) = (self.ids.view()?, self.memory.ring()?);
+        let known_by = self.known_by.as_ref().map_or(Ok(ids), Ids::view)?;
         let mut queue = self.memory.queue;
         let shared = queue.view(ring)?;
         let batch = info_nce::Batch {
             shared,
-            ids: shared.map(|_| (ids, ids)),
+            ids: (shared.is_some() || self.known_by.is_some()).then_some((known_by, known_by)),
             ..info_nce::Batch::new(q, k).scaled(self.log_scale.value.view()?)
         };
         let gradients = info_nce::Gradients {
@@ -144,7 +150,7 @@ impl Engine for Device<'_> {
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
             info_nce::forward(recorder, batch, loss, state, gradients, self.config.loss())?;
-            queue.push(recorder, info_nce::Negatives { ids: Some(ids), ..k.into() }, ring)?;
+            queue.push(recorder, info_nce::Negatives { ids: Some(known_by), ..k.into() }, ring)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
             let parameters: Vec<&Parameter> = query.maps.parameters().chain(key.maps.parameters()).collect();

@@ -128,14 +128,15 @@ impl Engine for Host<'_> {
         let traces = self.embed(ids);
         let [q, k] = [&traces[0].unit, &traces[1].unit];
         let options = self.config.loss();
+        let known_by = &self.pairs.ids_of(ids)[..];
         let shared = Negatives { k: &self.memory.0, ids: &self.memory.1, ..Default::default() };
         let log_scale = Some(self.log_scale.value[0]);
-        let batch = Batch { log_scale, shared, ids: Some((ids, ids)), ..Batch::new(q, k, self.config.dim) };
+        let batch = Batch { log_scale, shared, ids: Some((known_by, known_by)), ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
         let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
         let (keys, pairs) = &mut self.memory;
         keys.extend_from_slice(k);
-        pairs.extend_from_slice(ids);
+        pairs.extend_from_slice(known_by);
         let past = pairs.len().saturating_sub(self.config.queue);
         keys.drain(..past * self.config.dim);
         pairs.drain(..past);

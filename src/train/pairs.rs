@@ -11,6 +11,8 @@ pub struct Pairs {
     keys: Vec<f32>,
     query_cols: usize,
     key_cols: usize,
+    /// None: each pair is its own.
+    ids: Option<Vec<u32>>,
 }
 
 /// The numbers of the pairs to train on and of those to measure with.
@@ -43,7 +45,29 @@ impl Pairs {
             let (what, found) = ("keys".into(), format!("{} rows", rows[1]));
             return Err(Error::Data { what, expected: format!("as many rows as the queries, {}", rows[0]), found });
         }
-        Ok(Pairs { queries, keys, query_cols, key_cols })
+        Ok(Pairs { queries, keys, query_cols, key_cols, ids: None })
+    }
+
+    /// With a number for each pair: pairs of one number, such as several questions with one answer, are no negatives of each other.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for fewer or more numbers than pairs.
+    pub fn with_ids(self, ids: Vec<u32>) -> Result<Pairs> {
+        if ids.len() != self.len() {
+            let (expected, found) = (format!("one for each pair, {}", self.len()), ids.len().to_string());
+            return Err(Error::Data { what: "ids".into(), expected, found });
+        }
+        Ok(Pairs { ids: Some(ids), ..self })
+    }
+
+    /// Whether pairs have numbers that others may have too.
+    pub(super) fn has_ids(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    /// What pairs are known by to each other.
+    pub(super) fn ids_of(&self, pairs: &[u32]) -> Vec<u32> {
+        pairs.iter().map(|&pair| self.ids.as_ref().map_or(pair, |ids| ids[pair as usize])).collect()
     }
 
     /// Number of pairs.
