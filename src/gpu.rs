@@ -78,7 +78,7 @@ struct PipelineKey {
 }
 
 /// Buffers for intermediate results, by slot.
-pub(crate) type Scratch = [Option<wgpu::Buffer>; 24];
+pub(crate) type Scratch = [Option<wgpu::Buffer>; 25];
 
 /// Of absent inputs and outputs: more than the bindings of any shader.
 const PLACES: u64 = 32;

@@ -1,6 +1,6 @@
 use wgloss::info_nce::{self, Options};
 use wgloss::reference::info_nce::Gradients;
-use wgloss::verify::{Check, Fill, Held};
+use wgloss::verify::{self, Check, Fill, Held};
 use wgloss::{Accum, Gpu, Reduction, Storage, Tensor, Tuning, normalize, reference};
 
 use crate::golden::{self, Case, Found, Kind};
@@ -85,6 +85,11 @@ pub fn by_reference(batch: &Batch, options: Options) -> [Vec<f64>; 4] {
 #[test]
 fn verified() {
     verifies("info_nce");
+    // A tile at a time: what is known of a line and what is added up goes from chunk to chunk. The kernels are those of the first run.
+    let Some(gpu) = gpu() else { return };
+    let tuning = Tuning::SOFTWARE;
+    let [rows, cols] = [16 * tuning.tile_y, 4 * tuning.tile_x].map(u64::from);
+    verifies_on(&gpu.with_tuning(Tuning { workspace: 4 * rows * cols, ..tuning }), "info_nce", verify::run);
 }
 
 /// The bank's loss of rows that may have to be normalised first: the loss, the gradients of the rows as given, d_log_scale.

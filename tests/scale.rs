@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
-    Accum, Error, Gpu, Random, Reduction, Tensor, Tuning, adam, cast, cross_entropy, info_nce, linear, normalize, sgd,
-    siglip, sigmoid, softmax, tanh, wgpu,
+    Accum, Error, Gpu, Random, Reduction, Storage, Tensor, Tuning, adam, cast, cross_entropy, info_nce, linear,
+    normalize, sgd, siglip, sigmoid, softmax, tanh, wgpu,
 };
 
 use crate::harness::*;
@@ -82,6 +82,30 @@ fn products_in_many_dispatches() {
         for (index, what) in ["y", "dx", "dw", "db"].into_iter().enumerate() {
             assert!(found[index] == want[index], "{what} of {shape:?}");
         }
+    }
+}
+
+/// A sum over more rows than a binding holds is as near to that of f32 as one rounding.
+#[test]
+fn sums_of_16_bits_are_rounded_once() {
+    let Some((small, _)) = small() else { return };
+    let (rows, inputs, outputs) = (3000, 40, 20);
+    let (x, dy) = (Fill::Small.matrix(rows, inputs, 24), Fill::Small.matrix(rows, outputs, 25));
+    let (x, dy, w) =
+        (input(&small, rows, inputs, &x), input(&small, rows, outputs, &dy), output(&small, outputs, inputs));
+    let of = |storage: Storage| {
+        let check = wgloss::verify::Check::new(&small);
+        let [dw, db] = [inputs, 1].map(|cols| check.output_as(storage, outputs, cols).unwrap());
+        let record = small.run(|r| {
+            let (dw, db) = (Some(dw.view()?), Some(db.view()?));
+            linear::backward(r, x.view()?, w.view()?, dy.view()?, None, dw, db, Accum::Write)
+        });
+        record.unwrap();
+        [read(&small, &dw), read(&small, &db)]
+    };
+    let [exact, rounded] = [of(Storage::F32), of(Storage::Bf16)];
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert_close(rounded, exact, 2f64.powi(-8));
     }
 }
 

@@ -8,7 +8,7 @@ use core::ops::Range;
 use super::{Accum, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
-use crate::{Error, Gpu, Recorder, Result, Tensor};
+use crate::{Error, Gpu, Recorder, Result, Storage, Tensor};
 
 const OP: &str = "linear";
 static SHADER: Shader = Shader {
@@ -25,6 +25,8 @@ pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
 
 /// Scratch: partial sums.
 const PART: usize = 1;
+/// Scratch: a sum of 16 bits while it is formed.
+const WIDE: usize = 24;
 
 /// A sum is split only into slices of at least this many terms.
 const SHORTEST_SLICE: usize = 256;
@@ -146,8 +148,12 @@ pub(super) fn product<'a>(
     let depth_at_once = fit(a.tensor, !a.by_k).min(fit(b.tensor, !b.by_k));
     let work_of_row = (c.cols.min(cols_at_once) as u64).saturating_mul(a.depth().min(depth_at_once) as u64).max(1);
     let rows_in_time = (tuning.work / work_of_row) as usize / tile_rows * tile_rows;
-    let rows_at_once =
-        fit(c, true).min(fit(a.tensor, a.by_k)).min(most.saturating_mul(tile_rows)).min(rows_in_time.max(tile_rows));
+    // What is summed in f32 first takes twice the room.
+    let room = if depth_at_once < a.depth() && c.storage != Storage::F32 { 2 } else { 1 };
+    let rows_at_once = (fit(c, true) / room)
+        .min(fit(a.tensor, a.by_k))
+        .min(most.saturating_mul(tile_rows))
+        .min(rows_in_time.max(tile_rows));
     if rows_at_once.min(cols_at_once).min(depth_at_once) == 0 {
         let widest = a.tensor.cols.max(b.tensor.cols).max(c.cols) as u64;
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
@@ -155,9 +161,12 @@ pub(super) fn product<'a>(
     }
     for rows in chunks(c.rows, rows_at_once) {
         for cols in chunks(c.cols, cols_at_once) {
+            let whole = c.row_range(rows.clone()).col_range(cols.clone());
             // A sum over nothing still writes its zeros and biases.
-            for (index, k) in chunks(a.depth(), depth_at_once).chain((a.depth() == 0).then_some(0..0)).enumerate() {
-                let target = c.row_range(rows.clone()).col_range(cols.clone());
+            let depths: Vec<_> = chunks(a.depth(), depth_at_once).chain((a.depth() == 0).then_some(0..0)).collect();
+            let wide = in_f32(plan, whole, depths.len())?;
+            for (index, k) in depths.into_iter().enumerate() {
+                let (target, add) = sum_of(&wide, whole, accumulate)?;
                 let (a_part, b_part) = (a.part(rows.clone(), k.clone()), b.part(cols.clone(), k.clone()));
                 let bias = bias.filter(|_| index == 0).map(|bias| bias.row_range(cols.clone()));
                 let grid = [target.cols.div_ceil(tile_cols), target.rows.div_ceil(tile_rows)];
@@ -165,7 +174,7 @@ pub(super) fn product<'a>(
                 let shape = Sum { depth: k.len(), splits, per_split };
                 let form = |bias: bool, accumulate: bool| shape.scalars([bias, accumulate]);
                 let flags = [("A_BY_K", a.by_k.into()), ("B_BY_K", b.by_k.into())];
-                let accumulate = accumulate || index > 0;
+                let accumulate = add || index > 0;
                 let bias_arg = bias.map_or(Arg::NONE, Arg::whole);
                 let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
                 if splits == 1 {
@@ -193,9 +202,35 @@ pub(super) fn product<'a>(
                     merge(plan, part, bias_arg, target, &form(bias.is_some(), accumulate))?;
                 }
             }
+            rounded(plan, &wide, Some(whole), accumulate)?;
         }
     }
     Ok(())
+}
+
+/// A place for a sum of several parts that is stored in 16 bits: it is rounded once.
+fn in_f32(plan: &Plan, sum: Tensor, parts: usize) -> Result<Option<wgpu::Buffer>> {
+    let rounds = parts > 1 && sum.storage != Storage::F32;
+    rounds.then(|| plan.scratch(WIDE, sum.rows * sum.cols)).transpose()
+}
+
+/// What was summed in f32, if it was, as `sum` or added to it.
+pub(super) fn rounded(plan: &mut Plan, wide: &Option<wgpu::Buffer>, sum: Option<Tensor>, add: bool) -> Result<()> {
+    let Some((wide, sum)) = wide.as_ref().zip(sum) else { return Ok(()) };
+    let wide: Tensor = Tensor::matrix(wide, sum.rows, sum.cols)?;
+    let at_once = plan.rows_per_binding(wide).min(plan.rows_per_binding(sum));
+    for rows in chunks(sum.rows, at_once as usize) {
+        add_slices(plan, wide.row_range(rows.clone()), 1, sum.row_range(rows), add)?;
+    }
+    Ok(())
+}
+
+/// Where a sum is formed, and whether it is added to what is there: in f32 if there is a buffer for that.
+pub(super) fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, sum: Tensor<'b>, add: bool) -> Result<(Tensor<'b>, bool)> {
+    match wide {
+        Some(buffer) => Ok((Tensor::matrix(buffer, sum.rows, sum.cols)?, false)),
+        None => Ok((sum, add)),
+    }
 }
 
 /// `db` = the column sums of `dy` (+ `db` if `add`).
@@ -205,7 +240,11 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
         return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, limit });
     }
-    for (index, k) in chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).enumerate() {
+    let depths: Vec<_> = chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).collect();
+    let wide = in_f32(plan, db, depths.len())?;
+    let (whole, added) = (db, add);
+    let (db, add) = sum_of(&wide, whole, added)?;
+    for (index, k) in depths.into_iter().enumerate() {
         let groups = db.rows.div_ceil(plan.gpu().tuning().workgroup as usize);
         let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
         let shape = Sum { depth: k.len(), splits, per_split };
@@ -220,7 +259,7 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
             merge(plan, part, Arg::NONE, db, &last)?;
         }
     }
-    Ok(())
+    rounded(plan, &wide, Some(whole), added)
 }
 
 fn merge<'a>(plan: &mut Plan<'a>, part: Tensor, bias: Arg, c: Tensor, scalars: &[Scalar]) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use super::linear::{self, Operand, chunks};
+use super::linear::{self, Operand, chunks, rounded, sum_of};
 use super::{Accum, Reduction, required, shaped, total};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Result, Storage, Tensor};
@@ -394,28 +394,5 @@ impl<'a> Pairs<'a> {
         }
         loss.map_or(Ok(()), |loss| self.reduce(plan, column(loss_column), loss))?;
         Ok(along.then_some(Along { rows: scratch, cols: col_scratch }))
-    }
-}
-
-/// What was summed in f32, if it was, as the gradient or added to it.
-pub(super) fn rounded(plan: &mut Plan, wide: &Option<wgpu::Buffer>, gradient: Option<Tensor>, add: bool) -> Result<()> {
-    let Some((sum, gradient)) = wide.as_ref().zip(gradient) else { return Ok(()) };
-    let sum: Tensor = Tensor::matrix(sum, gradient.rows, gradient.cols)?;
-    let at_once = plan.rows_per_binding(sum).min(plan.rows_per_binding(gradient));
-    for rows in chunks(gradient.rows, at_once as usize) {
-        linear::add_slices(plan, sum.row_range(rows.clone()), 1, gradient.row_range(rows), add)?;
-    }
-    Ok(())
-}
-
-/// Where a gradient is summed, and whether to what is there: in f32 if there is a buffer for that.
-pub(super) fn sum_of<'b>(
-    wide: &'b Option<wgpu::Buffer>,
-    gradient: Tensor<'b>,
-    add: bool,
-) -> Result<(Tensor<'b>, bool)> {
-    match wide {
-        Some(buffer) => Ok((Tensor::matrix(buffer, gradient.rows, gradient.cols)?, false)),
-        None => Ok((gradient, add)),
     }
 }

@@ -7,8 +7,8 @@ use super::blocks::{
 };
 use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP};
 use crate::ops::dot::{self, Sums};
-use crate::ops::pairs::{rounded, sum_of};
-use crate::ops::{Accum, linear, total};
+use crate::ops::linear::{self, rounded, sum_of};
+use crate::ops::{Accum, total};
 use crate::recorder::{Arg, Plan};
 use crate::{Error, Result, Storage, Tensor};
 

@@ -38,8 +38,8 @@ use blocks::{Call, Extra, Kind, Pass, Purpose, words_of};
 pub(crate) use options::Given;
 use options::is_near;
 
-use super::linear::chunks;
-use super::pairs::{Goal, WIDE_DK, WIDE_DQ, rounded, sum_of};
+use super::linear::{chunks, rounded, sum_of};
+use super::pairs::{Goal, WIDE_DK, WIDE_DQ};
 use super::{Accum, disjoint, dot, named, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan};
