@@ -46,7 +46,7 @@ pub struct Inputs<'a> {
 pub struct Options {
     /// Default mean over all elements, whatever their weights.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
     pub accum: Accum,
 }
 
@@ -54,7 +54,7 @@ pub struct Options {
 /// gradient for a loss whose own gradient is 1, in the same pass; it may be x itself.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(
     recorder: &mut Recorder,
     inputs: Inputs,

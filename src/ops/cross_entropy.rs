@@ -122,7 +122,7 @@ pub struct Options {
     pub z_loss: f32,
     /// Logits become cap · tanh(x/cap), so that none exceeds it; a normal number above 0. Default 0: they stay as they are.
     pub softcap: f32,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
     pub accum: Accum,
 }
 

@@ -31,7 +31,7 @@ pub struct Options {
     pub reduction: Reduction,
     /// f, a normal number above 0. Default 1.
     pub factor: f32,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
     pub accum: Accum,
 }
 
