@@ -338,9 +338,10 @@ fn refusals() {
     assert_eq!(forward(&k, right, &loss, UNIT), shape("siglip", "loss", "4 x 1", "1 x 1"));
     for (value, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         let refused = |options| forward(&k, right, &loss, options);
-        let positive = |name| option("siglip", name, "a number above 0", found);
-        assert_eq!(refused(Options { temperature: value, ..mean }), positive("temperature"));
-        assert_eq!(refused(Options { max_scale: value, ..mean }), positive("max_scale"));
+        let between = option("siglip", "temperature", "from 1.2e-38 to 8.5e37", found);
+        assert_eq!(refused(Options { temperature: value, ..mean }), between);
+        let normal = option("siglip", "max_scale", "a normal number above 0", found);
+        assert_eq!(refused(Options { max_scale: value, ..mean }), normal);
         if !value.is_finite() {
             let error = refused(Options { bias: value, ..mean });
             assert_eq!(error, option("siglip", "bias", "a finite number", found));

@@ -62,7 +62,7 @@ fn usable(scale: f32) -> bool {
 
 /// Refuses a bound of the scale that is none.
 pub(super) fn check_max_scale(op: &'static str, max_scale: f32) -> Result<()> {
-    required(op, "max_scale", max_scale, usable(max_scale), "a number above 0")
+    required(op, "max_scale", max_scale, usable(max_scale), "a normal number above 0")
 }
 
 /// What all dispatches of a call share.
@@ -161,7 +161,7 @@ impl<'a> Pairs<'a> {
         form: Form,
     ) -> Result<Self> {
         let Form { temperature, max_scale, reduction, own } = form;
-        required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "a number above 0")?;
+        required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "from 1.2e-38 to 8.5e37")?;
         check_max_scale(op, max_scale)?;
         shaped(op, "k", k, [k.rows, q.cols])?;
         if own && k.rows < q.rows {
