@@ -491,7 +491,7 @@ fn an_op_of_thousands_of_dispatches() {
         run(&gpu.with_tuning(Tuning { workspace: 1 << 14, work: 1 << 18, ..*gpu.tuning() }));
     assert!(shares.len() > 20 && shares.windows(2).all(|pair| pair[0] < pair[1]) && shares[shares.len() - 1] < 1.0);
     assert_near("loss", &of_many, &loss, 1.0);
-    assert_near("dq", &dq_of_many, &dq, 2.0 / n as f64);
+    assert_near("dq", &dq_of_many, &dq, 4.0 / n as f64); // 1/T · Σ_j |p_j - δ_j|, its most
 }
 
 /// 65,536 queries and as many keys: 4.3 G pairs, 17 GB if they were stored.
