@@ -686,3 +686,32 @@ fn positives_of_chunks_that_begin_anywhere() {
     record.unwrap();
     assert_close(&read(&gpu, &loss), &want, 1e-6);
 }
+
+/// Rows of 4,096 numbers, with gradients.
+#[test]
+fn wide_rows() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (5, 4096);
+    let (q, k) = (Fill::Small.matrix(n, dim, 71), Fill::Small.matrix(n, dim, 72));
+    let options = Options { temperature: 20.0, reduction: Reduction::Mean, ..BOTH };
+    let batch = Batch { dy: &[1.0], ..plain(&q, &k, dim) };
+    let (found, want) = (on_device(gpu, &batch, options), by_reference(&batch, options));
+    for (found, want) in found.iter().zip(&want) {
+        let largest = want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        let off = found.iter().zip(want).map(|(found, want)| (found - want).abs()).fold(0.0, f64::max);
+        assert!(off <= 1e-5 * largest, "{off} of {largest}");
+    }
+}
+
+/// All similarities −1 at a temperature of 0.01: every key is as likely as the other, to the last digit of ln N.
+#[test]
+fn all_scores_equal_and_low() {
+    let Some(gpu) = gpu() else { return };
+    let (n, dim) = (64, 4);
+    let q: Vec<f32> = (0..n * dim).map(|at| if at % dim == 0 { 1.0 } else { 0.0 }).collect();
+    let k: Vec<f32> = q.iter().map(|q| -q).collect();
+    let options = Options { temperature: 0.01, reduction: Reduction::Mean, ..BOTH };
+    let [loss, dq, dk, _] = on_device(gpu, &plain(&q, &k, dim), options);
+    assert!((loss[0] - (n as f64).ln()).abs() < 1e-6, "{loss:?}");
+    assert!(dq.iter().chain(&dk).all(|slope| slope.abs() < 1e-5), "{dq:?} {dk:?}"); // 100/64 of each key, taken off as often
+}

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
-    Accum, Error, Gpu, Random, Reduction, Storage, Tensor, Tuning, adam, cast, cross_entropy, info_nce, linear,
-    normalize, sgd, siglip, sigmoid, softmax, tanh, wgpu,
+    Accum, Error, Gpu, Random, Reduction, Storage, Tensor, Tuning, adam, cast, cross_entropy, info_nce, l2, linear,
+    normalize, reference, sgd, siglip, sigmoid, softmax, tanh, wgpu,
 };
 
 use crate::harness::*;
@@ -141,7 +141,7 @@ fn pairs_in_many_dispatches() {
         }
         let whole = |x: &[f32]| x.iter().map(|x| (x * 2.0).round()).collect::<Vec<_>>(); // exact scores, many ties
         let (q, k) = (whole(&q), whole(&k));
-        let want = wgloss::reference::info_nce::rank(&wide(&q), &wide(&k), dim);
+        let want = reference::info_nce::rank(&wide(&q), &wide(&k), dim);
         assert!(nce::on_device_rank(&small, &q, &k, dim) == want, "rank of {queries} x {keys}");
     }
 }
@@ -343,7 +343,7 @@ fn a_grid_of_rows_folds_and_a_tensor_exceeds_a_binding() {
     let y = Tensor::matrix(&y, rows, cols).unwrap();
     gpu.run(|recorder| softmax::forward(recorder, held.view()?, y, Default::default())).unwrap();
     for row in (0..rows).step_by(997).chain([65_535, 65_536, rows - 1]) {
-        let want = wgloss::reference::softmax::forward(&wide(&x[row * cols..][..cols]), cols, Default::default());
+        let want = reference::softmax::forward(&wide(&x[row * cols..][..cols]), cols, Default::default());
         let found = wide(&gpu.read(y.row_range(row..row + 1)).unwrap());
         assert_near(&format!("row {row}"), &found, &want, largest(&want));
     }
@@ -527,6 +527,34 @@ fn a_batch_of_65536() {
             sum.iter_mut().zip(&k[j * dim..]).for_each(|(sum, k)| *sum += g * k);
         }
         assert_near(&format!("dq of {i}"), &dq[i * dim..][..dim], &sum, 2.0 / n as f64);
+    }
+}
+
+/// A million columns, a million rows.
+#[test]
+fn a_million_either_way() {
+    let Some(gpu) = gpu() else { return };
+    for (rows, cols) in [(1, 1_000_000), (1_000_000, 2)] {
+        let (x, t) = (Fill::Small.matrix(rows, cols, 26), Fill::Small.matrix(rows, cols, 27));
+        let y = softmax::compute(gpu, &x, cols, Default::default()).unwrap();
+        assert_close(&wide(&y), &reference::softmax::forward(&wide(&x), cols, Default::default()), 1e-5);
+        let ids: Vec<u32> = (0..rows).map(|row| (row * 7 % cols) as u32).collect();
+        let options = cross_entropy::Options { reduction: Reduction::None, ..Default::default() };
+        let (loss, _) = cross_entropy::compute(gpu, &x, cols, &ids, options).unwrap();
+        for row in (0..rows).step_by(99_991) {
+            let row_of = wide(&x[row * cols..][..cols]);
+            let sum: f64 = row_of.iter().map(|x| x.exp()).sum();
+            assert_near(
+                &format!("loss of {row}"),
+                &[loss[row].into()],
+                &[sum.ln() - row_of[ids[row] as usize]],
+                sum.ln() + 1.0,
+            );
+        }
+        let (loss, dx) = l2::compute(gpu, &x, &t, cols, Default::default()).unwrap();
+        let mean = x.iter().zip(&t).map(|(x, t)| f64::from(x - t).powi(2)).sum::<f64>() / x.len() as f64;
+        assert_near("l2", &wide(&loss), &[mean], 1.0);
+        assert!(dx.iter().zip(x.iter().zip(&t)).all(|(dx, (x, t))| dx.signum() == (x - t).signum() || x == t));
     }
 }
 

@@ -244,7 +244,7 @@ fn eigenvectors() {
 #[test]
 fn same_bits() {
     let Some(gpu) = gpu() else { return };
-    let data = Data::new(&[300, 3, 70, 41], 200, 64);
+    let data = Data::new(&[5000, 3, 70, 41], 200, 64);
     assert_eq!(data.solve(gpu).unwrap(), data.solve(gpu).unwrap());
     for by in [By::Turned(3), By::Plain(3)] {
         assert_eq!(data.solve_by(gpu, by).unwrap(), data.solve_by(gpu, by).unwrap());

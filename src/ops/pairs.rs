@@ -161,7 +161,13 @@ impl<'a> Pairs<'a> {
         form: Form,
     ) -> Result<Self> {
         let Form { temperature, max_scale, reduction, own } = form;
-        required(op, "temperature", temperature, usable(temperature) && usable(1.0 / temperature), "from 1.2e-38 to 8.5e37")?;
+        required(
+            op,
+            "temperature",
+            temperature,
+            usable(temperature) && usable(1.0 / temperature),
+            "from 1.2e-38 to 8.5e37",
+        )?;
         check_max_scale(op, max_scale)?;
         shaped(op, "k", k, [k.rows, q.cols])?;
         if own && k.rows < q.rows {
