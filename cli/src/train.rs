@@ -180,7 +180,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
-        "pairs": pairs.len(), "held_out": split.held_out.len(),
+        "pairs": pairs.len(), "held_out": split.held_out.len(), "ids": arguments.ids.as_ref().map(|path| path.display().to_string()),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
         "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
         "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
