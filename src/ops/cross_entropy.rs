@@ -16,7 +16,7 @@
 //! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
 //! torch.nn.functional.cross_entropy.
 
-use super::{Accum, Reduction, disjoint, in_f32, named, not_added, required, rows_of, shaped, total};
+use super::{Accum, Reduction, disjoint, named, not_added, only_f32, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
@@ -290,7 +290,7 @@ pub fn forward(
 ) -> Result<()> {
     let batch = Batch { has_dx: dx.is_some(), ..Batch::of(x, target, weights, options)? };
     shaped(OP, "lse", lse, [x.rows, 2])?;
-    in_f32(OP, "lse", lse)?;
+    only_f32(OP, "lse", lse)?;
     shaped(OP, "loss", loss, options.reduction.of_rows(x.rows))?;
     let [id, soft, class, row] = batch.named();
     let mut inputs = vec![id, soft, class, row];
@@ -345,7 +345,7 @@ pub fn backward(
     let dy_by_row = dy.is_some() && options.reduction.by_row();
     let batch = Batch { has_dx: true, dy_by_row, ..Batch::of(x, target, weights, options)? };
     shaped(OP, "lse", lse, [x.rows, 2])?;
-    in_f32(OP, "lse", lse)?;
+    only_f32(OP, "lse", lse)?;
     shaped(OP, "dx", dx, x.shape())?;
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, options.reduction.of_rows(x.rows))?;
@@ -387,7 +387,7 @@ pub fn z_loss(
     let rows = lse.rows;
     let batch = Batch::new(rows, classes, target, weights, options)?;
     shaped(OP, "lse", lse, [rows, 2])?;
-    in_f32(OP, "lse", lse)?;
+    only_f32(OP, "lse", lse)?;
     shaped(OP, "z", z, options.reduction.of_rows(rows))?;
     let [id, soft, class, row] = batch.named();
     disjoint(OP, &[named("z", z)], &[id, soft, class, row, named("lse", lse)])?;

@@ -164,7 +164,7 @@ pub(super) fn product<'a>(
             let whole = c.row_range(rows.clone()).col_range(cols.clone());
             // A sum over nothing still writes its zeros and biases.
             let depths: Vec<_> = chunks(a.depth(), depth_at_once).chain((a.depth() == 0).then_some(0..0)).collect();
-            let wide = in_f32(plan, whole, depths.len())?;
+            let wide = in_f32(plan, WIDE, Some(whole), depths.len() > 1)?;
             for (index, k) in depths.into_iter().enumerate() {
                 let (target, add) = sum_of(&wide, whole, accumulate)?;
                 let (a_part, b_part) = (a.part(rows.clone(), k.clone()), b.part(cols.clone(), k.clone()));
@@ -208,10 +208,10 @@ pub(super) fn product<'a>(
     Ok(())
 }
 
-/// A place for a sum of several parts that is stored in 16 bits: it is rounded once.
-fn in_f32(plan: &Plan, sum: Tensor, parts: usize) -> Result<Option<wgpu::Buffer>> {
-    let rounds = parts > 1 && sum.storage != Storage::F32;
-    rounds.then(|| plan.scratch(WIDE, sum.rows * sum.cols)).transpose()
+/// A place for a sum of `several` parts that is stored in 16 bits: it is rounded once.
+pub(super) fn in_f32(plan: &Plan, slot: usize, sum: Option<Tensor>, several: bool) -> Result<Option<wgpu::Buffer>> {
+    let rounds = sum.filter(|sum| several && sum.storage != Storage::F32);
+    rounds.map(|sum| plan.scratch(slot, sum.rows * sum.cols)).transpose()
 }
 
 /// What was summed in f32, if it was, as `sum` or added to it.
@@ -241,7 +241,7 @@ fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Res
         return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, limit });
     }
     let depths: Vec<_> = chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).collect();
-    let wide = in_f32(plan, db, depths.len())?;
+    let wide = in_f32(plan, WIDE, Some(db), depths.len() > 1)?;
     let (whole, added) = (db, add);
     let (db, add) = sum_of(&wide, whole, added)?;
     for (index, k) in depths.into_iter().enumerate() {

@@ -159,7 +159,7 @@ fn not_added(op: &'static str, accum: Accum, in_place: bool) -> Result<()> {
 }
 
 /// Refuses a tensor in 16 bits where what it holds would be lost.
-fn in_f32(op: &'static str, what: &'static str, tensor: Tensor) -> Result<()> {
+fn only_f32(op: &'static str, what: &'static str, tensor: Tensor) -> Result<()> {
     let expected = "stored as f32".into();
     match tensor.storage {
         Storage::F32 => Ok(()),

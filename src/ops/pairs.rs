@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use super::linear::{self, Operand, chunks, rounded, sum_of};
+use super::linear::{self, Operand, chunks, in_f32, rounded, sum_of};
 use super::{Accum, Reduction, required, shaped, total};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::{Error, Result, Storage, Tensor};
@@ -354,11 +354,8 @@ impl<'a> Pairs<'a> {
         let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
         let pieces = self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })?;
         // What of several chunks is added up in 16 bits would lose a digit with each.
-        let in_f32 = |slot: usize, gradient: Option<Tensor>| {
-            let rounds = gradient.filter(|gradient| gradient.storage != Storage::F32 && pieces.len() > 1);
-            rounds.map(|gradient| plan.scratch(slot, gradient.rows * gradient.cols)).transpose()
-        };
-        let (wide_dq, wide_dk) = (in_f32(WIDE_DQ, dq)?, in_f32(WIDE_DK, dk)?);
+        let several = pieces.len() > 1;
+        let (wide_dq, wide_dk) = (in_f32(plan, WIDE_DQ, dq, several)?, in_f32(plan, WIDE_DK, dk, several)?);
         for chunk in pieces {
             let [rows, cols] = chunk.shape();
             let stride = cols.next_multiple_of(4); // so that rows are written and read four at a time

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::{Batch, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near};
 use crate::ops::pairs::{Chunk, Extent, Form, Pairs};
-use crate::ops::{dot, in_f32, linear, shaped};
+use crate::ops::{dot, linear, only_f32, shaped};
 use crate::recorder::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Result, Tensor};
@@ -126,7 +126,7 @@ impl<'a> Call<'a> {
         let pairs = Pairs::new(OP, batch.q, batch.k, batch.log_scale, Form { temperature, max_scale, reduction, own })?;
         batch.check(options)?;
         shaped(OP, "state", state, batch.state_shape(options))?;
-        in_f32(OP, "state", state)?;
+        only_f32(OP, "state", state)?;
         Self::of(batch, pairs, options)
     }
 

@@ -7,7 +7,7 @@ use super::blocks::{
 };
 use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP};
 use crate::ops::dot::{self, Sums};
-use crate::ops::linear::{self, rounded, sum_of};
+use crate::ops::linear::{self, in_f32, rounded, sum_of};
 use crate::ops::{Accum, total};
 use crate::recorder::{Arg, Plan};
 use crate::{Error, Result, Storage, Tensor};
@@ -140,7 +140,7 @@ impl<'a> Call<'a> {
             if let Some(d_each) = gradients.d_each {
                 let d_each = d_each.row_range(part.own.clone());
                 let add = self.options.accum == Accum::Add;
-                let wide = rounds.then(|| plan.scratch(WIDE_EACH, d_each.rows * d_each.cols)).transpose()?;
+                let wide = in_f32(plan, WIDE_EACH, Some(d_each), along)?;
                 let (sum, to_it) = sum_of(&wide, d_each, add)?;
                 dot::weigh(plan, g, part.q, sum, Sums { per, terms: 1, fresh: !to_it })?;
                 if let Some(own_along) = own_along {

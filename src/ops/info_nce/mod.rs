@@ -38,12 +38,12 @@ use blocks::{Call, Extra, Kind, Pass, Purpose, words_of};
 pub(crate) use options::Given;
 use options::is_near;
 
-use super::linear::{chunks, rounded, sum_of};
+use super::linear::{chunks, in_f32, rounded, sum_of};
 use super::pairs::{Goal, WIDE_DK, WIDE_DQ};
 use super::{Accum, disjoint, dot, named, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan};
-use crate::{Gpu, Recorder, Result, Storage, Tensor};
+use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";
 static SHADER: Shader = Shader {
@@ -238,9 +238,11 @@ impl<'a> Call<'a> {
         let purpose = Purpose::Gradients(state, dy);
         let along = self.options.normalize;
         let whole = [(WIDE_DQ, gradients.dq), (WIDE_DK, gradients.dk), (WIDE_SHARED, gradients.d_shared)];
+        // They come from several places, or a part of them is taken away again.
+        let several = along || self.blocks.len() > 1 || self.batch.each.is_some();
         let mut wide = [const { None }; 3];
         for (wide, (slot, gradient)) in wide.iter_mut().zip(whole) {
-            *wide = self.in_f32(plan, slot, gradient)?;
+            *wide = in_f32(plan, slot, gradient, several)?;
         }
         let mut sums = [None; 3];
         let mut accum = [self.options.accum; 3];
@@ -302,13 +304,6 @@ impl<'a> Call<'a> {
             rounded(plan, wide, gradient, self.options.accum == Accum::Add)?;
         }
         Ok(())
-    }
-
-    /// A place for the sum of a gradient of 16 bits that comes from several places, or of which a part is taken away again: it is rounded once.
-    fn in_f32(&self, plan: &Plan, slot: usize, gradient: Option<Tensor>) -> Result<Option<wgpu::Buffer>> {
-        let has_parts = self.options.normalize || self.blocks.len() > 1 || self.batch.each.is_some();
-        let gradient = gradient.filter(|gradient| has_parts && gradient.storage != Storage::F32);
-        gradient.map(|gradient| plan.scratch(slot, gradient.rows * gradient.cols)).transpose()
     }
 }
 
