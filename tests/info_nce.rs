@@ -342,23 +342,36 @@ fn ranks() {
         if n > 2 {
             q[2 * dim] = f32::NAN;
         }
-        let rank = on_device_rank(gpu, &q, &k, dim);
-        assert_eq!(rank, reference::info_nce::rank(&wide(&q), &wide(&k), dim));
+        let want = |ids| reference::info_nce::rank(&wide(&q), &wide(&k), dim, ids);
+        let rank = on_device_rank(gpu, &q, &k, dim, None);
+        assert_eq!(rank, want(None));
+        let ids: Vec<u32> = (0..m as u32).map(|at| at % 3).collect();
+        let ids = Some((&ids[..n], &ids[..]));
+        assert_eq!(on_device_rank(gpu, &q, &k, dim, ids), want(ids));
+        assert!(n <= 2 || want(ids) != rank, "the ids leave nothing out");
         assert!(n <= 2 || rank[2] == m as u32 - 1, "a query without a score ranks last");
     }
-    assert_eq!(on_device_rank(gpu, &[], &[1.0, 2.0], 2), [0u32; 0]);
+    assert_eq!(on_device_rank(gpu, &[], &[1.0, 2.0], 2, None), [0u32; 0]);
     // Equal keys: the smaller number comes first.
-    assert_eq!(on_device_rank(gpu, &[1.0; 4], &[1.0; 6], 1), [0, 1, 2, 3]);
+    assert_eq!(on_device_rank(gpu, &[1.0; 4], &[1.0; 6], 1, None), [0, 1, 2, 3]);
     // A key without a score comes before all that have one.
-    assert_eq!(on_device_rank(gpu, &[1.0; 2], &[1.0, 2.0, f32::NAN], 1), [2, 1]);
+    assert_eq!(on_device_rank(gpu, &[1.0; 2], &[1.0, 2.0, f32::NAN], 1, None), [2, 1]);
 }
 
-pub fn on_device_rank(gpu: &Gpu, q: &[f32], k: &[f32], dim: usize) -> Vec<u32> {
+pub fn on_device_rank(gpu: &Gpu, q: &[f32], k: &[f32], dim: usize, ids: Option<(&[u32], &[u32])>) -> Vec<u32> {
     let (n, m) = (q.len() / dim, k.len() / dim);
     let (q, k) = (input(gpu, n, dim, q), input(gpu, m, dim, k));
     // Poison with a gap between the elements, as the other outputs have.
     let (rank, poison) = (input(gpu, n, 3, &vec![u32::MAX; 3 * n]), [u32::MAX; 2]);
-    gpu.run(|r| info_nce::rank(r, q.view()?, k.view()?, rank.view()?.col_range(1..2))).unwrap();
+    let ids = ids.map(|(of_q, of_k)| (input(gpu, n, 1, of_q), input(gpu, m, 1, of_k)));
+    gpu.run(|r| {
+        let ids = match &ids {
+            Some((of_q, of_k)) => Some((of_q.view()?, of_k.view()?)),
+            None => None,
+        };
+        info_nce::rank(r, q.view()?, k.view()?, ids, rank.view()?.col_range(1..2))
+    })
+    .unwrap();
     let found = gpu.read(rank.view().unwrap()).unwrap();
     assert!(found.chunks(3).all(|row| [row[0], row[2]] == poison));
     found.chunks(3).map(|row| row[1]).collect()
@@ -435,9 +448,14 @@ fn refusals() {
     assert_eq!(backward(&state, &scalar, &dq, &dk, &d_log_scale, Options { temperature: 0.0, ..mean }), want);
 
     let rank = input(gpu, 5, 1, &[0u32; 5]);
-    let error = refused(gpu, &[], |r| info_nce::rank(r, q.view()?, k.view()?, rank.view()?));
+    let error = refused(gpu, &[], |r| info_nce::rank(r, q.view()?, k.view()?, None, rank.view()?));
     assert_eq!(error, shape("info_nce", "rank", "4 x 1", "5 x 1"));
-    let error = refused(gpu, &[], |r| info_nce::rank(r, k.view()?, q.view()?, rank.view()?));
+    let (of_q, of_k) = (input(gpu, 4, 1, &[0u32; 4]), input(gpu, 4, 1, &[0u32; 4]));
+    let own = input(gpu, 4, 1, &[0u32; 4]);
+    let error =
+        refused(gpu, &[], |r| info_nce::rank(r, q.view()?, k.view()?, Some((of_q.view()?, of_k.view()?)), own.view()?));
+    assert_eq!(error, shape("info_nce", "ids", "5 x 1", "4 x 1"));
+    let error = refused(gpu, &[], |r| info_nce::rank(r, k.view()?, q.view()?, None, rank.view()?));
     assert_eq!(error, shape("info_nce", "k", "at least 5 rows", "4 rows"));
 }
 

@@ -141,8 +141,11 @@ fn pairs_in_many_dispatches() {
         }
         let whole = |x: &[f32]| x.iter().map(|x| (x * 2.0).round()).collect::<Vec<_>>(); // exact scores, many ties
         let (q, k) = (whole(&q), whole(&k));
-        let want = reference::info_nce::rank(&wide(&q), &wide(&k), dim);
-        assert!(nce::on_device_rank(&small, &q, &k, dim) == want, "rank of {queries} x {keys}");
+        let ids: Vec<u32> = (0..keys as u32).map(|key| key % 7).collect();
+        for ids in [None, Some((&ids[..queries], &ids[..]))] {
+            let want = reference::info_nce::rank(&wide(&q), &wide(&k), dim, ids);
+            assert!(nce::on_device_rank(&small, &q, &k, dim, ids) == want, "rank of {queries} x {keys}");
+        }
     }
 }
 

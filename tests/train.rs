@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use wgloss::train::{Config, Decay, End, Event, Optimizer, Outcome, Pairs, Schedule, fit};
-use wgloss::{Gpu, Random, Result, adam, sgd};
+use wgloss::{Gpu, Random, Result, adam, info_nce, sgd};
 
 use crate::harness::gpu;
 
@@ -119,6 +119,55 @@ fn pairs_of_one_id_agree_with_the_reference() {
     }
     let few = plain.with_ids(vec![0; 3]).unwrap_err().to_string();
     assert!(few.starts_with("ids should be one for each pair") && few.ends_with("found 3"), "{few}");
+}
+
+/// Pairs of one label are positives of each other; those of weight 0 count for nothing.
+#[test]
+fn labels_and_weights_agree_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let plain = mapped();
+    let labels = plain.clone().with_labels((0..plain.len() as u32).map(|pair| pair % 5).collect()).unwrap();
+    let weights: Vec<f32> = (0..plain.len()).map(|pair| (pair % 4) as f32).collect();
+    let weighted = plain.clone().with_weights(weights.clone()).unwrap();
+    let both = labels.clone().with_weights(weights).unwrap();
+    let config = Config { epochs: 2, ..small(&plain) };
+    let inside = Config { loss: info_nce::Options { inside_log: true, ..config.loss }, ..config.clone() };
+    let queue = Config { queue: 40, ..config.clone() };
+    let without = losses(None, &plain, &config, usize::MAX).unwrap().0;
+    for (pairs, config) in
+        [(&labels, &config), (&labels, &inside), (&labels, &queue), (&weighted, &queue), (&both, &config)]
+    {
+        let run = |gpu| losses(gpu, pairs, config, usize::MAX).unwrap().0;
+        let (device, reference) = (run(Some(gpu)), run(None));
+        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
+            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
+        }
+        assert_ne!(reference[0], without[0]);
+    }
+    // A query whose negatives are all of its label ranks first.
+    let of_one = plain.clone().with_labels(vec![7; plain.len()]).unwrap();
+    for gpu in [Some(gpu), None] {
+        let outcome =
+            fit(gpu, &of_one, &Config { epochs: 0, ..small(&of_one) }, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(outcome.before.recall_at_1, 1.0);
+    }
+    assert_eq!(small(&of_one).by_chance(&of_one).recall_at_1, 1.0);
+    let chance = small(&labels).by_chance(&labels);
+    let plain_chance = small(&plain).by_chance(&plain);
+    assert!((plain_chance.recall_at_10 - 10.0 / plain_chance.pairs as f64).abs() < 1e-15);
+    assert!(chance.recall_at_1 > plain_chance.recall_at_1 && chance.pairs == plain_chance.pairs);
+
+    let few = plain.clone().with_labels(vec![0; 3]).unwrap_err().to_string();
+    assert!(few.starts_with("labels should be one for each pair"), "{few}");
+    for bad in [-1.0, f32::NAN, f32::INFINITY] {
+        let mut weights = vec![1.0; plain.len()];
+        weights[9] = bad;
+        let error = plain.clone().with_weights(weights).unwrap_err().to_string();
+        assert!(error.starts_with("weights should be finite numbers from 0") && error.ends_with("in row 9"), "{error}");
+    }
+    let debiased = Config { loss: info_nce::Options { tau_plus: 0.1, ..config.loss }, ..config };
+    assert!(debiased.check(&plain).is_ok());
+    assert!(debiased.check(&labels).unwrap_err().to_string().contains("tau_plus"));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::Path;
 
-use npyz::{DType, NpyFile, Order, TypeChar};
+use npyz::{NpyFile, NpyHeader, Order, TypeChar};
 use wgloss::train::Pairs;
 
 use crate::failure::Failure;
@@ -47,79 +47,42 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
 /// What is wrong with the numbers of a file.
 pub fn of_file(path: &Path, error: wgloss::Error) -> Failure {
     match error {
-        wgloss::Error::Data { expected, found, .. } => {
-            Failure::input(format!("{}: expected {expected}, found {found}", path.display()))
-        }
+        wgloss::Error::Data { expected, found, .. } => refused(path, format!("expected {expected}, found {found}")),
         error => error.into(),
     }
 }
 
 /// The whole numbers of an [n] array, numbered in the order of their first appearance.
 pub fn ids(path: &Path) -> Result<Vec<u32>, Failure> {
-    let refuse = |what: String| Failure::input(format!("--ids {}: {what}", path.display()));
-    let unreadable = |error: std::io::Error| refuse(format!("expected a .npy file of whole numbers, found: {error}"));
-    let file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    let reader: Box<dyn std::io::Read> = Box::new(BufReader::new(file));
-    let npy = NpyFile::new(reader).map_err(unreadable)?;
-    match npy.shape()[..] {
-        [count] if count <= size => {}
-        [count] => {
-            return Err(refuse(format!(
-                "expected the {count} numbers that its header announces, found a file of {size} bytes"
-            )));
-        }
-        _ => return Err(refuse(format!("expected an array of shape [n], found {:?}", npy.shape()))),
-    }
+    let (npy, [_]) = open(path, "[n]")?;
     let mut numbers = HashMap::new();
-    let ids = sparse::integers(npy).map_err(refuse)?.into_iter().map(|id| {
+    let ids = sparse::integers(npy).map_err(|what| refused(path, what))?.into_iter().map(|id| {
         let next = numbers.len() as u32;
         *numbers.entry(id).or_insert(next)
     });
     Ok(ids.collect())
 }
 
+/// The numbers of an [n] array.
+pub fn weights(path: &Path) -> Result<Vec<f32>, Failure> {
+    let (npy, [_]) = open(path, "[n]")?;
+    Ok(sparse::numbers(npy).map_err(|what| refused(path, what))?.into_iter().map(|weight| weight as f32).collect())
+}
+
 /// The numbers of an [n, d] array of float32 or float16, row by row, and d.
 fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
-    let name = path.display();
-    let broken = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => Failure::input(format!("{name}: expected a .npy file, found none of that name")),
-        _ => Failure::input(format!("{name}: expected a readable .npy file, found: {error}")),
-    };
-    let file = File::open(path).map_err(broken)?;
-    let size = file.metadata().map_err(broken)?.len();
-    let npy = NpyFile::new(BufReader::new(file)).map_err(broken)?;
-    let (shape, order) = (npy.shape().to_vec(), npy.order());
-    let [rows, cols] = shape[..] else {
-        return Err(Failure::input(format!("{name}: expected an array of shape [n, d], found {shape:?}")));
-    };
+    let (npy, [rows, cols]) = open(path, "[n, d]")?;
     if rows == 0 || cols == 0 {
-        return Err(Failure::input(format!("{name}: expected at least one row and one column, found {rows} x {cols}")));
+        return Err(refused(path, format!("expected at least one row and one column, found {rows} x {cols}")));
     }
-    let width = match npy.dtype() {
-        DType::Plain(ty) if ty.type_char() == TypeChar::Float => ty.size_field(),
-        _ => 0,
+    let (kind, width, descr) = sparse::kind(&npy);
+    let order = npy.order();
+    let data = match (kind, width) {
+        (Some(TypeChar::Float), 4) => sparse::all::<f32, _>(npy, |value| value),
+        (Some(TypeChar::Float), 2) => sparse::all::<half::f16, _>(npy, f32::from),
+        _ => Err(format!("expected float32 or float16, found {descr}; numpy's .astype(\"float32\") converts")),
     };
-    let short = || {
-        let expected = format!("expected the {rows} x {cols} numbers that its header announces");
-        Failure::input(format!("{name}: {expected}, found a file of {size} bytes"))
-    };
-    // Asked before the numbers are read: a header may announce more than memory holds.
-    if rows.checked_mul(cols).and_then(|count| count.checked_mul(width)).is_none_or(|bytes| bytes > size) {
-        return Err(short());
-    }
-    let unread = |error: std::io::Error| if error.kind() == ErrorKind::UnexpectedEof { short() } else { broken(error) };
-    let data = match width {
-        4 => npy.into_vec::<f32>().map_err(unread)?,
-        2 => npy.into_vec::<half::f16>().map_err(unread)?.into_iter().map(f32::from).collect(),
-        _ => {
-            let found = npy.dtype().descr();
-            return Err(Failure::input(format!(
-                "{name}: expected float32 or float16, found {found}; numpy's .astype(\"float32\") converts"
-            )));
-        }
-    };
-    let (rows, cols) = (rows as usize, cols as usize);
+    let data = data.map_err(|what| refused(path, what))?;
     match order {
         Order::C => Ok((data, cols)),
         Order::Fortran => {
@@ -127,4 +90,38 @@ fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
             Ok((by_row, cols))
         }
     }
+}
+
+/// A .npy file of so many dimensions, which has all numbers that its header announces.
+fn open<const N: usize>(path: &Path, shape: &str) -> Result<(sparse::Entry<'static>, [usize; N]), Failure> {
+    let broken = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => refused(path, "expected a .npy file, found none of that name".into()),
+        _ => refused(path, format!("expected a readable .npy file, found: {error}")),
+    };
+    let file = File::open(path).map_err(broken)?;
+    let size = file.metadata().map_err(broken)?.len();
+    let mut file = BufReader::new(file);
+    let header = NpyHeader::from_reader(&mut file).map_err(broken)?;
+    let start = file.stream_position().map_err(broken)?;
+    let data: Box<dyn Read> = Box::new(file);
+    let npy = NpyFile::with_header(header, data);
+    let found = npy.shape().to_vec();
+    let Ok(announced) = <[u64; N]>::try_from(&found[..]) else {
+        return Err(refused(path, format!("expected an array of shape {shape}, found {found:?}")));
+    };
+    // Asked before the numbers are read: a header may announce more than memory holds.
+    let (_, width, _) = sparse::kind(&npy);
+    let bytes = announced.iter().try_fold(width.max(1), |bytes, &count| bytes.checked_mul(count));
+    if bytes.is_none_or(|bytes| bytes > size - start) {
+        let numbers = announced.map(|count| count.to_string()).join(" x ");
+        return Err(refused(
+            path,
+            format!("expected the {numbers} numbers that its header announces, found a file of {size} bytes"),
+        ));
+    }
+    Ok((npy, announced.map(|count| count as usize)))
+}
+
+fn refused(path: &Path, what: String) -> Failure {
+    Failure::input(format!("{}: {what}", path.display()))
 }

@@ -11,6 +11,8 @@ pub struct Curves {
     pub losses: Vec<f32>,
     /// Before training, then after each epoch.
     pub metrics: Vec<Metrics>,
+    /// What random embeddings would give.
+    pub chance: Metrics,
     pub steps_per_epoch: usize,
     /// The epoch whose weights are kept.
     pub best_epoch: usize,
@@ -23,6 +25,8 @@ const LOSS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const RECALL_1: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const RECALL_10: RGBColor = RGBColor(0xff, 0x7f, 0x0e);
 const RECIPROCAL: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
+/// So many times what is gained after it.
+const FAR: f64 = 4.0;
 const CHANCE: RGBColor = RGBColor(0x7f, 0x7f, 0x7f);
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -58,7 +62,7 @@ impl Curves {
         chart
             .configure_mesh()
             .x_desc("epoch")
-            .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+            .x_label_formatter(&whole)
             .y_desc("loss")
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
@@ -92,7 +96,7 @@ impl Curves {
         chart
             .configure_mesh()
             .x_desc("epoch")
-            .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+            .x_label_formatter(&whole)
             .y_desc("held-out pairs")
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
@@ -110,12 +114,10 @@ impl Curves {
             labels.extend(points.last().map(|&(_, value)| (name, colour, value)));
             chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
         }
-        if let Some(metrics) = self.metrics.first() {
-            let chance = Metrics::by_chance(metrics.pairs).recall_at_10;
-            let ends = [(0.0, chance), (self.epochs(), chance)];
-            chart.draw_series(DashedLineSeries::new(ends, 4, 4, CHANCE.into()))?;
-            labels.push(("recall@10 by chance", CHANCE, chance));
-        }
+        let chance = self.chance.recall_at_10;
+        let ends = [(0.0, chance), (self.epochs(), chance)];
+        chart.draw_series(DashedLineSeries::new(ends, 4, 4, CHANCE.into()))?;
+        labels.push(("recall@10 by chance", CHANCE, chance));
         if let Some(metrics) = self.metrics.get(self.best_epoch) {
             let at = (self.best_epoch as f64, metrics.mean_reciprocal_rank);
             chart.draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?;
@@ -135,6 +137,11 @@ impl Curves {
     }
 }
 
+/// The label of a tick: between whole numbers of epochs or sweeps there is nothing.
+fn whole(at: &f64) -> String {
+    if at.fract().abs() < 1e-9 { format!("{at:.0}") } else { String::new() }
+}
+
 /// An SVG of an objective after each half of a sweep, users and items solved in turn.
 pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::error::Error>> {
     let mut svg = String::new();
@@ -142,29 +149,34 @@ pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::err
         let area = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
         area.fill(&WHITE)?;
         let area = area.titled(title, ("sans-serif", 16))?;
-        // After the first half all factors but the users' are as they were drawn: what follows would be flat beside it.
         let shown: Vec<(f64, f64)> =
-            halves.iter().enumerate().skip(1).map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
+            halves.iter().enumerate().map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
+        // After the first half all factors but the users' are as they were drawn: where that is far above what follows, which would be flat
+        // beside it, it is left out.
+        let is_far = halves.len() > 2 && halves[0] - halves[1] > FAR * (halves[1] - halves[halves.len() - 1]);
+        let shown = &shown[usize::from(is_far)..];
         let values = || shown.iter().map(|&(_, value)| value).filter(|value| value.is_finite());
         let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
         let room = (0.06 * (high - low)).max(1e-6 * high.abs()).max(f64::MIN_POSITIVE);
+        let sweeps = halves.len().div_ceil(2).max(1);
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(70)
-            .build_cartesian_2d(0.5..(halves.len() as f64 / 2.0 + 0.25).max(1.5), low - room..high + room)?;
+            .build_cartesian_2d(0.25..sweeps as f64 + 0.25, low - room..high + room)?;
         chart
             .configure_mesh()
             .x_desc("sweep")
-            .x_label_formatter(&|sweep| format!("{sweep:.0}"))
+            .x_label_formatter(&whole)
             .y_desc("objective")
             .y_label_formatter(&|value| format!("{value:.4e}"))
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
         chart.draw_series(LineSeries::new(shown.iter().copied(), BLACK.mix(0.3)))?;
-        for (name, colour, parity) in [("users solved", LOSS, 0), ("items solved", RECALL_1, 1)] {
-            let dots = shown.iter().skip(1 - parity).step_by(2).map(|&at| Circle::new(at, 4, colour.filled()));
+        for (name, colour, is_half) in [("users solved", LOSS, true), ("items solved", RECALL_1, false)] {
+            let dots = shown.iter().filter(|(sweep, _)| (sweep.fract() != 0.0) == is_half);
+            let dots = dots.map(|&at| Circle::new(at, 4, colour.filled()));
             chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
         }
         legend(&mut chart)?;

@@ -146,7 +146,7 @@ pub fn csr(file: File, rules: &Rules) -> Result<Matrix, String> {
     Ok(matrix)
 }
 
-type Entry<'a> = NpyFile<Box<dyn Read + 'a>>;
+pub type Entry<'a> = NpyFile<Box<dyn Read + 'a>>;
 
 fn array<T>(
     archive: &mut ZipArchive<File>,
@@ -161,7 +161,7 @@ fn array<T>(
 }
 
 /// What kind of number an array has, its bytes, and how NumPy calls it.
-fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
+pub fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
     let descr = npy.dtype().descr();
     match npy.dtype() {
         DType::Plain(ty) => (Some(ty.type_char()), ty.size_field(), descr),
@@ -170,7 +170,7 @@ fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
 }
 
 /// All numbers of an array, each by `of`.
-fn all<T: Deserialize, U>(npy: Entry, of: impl Fn(T) -> U) -> Result<Vec<U>, String> {
+pub fn all<T: Deserialize, U>(npy: Entry, of: impl Fn(T) -> U) -> Result<Vec<U>, String> {
     Ok(npy.into_vec::<T>().map_err(|error| error.to_string())?.into_iter().map(of).collect())
 }
 
@@ -193,7 +193,7 @@ pub fn integers(npy: Entry) -> Result<Vec<i64>, String> {
 }
 
 /// The numbers of an array, integers up to 2^53 exactly.
-fn numbers(npy: Entry) -> Result<Vec<f64>, String> {
+pub fn numbers(npy: Entry) -> Result<Vec<f64>, String> {
     use TypeChar::{Bool, Float, Int, Uint};
     let (kind, bytes, descr) = kind(&npy);
     match (kind, bytes) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde_json::json;
-use wgloss::train::{Config, End, Event, Metrics, Outcome, fit};
+use wgloss::train::{Config, End, Event, Metrics, Outcome, Pairs, fit};
 use wgloss::{Error, Gpu, info_nce};
 
 use crate::adapters::HOW_TO_GET_ONE;
@@ -30,6 +30,12 @@ pub struct Arguments {
     /// A whole number for each pair, a .npy file of shape [n]: pairs of one number, such as several questions with one answer, are no negatives of each other.
     #[arg(long, requires = "keys", value_name = "FILE")]
     ids: Option<PathBuf>,
+    /// A whole number for each pair, a .npy file of shape [n]: pairs of one label, such as pictures of one class, are positives of each other (supervised contrastive learning).
+    #[arg(long, requires = "keys", conflicts_with = "ids", value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// A weight from 0 for each pair, by which its loss counts, a .npy file of shape [n].
+    #[arg(long, requires = "keys", value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Pairs in a step [default: 256 for the digits, 1024 or all training pairs for files].
     #[arg(long)]
     pub batch: Option<usize>,
@@ -85,6 +91,9 @@ struct Loss {
     /// Other keys of the batch are negatives of a key too.
     #[arg(long)]
     key_negatives: bool,
+    /// With --labels: the logarithm is of the positives' mean, instead of the mean of their logarithms.
+    #[arg(long, requires = "labels")]
+    inside_log: bool,
     /// The positive is left out of the sum that it is compared with (decoupled contrastive learning).
     #[arg(long)]
     decoupled: bool,
@@ -114,6 +123,7 @@ impl Loss {
             symmetric: !self.one_direction,
             query_negatives: self.query_negatives,
             key_negatives: self.key_negatives,
+            inside_log: self.inside_log,
             decoupled: self.decoupled,
             margin: self.margin,
             hardness: self.hardness,
@@ -148,8 +158,17 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
             let pairs = data::files(queries, keys)?;
-            let pairs = match &arguments.ids {
-                Some(path) => pairs.with_ids(data::ids(path)?).map_err(|error| data::of_file(path, error))?,
+            let of = |path: &PathBuf| {
+                let path = path.clone();
+                move |error| data::of_file(&path, error)
+            };
+            let pairs = match (&arguments.ids, &arguments.labels) {
+                (Some(path), _) => pairs.with_ids(data::ids(path)?).map_err(of(path))?,
+                (_, Some(path)) => pairs.with_labels(data::ids(path)?).map_err(of(path))?,
+                _ => pairs,
+            };
+            let pairs = match &arguments.weights {
+                Some(path) => pairs.with_weights(data::weights(path)?).map_err(of(path))?,
                 None => pairs,
             };
             (pairs, format!("{} and {}", queries.display(), keys.display()))
@@ -175,12 +194,13 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
             println!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
         }
     }
-    let (mut watch, mut stop) = (Watch::new(&config), Stop::on_ctrl_c()?);
+    let (mut watch, mut stop) = (Watch::new(&config, &pairs), Stop::on_ctrl_c()?);
 
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": source, "adapter": adapter,
-        "pairs": pairs.len(), "held_out": split.held_out.len(), "ids": arguments.ids.as_ref().map(|path| path.display().to_string()),
+        "pairs": pairs.len(), "held_out": split.held_out.len(), "ids": file(&arguments.ids), "labels": file(&arguments.labels), "weights": file(&arguments.weights),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
         "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
         "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
@@ -191,7 +211,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     finish(&outcome?, watch, &mut run, &source, &about)
 }
 
-fn configure(arguments: &Arguments, defaults: Config, pairs: &wgloss::train::Pairs) -> Config {
+fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
     // Adam's steps are of the rate's size, whatever the gradients'.
     let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate } else { 0.001 };
     let mut config = Config {
@@ -240,12 +260,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, pairs: &Pairs) -> Self {
         Watch {
             bar: ProgressBar::hidden(),
             batch: config.batch,
             epochs: config.epochs,
-            curves: Curves::default(),
+            curves: Curves { chance: config.by_chance(pairs), ..Default::default() },
             start: Instant::now(),
             epoch: 0,
         }
@@ -259,7 +279,8 @@ impl Watch {
         match *event {
             Event::Start { before, steps } => {
                 println!("start:   {}", sentence(&before));
-                self.curves = Curves { metrics: vec![before], steps_per_epoch: steps, ..Default::default() };
+                self.curves.metrics.push(before);
+                self.curves.steps_per_epoch = steps;
                 self.bar = progress::bar((steps * self.epochs) as u64, "{pos}/{len} steps, {eta} left, {msg}");
                 self.start = Instant::now();
                 run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
@@ -316,6 +337,7 @@ fn record_of_loss(loss: &info_nce::Options) -> serde_json::Value {
         ("one_direction", !loss.symmetric),
         ("query_negatives", loss.query_negatives),
         ("key_negatives", loss.key_negatives),
+        ("inside_log", loss.inside_log),
         ("decoupled", loss.decoupled),
     ];
     let numbers = numbers.into_iter().filter(|(_, value, plain)| value != plain);
@@ -369,7 +391,7 @@ fn finish(
         End::Stopped => println!("stopped: the weights are {whose}, the last one done"),
         End::Diverged(how) => println!("diverged: {how}; a lower --lr helps. The weights are {whose}"),
     }
-    println!("{}", comparison(&outcome.before, &after, epoch));
+    println!("{}", comparison(&outcome.before, &after, &watch.curves.chance, epoch));
     let seconds = watch.start.elapsed().as_secs_f64();
     println!("{} steps of {} pairs in {seconds:.1} s", watch.curves.losses.len(), watch.batch);
     for name in [WEIGHTS, METRICS, PLOT] {
@@ -378,12 +400,11 @@ fn finish(
     Ok(ExitCode::from(if interrupted { 130 } else { 0 }))
 }
 
-fn comparison(before: &Metrics, after: &Metrics, epoch: usize) -> Table {
+fn comparison(before: &Metrics, after: &Metrics, chance: &Metrics, epoch: usize) -> Table {
     let first = format!("{} held-out pairs", before.pairs);
     let mut table = table::with_header([first.as_str(), "recall@1", "recall@10", "mean reciprocal rank"], 1..4);
-    let chance = Metrics::by_chance(before.pairs);
     let after_name = format!("after training (epoch {epoch})");
-    for (name, metrics) in [("before training", before), (&after_name, after), ("by chance", &chance)] {
+    for (name, metrics) in [("before training", before), (&after_name, after), ("by chance", chance)] {
         let numbers = [metrics.recall_at_1, metrics.recall_at_10, metrics.mean_reciprocal_rank];
         let cells = numbers.map(|number| format!("{number:.4}"));
         table.add_row([name.to_owned()].into_iter().chain(cells));

@@ -55,34 +55,45 @@ fn refused(output: &Output, words: &[&str], out: &Path) {
 }
 
 #[test]
-fn pairs_of_one_id_are_no_negatives() {
+fn what_is_known_of_pairs() {
     let (folder, queries, keys) = pairs();
     let file = |name: &str| folder.path().join(name);
     npy(&file("ids.npy"), &[80], (0..80).map(|pair| i64::from(pair / 2) - 1));
     npy(&file("few.npy"), &[79], 0..79);
-    npy(&file("real.npy"), &[80], (0..80).map(f64::from));
+    npy(&file("halves.npy"), &[80], (0..80).map(|pair| f64::from(pair) / 2.0));
+    npy(&file("negative.npy"), &[80], (0..80).map(|pair| if pair == 3 { -0.5 } else { 1.0 }));
     npy(&file("square.npy"), &[80, 1], 0..80);
-    let run = |ids: &str, out: &str| {
-        let (ids, out) = (file(ids), file(out));
-        train(&queries, &keys, &["--ids", ids.to_str().unwrap(), "--out", out.to_str().unwrap()])
+    let run = |option: &str, values: &str, more: &[&str], out: &str| {
+        let (values, out) = (file(values), file(out));
+        let all = [&[option, values.to_str().unwrap(), "--out", out.to_str().unwrap()], more].concat();
+        train(&queries, &keys, &all)
     };
-    for (ids, words) in [
-        ("few.npy", &["few.npy", "one for each pair, 80", "found 79"][..]),
-        ("real.npy", &["real.npy", "expected int8 to int64", "<f8"]),
-        ("square.npy", &["square.npy", "expected an array of shape [n]", "[80, 1]"]),
-        ("none.npy", &["none.npy", "expected a .npy file of whole numbers"]),
+    for (option, values, words) in [
+        ("--ids", "few.npy", &["few.npy", "one for each pair, 80", "found 79"][..]),
+        ("--ids", "halves.npy", &["halves.npy", "expected int8 to int64", "<f8"]),
+        ("--ids", "square.npy", &["square.npy", "expected an array of shape [n]", "[80, 1]"]),
+        ("--ids", "none.npy", &["none.npy", "expected a .npy file", "found none"]),
+        ("--labels", "few.npy", &["few.npy", "one for each pair, 80", "found 79"]),
+        ("--weights", "few.npy", &["few.npy", "one for each pair, 80", "found 79"]),
+        ("--weights", "negative.npy", &["negative.npy", "finite numbers from 0", "-0.5 in row 3"]),
     ] {
-        refused(&run(ids, "refused"), words, &file("refused"));
+        refused(&run(option, values, &[], "refused"), words, &file("refused"));
     }
-    let with = run("ids.npy", "with");
-    assert_eq!(with.status.code(), Some(0), "{}", text(&with.stderr));
-    let without = train(&queries, &keys, &["--out", file("without").to_str().unwrap()]);
-    assert_eq!(without.status.code(), Some(0));
-    let losses = |out: &str| -> Vec<String> {
+    let epochs = |run: &Output, out: &str| -> Vec<String> {
+        assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
         let metrics = fs::read_to_string(file(out).join("metrics.jsonl")).unwrap();
-        metrics.lines().filter(|line| line.contains("\"epoch\"")).map(str::to_owned).collect()
+        metrics.lines().filter(|line| line.contains("\"event\":\"epoch\"")).map(str::to_owned).collect()
     };
-    assert!(!losses("with").is_empty() && losses("with") != losses("without"));
+    let losses = [
+        epochs(&train(&queries, &keys, &["--out", file("plain").to_str().unwrap()]), "plain"),
+        epochs(&run("--ids", "ids.npy", &[], "ids"), "ids"),
+        epochs(&run("--labels", "ids.npy", &[], "labels"), "labels"),
+        epochs(&run("--labels", "ids.npy", &["--inside-log"], "inside"), "inside"),
+        epochs(&run("--weights", "halves.npy", &[], "weights"), "weights"),
+    ];
+    for (at, one) in losses.iter().enumerate() {
+        assert!(one.len() == 3 && !losses[..at].contains(one), "{losses:?}");
+    }
 }
 
 #[test]

@@ -10,18 +10,20 @@ fn clear(
     }
 }
 
-// Whether a key scores above the row's own, or as high and comes first; a row without a valid score is above nothing.
-fn above(row: u32, j: u32, score: f32, own: f32) -> u32 {
-    let col = params.first_col + j;
-    let ahead = is_nan(own) || is_nan(score) || score > own || (score == own && col < row);
-    return u32(j < params.cols && col != row && ahead);
-}
-
-fn count_above(i: u32, j: u32, c: vec4<f32>) {
+// How many of four keys score above the row's own, or as high and come first; a row without a valid score is above nothing. The own key does
+// not count, nor do others of the row's id.
+fn count_above(i: u32, j: u32, c: vec4<f32>, ids: vec4<u32>) {
     let row = params.first_row + i;
     let own = load_positive_in(row, 0u);
+    let column = columns4(params.first_col + j);
+    var counts = inside4(j) & (column != vec4(row));
+    if HAS_ID == 1u {
+        counts &= ids != vec4(load_row_line(i, AT_ID));
+    }
+    let ahead = vec4(is_nan(own)) | nans(c) | (c > vec4(own)) | ((c == vec4(own)) & (column < vec4(row)));
+    let four = vec4<u32>(counts & ahead);
     // Whole numbers: the order does not matter.
-    add_rank(row, 0u, (above(row, j, c.x, own) + above(row, j + 1u, c.y, own)) + (above(row, j + 2u, c.z, own) + above(row, j + 3u, c.w, own)));
+    add_rank(row, 0u, (four.x + four.y) + (four.z + four.w));
 }
 
 // rank[i] = how many keys come before the row's own.
@@ -30,11 +32,12 @@ fn count_ranks(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     let i = group.y * 16u * TY;
     let j = group.x * 4u * TX + tile_col(lane);
     let t = product(group, lane);
+    let ids = col_tags(0u, j).id;
     for (var h = 0u; h < 4u; h++) {
         let row = i + tile_row(lane, 4u * h);
         let four = tile_rows4(t, h);
         for (var r = 0u; r < tile_rows_inside(row); r++) {
-            count_above(row + r, j, quad_of(four, r));
+            count_above(row + r, j, quad_of(four, r), ids);
         }
     }
 }

@@ -488,10 +488,11 @@ pub fn backward<F: Real>(batch: Batch<F>, dy: &[F], options: Options) -> Gradien
 }
 
 /// How many keys come before each query's own: those that score higher, or as high with a smaller number.
-pub fn rank<F: Real>(q: &[F], k: &[F], dim: usize) -> Vec<u32> {
+pub fn rank<F: Real>(q: &[F], k: &[F], dim: usize, ids: Option<(&[u32], &[u32])>) -> Vec<u32> {
+    let known = |i: usize, j: usize| ids.is_some_and(|(of_q, of_k)| of_q[i] == of_k[j]);
     let ranks = q.chunks(dim).enumerate().map(|(i, q)| {
         let s: Vec<F> = k.chunks(dim).map(|k| dot(q, k)).collect();
-        let before = |(j, score): (usize, &F)| j != i && !(*score < s[i] || (*score == s[i] && j > i));
+        let before = |(j, score): (usize, &F)| j != i && !known(i, j) && !(*score < s[i] || (*score == s[i] && j > i));
         s.iter().enumerate().filter(|&pair| before(pair)).count() as u32
     });
     ranks.collect()

@@ -3,6 +3,7 @@
 use super::matrix::{Ids, Matrix};
 use super::tower::{Maps, Parameter};
 use super::{Config, Engine, Model, Optimizer, Pairs, STEPS_PER_READ, Tower};
+use crate::info_nce::Positive;
 use crate::{Error, Gpu, Recorder, Result, Tensor, Watch, clip, gather, info_nce, normalize};
 
 pub(super) struct Device<'a> {
@@ -13,14 +14,60 @@ pub(super) struct Device<'a> {
     sides: [Side; 2],
     log_scale: Parameter,
     memory: Memory,
-    /// Numbers of the batch's pairs; what they are known by to each other, where that is something else.
-    ids: Ids,
-    known_by: Option<Ids>,
+    known: Known,
     norm: Matrix,
     state: Matrix,
     losses: Matrix,
     /// Losses since the last read.
     steps: usize,
+}
+
+/// What is known of a batch's pairs.
+struct Known {
+    /// Their numbers.
+    ids: Ids,
+    /// What they are known by to each other, where that is something else; whether pairs of one such number are positives of each other.
+    same: Option<Ids>,
+    are_positives: bool,
+    weights: Option<Matrix>,
+}
+
+impl Known {
+    fn new(gpu: &Gpu, pairs: &Pairs, batch: usize) -> Result<Known> {
+        Ok(Known {
+            ids: Ids::new(gpu, batch)?,
+            same: pairs.has_ids().then(|| Ids::new(gpu, batch)).transpose()?,
+            are_positives: pairs.has_labels(),
+            weights: pairs.has_weights().then(|| Matrix::new(gpu, batch, 1)).transpose()?,
+        })
+    }
+
+    fn write(&self, gpu: &Gpu, pairs: &Pairs, ids: &[u32]) -> Result<()> {
+        gpu.write(self.ids.first(ids.len())?, ids)?;
+        if let Some(same) = &self.same {
+            gpu.write(same.first(ids.len())?, &pairs.ids_of(ids))?;
+        }
+        if let Some((weights, of_pairs)) = self.weights.as_ref().zip(pairs.weights_of(ids)) {
+            gpu.write(weights.first(ids.len())?, &of_pairs)?;
+        }
+        Ok(())
+    }
+
+    /// What pairs are known by to each other.
+    fn by(&self) -> Result<Tensor<'_, u32>> {
+        self.same.as_ref().unwrap_or(&self.ids).view()
+    }
+
+    /// A batch of these pairs.
+    fn batch<'a>(&'a self, q: Tensor<'a>, k: Tensor<'a>) -> Result<info_nce::Batch<'a>> {
+        let by = self.by()?;
+        Ok(info_nce::Batch {
+            weight: self.weights.as_ref().map(Matrix::view).transpose()?,
+            positive: if self.are_positives { Positive::Groups(by, by) } else { Positive::Own },
+            ids: self.same.is_some().then_some((by, by)),
+            ..info_nce::Batch::new(q, k)
+        })
+    }
 }
 
 /// Past keys and the pairs that they are of.
@@ -83,7 +130,8 @@ impl<'a> Device<'a> {
     pub(super) fn new(gpu: &'a Gpu, pairs: &'a Pairs, config: &'a Config, start: &Model) -> Result<Self> {
         let [queries, keys] = pairs.data();
         let sides = [Side::new(gpu, &start.query, queries, config)?, Side::new(gpu, &start.key, keys, config)?];
-        let batch = info_nce::Batch::new(sides[0].unit.view()?, sides[1].unit.view()?);
+        let known = Known::new(gpu, pairs, config.batch)?;
+        let batch = known.batch(sides[0].unit.view()?, sides[1].unit.view()?)?;
         let [lines, columns] = batch.state_shape(config.loss());
         Ok(Device {
             gpu,
@@ -93,8 +141,7 @@ impl<'a> Device<'a> {
             sides,
             log_scale: Parameter::new(gpu, &[start.log_scale], 1, config.optimizer)?,
             memory: Memory::new(gpu, config)?,
-            ids: Ids::new(gpu, config.batch)?,
-            known_by: pairs.has_ids().then(|| Ids::new(gpu, config.batch)).transpose()?,
+            known,
             norm: Matrix::new(gpu, 1, 1)?,
             state: Matrix::new(gpu, lines, columns)?,
             losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
@@ -104,10 +151,7 @@ impl<'a> Device<'a> {
 
     /// Tells the device which pairs come next, and hands it the rows that it cannot gather itself.
     fn announce(&self, ids: &[u32]) -> Result<()> {
-        self.gpu.write(self.ids.first(ids.len())?, ids)?;
-        if let Some(known_by) = &self.known_by {
-            self.gpu.write(known_by.first(ids.len())?, &self.pairs.ids_of(ids))?;
-        }
+        self.known.write(self.gpu, self.pairs, ids)?;
         for (which, side) in self.sides.iter().enumerate().filter(|(_, side)| side.data.is_none()) {
             self.gpu.write(side.maps.x().first(ids.len())?, &self.pairs.gather(which, ids))?;
         }
@@ -129,15 +173,12 @@ impl Engine for Device<'_> {
         self.announce(ids)?;
         let [query, key] = &self.sides;
         let (q, k, state) = (query.unit.view()?, key.unit.view()?, self.state.view()?);
-        let (ids, ring) = (self.ids.view()?, self.memory.ring()?);
-        let known_by = self.known_by.as_ref().map_or(Ok(ids), Ids::view)?;
+        let (ids, known_by, ring) = (self.known.ids.view()?, self.known.by()?, self.memory.ring()?);
         let mut queue = self.memory.queue;
         let shared = queue.view(ring)?;
-        let batch = info_nce::Batch {
-            shared,
-            ids: (shared.is_some() || self.known_by.is_some()).then_some((known_by, known_by)),
-            ..info_nce::Batch::new(q, k).scaled(self.log_scale.value.view()?)
-        };
+        let batch = self.known.batch(q, k)?.scaled(self.log_scale.value.view()?);
+        let ids_of_keys = shared.map(|_| (known_by, known_by)).or(batch.ids);
+        let batch = info_nce::Batch { shared, ids: ids_of_keys, ..batch };
         let gradients = info_nce::Gradients {
             dq: Some(query.d_unit.view()?),
             dk: Some(key.d_unit.view()?),
@@ -181,14 +222,17 @@ impl Engine for Device<'_> {
             self.announce(part)?;
             let rows = index * self.config.batch..index * self.config.batch + part.len();
             self.gpu.run(|recorder| {
-                self.load(recorder, self.ids.first(part.len())?)?;
+                self.load(recorder, self.known.ids.first(part.len())?)?;
                 self.sides[0].forward(recorder, queries.view()?.row_range(rows.clone()))?;
                 self.sides[1].forward(recorder, keys.view()?.row_range(rows))
             })?;
         }
         let ranks = self.gpu.zeros::<u32>(ids.len())?;
         let ranks = Tensor::<u32>::vector(&ranks, ids.len())?;
-        self.gpu.run_watched(|recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, ranks), watch)?;
+        let same = self.pairs.has_ids().then(|| Ids::of(self.gpu, &self.pairs.ids_of(ids))).transpose()?;
+        let same = same.as_ref().map(Ids::view).transpose()?.map(|same| (same, same));
+        let rank = |recorder: &mut Recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, same, ranks);
+        self.gpu.run_watched(rank, watch)?;
         self.gpu.read(ranks)
     }
 

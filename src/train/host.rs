@@ -1,7 +1,7 @@
 //! Training by the reference, for machines without any adapter.
 
 use super::{Config, Engine, Model, Optimizer, Pairs, Tower};
-use crate::reference::info_nce::{Batch, Gradients, Negatives};
+use crate::reference::info_nce::{Batch, Gradients, Negatives, Positive};
 use crate::reference::{adam, clip, info_nce, linear, normalize, sgd, tanh};
 use crate::{Result, Watch, normalize::Options as Unit};
 
@@ -131,7 +131,11 @@ impl Engine for Host<'_> {
         let known_by = &self.pairs.ids_of(ids)[..];
         let shared = Negatives { k: &self.memory.0, ids: &self.memory.1, ..Default::default() };
         let log_scale = Some(self.log_scale.value[0]);
-        let batch = Batch { log_scale, shared, ids: Some((known_by, known_by)), ..Batch::new(q, k, self.config.dim) };
+        let weight: Vec<f64> = self.pairs.weights_of(ids).map_or_else(Vec::new, |weights| wide(&weights));
+        let labels = self.pairs.has_labels();
+        let positive = if labels { Positive::Groups(known_by, known_by) } else { Positive::Own };
+        let ids = Some((known_by, known_by));
+        let batch = Batch { log_scale, shared, ids, positive, weight: &weight, ..Batch::new(q, k, self.config.dim) };
         self.losses.push(info_nce::forward(batch, options)[0] as f32);
         let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
         let (keys, pairs) = &mut self.memory;
@@ -162,7 +166,8 @@ impl Engine for Host<'_> {
 
     fn ranks(&mut self, ids: &[u32], _: Watch) -> Result<Vec<u32>> {
         let [q, k] = self.embed(ids);
-        Ok(info_nce::rank(&q.unit, &k.unit, self.config.dim))
+        let same = self.pairs.ids_of(ids);
+        Ok(info_nce::rank(&q.unit, &k.unit, self.config.dim, Some((&same, &same))))
     }
 
     fn model(&self) -> Result<Model> {

@@ -34,6 +34,7 @@ pub mod tables;
 mod tower;
 pub mod wals;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -115,6 +116,14 @@ impl Config {
         pairs.split(self.held_out, self.seed)
     }
 
+    /// What random embeddings would give on average on the held-out pairs.
+    pub fn by_chance(&self, pairs: &Pairs) -> Metrics {
+        let ids = pairs.ids_of(ranked(&self.split(pairs)));
+        let mut same = HashMap::new();
+        ids.iter().for_each(|id| *same.entry(id).or_insert(0) += 1);
+        Metrics::by_chance(ids.iter().map(|id| ids.len() - same[id]))
+    }
+
     /// Refuses what cannot train on these pairs; [`fit`] asks first.
     ///
     /// # Errors
@@ -136,7 +145,7 @@ impl Config {
         if self.dim == 0 {
             return option("dim", "at least 1", "0".into());
         }
-        self.loss().check(info_nce::Given::default())?;
+        self.loss().check(info_nce::Given { groups: pairs.has_labels(), ..Default::default() })?;
         let least = 1.0 / self.loss.max_scale;
         if !(self.temperature.is_finite() && self.temperature >= least) {
             return option("temperature", "at least 1/max_scale, 0.01 unless set", self.temperature.to_string());
@@ -159,7 +168,12 @@ impl Config {
     }
 }
 
-/// Where a query's own key ranks among the keys of all ranked pairs.
+/// The held-out pairs that are ranked.
+fn ranked(split: &Split) -> &[u32] {
+    &split.held_out[..split.held_out.len().min(MOST_RANKED)]
+}
+
+/// Where a query's own key ranks among the keys of all ranked pairs, but for those of pairs with its id or label.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Metrics {
     /// Share of queries whose own key is first.
@@ -184,10 +198,21 @@ impl Metrics {
         }
     }
 
-    /// What random embeddings would give on average.
-    pub fn by_chance(pairs: usize) -> Metrics {
-        let ranks: Vec<u32> = (0..pairs as u32).collect();
-        Metrics::of(&ranks)
+    /// On average over all places that a key may have among so many others, of each pair.
+    fn by_chance(others: impl Iterator<Item = usize>) -> Metrics {
+        let places: Vec<usize> = others.map(|others| others + 1).collect();
+        let mean = |of: &dyn Fn(usize) -> f64| places.iter().map(|&count| of(count)).sum::<f64>() / places.len() as f64;
+        // 1 + 1/2 + … + 1/count.
+        let mut sums = vec![0.0];
+        for count in 1..=places.iter().copied().max().unwrap_or(0) {
+            sums.push(sums[count - 1] + 1.0 / count as f64);
+        }
+        Metrics {
+            recall_at_1: mean(&|count| 1.0 / count as f64),
+            recall_at_10: mean(&|count| count.min(10) as f64 / count as f64),
+            mean_reciprocal_rank: mean(&|count| sums[count] / count as f64),
+            pairs: places.len(),
+        }
     }
 }
 
@@ -311,7 +336,7 @@ fn run(
     config: &Config,
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let ranked = &split.held_out[..split.held_out.len().min(MOST_RANKED)];
+    let ranked = ranked(split);
     let before = match engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress }))) {
         Err(Error::Cancelled { .. }) => {
             let before = Metrics::default();

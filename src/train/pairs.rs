@@ -12,7 +12,15 @@ pub struct Pairs {
     query_cols: usize,
     key_cols: usize,
     /// None: each pair is its own.
-    ids: Option<Vec<u32>>,
+    same: Option<Same>,
+    weights: Option<Vec<f32>>,
+}
+
+/// A number for each pair, and whether pairs of one number are positives of each other or nothing to each other.
+#[derive(Debug, Clone, PartialEq)]
+struct Same {
+    numbers: Vec<u32>,
+    are_positives: bool,
 }
 
 /// The numbers of the pairs to train on and of those to measure with.
@@ -45,29 +53,72 @@ impl Pairs {
             let (what, found) = ("keys".into(), format!("{} rows", rows[1]));
             return Err(Error::Data { what, expected: format!("as many rows as the queries, {}", rows[0]), found });
         }
-        Ok(Pairs { queries, keys, query_cols, key_cols, ids: None })
+        Ok(Pairs { queries, keys, query_cols, key_cols, same: None, weights: None })
     }
 
-    /// With a number for each pair: pairs of one number, such as several questions with one answer, are no negatives of each other.
+    /// With a number for each pair: pairs of one number, such as several questions with one answer, are no negatives of each other. Takes the
+    /// place of labels.
     ///
     /// # Errors
     /// [`Error::Data`] for fewer or more numbers than pairs.
     pub fn with_ids(self, ids: Vec<u32>) -> Result<Pairs> {
-        if ids.len() != self.len() {
-            let (expected, found) = (format!("one for each pair, {}", self.len()), ids.len().to_string());
-            return Err(Error::Data { what: "ids".into(), expected, found });
-        }
-        Ok(Pairs { ids: Some(ids), ..self })
+        self.one_each("ids", ids.len())?;
+        Ok(Pairs { same: Some(Same { numbers: ids, are_positives: false }), ..self })
     }
 
-    /// Whether pairs have numbers that others may have too.
+    /// With a label for each pair: pairs of one label are positives of each other (supervised contrastive learning), in a queue of past keys no
+    /// negatives. Takes the place of ids.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for fewer or more labels than pairs.
+    pub fn with_labels(self, labels: Vec<u32>) -> Result<Pairs> {
+        self.one_each("labels", labels.len())?;
+        Ok(Pairs { same: Some(Same { numbers: labels, are_positives: true }), ..self })
+    }
+
+    /// With a weight for each pair, by which its loss counts in the mean of a batch.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for fewer or more weights than pairs, or one that is negative, NaN or infinite.
+    pub fn with_weights(self, weights: Vec<f32>) -> Result<Pairs> {
+        self.one_each("weights", weights.len())?;
+        if let Some(at) = weights.iter().position(|&weight| !(weight >= 0.0 && weight.is_finite())) {
+            let (expected, found) = ("finite numbers from 0".into(), format!("{} in row {at}", weights[at]));
+            return Err(Error::Data { what: "weights".into(), expected, found });
+        }
+        Ok(Pairs { weights: Some(weights), ..self })
+    }
+
+    fn one_each(&self, what: &str, count: usize) -> Result<()> {
+        if count != self.len() {
+            let (expected, found) = (format!("one for each pair, {}", self.len()), count.to_string());
+            return Err(Error::Data { what: what.into(), expected, found });
+        }
+        Ok(())
+    }
+
+    /// Whether pairs have numbers, ids or labels, that others may have too.
     pub(super) fn has_ids(&self) -> bool {
-        self.ids.is_some()
+        self.same.is_some()
+    }
+
+    /// Whether pairs of one number are positives of each other.
+    pub(super) fn has_labels(&self) -> bool {
+        self.same.as_ref().is_some_and(|same| same.are_positives)
     }
 
     /// What pairs are known by to each other.
     pub(super) fn ids_of(&self, pairs: &[u32]) -> Vec<u32> {
-        pairs.iter().map(|&pair| self.ids.as_ref().map_or(pair, |ids| ids[pair as usize])).collect()
+        pairs.iter().map(|&pair| self.same.as_ref().map_or(pair, |same| same.numbers[pair as usize])).collect()
+    }
+
+    pub(super) fn has_weights(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    /// The weights of some pairs, if pairs have any.
+    pub(super) fn weights_of(&self, pairs: &[u32]) -> Option<Vec<f32>> {
+        self.weights.as_ref().map(|weights| pairs.iter().map(|&pair| weights[pair as usize]).collect())
     }
 
     /// Number of pairs.

@@ -473,7 +473,7 @@ impl<'a> Call<'a> {
 const PARTS_OF_ROWS: [usize; 2] = [PARTS, 2];
 
 /// Those of some names: a kernel is built once for each set of flags, so that it gets only those on which it depends.
-fn only(flags: &[(&'static str, u32)], names: &[&str]) -> Vec<(&'static str, u32)> {
+pub(super) fn only(flags: &[(&'static str, u32)], names: &[&str]) -> Vec<(&'static str, u32)> {
     flags.iter().copied().filter(|(name, _)| names.contains(name)).collect()
 }
 

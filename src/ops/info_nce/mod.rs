@@ -135,7 +135,7 @@ static EACH_FORWARD: Kernel = kernel("each_forward", &["log_scale", "row_line", 
 static EACH_BACKWARD: Kernel =
     kernel("each_backward", &["log_scale", "row_line", "col_line", "score_in", "g", "coef", "row_part"]);
 static CLEAR: Kernel = kernel("clear", &["rank"]);
-static COUNT_RANKS: Kernel = kernel("count_ranks", &["q", "k", "positive_in", "rank"]);
+static COUNT_RANKS: Kernel = kernel("count_ranks", &["q", "k", "row_line", "col_line", "positive_in", "rank"]);
 pub(super) const KERNELS: &[&Kernel] = &[
     &FORWARD,
     &BACKWARD,

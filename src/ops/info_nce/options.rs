@@ -74,9 +74,9 @@ pub(super) fn is_near(options: Options) -> bool {
 /// What options may not go with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Given {
-    index: bool,
-    groups: bool,
-    log_q: bool,
+    pub(crate) index: bool,
+    pub(crate) groups: bool,
+    pub(crate) log_q: bool,
 }
 
 impl Given {
