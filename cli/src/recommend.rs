@@ -17,9 +17,6 @@ use crate::table;
 use crate::train::Arguments;
 use crate::update::{self, Kind};
 
-/// Recommendations that are looked at.
-pub const TOP: usize = 10;
-
 /// Interactions instead of pairs.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Interactions")]
@@ -126,7 +123,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 }
                 last = before;
                 bar.set_length((of_epoch * config.epochs) as u64);
-                run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
+                run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
             }
             Event::Within { progress } => {
                 bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
@@ -145,7 +142,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 if bar.is_hidden() && (epoch % config.epochs.div_ceil(10) == 0 || epoch == config.epochs) {
                     println!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
-                run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&held_out)}))
+                run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])}))
             }
         };
         stop.after(logged)
@@ -162,7 +159,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         }
     }
     let after = format!("after training (epoch {})", outcome.best_epoch);
-    compare(&[("before training", outcome.before), (&after, outcome.best)], &split, train);
+    compare(&[("before training", &[outcome.before]), (&after, &[outcome.best])], &split, train);
     let seconds = start.elapsed().as_secs_f64();
     println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
     for name in [EMBEDDINGS, IDS, METRICS] {
@@ -184,38 +181,41 @@ pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::V
 }
 
 /// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.
-pub fn compare(found: &[(&str, Quality)], split: &Split, known: &Interactions) {
-    let Some(held_out) = split.measured() else { return };
-    let popular = popular(&split.train, known, held_out);
-    let first = format!("{} users' {} items", popular.users, split.asked());
-    let mut table = table::with_header([first.as_str(), "recall@10", "NDCG@10"], 1..3);
-    for (name, quality) in found.iter().chain(&[("the most popular", popular)]) {
-        let numbers = [quality.recall_at_10, quality.ndcg_at_10].map(|number| format!("{number:.4}"));
-        table.add_row([(*name).to_owned()].into_iter().chain(numbers));
+pub fn compare(found: &[(&str, &[Quality])], split: &Split, known: &Interactions) {
+    let (Some(held_out), Some((_, first))) = (split.measured(), found.first()) else { return };
+    let at: Vec<usize> = first.iter().map(|quality| quality.at).collect();
+    let popular = popular(&split.train, known, held_out, &at);
+    let Some(Quality { users, .. }) = popular.first() else { return };
+    let mut header = vec![format!("{users} users' {} items", split.asked())];
+    header.extend(at.iter().flat_map(|at| [format!("recall@{at}"), format!("NDCG@{at}")]));
+    let mut table = table::with_header(&header, 1..header.len());
+    for (name, qualities) in found.iter().chain(&[("the most popular", &popular[..])]) {
+        let numbers = qualities.iter().flat_map(|quality| [quality.recall, quality.ndcg]);
+        table.add_row([(*name).to_owned()].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
     }
     println!("{table}");
 }
 
 /// What recommending the same to everyone is worth: the items that most have taken, but for those `known` of a user.
-fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions) -> Quality {
+fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions, at: &[usize]) -> Vec<Quality> {
     let popularity = train.popularity();
     let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
     order.sort_by(|&a, &b| popularity[b as usize].total_cmp(&popularity[a as usize]).then(a.cmp(&b)));
     let known = known.lists();
-    let best_of = |user: u32| -> Vec<u32> {
+    let best_of = |user: u32, count: usize| -> Vec<u32> {
         let is_new = |item: &u32| known[user as usize].binary_search(item).is_err();
-        let mut best: Vec<u32> = order.iter().copied().filter(is_new).take(TOP).collect();
-        best.resize(TOP, u32::MAX);
+        let mut best: Vec<u32> = order.iter().copied().filter(is_new).take(count).collect();
+        best.resize(count, u32::MAX);
         best
     };
-    let best = |users: &[u32]| Ok(users.iter().flat_map(|&user| best_of(user)).collect());
-    Quality::measure(held_out, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
+    let best = |users: &[u32], count| Ok(users.iter().flat_map(|&user| best_of(user, count)).collect());
+    Quality::measure(held_out, at, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
 /// None where nothing was measured.
 fn sentence(quality: &Quality) -> Option<String> {
-    let Quality { recall_at_10, ndcg_at_10, users } = quality;
-    (*users > 0).then(|| format!("recall@10 {recall_at_10:.4}, NDCG@10 {ndcg_at_10:.4}"))
+    let Quality { at, recall, ndcg, users } = quality;
+    (*users > 0).then(|| format!("recall@{at} {recall:.4}, NDCG@{at} {ndcg:.4}"))
 }
 
 /// The same at the end of another sentence, after a `separator`.
@@ -224,7 +224,12 @@ pub fn clause(separator: &str, quality: &Quality) -> String {
 }
 
 /// None where nothing was measured.
-pub fn record(quality: &Quality) -> Option<serde_json::Value> {
-    let Quality { recall_at_10, ndcg_at_10, users } = quality;
-    (*users > 0).then(|| json!({"recall_at_10": recall_at_10, "ndcg_at_10": ndcg_at_10, "users": users}))
+pub fn record(qualities: &[Quality]) -> Option<serde_json::Value> {
+    let users = qualities.first().map(|quality| quality.users).filter(|&users| users > 0)?;
+    let mut all = json!({"users": users});
+    for Quality { at, recall, ndcg, .. } in qualities {
+        all[format!("recall_at_{at}")] = (*recall).into();
+        all[format!("ndcg_at_{at}")] = (*ndcg).into();
+    }
+    Some(all)
 }

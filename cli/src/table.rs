@@ -1,9 +1,9 @@
 use std::ops::Range;
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
 
 /// A table with a header, its columns `numbers` aligned to the right.
-pub fn with_header<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
+pub fn with_header(header: impl Into<Row>, numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(header);

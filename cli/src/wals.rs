@@ -12,7 +12,7 @@ use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, 
 use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
 use crate::interactions::{self, Rules};
-use crate::recommend::{TOP, clause, compare, keep, record};
+use crate::recommend::{clause, compare, keep, record};
 use crate::run::{EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
 use crate::split::New;
 use crate::stop::Stop;
@@ -65,6 +65,9 @@ pub struct Arguments {
     /// of what they took, and asked for the rest.
     #[arg(long, value_name = "SHARE", conflicts_with = "held_out_users", allow_negative_numbers = true)]
     new_users: Option<f64>,
+    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100.
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    at: Vec<u16>,
     /// Start from the factors of an earlier run, as wide as --dim says: users and items that it does not know start as they do without. What it learned from
     /// and is held out now is measured too well.
     #[arg(long, value_name = "RUN", conflicts_with = "new_users")]
@@ -226,8 +229,11 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         known = own;
     }
     let quality = match split.measured() {
-        Some(held_out) => Quality::measure(held_out, |users| recommend(&gpu, &outcome.model, known, users, TOP))?,
-        None => Quality::default(),
+        Some(held_out) => {
+            let at: Vec<usize> = arguments.at.iter().copied().map(usize::from).collect();
+            Quality::measure(held_out, &at, |users, k| recommend(&gpu, &outcome.model, known, users, k))?
+        }
+        None => Vec::new(),
     };
     let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
     let end = if stopped { "stopped" } else { "finished" };
@@ -235,11 +241,11 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if stopped {
         println!("stopped: the factors are those of {count} whole sweeps and what was solved since");
     }
-    compare(&[("the factors", quality)], &split, known);
+    compare(&[("the factors", &quality)], &split, known);
     if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
         println!(
             "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} after the last{}",
-            clause("; ", &quality)
+            quality.first().map(|quality| clause("; ", quality)).unwrap_or_default()
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);

@@ -431,17 +431,26 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
         assert!(said.contains(solver), "{preset}: {said}");
     }
     let out = folder.path().join("new");
-    let output = factors(&file, &["--new-users", "0.3", "--steps", "0", "--out", out.to_str().unwrap()]);
+    let output =
+        factors(&file, &["--new-users", "0.3", "--steps", "0", "--at", "10,1,30", "--out", out.to_str().unwrap()]);
     let said = text(&output.stdout);
+    assert!(said.contains("recall@10 ┆ NDCG@10 ┆ recall@1 ┆ NDCG@1 ┆ recall@30 ┆ NDCG@30"), "{said}");
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains("users left out") && said.contains("users' later items"), "{said}");
     let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     let (users, recall) = (&last["held_out"]["users"], &last["held_out"]["recall_at_10"]);
     assert!((2..30).contains(&users.as_u64().unwrap()) && recall.as_f64().unwrap() > 0.4, "{last}");
+    assert_eq!(last["held_out"]["recall_at_30"], 1.0, "all of 20 items: {last}");
+    let first = &last["held_out"]["recall_at_1"];
+    assert!(first == &last["held_out"]["ndcg_at_1"] && first.as_f64().unwrap() < 1.0, "{last}");
     recommends(&folder.path().join("ials"), &file);
     let picture = fs::read_to_string(folder.path().join("ials/objective.svg")).unwrap();
-    assert_eq!(picture.matches("<circle").count(), 9 + 2, "a dot for each half but the first, and two in the legend");
+    assert_eq!(
+        picture.matches("<circle").count(),
+        9 + 2,
+        "a dot for each half but the first, far above, and two in the legend"
+    );
     let out = folder.path().join("none");
     let to = ["--out", out.to_str().unwrap()];
     let refuse = |more: &[&str], words: &[&str]| refused(&factors(&file, &[more, &to].concat()), words, &out);

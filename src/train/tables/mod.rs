@@ -208,32 +208,39 @@ impl Model {
 /// What recommendations are worth: over the users of the held-out interactions, each item but their training ones ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Quality {
-    /// Share of the held-out items among the first 10.
-    pub recall_at_10: f64,
-    /// The same, weighted by rank.
-    pub ndcg_at_10: f64,
+    /// K: how many items a user were looked at.
+    pub at: usize,
+    /// [Recall](metrics::recall) of the held-out items among the first K.
+    pub recall: f64,
+    /// [NDCG](metrics::ndcg) of the first K.
+    pub ndcg: f64,
     /// Users that were ranked.
     pub users: usize,
 }
 
 impl Quality {
-    /// Of the ten items a user that `best` gives for users, by [`recommend`] or otherwise: those who have held-out interactions.
+    /// At each K of `at`: `best` gives as many items a user, best first, as its second argument says, by [`recommend`] or otherwise, for the users who
+    /// have held-out interactions.
     ///
     /// # Errors
     /// Those of `best`.
     pub fn measure<E>(
         held_out: &Interactions,
-        best: impl FnOnce(&[u32]) -> core::result::Result<Vec<u32>, E>,
-    ) -> core::result::Result<Quality, E> {
+        at: &[usize],
+        best: impl FnOnce(&[u32], usize) -> core::result::Result<Vec<u32>, E>,
+    ) -> core::result::Result<Vec<Quality>, E> {
         let truth = held_out.lists();
         let users: Vec<u32> = (0..truth.len() as u32).filter(|&user| !truth[user as usize].is_empty()).collect();
-        let ids = best(&users)?;
+        let most = at.iter().copied().max().unwrap_or(0);
+        let ids = best(&users, most)?;
         let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
-        Ok(Quality {
-            recall_at_10: metrics::recall(&ids, 10, &truth),
-            ndcg_at_10: metrics::ndcg(&ids, 10, &truth),
-            users: users.len(),
-        })
+        let first = |k: usize| -> Vec<u32> { ids.chunks(most.max(1)).flat_map(|ids| &ids[..k]).copied().collect() };
+        let of = |&at: &usize| {
+            let ids = first(at);
+            let (recall, ndcg) = (metrics::recall(&ids, at, &truth), metrics::ndcg(&ids, at, &truth));
+            Quality { at, recall, ndcg, users: users.len() }
+        };
+        Ok(at.iter().map(of).collect())
     }
 }
 
@@ -341,7 +348,7 @@ pub fn fit(
             Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
             now => now?,
         };
-        if held_out.is_none() || now.ndcg_at_10 > outcome.best.ndcg_at_10 {
+        if held_out.is_none() || now.ndcg > outcome.best.ndcg {
             outcome = Outcome { best: now, best_epoch: epoch, model, ..outcome };
         }
         if watch(Event::Epoch { epoch, loss, held_out: now }).is_break() {
@@ -359,5 +366,6 @@ fn quality(
 ) -> Result<Quality> {
     let Some(held_out) = held_out else { return Ok(Quality::default()) };
     let mut tell = patient(|progress| watch(Event::Within { progress }));
-    Quality::measure(held_out, |users| engine.top(users, 10, &mut tell))
+    let measured = Quality::measure(held_out, &[10], |users, k| engine.top(users, k, &mut tell))?;
+    Ok(measured.into_iter().next().unwrap_or_default())
 }
