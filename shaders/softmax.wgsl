@@ -62,12 +62,27 @@ fn forward(
     }
 }
 
+// Sums of dy of both signs may overflow on their way to a number that does not: beside the sum there is that of dy SMALL, which cannot.
+const SMALL: f32 = 0x1p-64;
+
+// Opaque: Mesa makes one product with the sum of these, and a quotient of the whole one of both parts.
+fn smaller4(dy: vec4<f32>) -> vec4<f32> {
+    return opaque4(SMALL * dy);
+}
+
 // Where p is 0 it stays so, even beside what overflows.
-fn gradient4(y: vec4<f32>, dy: vec4<f32>, sum: f32) -> vec4<f32> {
+fn gradient4(y: vec4<f32>, dy: vec4<f32>, sums: vec2<f32>) -> vec4<f32> {
+    let sum = sums.x;
     if LOG_FORM == 1u {
-        return (dy - of_share4(probability4(y), vec4(sum), sum)) / params.temperature;
+        let p = probability4(y);
+        let dx = select(dy - of_share4(p, vec4(sum), sum), (smaller4(dy) - p * sums.y) / SMALL, overflows(sums));
+        return dx / params.temperature;
     }
     return of_share4(y, dy - sum, sum) / params.temperature;
+}
+
+fn overflows(sums: vec2<f32>) -> bool {
+    return not_finite(vec4(sums.x)).x && !not_finite(vec4(sums.y)).x;
 }
 
 fn of_share4(p: vec4<f32>, value: vec4<f32>, sum: f32) -> vec4<f32> {
@@ -86,28 +101,29 @@ fn backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let span = span_of(group, groups, lane);
-    var sum = 0.0;
+    var sums = vec2(0.0);
     var y = mat4x4<f32>();
     var dy = mat4x4<f32>();
     if STAGE == FROM_PARTS {
         for (var s = lane % LANES; s < params.segments; s += LANES) {
-            sum += load_part(span.i, 2u * s);
+            sums += vec2(load_part(span.i, 2u * s), load_part(span.i, 2u * s + 1u));
         }
     } else {
         for (var j = span.first; j < span.end; j += step_size()) {
             y = load_y_in16(span.i, j, span.end, 0.0);
             dy = load_dy16(span.i, j, span.end, 0.0);
             if LOG_FORM == 1u {
-                sum += sum16(dy);
+                sums += vec2(sum16(dy), sum16(mat4x4(smaller4(dy[0]), smaller4(dy[1]), smaller4(dy[2]), smaller4(dy[3]))));
             } else {
-                sum += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));
+                sums.x += sum16(mat4x4(y[0] * dy[0], y[1] * dy[1], y[2] * dy[2], y[3] * dy[3]));
             }
         }
     }
-    sum = reduce_sum(lane, sum);
+    sums = reduce_sum2(lane, sums);
     if STAGE == ONLY_PART {
         if span.lead {
-            store_part(span.i, 2u * span.segment, sum);
+            store_part(span.i, 2u * span.segment, sums.x);
+            store_part(span.i, 2u * span.segment + 1u, sums.y);
         }
         return;
     }
@@ -117,7 +133,7 @@ fn backward(
             dy = load_dy16(span.i, j, span.end, 0.0);
         }
         let dx = mat4x4(
-            gradient4(y[0], dy[0], sum), gradient4(y[1], dy[1], sum), gradient4(y[2], dy[2], sum), gradient4(y[3], dy[3], sum),
+            gradient4(y[0], dy[0], sums), gradient4(y[1], dy[1], sums), gradient4(y[2], dy[2], sums), gradient4(y[3], dy[3], sums),
         );
         store_dx16(span.i, j, span.end, dx);
     }

@@ -155,6 +155,18 @@ fn finite_extremes() {
         assert!(dx.iter().all(|dx| !dx.is_nan()), "{dx:?}");
         assert!(of_mask.zip(want).all(|(&dx, &dy)| dx == if log { dy.into() } else { 0.0 }), "{dx:?}");
     }
+    // Sums that leave the range on both sides and come back.
+    let log = Options { log: true, ..Default::default() };
+    for cols in [8, 300, 5000, 70_000] {
+        let dy: Vec<f32> = (0..cols).map(|at| if at < cols / 2 { most } else { -0.75 * most }).collect();
+        let x = Fill::Small.matrix(1, cols, 5);
+        let [_, dx] = on_device(gpu, &x, &dy, cols, log);
+        let [_, want] = by_reference(&x, &dy, cols, log);
+        for (at, (&dx, &want)) in dx.iter().zip(&want).enumerate() {
+            let is_near = (dx - want).abs() <= 1e-5 * f64::from(most);
+            assert!(is_near || (want.abs() > most.into() && dx == f64::INFINITY.copysign(want)), "{at}: {dx}, {want}");
+        }
+    }
 }
 
 #[test]
