@@ -93,6 +93,20 @@ const BEHIND_TORCH: &[(&str, &str)] = &[
     ("siglip/perfect", "losses near 1e-21 are e^x of x near -48, so that rounding x to f32 alone may be off by 32 ulp"),
 ];
 
+/// The cases of which llvmpipe leaves the bank's `tight` bound, and why; PyTorch's own f32 leaves it too but for the first two.
+const OUTSIDE_TIGHT: &[(&str, &str)] = &[
+    ("infonce/duplicate_queries_and_keys", "most terms of the gradients cancel: 7.7e-9, allowed are 5.9e-9"),
+    ("infonce/all_rows_identical", "all terms of the gradients cancel: 1.4e-8, allowed are 1.0e-8"),
+    ("adamw/steps_1000", "a thousand steps add up their rounding: 8.5e-6, PyTorch 3.1e-5"),
+    ("adamw/steps_10000", "likewise: 5.6e-5, PyTorch 2.7e-4"),
+    ("sgd/steps_10000", "likewise: 3.5e-3 of 1,174, PyTorch 3.4e-3"),
+    ("kl_logits/adv_student_outlier_last", "a difference of log-sum-exps: 3.0e-5 of 3.5, PyTorch 2.5e-4"),
+    ("kl_logits/shifted_logits", "likewise, and the loss is 0: 4.1e-9, PyTorch 4.3e-9"),
+    ("siglip/N17_D1021_norm0_init", "scores of products of 1,021 terms: 5.8e-6, PyTorch 7.3e-6"),
+    ("siglip/N1_D1_norm1_init", "the gradient along a row of one number is 0: 8.9e-16, PyTorch 4.8e-7"),
+    ("l2_normalize/shape_5x1", "likewise: 3.7e-8, PyTorch 9.5e-7"),
+];
+
 /// Stands in for the elements of a large output.
 pub struct Digest {
     /// Flat index of each sample in `Output::expected`.
@@ -380,6 +394,11 @@ pub fn grade_reference(op: &str, fraction: f64, compute: impl Fn(&Case) -> Found
     }
 }
 
+/// Another device rounds otherwise, so that other cases may leave a tight bound.
+fn on_llvmpipe() -> bool {
+    crate::harness::gpu().is_some_and(|gpu| gpu.info().driver == "llvmpipe")
+}
+
 /// The results of one op, case by case.
 #[derive(Default)]
 struct Score {
@@ -392,8 +411,9 @@ struct Entry {
     value: bool,
     torch_in_tight: bool,
     result: Result<Grade, String>,
-    /// For a result that passes: how far it is behind PyTorch's f32, if it may not be.
+    /// For a result that passes: how far it is behind PyTorch's f32, or that it leaves the bank's tight bound, if it may not.
     behind: Option<String>,
+    loose: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,7 +428,10 @@ impl Score {
         let got: Vec<f32> = got.iter().map(|&got| got as f32).collect();
         let result = output.judge(&got);
         let behind = result.as_ref().ok().and_then(|grade| output.behind_torch(grade));
-        let excused = BEHIND_TORCH.iter().any(|(case, _)| output.label.starts_with(&format!("{case} ")));
+        let is_among =
+            |list: &[(&str, &str)]| list.iter().any(|(case, _)| output.label.starts_with(&format!("{case} ")));
+        let is_loose = result.as_ref().is_ok_and(|grade| !grade.in_tight) && !is_among(OUTSIDE_TIGHT) && on_llvmpipe();
+        let judged = output.class != Class::Edge;
         self.entries.push(Entry {
             standing: match output.class {
                 Class::Edge => Standing::Edge,
@@ -418,7 +441,8 @@ impl Score {
             value: output.kind == Kind::Value,
             torch_in_tight: output.torch.in_tight,
             result,
-            behind: behind.filter(|_| !excused && output.class != Class::Edge),
+            behind: behind.filter(|_| !is_among(BEHIND_TORCH) && judged),
+            loose: (is_loose && judged).then(|| format!("{}: outside the tight bound", output.label)),
         });
     }
 
@@ -441,7 +465,7 @@ impl Score {
         );
         let mut failures = Vec::new();
         for entry in &self.entries {
-            failures.extend(entry.behind.clone());
+            failures.extend(entry.behind.iter().chain(&entry.loose).cloned());
             match (&entry.result, entry.standing) {
                 (Ok(_), _) => {}
                 (Err(message), Standing::Required) => failures.push(message.clone()),
