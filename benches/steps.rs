@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     ] {
         share(name, |done| {
             let config = tables::Config { batch: BATCH, dim: DIM, epochs: 1, loss, negatives, ..Default::default() };
-            let watch = &mut |event| {
+            let watch = &mut |event: Event| {
                 if let Event::Steps { losses, .. } = event {
                     done(losses.len());
                 }

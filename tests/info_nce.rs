@@ -459,6 +459,38 @@ fn refusals() {
     assert_eq!(error, shape("info_nce", "k", "at least 5 rows", "4 rows"));
 }
 
+/// A bounded scale is at its bound, not past it, where its gradient would be 0.
+#[test]
+fn a_learned_scale_is_bounded() {
+    let Some(gpu) = gpu() else { return };
+    for max_scale in [1e-3, 0.5, 1.0, 1.5, 10.0, 20.0, 100.0, 12_345.0, 1e30, f32::MAX] {
+        let log = max_scale.ln();
+        let bounded = |log_scale: f32| {
+            let log_scale = input(gpu, 1, 1, &[log_scale]);
+            gpu.run(|r| info_nce::bound(r, log_scale.view()?, max_scale)).unwrap();
+            gpu.read(log_scale.view().unwrap()).unwrap()[0]
+        };
+        assert_eq!(bounded(log - 0.5), log - 0.5);
+        assert!(bounded(f32::NAN).is_nan());
+        let most = bounded(log + 3.0);
+        assert!(most < log && most > log - 1e-6 * log.abs().max(1.0), "{most} of {log}");
+        if !(0.01..1e5).contains(&max_scale) {
+            continue;
+        }
+        let (q, k) = ([1.0, 0.0, 0.0, 1.0], [0.8, 0.6, 0.6, 0.8]);
+        let options = Options { max_scale, reduction: Reduction::Mean, ..UNIT };
+        let gradient = |log_scale| {
+            let batch = Batch { q: &q, k: &k, dim: 2, log_scale: Some(log_scale), dy: &[1.0] };
+            on_device(gpu, &batch, options)[3][0]
+        };
+        assert!(gradient(most) != 0.0 || max_scale > 1000.0, "{max_scale}");
+        assert_eq!(gradient(log + 0.1), 0.0);
+    }
+    let log_scale = input(gpu, 1, 1, &[0.0f32]);
+    let error = refused(gpu, &[], |r| info_nce::bound(r, log_scale.view()?, 0.0)).to_string();
+    assert!(error.contains("max_scale"), "{error}");
+}
+
 /// Pushes of which one passes the end of the ring and one is longer than it: the ring holds what a list of the last keys holds.
 #[test]
 fn queue() {

@@ -265,6 +265,29 @@ fn towers_learn() {
     assert!(apart < 0.1 && outcome.best.recall > 0.6, "{apart} {:?}", outcome.best);
 }
 
+/// What is compared by cosine is measured and recommended by cosine: embeddings are of unit length, with towers too.
+#[test]
+fn cosines_are_of_unit_length() {
+    let Some(gpu) = gpu() else { return };
+    let planted = planted();
+    for (hidden, negatives) in
+        [(0, Negatives::InBatch), (8, Negatives::Mixed { count: 32 }), (0, Negatives::Hard { count: 4 })]
+    {
+        let config = Config { hidden, normalize: true, temperature: 0.1, epochs: 3, ..study(negatives, Loss::Softmax) };
+        let mut told = 0;
+        let outcome = fit(gpu, &planted.train, Some(&planted.held_out), &config, &mut |event| {
+            if let Event::Epoch { best: Some(model), .. } = event {
+                told += model.users.len();
+            }
+            ControlFlow::Continue(())
+        });
+        let model = outcome.unwrap().model;
+        let length = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>();
+        assert!(model.users.chunks(6).chain(model.items.chunks(6)).all(|row| (length(row) - 1.0).abs() < 1e-5));
+        assert!(told > 0);
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bits() {
     let Some(gpu) = gpu() else { return };

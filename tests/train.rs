@@ -170,6 +170,47 @@ fn labels_and_weights_agree_with_the_reference() {
     assert!(debiased.check(&labels).unwrap_err().to_string().contains("tau_plus"));
 }
 
+/// A temperature that would fall below its bound stays there, in what is told and in the weights.
+#[test]
+fn the_temperature_stays_within_its_bound() {
+    let Some(gpu) = gpu() else { return };
+    // Of equal queries and keys the loss falls as the scale grows.
+    let mut random = Random::new(7, 0);
+    let rows: Vec<f32> = (0..64 * 4).map(|_| 2.0 * random.uniform() - 1.0).collect();
+    let pairs = Pairs::new(rows.clone(), 4, rows, 4).unwrap();
+    let loss = info_nce::Options { max_scale: 15.0, ..small(&pairs).loss };
+    let config =
+        Config { loss, epochs: 8, rate: 0.1, optimizer: Optimizer::Adam(adam::Options::default()), ..small(&pairs) };
+    for gpu in [Some(gpu), None] {
+        let mut told = Vec::new();
+        let outcome = fit(gpu, &pairs, &config, &mut |event| {
+            if let Event::Epoch { temperature, model, .. } = event {
+                told.push((temperature, model.log_scale));
+            }
+            ControlFlow::Continue(())
+        });
+        outcome.unwrap();
+        assert!(told.iter().all(|&(temperature, log)| temperature >= 1.0 / 15.0 && log <= 15f32.ln()), "{told:?}");
+        assert!(told.iter().any(|&(temperature, _)| temperature < 1.0001 / 15.0), "the bound is not met: {told:?}");
+    }
+}
+
+/// A row of zeros has no direction, and its gradient would have no bound.
+#[test]
+fn rows_of_zeros_and_absurd_sizes_are_refused() {
+    let error = Pairs::new(vec![1.0; 8], 2, vec![1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], 2).unwrap_err().to_string();
+    assert!(error.contains("keys") && error.contains("zeros in row 1"), "{error}");
+    let pairs = mapped();
+    for config in [
+        Config { dim: 1_000_000_000, ..small(&pairs) },
+        Config { hidden: usize::MAX, ..small(&pairs) },
+        Config { queue: 1 << 40, ..small(&pairs) },
+    ] {
+        let error = config.check(&pairs).unwrap_err().to_string();
+        assert!(["dim", "hidden", "queue"].iter().any(|name| error.contains(name)), "{error}");
+    }
+}
+
 #[test]
 fn an_optimizer_with_schedule_and_clipping_agrees_with_the_reference() {
     let Some(gpu) = gpu() else { return };
@@ -267,9 +308,9 @@ fn the_callback_can_stop_it() {
 fn bad_pairs_and_options_are_refused() {
     let said = |error: wgloss::Error| error.to_string();
     assert!(said(Pairs::new(vec![0.0; 7], 2, vec![0.0; 8], 2).unwrap_err()).contains("whole rows of 2"));
-    assert!(said(Pairs::new(vec![0.0; 6], 2, vec![0.0; 8], 2).unwrap_err()).contains("as many rows"));
+    assert!(said(Pairs::new(vec![1.0; 6], 2, vec![1.0; 8], 2).unwrap_err()).contains("as many rows"));
     let bad = vec![0.0, 1.0, 2.0, f32::INFINITY];
-    assert!(said(Pairs::new(vec![0.0; 4], 2, bad, 2).unwrap_err()).contains("inf in row 1, column 1"));
+    assert!(said(Pairs::new(vec![1.0; 4], 2, bad, 2).unwrap_err()).contains("inf in row 1, column 1"));
     let pairs = mapped();
     let refused = |config: Config| said(config.check(&pairs).unwrap_err());
     assert!(refused(Config { batch: 52, ..small(&pairs) }).contains("52 with 51 pairs"));

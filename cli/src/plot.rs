@@ -38,7 +38,7 @@ impl Curves {
         {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
             area.fill(&WHITE)?;
-            let area = area.titled(title, ("sans-serif", 18))?;
+            let area = area.titled(&shortened(title, 90), ("sans-serif", 18))?;
             let (left, right) = area.split_horizontally((SIZE.0 - LABELS) / 2);
             self.loss(&left)?;
             self.retrieval(&right)?;
@@ -53,12 +53,14 @@ impl Curves {
 
     fn loss<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
         let finite = || self.losses.iter().copied().filter(|loss| loss.is_finite());
-        let top = finite().fold(0.1, f32::max) * 1.05;
+        let (low, high) = (finite().fold(0.0, f32::min), finite().fold(0.0, f32::max));
+        let room = 0.05 * (high - low).max(0.1);
+        let bottom = if low < 0.0 { low - room } else { 0.0 };
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(48)
-            .build_cartesian_2d(0.0..self.epochs(), 0f32..top)?;
+            .build_cartesian_2d(0.0..self.epochs(), bottom..high + room)?;
         chart
             .configure_mesh()
             .x_desc("epoch")
@@ -78,7 +80,10 @@ impl Curves {
             .chunks_exact(steps)
             .enumerate()
             .map(|(epoch, losses)| (epoch as f64 + 0.5, losses.iter().sum::<f32>() / steps as f32));
-        let means = means.filter(|(_, loss)| loss.is_finite());
+        let means: Vec<_> = means.filter(|(_, loss)| loss.is_finite()).collect();
+        if let [mean] = means[..] {
+            chart.draw_series([Circle::new(mean, 3, LOSS.filled())])?; // a line needs two
+        }
         chart
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
             .label("mean of an epoch")
@@ -122,7 +127,9 @@ impl Curves {
             let at = (self.best_epoch as f64, metrics.mean_reciprocal_rank);
             chart.draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?;
             let text = ("sans-serif", 12).into_font().color(&RECIPROCAL);
-            chart.draw_series([Text::new("kept", (at.0 - 0.04 * self.epochs(), at.1 + 0.05), text)])?;
+            // Above the curves, and inside the axes.
+            let place = ((at.0 - 0.02 * self.epochs()).max(0.01 * self.epochs()), (at.1 + 0.07).min(0.98));
+            chart.draw_series([Text::new("kept", place, text)])?;
         }
         labels.sort_by(|a, b| b.2.total_cmp(&a.2));
         let (left, top) = area.get_base_pixel();
@@ -137,6 +144,16 @@ impl Curves {
     }
 }
 
+/// What fits above a picture: the end says most, a name and not its folders.
+fn shortened(title: &str, most: usize) -> String {
+    let count = title.chars().count();
+    if count <= most {
+        title.to_owned()
+    } else {
+        format!("…{}", title.chars().skip(count + 1 - most).collect::<String>())
+    }
+}
+
 /// The label of a tick: between whole numbers of epochs or sweeps there is nothing.
 fn whole(at: &f64) -> String {
     if at.fract().abs() < 1e-9 { format!("{at:.0}") } else { String::new() }
@@ -148,7 +165,7 @@ pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::err
     {
         let area = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
         area.fill(&WHITE)?;
-        let area = area.titled(title, ("sans-serif", 16))?;
+        let area = area.titled(&shortened(title, 70), ("sans-serif", 16))?;
         let shown: Vec<(f64, f64)> =
             halves.iter().enumerate().map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
         // After the first half all factors but the users' are as they were drawn: where that is far above what follows, which would be flat

@@ -8,7 +8,7 @@ use serde_json::json;
 use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negatives, Quality, fit};
 
 use crate::failure::Failure;
-use crate::interactions::{self, Loaded, Rules};
+use crate::interactions::{self, Duplicates, Loaded, Rules};
 use crate::progress;
 use crate::run::{EMBEDDINGS, IDS, METRICS, Run};
 use crate::split::Split;
@@ -29,16 +29,18 @@ pub struct Options {
     rules: Rules,
     /// What an interaction is compared with: other items of the batch, with items drawn for all (mixed); items drawn for each user from all alike
     /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none).
-    #[arg(long, value_enum, requires = "interactions", default_value_t = Form::Mixed)]
-    negatives: Form,
+    /// [default: mixed, uniform for the logistic loss]
+    #[arg(long, value_enum)]
+    negatives: Option<Form>,
     /// Negatives that are drawn [default: as many as the batch has pairs for mixed, else 16 a user].
-    #[arg(long, requires = "interactions", value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT")]
     negative_count: Option<usize>,
     /// Sampled softmax with logQ correction, or the logistic loss of skip-gram with negative sampling.
-    #[arg(long, value_enum, requires = "interactions", default_value_t = Kinds::Softmax)]
-    loss: Kinds,
+    /// [default: softmax]
+    #[arg(long, value_enum)]
+    loss: Option<Kinds>,
     /// Compare by cosine instead of the inner product; a temperature of 0.1 or less suits it.
-    #[arg(long, requires = "interactions")]
+    #[arg(long)]
     cosine: bool,
 }
 
@@ -59,11 +61,45 @@ enum Kinds {
 }
 
 impl Options {
+    /// A given option that says nothing about pairs.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            ("--negatives", self.negatives.is_some()),
+            ("--negative-count", self.negative_count.is_some()),
+            ("--loss", self.loss.is_some()),
+            ("--cosine", self.cosine),
+        ]
+        .into_iter()
+        .chain([
+            ("--min-rating", self.rules.min_rating.is_some()),
+            ("--min-interactions", self.rules.min_interactions != 1),
+            ("--duplicates", self.rules.duplicates != Duplicates::Last),
+        ])
+        .find_map(|(option, given)| given.then_some(option))
+    }
+
+    fn loss(&self) -> Kinds {
+        self.loss.unwrap_or(Kinds::Softmax)
+    }
+
+    fn negatives(&self) -> Form {
+        self.negatives.unwrap_or(if self.loss() == Kinds::Softmax { Form::Mixed } else { Form::Uniform })
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.negative_count.is_some() && matches!(self.negatives(), Form::InBatch | Form::None) {
+            return Err(Failure::input(
+                "--negative-count: expected with negatives that are drawn, found with none such",
+            ));
+        }
+        Ok(())
+    }
+
     fn configure(&self, arguments: &Arguments, train: &Interactions) -> Config {
         let defaults = Config::default();
         let batch = arguments.batch.unwrap_or(defaults.batch.min(train.len()));
         let each = self.negative_count.unwrap_or(16);
-        let negatives = match self.negatives {
+        let negatives = match self.negatives() {
             Form::Mixed => Negatives::Mixed { count: self.negative_count.unwrap_or(batch) },
             Form::InBatch => Negatives::InBatch,
             Form::Uniform => Negatives::Drawn { count: each, power: 0.0, uniform: 0.0 },
@@ -71,7 +107,7 @@ impl Options {
             Form::Hard => Negatives::Hard { count: each },
             Form::None => Negatives::None,
         };
-        let loss = if self.loss == Kinds::Softmax { Loss::Softmax } else { Loss::Logistic };
+        let loss = if self.loss() == Kinds::Softmax { Loss::Softmax } else { Loss::Logistic };
         Config {
             dim: arguments.dim.unwrap_or(defaults.dim),
             hidden: arguments.hidden.unwrap_or(defaults.hidden),
@@ -95,6 +131,8 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     if let Some(option) = arguments.only_for_pairs() {
         return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
     }
+    options.check()?;
+    arguments.update.check(Kind::Adam)?;
     let loaded = interactions::load("--interactions", path, options.rules)?;
     let split = loaded.leave_last_out(options.rules.held_out_users)?;
     let train = &split.train;
@@ -113,20 +151,28 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         "seed": config.seed,
     });
     let mut stop = Stop::on_ctrl_c()?;
-    let bar = progress::bar(0, "{pos}/{len} steps, {eta} left, {msg}");
+    let mut bar = indicatif::ProgressBar::hidden();
     let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
     let outcome = fit(&gpu, train, split.measured(), &config, &mut |event| {
         let logged = match event {
             Event::Start { before, steps: of_epoch } => {
+                bar.finish_and_clear();
                 if let Some(sentence) = sentence(&before) {
                     println!("start:   {sentence}");
                 }
                 last = before;
-                bar.set_length((of_epoch * config.epochs) as u64);
+                bar = progress::bar((of_epoch * config.epochs) as u64, "{pos}/{len} steps, {eta} left, {msg}");
                 run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
             }
             Event::Within { progress } => {
-                bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                if bar.length().is_none_or(|length| length == 0) {
+                    bar = progress::bar(100, "% of what is measured before training");
+                }
+                if steps == 0 {
+                    bar.set_position((100.0 * progress.share) as u64);
+                } else {
+                    bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                }
                 Ok(())
             }
             Event::Steps { losses, .. } => {
@@ -136,13 +182,14 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 bar.set_message(format!("loss {loss:.4}{}", clause(", ", &last)));
                 Ok(())
             }
-            Event::Epoch { epoch, loss, held_out } => {
+            Event::Epoch { epoch, loss, held_out, best } => {
                 last = held_out;
                 // Where nobody watches a bar, ten lines tell as much.
                 if bar.is_hidden() && (epoch % config.epochs.div_ceil(10) == 0 || epoch == config.epochs) {
                     println!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
-                run.log(&json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])}))
+                let line = json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])});
+                run.log(&line).and_then(|()| best.map_or(Ok(()), |model| keep(&mut run, &loaded, model, &about)))
             }
         };
         stop.after(logged)
@@ -150,7 +197,17 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     bar.finish_and_clear();
     stop.failure()?;
     let outcome = outcome?;
+    if outcome.end == End::Stopped && steps == 0 {
+        println!("stopped before the first step was done: nothing to keep");
+        return Ok(ExitCode::from(130));
+    }
     keep(&mut run, &loaded, &outcome.model, &about)?;
+    let end = match &outcome.end {
+        End::Finished => "finished",
+        End::Stopped => "stopped",
+        End::Diverged(_) => "diverged",
+    };
+    run.log(&json!({"event": "end", "end": end, "epoch": outcome.best_epoch, "held_out": record(&[outcome.best])}))?;
     match &outcome.end {
         End::Finished => {}
         End::Stopped => println!("stopped: the embeddings are those of epoch {}", outcome.best_epoch),

@@ -19,67 +19,85 @@ pub const PLOT: &str = "training.svg";
 /// The objective after each half of a sweep.
 pub const OBJECTIVE: &str = "objective.svg";
 pub const FOLDING: &str = "folding.svg";
-/// All that runs leave. The metrics, by which a run is known, are the last.
+/// All that runs leave.
 const FILES: [&str; 7] = [WEIGHTS, EMBEDDINGS, IDS, PLOT, OBJECTIVE, FOLDING, METRICS];
 
-/// The folder of a run.
+/// The folder of a run. An earlier run that it replaces is there until it has a result of its own; one that ends without any leaves nothing behind.
 pub struct Run {
     folder: PathBuf,
     metrics: String,
+    /// Whether the folder is new.
+    made: bool,
+    /// Whether an earlier run is still there.
+    replaces: bool,
+    has_result: bool,
 }
 
 impl Run {
     /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is free. With `overwrite` the files of
-    /// the run that `wish` holds are removed, so that nothing of it stands beside what the new one leaves.
+    /// the run that `wish` holds are removed once there is a result, so that nothing of it stands beside what the new one leaves.
     pub fn open(wish: Option<&Path>, default: &str, overwrite: bool) -> Result<Run, Failure> {
         let folder = match wish {
             Some(folder) => folder.to_owned(),
             None => (1..)
                 .map(|count| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) })
-                .find(|folder| !folder.join(METRICS).exists())
+                .find(|folder| earlier(folder).is_none())
                 .unwrap_or_default(),
         };
-        if wish.is_some() && !overwrite && folder.join(METRICS).exists() {
-            let found = "found an earlier run there; --overwrite replaces it";
+        let replaces = earlier(&folder);
+        if let (Some(file), false) = (replaces, overwrite) {
+            let found = format!("found {file} of an earlier run there; --overwrite replaces it");
             return Err(Failure::input(format!(
                 "--out {}: expected a folder without a run, {found}",
                 folder.display()
             )));
         }
+        let made = !folder.exists();
         let writable = fs::create_dir_all(&folder).and_then(|()| tempfile::NamedTempFile::new_in(&folder).map(drop));
         writable.map_err(|error| {
             Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
         })?;
-        if overwrite && wish.is_some() {
-            FILES.iter().try_for_each(|name| remove(&folder.join(name)))?;
-        }
-        Ok(Run { folder, metrics: String::new() })
+        Ok(Run { folder, metrics: String::new(), made, replaces: replaces.is_some(), has_result: false })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Writes a file of the run.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    /// Writes a file of the run, a result of it.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        self.begin()?;
         write_file(&self.path(name), bytes)
+    }
+
+    /// Says that what is logged is a result.
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.has_result = true;
+        if core::mem::take(&mut self.replaces) {
+            FILES.iter().try_for_each(|name| remove(&self.path(name)))?;
+            write_file(&self.path(METRICS), self.metrics.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Adds a line to the metrics.
     pub fn log(&mut self, line: &serde_json::Value) -> Result<(), Failure> {
         self.metrics.push_str(&line.to_string());
         self.metrics.push('\n');
-        self.write(METRICS, self.metrics.as_bytes())
+        if self.replaces {
+            return Ok(());
+        }
+        write_file(&self.path(METRICS), self.metrics.as_bytes())
     }
 
     /// Writes a model's weights.
-    pub fn weights(&self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
+    pub fn weights(&mut self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
         self.tensors(WEIGHTS, &model.tensors(), about)
     }
 
     /// Writes tensors, their names, shapes and float32 numbers, with what `about` says of them as metadata under the key `wgloss`.
     pub fn tensors(
-        &self,
+        &mut self,
         file: &str,
         tensors: &[(String, Vec<usize>, &[f32])],
         about: &serde_json::Value,
@@ -97,10 +115,35 @@ impl Run {
     }
 }
 
-/// Writes a file beside its place, then moves it there: it is whole or not there at all.
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.has_result {
+            return;
+        }
+        // What cannot be removed does no harm.
+        if !self.replaces {
+            let _ = fs::remove_file(self.path(METRICS));
+        }
+        if self.made {
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// A file of an earlier run.
+fn earlier(folder: &Path) -> Option<&'static str> {
+    FILES.into_iter().find(|name| folder.join(name).exists())
+}
+
+/// Writes a file beside its place, then moves it there: it is whole or not there at all. Behind a link the file it leads to; what is no file, as a
+/// pipe, is written to.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let written = || -> io::Result<()> {
-        let mut file = beside(path)?;
+        if is_special(path) {
+            return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        }
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut file = beside(&path)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -121,7 +164,14 @@ fn remove(path: &Path) -> Result<(), Failure> {
 
 /// Whether [`write_file`] will find a place for the file: to be asked before long work that ends in one.
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
+    if is_special(path) {
+        return Ok(());
+    }
     beside(path).map(drop).map_err(|error| not_written(path, &error))
+}
+
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir())
 }
 
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
@@ -158,7 +208,53 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         assert!(Run::open(Some(folder.path()), "", false).is_err() && FILES.iter().all(|name| there(name)));
-        Run::open(Some(folder.path()), "", true).unwrap();
-        assert!(there("notes.txt") && !FILES.iter().any(|name| there(name)));
+        let mut run = Run::open(Some(folder.path()), "", true).unwrap();
+        run.log(&serde_json::json!({})).unwrap();
+        assert!(FILES.iter().all(|name| there(name)) && fs::read(folder.path().join(METRICS)).unwrap().is_empty());
+        drop(run);
+        assert!(FILES.iter().all(|name| there(name)), "a run without a result has removed another");
+        let mut run = Run::open(Some(folder.path()), "", true).unwrap();
+        run.log(&serde_json::json!({"line": 1})).unwrap();
+        run.write(PLOT, b"x").unwrap();
+        run.log(&serde_json::json!({"line": 2})).unwrap();
+        drop(run);
+        let left = [PLOT, METRICS, "notes.txt"];
+        assert!(left.iter().all(|name| there(name)));
+        assert!(!FILES.iter().any(|name| there(name) && !left.contains(name)));
+        let metrics = fs::read_to_string(folder.path().join(METRICS)).unwrap();
+        assert_eq!(metrics, "{\"line\":1}\n{\"line\":2}\n");
+    }
+
+    #[test]
+    fn a_run_without_a_result_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("a/b");
+        let mut run = Run::open(Some(&new), "", false).unwrap();
+        run.log(&serde_json::json!({})).unwrap();
+        assert!(new.join(METRICS).exists());
+        drop(run);
+        assert!(!new.exists() && folder.path().join("a").exists());
+        for name in FILES {
+            fs::create_dir_all(&new).unwrap();
+            fs::write(new.join(name), "").unwrap();
+            let refused = Run::open(Some(&new), "", false).err().unwrap().message;
+            assert!(refused.contains(name), "{refused}");
+            fs::remove_file(new.join(name)).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_file(&link, b"new").unwrap();
+        assert!(link.is_symlink() && fs::read(&file).unwrap() == b"new");
+        let null = Path::new("/dev/null");
+        check_writable(null).unwrap();
+        write_file(null, b"nothing").unwrap();
+        assert!(is_special(null));
     }
 }

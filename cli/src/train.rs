@@ -137,10 +137,13 @@ impl Loss {
 }
 
 impl Arguments {
-    /// An option that was given and says nothing about interactions.
+    /// A given option that says nothing about interactions.
     pub fn only_for_pairs(&self) -> Option<&'static str> {
         let forms = self.forms.options() != info_nce::Options { symmetric: true, ..Default::default() };
         [
+            ("--ids", self.ids.is_some()),
+            ("--labels", self.labels.is_some()),
+            ("--weights", self.weights.is_some()),
             ("--queue", self.queue.is_some()),
             ("--held-out", self.held_out.is_some()),
             ("--clip", self.update.clip.is_some()),
@@ -155,6 +158,10 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = &arguments.interactions.interactions {
         return recommend::recommend(arguments, path);
     }
+    if let Some(option) = arguments.interactions.given() {
+        return Err(Failure::input(format!("{option}: expected with --interactions, found without")));
+    }
+    arguments.update.check(Kind::Sgd)?;
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
             let pairs = data::files(queries, keys)?;
@@ -256,6 +263,8 @@ struct Watch {
     epochs: usize,
     curves: Curves,
     start: Instant,
+    /// Steps and time when the first were done.
+    warm: Option<(usize, Instant)>,
     epoch: usize,
 }
 
@@ -267,12 +276,15 @@ impl Watch {
             epochs: config.epochs,
             curves: Curves { chance: config.by_chance(pairs), ..Default::default() },
             start: Instant::now(),
+            warm: None,
             epoch: 0,
         }
     }
 
+    /// Pairs a second, but for the first steps, in which kernels are compiled.
     fn speed(&self) -> f64 {
-        (self.curves.losses.len() * self.batch) as f64 / self.start.elapsed().as_secs_f64()
+        let (before, since) = self.warm.unwrap_or((0, self.start));
+        ((self.curves.losses.len() - before) * self.batch) as f64 / since.elapsed().as_secs_f64().max(1e-9)
     }
 
     fn see(&mut self, event: &Event, run: &mut Run, about: &serde_json::Value) -> Result<(), Failure> {
@@ -294,10 +306,13 @@ impl Watch {
                 let loss = losses.last().copied().unwrap_or(f32::NAN);
                 self.bar.inc(losses.len() as u64);
                 let recall = self.curves.metrics.last().map_or(0.0, |metrics| metrics.recall_at_1);
-                self.bar.set_message(format!(
-                    "loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}, {:.0} pairs/s",
-                    self.speed()
-                ));
+                let speed = match self.warm {
+                    Some(_) => format!(", {:.0} pairs/s", self.speed()),
+                    None => String::new(),
+                };
+                self.bar
+                    .set_message(format!("loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}{speed}"));
+                self.warm = self.warm.or(Some((self.curves.losses.len(), Instant::now())));
                 Ok(())
             }
             Event::Epoch { epoch, loss, temperature, held_out, model } => {

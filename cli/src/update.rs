@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use wgloss::train::{Decay, Optimizer, Schedule};
 use wgloss::{adam, sgd};
 
+use crate::failure::Failure;
+
 /// How parameters step.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Update")]
@@ -46,6 +48,14 @@ enum Course {
 }
 
 impl Update {
+    /// Refuses what says nothing to the optimizer.
+    pub fn check(&self, default: Kind) -> Result<(), Failure> {
+        if self.momentum.is_some() && self.kind(default) != Kind::Sgd {
+            return Err(Failure::input("--momentum: expected with --optimizer sgd, found with another"));
+        }
+        Ok(())
+    }
+
     pub fn kind(&self, default: Kind) -> Kind {
         self.optimizer.unwrap_or(default)
     }

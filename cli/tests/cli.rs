@@ -96,6 +96,32 @@ fn what_is_known_of_pairs() {
     }
 }
 
+/// What says nothing to a training, or contradicts it, is refused and not passed over.
+#[test]
+fn options_of_another_training_are_refused() {
+    let (folder, queries, keys) = pairs();
+    let (file, out) = (interactions(folder.path()), folder.path().join("out"));
+    for (more, words) in [
+        (&["--cosine"][..], "--cosine: expected with --interactions"),
+        (&["--negatives", "hard"], "--negatives: expected with --interactions"),
+        (&["--min-rating", "3"], "--min-rating: expected with --interactions"),
+        (&["--optimizer", "adam", "--momentum", "0.5"], "--momentum: expected with --optimizer sgd"),
+    ] {
+        refused(&train(&queries, &keys, &[more, &["--out", out.to_str().unwrap()]].concat()), &[words], &out);
+    }
+    for (more, words) in [
+        (&["--weights", "none.npy"][..], "--weights: expected with pairs only"),
+        (&["--labels", "none.npy"], "--labels: expected with pairs only"),
+        (&["--momentum", "0.9"], "--momentum: expected with --optimizer sgd"),
+        (&["--negatives", "in-batch", "--negative-count", "3"], "--negative-count: expected with negatives"),
+        (&["--hidden", "1000000000"], "hidden"),
+        (&["--negative-count", "18446744073709551615"], "negatives"),
+    ] {
+        refused(&recommend(&file, &[more, &["--out", out.to_str().unwrap()]].concat()), &[words], &out);
+    }
+    assert!(!out.exists());
+}
+
 #[test]
 fn bad_files_are_refused_in_one_sentence() {
     let (folder, queries, keys) = pairs();
@@ -132,7 +158,7 @@ fn bad_options_are_refused_in_one_sentence() {
         ("--momentum=NaN", ["momentum", "NaN"]),
         ("--temperature=0", ["temperature", "0.01"]),
         ("--held-out=1.5", ["held_out", "1.5"]),
-        ("--dim=0", ["dim", "at least 1"]),
+        ("--dim=0", ["dim", "from 1 to 65536"]),
         ("--batch=65", ["batch", "65 with 64 pairs"]),
         ("--adapter=no such card", ["no such card", "found"]),
     ] {
@@ -329,7 +355,7 @@ fn interactions_leave_embeddings_and_their_ids() {
     }
     assert!(own > other + 100.0, "{own} {other}");
     let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    assert_eq!(log.lines().count(), 1 + 8);
+    assert_eq!(log.lines().count(), 1 + 8 + 1);
 }
 
 #[test]
@@ -347,7 +373,7 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(&file, &["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
     refuse(&file, &["--queue", "4"], &["--queue", "pairs only"]);
     refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
-    refuse(&file, &["--loss", "logistic"], &["negatives", "logistic"]);
+    refuse(&file, &["--loss", "logistic", "--negatives", "mixed"], &["negatives", "logistic"]);
     refuse(&file, &["--negatives", "none"], &["negatives", "softmax"]);
     refuse(&file, &["--lr", "-1"], &["rate", "at least 0"]);
     let disliked = folder.path().join("disliked.csv");
@@ -390,10 +416,20 @@ fn nothing_is_measured_where_nothing_is_held_out() {
     };
     let trained = ["3", "2"].map(|epochs| {
         unmeasured(&recommend(&file, &[&["--epochs", epochs], &to[..]].concat()));
+        let end = lines(&out).pop().unwrap();
+        assert!(
+            end["event"] == "end" && end["end"] == "finished" && end["epoch"] == epochs.parse::<u64>().unwrap(),
+            "{end}"
+        );
         let bytes = fs::read(out.join("embeddings.safetensors")).unwrap();
         SafeTensors::deserialize(&bytes).unwrap().tensor("users").unwrap().data().to_vec()
     });
     assert!(trained[0] != trained[1], "the epochs were lost");
+    // A fit that cannot be made leaves the earlier run as it was.
+    let before = fs::read(out.join("embeddings.safetensors")).unwrap();
+    let impossible = factors(&file, &[&["--preset", "explicit", "--regularization", "0"], &to[..]].concat());
+    assert!(!impossible.status.success() && fs::read(out.join("embeddings.safetensors")).unwrap() == before);
+    assert_eq!(lines(&out).pop().unwrap()["epoch"], 2);
     unmeasured(&factors(&file, &to));
 }
 
@@ -523,7 +559,7 @@ fn rows_that_are_not_determined_are_told_by_their_ids() {
         "{}",
         all_said(&output)
     );
-    assert!(!out.join("embeddings.safetensors").exists());
+    assert!(out.join("embeddings.safetensors").exists(), "the earlier run is lost");
 
     // Four of each user's determine four numbers, three of a new user's do not.
     let fours = folder.path().join("fours.csv");

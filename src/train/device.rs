@@ -201,7 +201,8 @@ impl Engine for Device<'_> {
                 clip::forward(recorder, &gradients, self.norm.view()?, clip::Options { max_norm })?;
             }
             parameters.into_iter().try_for_each(|parameter| parameter.step(recorder, optimizer))?;
-            self.log_scale.step(recorder, of_scale)
+            self.log_scale.step(recorder, of_scale)?;
+            info_nce::bound(recorder, self.log_scale.value.view()?, self.config.loss.max_scale)
         };
         self.gpu.run_watched(step, watch)?;
         self.memory.queue = queue;

@@ -50,11 +50,23 @@ use crate::{Accum, Error, Gpu, Progress, Reduction, Result, Watch, clip, info_nc
 const SCALE_RATE: f64 = 0.01;
 /// Held-out pairs that are ranked; more would make the ranking, quadratic in their number, longer than the training.
 const MOST_RANKED: usize = 10_000;
+/// Seconds after which they are read all the same, to show that it goes on and to ask whether it shall.
+const PATIENCE: f64 = 1.0;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
 /// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of ln(batch), the loss of chance;
 /// batches differ by less.
 const RUN_AWAY: f64 = 0.1;
+
+/// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
+const MOST_WIDE: usize = 1 << 16;
+
+fn check_width(option: &'static str, width: usize) -> Result<()> {
+    match width {
+        _ if (1..=MOST_WIDE).contains(&width) => Ok(()),
+        _ => Err(Error::Option { op: "train", option, expected: "from 1 to 65536", found: width.to_string() }),
+    }
+}
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,8 +154,10 @@ impl Config {
             let found = format!("{} with {} pairs to train on", self.batch, split.train.len());
             return option("batch", "at least 1 and at most the number of training pairs", found);
         }
-        if self.dim == 0 {
-            return option("dim", "at least 1", "0".into());
+        check_width("dim", self.dim)?;
+        check_width("hidden", self.hidden.max(1))?;
+        if u32::try_from(self.queue).is_err() {
+            return option("queue", "below 2^32", self.queue.to_string());
         }
         self.loss().check(info_nce::Given { groups: pairs.has_labels(), ..Default::default() })?;
         let least = 1.0 / self.loss.max_scale;
@@ -299,7 +313,7 @@ trait Engine {
 fn patient(mut tell: impl FnMut(Progress) -> ControlFlow<()>) -> impl FnMut(Progress) -> ControlFlow<()> {
     let mut told = Instant::now();
     move |progress| {
-        if told.elapsed().as_secs_f64() < 1.0 {
+        if told.elapsed().as_secs_f64() < PATIENCE {
             return ControlFlow::Continue(());
         }
         told = Instant::now();
@@ -355,14 +369,15 @@ fn run(
     for epoch in 1..=config.epochs {
         let ids: Vec<u32> = batches.epoch(epoch as u32).iter().map(|&at| split.train[at as usize]).collect();
         let mut losses = Vec::with_capacity(steps);
-        let mut temperature = 0.0;
+        let (mut temperature, mut read) = (0.0, Instant::now());
         for (step, batch) in batches.steps_of(&ids).enumerate() {
             let optimizers = config.optimizers((epoch - 1) * steps + step, steps * config.epochs);
             match engine.step(batch, optimizers, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
                 done => done?,
             }
-            if (step + 1) % STEPS_PER_READ == 0 || step + 1 == steps {
+            if (step + 1) % STEPS_PER_READ == 0 || step + 1 == steps || read.elapsed().as_secs_f64() >= PATIENCE {
+                read = Instant::now();
                 let (new, log_scale) = engine.losses()?;
                 losses.extend_from_slice(&new);
                 temperature = (-log_scale).exp();

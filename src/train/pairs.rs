@@ -36,7 +36,8 @@ impl Pairs {
     /// Row-major queries and keys of the given widths.
     ///
     /// # Errors
-    /// [`Error::Data`] if a slice has no whole number of rows, the numbers of rows differ, or a value is NaN or infinite.
+    /// [`Error::Data`] if a slice has no whole number of rows, the numbers of rows differ, a value is NaN or infinite, or a row is zero: its embedding
+    /// would have no direction, and the gradient of that is as large as [`normalize`](crate::normalize) makes it.
     pub fn new(queries: Vec<f32>, query_cols: usize, keys: Vec<f32>, key_cols: usize) -> Result<Pairs> {
         for (what, data, cols) in [("queries", &queries, query_cols), ("keys", &keys, key_cols)] {
             let data_error = |expected: String, found: String| Err(Error::Data { what: what.into(), expected, found });
@@ -46,6 +47,9 @@ impl Pairs {
             if let Some(at) = data.iter().position(|value| !value.is_finite()) {
                 let found = format!("{} in row {}, column {}", data[at], at / cols, at % cols);
                 return data_error("finite numbers".into(), found);
+            }
+            if let Some(row) = data.chunks(cols).position(|row| row.iter().all(|&value| value == 0.0)) {
+                return data_error("rows of some direction".into(), format!("nothing but zeros in row {row}"));
             }
         }
         let rows = [queries.len() / query_cols, keys.len() / key_cols];

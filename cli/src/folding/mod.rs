@@ -111,6 +111,7 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 "spurious_at_10": row.spurious, "any_spurious": row.any, "recall_at_20": row.recall,
                 "seed": seed, "epochs": arguments.epochs, "batch": config.batch, "lr": arguments.lr,
             }))?;
+            run.begin()?;
             rows.push(row);
             if study == 0 && DRAWN.contains(&index) {
                 drawn.push((format!("{name}, {dim} wide"), outcome.model));

@@ -20,6 +20,7 @@
 
 mod batch;
 mod blocks;
+mod bound;
 mod each;
 mod options;
 mod queue;
@@ -27,6 +28,8 @@ mod rank;
 mod values;
 
 pub use batch::{Batch, Gradients, Negatives, Positive};
+pub use bound::bound;
+pub(crate) use bound::most_log_scale;
 pub use options::Options;
 pub use queue::Queue;
 pub use rank::rank;
@@ -55,6 +58,7 @@ static SHADER: Shader = Shader {
         "../info_nce/head",
         "../info_nce/each",
         "../info_nce/rank",
+        "../info_nce/bound",
         "pairs",
         "scale",
         "tile",
@@ -90,6 +94,7 @@ static SHADER: Shader = Shader {
         input("score_in"),
         output("coef"),
         counters("rank"),
+        output("bounded"),
     ],
     scalars: &[
         ("dim", U32),
@@ -136,6 +141,8 @@ static EACH_BACKWARD: Kernel =
     kernel("each_backward", &["log_scale", "row_line", "col_line", "score_in", "g", "coef", "row_part"]);
 static CLEAR: Kernel = kernel("clear", &["rank"]);
 static COUNT_RANKS: Kernel = kernel("count_ranks", &["q", "k", "row_line", "col_line", "positive_in", "rank"]);
+static BOUND: Kernel =
+    Kernel { in_place: Some(("log_scale", "bounded")), ..kernel("bound", &["log_scale", "bounded"]) };
 pub(super) const KERNELS: &[&Kernel] = &[
     &FORWARD,
     &BACKWARD,
@@ -152,6 +159,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &EACH_BACKWARD,
     &CLEAR,
     &COUNT_RANKS,
+    &BOUND,
 ];
 
 /// Scratch: two sums; what is along some lines.

@@ -8,7 +8,7 @@ use crate::train::matrix::{Ids, Matrix};
 use crate::train::tower::Maps;
 use crate::train::{Layer, Optimizer, STEPS_PER_READ};
 use crate::{Accum, Error, Gpu, Lists, Progress, Random, Recorder, Reduction, Result, Tensor, Watch};
-use crate::{bce, cast, dot, gather, info_nce, top_k};
+use crate::{bce, cast, dot, gather, info_nce, normalize, top_k};
 
 /// Streams of the seed: how tables and towers start; epochs have those from 2 on. Draws have counters of their own.
 const START: u32 = 1;
@@ -231,13 +231,17 @@ impl<'a> Device<'a> {
         tower.forward(recorder, tower.x().view()?, tower.y().view()?)
     }
 
-    /// The embeddings of all users or items, in `all`; the table itself where there is no tower.
+    /// The embeddings of all users or items, in `all`; the table itself where they are its rows.
     fn embed_all<'t>(&'t self, recorder: &mut Recorder, side: usize, all: &'t Option<Matrix>) -> Result<Tensor<'t>> {
         let (table, tower) = (&self.tables[side].value, &self.towers[side]);
         let Some(all) = all else { return table.view() };
         for first in (0..table.rows).step_by(tower.x().rows) {
             let rows = first..table.rows.min(first + tower.x().rows);
-            tower.forward(recorder, table.view()?.row_range(rows.clone()), all.view()?.row_range(rows))?;
+            let (x, y) = (table.view()?.row_range(rows.clone()), all.view()?.row_range(rows));
+            tower.forward(recorder, x, y)?;
+            if self.config.normalize {
+                normalize::forward(recorder, if self.config.hidden > 0 { y } else { x }, y, Default::default())?;
+            }
         }
         all.view()
     }
@@ -245,7 +249,9 @@ impl<'a> Device<'a> {
     /// Where [`Device::embed_all`] writes.
     fn room(&self, side: usize) -> Result<Option<Matrix>> {
         let rows = self.tables[side].value.rows;
-        (self.config.hidden > 0).then(|| Matrix::new(self.gpu, rows, self.config.dim)).transpose()
+        (self.config.hidden > 0 || self.config.normalize)
+            .then(|| Matrix::new(self.gpu, rows, self.config.dim))
+            .transpose()
     }
 
     fn logistic(&self, recorder: &mut Recorder, loss: Tensor) -> Result<()> {

@@ -23,13 +23,17 @@ mod device;
 mod interactions;
 
 use core::ops::ControlFlow;
+use std::time::Instant;
 
 pub use device::recommend;
 pub use interactions::Interactions;
 
 pub use super::End;
-use super::{Batches, Optimizer, STEPS_PER_READ, Schedule, patient};
+use super::{Batches, Optimizer, PATIENCE, STEPS_PER_READ, Schedule, check_width, patient};
 use crate::{Error, Gpu, Progress, Result, adam, info_nce, metrics};
+
+/// Negatives a user, or for all.
+const MOST_DRAWN: usize = 1 << 24;
 
 /// What a pair's score is compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,7 +105,7 @@ pub struct Config {
     pub negatives: Negatives,
     /// Divides the scores of [`Loss::Softmax`].
     pub temperature: f32,
-    /// Whether rows are compared by cosine, with [`Loss::Softmax`].
+    /// Whether rows are compared by cosine, with [`Loss::Softmax`]: then embeddings are of unit length.
     pub normalize: bool,
     /// How rows step.
     pub optimizer: Optimizer,
@@ -143,9 +147,8 @@ impl Config {
     /// [`Error::Option`] names the option, its range and its value.
     pub fn check(&self, data: &Interactions) -> Result<()> {
         let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
-        if self.dim == 0 {
-            return option("dim", "at least 1", "0".into());
-        }
+        check_width("dim", self.dim)?;
+        check_width("hidden", self.hidden.max(1))?;
         if self.batch == 0 || self.batch > data.len() {
             let found = format!("{} with {} interactions to train on", self.batch, data.len());
             return option("batch", "at least 1 and at most the number of interactions", found);
@@ -153,21 +156,34 @@ impl Config {
         let [each, all] = self.negatives.counts();
         let drawn =
             matches!(self.negatives, Negatives::Drawn { .. } | Negatives::Hard { .. } | Negatives::Mixed { .. });
-        if drawn && each + all == 0 {
-            return option("negatives", "at least 1", "0".into());
+        if drawn && !(1..=MOST_DRAWN).contains(&each.max(all)) {
+            return option("negatives", "from 1 to 2^24", each.max(all).to_string());
+        }
+        let rows = (self.batch as u64).saturating_mul(each as u64 + 1).saturating_add(all as u64);
+        if u32::try_from(rows.saturating_mul(self.dim as u64)).is_err() {
+            let found = format!("{rows} rows of {} numbers", self.dim);
+            return option("negatives", "fewer for so large a batch: below 2^32 numbers a step", found);
         }
         match (self.loss, self.negatives) {
             (Loss::Softmax, Negatives::None) => {
                 return option("negatives", "some for the softmax loss, which is 0 without", "none".into());
             }
             (Loss::Logistic, negatives) if negatives.in_batch() => {
-                return option("negatives", "drawn, hard or none for the logistic loss", "those of the batch".into());
+                return option(
+                    "negatives",
+                    "of each user, uniform, popular or hard, or none for the logistic loss",
+                    "those of the batch".into(),
+                );
             }
             (_, Negatives::Drawn { power, .. }) if !power.is_finite() => {
                 return option("power", "a number", power.to_string());
             }
             (_, Negatives::Drawn { uniform, .. }) if !(0.0..=1.0).contains(&uniform) => {
                 return option("uniform", "from 0 to 1", uniform.to_string());
+            }
+            (Loss::Logistic, _) if self.normalize || self.temperature != 1.0 => {
+                let found = format!("{} and {}", self.temperature, if self.normalize { "cosines" } else { "none" });
+                return option("temperature", "1, and no cosines, for the logistic loss", found);
             }
             _ => {}
         }
@@ -188,7 +204,7 @@ impl Config {
     }
 }
 
-/// The embeddings: the tables' rows, or what towers make of them.
+/// The embeddings: the tables' rows, or what towers make of them; of unit length where the training compared by cosine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     /// Of users \[users, dim\], row-major.
@@ -246,7 +262,7 @@ impl Quality {
 
 /// What [`fit`] reports while it runs.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<'a> {
     /// The untrained tables have been measured.
     Start {
         /// On the held-out interactions.
@@ -274,6 +290,8 @@ pub enum Event {
         loss: f64,
         /// On the held-out interactions.
         held_out: Quality,
+        /// The embeddings, where these are the best so far.
+        best: Option<&'a Model>,
     },
 }
 
@@ -322,14 +340,15 @@ pub fn fit(
     }
     for epoch in 1..=config.epochs {
         let order = batches.epoch(epoch as u32);
-        let (mut sum, mut done) = (0.0, 0);
+        let (mut sum, mut done, mut read) = (0.0, 0, Instant::now());
         for pairs in batches.steps_of(&order) {
             match engine.step(pairs, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
                 step => step?,
             }
             done += 1;
-            if done % STEPS_PER_READ == 0 || done == steps {
+            if done % STEPS_PER_READ == 0 || done == steps || read.elapsed().as_secs_f64() >= PATIENCE {
+                read = Instant::now();
                 let losses = engine.losses()?;
                 sum += losses.iter().copied().map(f64::from).sum::<f64>();
                 if watch(Event::Steps { epoch, losses }).is_break() {
@@ -348,10 +367,12 @@ pub fn fit(
             Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
             now => now?,
         };
-        if held_out.is_none() || now.ndcg > outcome.best.ndcg {
+        let is_best = held_out.is_none() || now.ndcg > outcome.best.ndcg;
+        if is_best {
             outcome = Outcome { best: now, best_epoch: epoch, model, ..outcome };
         }
-        if watch(Event::Epoch { epoch, loss, held_out: now }).is_break() {
+        let best = is_best.then_some(&outcome.model);
+        if watch(Event::Epoch { epoch, loss, held_out: now, best }).is_break() {
             return Ok(Outcome { end: End::Stopped, ..outcome });
         }
     }
