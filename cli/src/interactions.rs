@@ -1,5 +1,7 @@
 //! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
 
+mod time;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,6 +10,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use wgloss::Random;
 
+use self::time::{Form, Time};
 use crate::failure::Failure;
 use crate::progress;
 use crate::sparse::{self, Matrix};
@@ -68,7 +71,7 @@ impl Rules {
 pub struct Entry {
     pub user: u32,
     pub item: u32,
-    pub time: i64,
+    pub time: Time,
     /// The weight, 1 without.
     pub value: f32,
 }
@@ -150,6 +153,8 @@ struct Reader {
     names: [Vec<String>; 2],
     entries: Vec<Entry>,
     columns: Option<Columns>,
+    /// How the lines so far tell times.
+    form: Option<Form>,
     lines: usize,
     weighted: bool,
 }
@@ -174,15 +179,18 @@ impl Reader {
             });
             return Err(format!("expected {expected}, found {} fields", fields.len()));
         }
-        let number = |what: &str, at: Option<usize>| -> Result<Option<f64>, String> {
-            let Some(text) = at.and_then(|at| fields.get(at)).map(|text| text.trim()) else { return Ok(None) };
-            match text.parse::<f64>() {
-                Ok(value) if (value as f32).is_finite() => Ok(Some(value)),
-                _ => Err(format!("expected a number as {what}, found {text:?}")),
-            }
+        let field = |at: Option<usize>| at.and_then(|at| fields.get(at)).map(|text| text.trim());
+        let weight = match field(columns.weight) {
+            Some(text) => match text.parse::<f64>() {
+                Ok(value) if (value as f32).is_finite() => Some(value),
+                _ => return Err(format!("expected a number as weight, found {text:?}")),
+            },
+            None => None,
         };
-        let weight = number("weight", columns.weight)?;
-        let time = number("timestamp", columns.time)?.unwrap_or(0.0) as i64;
+        let time = match columns.time {
+            Some(_) => self.time(field(columns.time).unwrap_or_default())?,
+            None => Time::of(0),
+        };
         let weight = weight.map(|weight| rules.weight(weight)).transpose()?;
         self.weighted |= weight.is_some();
         let names = [fields[columns.user].trim(), fields[columns.item].trim()];
@@ -209,12 +217,31 @@ impl Reader {
         Ok(())
     }
 
+    /// When a line says that it was: before all others if it says nothing.
+    fn time(&mut self, text: &str) -> Result<Time, String> {
+        if text.is_empty() {
+            return Ok(Time::EARLIEST);
+        }
+        let (found, time) = Time::parse(text)
+            .ok_or_else(|| format!("expected a number or a date of ISO 8601 as timestamp, found {text:?}"))?;
+        let form = *self.form.get_or_insert(found);
+        if found == form {
+            return Ok(time);
+        }
+        let expected = match form {
+            Form::Number => "a number",
+            Form::Date => "a date of ISO 8601",
+        };
+        Err(format!("expected {expected} as timestamp, as in the lines before, found {text:?}"))
+    }
+
     /// The entries of a matrix, whose rows and columns are known by their numbers; zeros are none. It tells no times: the order of a user's is drawn, so that
     /// what is held out is any of them and not the one with the largest number.
     fn of(matrix: Matrix, rules: Rules) -> Loaded {
         let least = rules.min_rating.unwrap_or(f32::NEG_INFINITY);
         let kept = matrix.entries.into_iter().filter(|&(.., value)| value != 0.0 && value >= least);
-        let mut entries: Vec<Entry> = kept.map(|(user, item, value)| Entry { user, item, time: 0, value }).collect();
+        let mut entries: Vec<Entry> =
+            kept.map(|(user, item, value)| Entry { user, item, time: Time::of(0), value }).collect();
         let sides: [fn(&mut Entry) -> &mut u32; 2] = [|entry| &mut entry.user, |entry| &mut entry.item];
         // A name for each that occurs: a file of few bytes can announce billions.
         let names = sides.map(|id| {
@@ -232,7 +259,7 @@ impl Reader {
         // What stands last in the file is known only before times are drawn.
         reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
-        reader.entries.iter_mut().for_each(|entry| entry.time = random.word().into());
+        reader.entries.iter_mut().for_each(|entry| entry.time = Time::of(random.word().into()));
         reader.loaded(rules)
     }
 
@@ -397,7 +424,9 @@ mod tests {
 
     /// Ids of users and items and time of each entry.
     fn told(loaded: &Loaded) -> Vec<(&str, &str, i64)> {
-        let of = |entry: &Entry| (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time);
+        let of = |entry: &Entry| {
+            (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time.whole)
+        };
         loaded.entries.iter().map(of).collect()
     }
 
@@ -440,6 +469,24 @@ mod tests {
         assert_eq!(told(&untimed), [("a", "y", 0), ("a", "x", 0)]);
     }
 
+    /// In the order of time, whatever its form; no time comes first.
+    #[test]
+    fn times_only_order() {
+        for times in [
+            ["0.5", "0.25", "0.75", ""],
+            ["1537438272123456788", "1537438272123456787", "1537438272123456789", ""],
+            ["4503599627370496", "4503599627370495.5", "4503599627370497", ""],
+            ["-1", "-1.5", "-0.5", ""],
+            ["2018-09-20", "2018-09-19 23:59:59.5", "2018-09-20T10:11:12Z", ""],
+        ] {
+            let line = |(item, time): (char, &str)| format!("a::{item}::1::{time}\n");
+            let text: String = ['x', 'w', 'y', 'v'].into_iter().zip(times).map(line).collect();
+            let loaded = parsed(&text).unwrap();
+            let items: Vec<&str> = told(&loaded).iter().map(|&(_, item, _)| item).collect();
+            assert_eq!(items, ["v", "w", "x", "y"], "{times:?}");
+        }
+    }
+
     #[test]
     fn weights_of_duplicates() {
         let of = |duplicates| {
@@ -472,7 +519,15 @@ mod tests {
             ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\""),
             ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\""),
             ("a,x,-1\n", "line 1: expected a weight of at least 0, found -1"),
-            ("a,x,1,noon\n", "line 1: expected a number as timestamp, found \"noon\""),
+            ("a,x,1,noon\n", "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\""),
+            (
+                "a,x,1,5\na,y,1,2018-09-20\n",
+                "line 2: expected a number as timestamp, as in the lines before, found \"2018-09-20\"",
+            ),
+            (
+                "a,x,1,2018-09-20\na,y,1,5\n",
+                "line 2: expected a date of ISO 8601 as timestamp, as in the lines before, found \"5\"",
+            ),
             ("a,x\n,y\n", "line 2: expected an id of the user, found nothing"),
             ("a\tx\na\t \n", "line 2: expected an id of the item, found nothing"),
             ("a,x\nb\n", "line 2: expected user, item[, weight[, timestamp]], found 1 fields"),
