@@ -1,5 +1,6 @@
 //! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
 
+mod layout;
 mod time;
 
 use std::collections::{HashMap, HashSet};
@@ -10,6 +11,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use wgloss::Random;
 
+use self::layout::{Columns, Separator};
 use self::time::{Form, Time};
 use crate::failure::Failure;
 use crate::progress;
@@ -88,63 +90,16 @@ pub struct Loaded {
     pub weighted: bool,
 }
 
-/// Where a line has what.
-#[derive(Debug, Clone, Copy)]
-struct Columns {
-    user: usize,
-    item: usize,
-    weight: Option<usize>,
-    time: Option<usize>,
-    /// How many a line has; without a header from two to four.
-    count: Option<usize>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Separator {
-    Byte(u8),
-    Colons,
-    Spaces,
-}
-
 /// How a .npz file begins.
 const ZIP: &[u8] = b"PK\x03\x04";
+/// What some programs begin a text in UTF-8 with.
+pub const MARK: &str = "\u{feff}";
+/// So many lines show how a text is laid out.
+const SHOWING: usize = 6;
+/// A line that never ends is no line.
+const LONGEST: u64 = 1 << 20;
 /// A file is shown to be read from this size on.
 const SHOWN: u64 = 8 << 20;
-
-/// What public data sets call their columns, in small letters and digits alone, those of ids with or without "id" at their end; of several that a header has
-/// the first here is meant.
-const USERS: &str = "user uid username visitor customer cust client reviewer reviewprofilename member buyer person account householdkey session";
-const ITEMS: &str = "item iid movie film product parentasin asin isbn book track song album artist musicbrainzartist article news business venue place gmap poi \
-                     restaurant hotel video show anime game app recipe beer beerbeer joke paper content stockcode sku mid sid";
-const WEIGHTS: &str = "rating weight count plays value score stars overall bookrating reviewoverall reviewrating reviewscore playcount listencount listens \
-                       watchratio quantity hours frequency clicks views strength";
-const TIMES: &str = "timestamp time ts date unixreviewtime unixtime unixtimestamp";
-
-/// A column's name as the lists have it: User-ID and RecBole's user_id:token are userid.
-fn word(field: &str) -> String {
-    let field = field.trim();
-    let name = [":token", ":float"].into_iter().find_map(|kind| field.strip_suffix(kind)).unwrap_or(field);
-    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-impl Columns {
-    /// Of a header; none if the line is data.
-    fn named(fields: &[&str]) -> Option<Columns> {
-        let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
-        let find = |names: &str, end: &str| {
-            let is =
-                |word: &String, name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
-            names.split_whitespace().find_map(|name| words.iter().position(|word| is(word, name)))
-        };
-        let (user, item) = find(USERS, "id").zip(find(ITEMS, "id"))?;
-        let (weight, time) = (find(WEIGHTS, ""), find(TIMES, ""));
-        Some(Columns { user, item, weight, time, count: Some(fields.len()) })
-    }
-
-    fn positional(fields: usize) -> Columns {
-        Columns { user: 0, item: 1, weight: (fields > 2).then_some(2), time: (fields > 3).then_some(3), count: None }
-    }
-}
 
 /// Reads lines into numbered entries.
 #[derive(Default)]
@@ -153,6 +108,9 @@ struct Reader {
     names: [Vec<String>; 2],
     entries: Vec<Entry>,
     columns: Option<Columns>,
+    separator: Option<Separator>,
+    /// Whether the first line names columns, be it by words that are not known.
+    is_headed: bool,
     /// How the lines so far tell times.
     form: Option<Form>,
     lines: usize,
@@ -165,8 +123,10 @@ impl Reader {
         let columns = match self.columns {
             Some(columns) => columns,
             None => {
-                if let Some(columns) = Columns::named(fields) {
-                    self.columns = Some(columns);
+                let unknown = || Columns { count: Some(fields.len()), ..Columns::positional(fields.len()) };
+                let header = Columns::named(fields).or_else(|| self.is_headed.then(unknown));
+                if header.is_some() {
+                    self.columns = header;
                     return Ok(());
                 }
                 *self.columns.insert(Columns::positional(fields.len()))
@@ -177,13 +137,13 @@ impl Reader {
             let expected = columns.count.map_or("user, item[, weight[, timestamp]]".to_owned(), |count| {
                 format!("{count} fields as in the header")
             });
-            return Err(format!("expected {expected}, found {} fields", fields.len()));
+            return Err(format!("expected {expected}, found {} fields{}", fields.len(), self.separated()));
         }
         let field = |at: Option<usize>| at.and_then(|at| fields.get(at)).map(|text| text.trim());
         let weight = match field(columns.weight) {
             Some(text) => match text.parse::<f64>() {
                 Ok(value) if (value as f32).is_finite() => Some(value),
-                _ => return Err(format!("expected a number as weight, found {text:?}")),
+                _ => return Err(format!("expected a number as weight, found {text:?}{}", self.separated())),
             },
             None => None,
         };
@@ -217,13 +177,19 @@ impl Reader {
         Ok(())
     }
 
+    /// What the fields were taken to be separated by, for a sentence's end.
+    fn separated(&self) -> String {
+        self.separator.map(|separator| format!(" (fields separated by {})", separator.name())).unwrap_or_default()
+    }
+
     /// When a line says that it was: before all others if it says nothing.
     fn time(&mut self, text: &str) -> Result<Time, String> {
         if text.is_empty() {
             return Ok(Time::EARLIEST);
         }
-        let (found, time) = Time::parse(text)
-            .ok_or_else(|| format!("expected a number or a date of ISO 8601 as timestamp, found {text:?}"))?;
+        let (found, time) = Time::parse(text).ok_or_else(|| {
+            format!("expected a number or a date of ISO 8601 as timestamp, found {text:?}{}", self.separated())
+        })?;
         let form = *self.form.get_or_insert(found);
         if found == form {
             return Ok(time);
@@ -345,7 +311,11 @@ pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failu
         _ => ProgressBar::hidden(),
     };
     let mut input = BufReader::with_capacity(1 << 20, bar.wrap_read(file));
-    let start = input.fill_buf().map_err(unreadable)?;
+    let mut start = input.fill_buf().map_err(unreadable)?;
+    if start.starts_with(MARK.as_bytes()) {
+        input.consume(MARK.len());
+        start = input.fill_buf().map_err(unreadable)?;
+    }
     let loaded = if start.starts_with(ZIP) {
         let file = File::open(path).map_err(unreadable)?;
         sparse::csr(file, &rules).map(|matrix| Reader::of(matrix, rules))
@@ -362,38 +332,61 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     core::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found other bytes".to_owned())
 }
 
+/// The first lines that are not blank, and all blank ones before them.
+fn first_lines(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let (mut lines, mut found) = (Vec::new(), 0);
+    while found < SHOWING {
+        let before = lines.len();
+        if input.take(LONGEST).read_until(b'\n', &mut lines)? == 0 {
+            break;
+        }
+        found += usize::from(!lines[before..].trim_ascii().is_empty());
+    }
+    Ok(lines)
+}
+
 /// What is wrong is said with its line.
 pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
-    let start = input.fill_buf().map_err(|error| error.to_string())?;
-    let first: Vec<u8> = start.iter().copied().take_while(|&byte| byte != b'\n').collect();
-    let has = |part: &[u8]| first.windows(part.len()).any(|window| window == part);
-    let separator = match [&b"::"[..], b"\t", b",", b";"].into_iter().find(|part| has(part)) {
-        Some(b"::") => Separator::Colons,
-        Some(&[byte]) => Separator::Byte(byte),
-        _ => Separator::Spaces,
-    };
-    let mut reader = Reader::default();
+    let start = first_lines(&mut input).map_err(|error| error.to_string())?;
+    let shown = String::from_utf8_lossy(&start);
+    let shown: Vec<&str> = shown.lines().filter(|line| !line.trim().is_empty()).collect();
+    let first = shown.first().copied().unwrap_or_default();
+    if layout::is_json(first) {
+        let first: String = first.chars().take(20).collect();
+        return Err(format!("expected lines of user, item[, weight[, timestamp]], found JSON: {first}"));
+    }
+    let separator = Separator::of(first);
+    let fields: Vec<Vec<String>> = shown.iter().map(|line| separator.split(line)).collect();
+    let is_headed = layout::is_unknown_header(&fields);
+    let mut reader = Reader { separator: Some(separator), is_headed, ..Reader::default() };
+    let mut input = start.chain(input);
     let at = |line: u64, what: String| format!("line {line}: {what}");
     if let Separator::Byte(byte) = separator {
-        let mut records =
-            csv::ReaderBuilder::new().delimiter(byte).has_headers(false).flexible(true).from_reader(input);
+        let mut format = csv::ReaderBuilder::new();
+        format.delimiter(byte).has_headers(false).flexible(true).terminator(csv::Terminator::Any(b'\n'));
+        // Every record ends a line, so that its number can be told from where the record ends, be there blank ones before it.
+        let mut records = format.from_reader(input.chain(&b"\n"[..]));
         let mut record = csv::ByteRecord::new();
         loop {
             let more = records.read_byte_record(&mut record).map_err(|error| error.to_string())?;
             if !more {
                 break;
             }
-            let line = record.position().map_or(0, csv::Position::line);
+            if record.len() == 1 && record[0].trim_ascii().is_empty() {
+                continue;
+            }
             let fields = record.iter().map(text).collect::<Result<Vec<&str>, _>>();
-            fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| at(line, what))?;
+            fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| {
+                let within = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
+                at(records.position().line().saturating_sub(1 + within), what)
+            })?;
         }
     } else {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            // A line that never ends is no line.
-            let length = (&mut input).take(1 << 20).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
-            if length == 0 {
+            let length = input.by_ref().take(LONGEST).read_until(b'\n', &mut line);
+            if length.map_err(|error| error.to_string())? == 0 {
                 break;
             }
             let line = text(&line).map_err(|what| at(number, what))?.trim();
@@ -516,10 +509,13 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         for (text, want) in [
-            ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\""),
-            ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\""),
+            ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\" (fields separated by commas)"),
+            ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\" (fields separated by commas)"),
             ("a,x,-1\n", "line 1: expected a weight of at least 0, found -1"),
-            ("a,x,1,noon\n", "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\""),
+            (
+                "a,x,1,noon\n",
+                "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\" (fields separated by commas)",
+            ),
             (
                 "a,x,1,5\na,y,1,2018-09-20\n",
                 "line 2: expected a number as timestamp, as in the lines before, found \"2018-09-20\"",
@@ -530,11 +526,36 @@ mod tests {
             ),
             ("a,x\n,y\n", "line 2: expected an id of the user, found nothing"),
             ("a\tx\na\t \n", "line 2: expected an id of the item, found nothing"),
-            ("a,x\nb\n", "line 2: expected user, item[, weight[, timestamp]], found 1 fields"),
-            ("user,item,rating\na,x\n", "line 2: expected 3 fields as in the header, found 2 fields"),
-            ("a x 1 2 3\n", "line 1: expected user, item[, weight[, timestamp]], found 5 fields"),
+            (
+                "a,x\nb\n",
+                "line 2: expected user, item[, weight[, timestamp]], found 1 fields (fields separated by commas)",
+            ),
+            (
+                "user,item,rating\na,x\n",
+                "line 2: expected 3 fields as in the header, found 2 fields (fields separated by commas)",
+            ),
+            (
+                "a x 1 2 3\n",
+                "line 1: expected user, item[, weight[, timestamp]], found 5 fields (fields separated by spaces)",
+            ),
         ] {
             assert_eq!(parsed(text).unwrap_err(), want, "{text:?}");
+        }
+        for (text, want) in [
+            ("\n\r\n  \na,x,1\n\n \n\nb,y,much", "line 8: "),
+            ("\nuser,item,rating\r\na,x,1\r\n\r\nb,y,much\r\n", "line 5: "),
+            ("a,\"x\nx\",1\n\nb,\"y\n\ny\",much\n", "line 4: "),
+            ("\n\na::x::1\n\nb::y::much\n", "line 5: "),
+            ("u1 i1 4,5 9\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by spaces)"),
+            ("u1;i1;4,5\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by semicolons)"),
+            (
+                "\n{\"user\": 1, \"item\": 2}\n",
+                "expected lines of user, item[, weight[, timestamp]], found JSON: {\"user",
+            ),
+            ("[\n  {\"user\": 1}\n]\n", "expected lines of user, item[, weight[, timestamp]], found JSON: ["),
+        ] {
+            let told = parsed(text).unwrap_err();
+            assert!(told.starts_with(want), "{text:?}: {told}");
         }
         let latin = read(&b"a,x\nb,caf\xe9\n"[..], Rules::ALL).unwrap_err();
         assert_eq!(latin, "line 2: expected text in UTF-8, found other bytes");
@@ -719,6 +740,34 @@ mod tests {
             assert_eq!(loaded.entries[0].value, if loaded.weighted { 7.0 } else { 1.0 }, "{text}");
         }
         assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
+    }
+
+    /// Two words before pairs of whole numbers are no pair; words before words may be.
+    #[test]
+    fn two_words_before_numbers_are_a_header() {
+        for (text, users) in [
+            ("viewer,clip\n1,2\n3,4\n", &["1", "3"][..]),
+            ("\n\nviewer clip\n1 2\n3 4\n", &["1", "3"]),
+            ("viewer,clip\n1,2\n3,b\n", &["viewer", "1", "3"]),
+            ("viewer,clip\n", &["viewer"]),
+            ("9,clip\n1,2\n", &["9", "1"]),
+            ("{viewer},clip\n", &["{viewer}"]),
+        ] {
+            assert_eq!(parsed(text).unwrap().users, users, "{text:?}");
+        }
+        assert!(parsed("viewer,clip,grade\n1,2,3\n").unwrap_err().contains("found \"grade\""));
+    }
+
+    #[test]
+    fn a_mark_and_blank_lines_before_the_text_are_none_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marked");
+        let matrix = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 2\n";
+        for text in ["1::2::3\n", "1 2\n", "1,2\n", "user,item\n1,2\n", "\n \n\r\n\"user\";\"item\"\n1;2\n", matrix] {
+            std::fs::write(&path, format!("{MARK}{text}")).unwrap();
+            let loaded = load(OPTION, &path, Rules::ALL).unwrap();
+            assert_eq!(told(&loaded).iter().map(|of| (of.0, of.1)).collect::<Vec<_>>(), [("1", "2")], "{text:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
-use crate::interactions::{self, Loaded, Rules};
+use crate::interactions::{self, Loaded, MARK, Rules};
 use crate::run::IDS;
 use crate::tables::{Ids, Tables};
 use crate::{progress, run, table};
@@ -217,6 +217,7 @@ fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failu
         |expected: &str, found: String| Failure::input(format!("--without {}: {expected}, {found}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse("expected ids", format!("found: {error}")))?;
     let places = places(items);
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let missing = || refuse("expected ids of items", format!("found {line:?}"));
         is_hidden[*places.get(line).ok_or_else(missing)? as usize] = true;

@@ -658,7 +658,7 @@ fn recommends(run: &Path, file: &Path) {
     assert!(output.status.success() && said.contains("like it"), "{said}{}", text(&output.stderr));
     assert_eq!(said.matches("film 4 ").count(), 4, "{said}"); // in the first column only
     let hidden = run.join("hidden.txt");
-    fs::write(&hidden, "film 0\nfilm 2\n").unwrap();
+    fs::write(&hidden, "\u{feff}film 0\nfilm 2\n").unwrap();
     let said = text(&ask(&["--user", "u2", "--top", "18", "--without", hidden.to_str().unwrap()]).stdout).to_owned();
     assert!(said.matches("u2").count() == 18 && !said.contains("film 0 ") && !said.contains("film 2 "), "{said}");
 
