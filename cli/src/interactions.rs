@@ -11,7 +11,8 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use wgloss::Random;
 
-use self::layout::{Columns, Separator};
+pub use self::layout::Fields;
+use self::layout::{Columns, Separator, WEIGHTS};
 use self::time::{Form, Time};
 use crate::failure::Failure;
 use crate::progress;
@@ -84,8 +85,16 @@ pub struct Loaded {
     pub users: Vec<String>,
     pub items: Vec<String>,
     pub entries: Vec<Entry>,
+    /// Lines that the file has, but for a header; entries of a matrix that are not 0.
+    pub all: usize,
     /// Lines that were read and kept, duplicates among them.
     pub lines: usize,
+    /// Of those, lines that were joined with others of their pair.
+    pub joined: usize,
+    /// The largest weight that the file tells.
+    pub largest: Option<f32>,
+    /// Of text.
+    pub fields: Option<Fields>,
     /// Whether the file tells weights.
     pub weighted: bool,
 }
@@ -108,12 +117,16 @@ struct Reader {
     names: [Vec<String>; 2],
     entries: Vec<Entry>,
     columns: Option<Columns>,
+    header: Option<Vec<String>>,
     separator: Option<Separator>,
     /// Whether the first line names columns, be it by words that are not known.
     is_headed: bool,
     /// How the lines so far tell times.
     form: Option<Form>,
+    all: usize,
     lines: usize,
+    joined: usize,
+    largest: Option<f32>,
     weighted: bool,
 }
 
@@ -127,6 +140,7 @@ impl Reader {
                 let header = Columns::named(fields).or_else(|| self.is_headed.then(unknown));
                 if header.is_some() {
                     self.columns = header;
+                    self.header = Some(fields.iter().map(|field| field.trim().to_owned()).collect());
                     return Ok(());
                 }
                 *self.columns.insert(Columns::positional(fields.len()))
@@ -159,6 +173,8 @@ impl Reader {
                 return Err(format!("expected an id of the {what}, found nothing"));
             }
         }
+        self.all += 1;
+        self.largest = larger(self.largest, weight);
         if rules.min_rating.zip(weight).is_some_and(|(least, weight)| weight < least) {
             return Ok(());
         }
@@ -205,7 +221,13 @@ impl Reader {
     /// what is held out is any of them and not the one with the largest number.
     fn of(matrix: Matrix, rules: Rules) -> Loaded {
         let least = rules.min_rating.unwrap_or(f32::NEG_INFINITY);
-        let kept = matrix.entries.into_iter().filter(|&(.., value)| value != 0.0 && value >= least);
+        let Matrix { entries, first, has_values, .. } = matrix;
+        let (mut all, mut largest) = (0, None);
+        let present = entries.into_iter().filter(|&(.., value)| value != 0.0).inspect(|&(.., value)| {
+            all += 1;
+            largest = larger(largest, has_values.then_some(value));
+        });
+        let kept = present.filter(|&(.., value)| value >= least);
         let mut entries: Vec<Entry> =
             kept.map(|(user, item, value)| Entry { user, item, time: Time::of(0), value }).collect();
         let sides: [fn(&mut Entry) -> &mut u32; 2] = [|entry| &mut entry.user, |entry| &mut entry.item];
@@ -218,10 +240,10 @@ impl Reader {
                 let id = id(entry);
                 *id = present.partition_point(|other| *other < *id) as u32;
             }
-            present.iter().map(|&at| (at as usize + matrix.first).to_string()).collect()
+            present.iter().map(|&at| (at as usize + first).to_string()).collect()
         });
         let mut reader =
-            Reader { lines: entries.len(), names, entries, weighted: matrix.has_values, ..Reader::default() };
+            Reader { all, lines: entries.len(), largest, names, entries, weighted: has_values, ..Reader::default() };
         // What stands last in the file is known only before times are drawn.
         reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
@@ -250,8 +272,10 @@ impl Reader {
             is_last.extend(of_user.iter().rev().map(|entry| later.insert(entry.item)));
             is_last[first..].reverse();
         }
+        let before = self.entries.len();
         let mut stays = is_last.into_iter();
         self.entries.retain(|_| stays.next().unwrap_or(true));
+        self.joined += before - self.entries.len();
     }
 
     fn loaded(mut self, rules: Rules) -> Loaded {
@@ -282,15 +306,41 @@ impl Reader {
         let mut entries = std::mem::take(&mut self.entries);
         let users = kept(0, |entry| &mut entry.user, &mut entries);
         let items = kept(1, |entry| &mut entry.item, &mut entries);
-        Loaded { users, items, entries, lines: self.lines, weighted: self.weighted }
+        let Reader { all, lines, joined, largest, weighted, header, .. } = self;
+        let fields = self.columns.map(|columns| Fields { columns, header });
+        Loaded { users, items, entries, all, lines, joined, largest, fields, weighted }
     }
+}
+
+/// The larger of two weights, which may be missing.
+fn larger(a: Option<f32>, b: Option<f32>) -> Option<f32> {
+    a.into_iter().chain(b).reduce(f32::max)
+}
+
+/// Refuses to leave out lines by weights that the file does not have.
+fn check_rating(loaded: &Loaded, rules: Rules) -> Result<(), String> {
+    let found = match &loaded.fields {
+        _ if rules.min_rating.is_none() => return Ok(()),
+        Some(Fields { columns: Columns { weight: None, .. }, header }) => match header {
+            Some(names) => {
+                let known = WEIGHTS.split_whitespace().collect::<Vec<_>>().join(", ");
+                format!("the columns {}; weights are known by the names {known}", names.join(", "))
+            }
+            None => "lines of user and item alone".to_owned(),
+        },
+        None if !loaded.weighted && loaded.all > 0 => "a matrix without values".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(format!("expected weights, since --min-rating is given, found {found}"))
 }
 
 /// Reads the file that `option` names; some interaction must be left.
 pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
     let loaded = load_any(option, path, rules)?;
+    check_rating(&loaded, rules).map_err(|what| Failure::input(format!("{option} {}: {what}", path.display())))?;
     if loaded.entries.is_empty() {
-        let found = format!("none among the {} that the file has", loaded.lines);
+        let most = loaded.largest.map(|most| format!(", the largest weight being {most}")).unwrap_or_default();
+        let found = format!("none among the {} that the file has{most}", loaded.all);
         let expected = format!("{option} {}: expected interactions that the options leave", path.display());
         return Err(Failure::input(format!("{expected}, found {found}")));
     }
@@ -457,7 +507,7 @@ mod tests {
     fn a_pair_counts_once_at_its_last_time() {
         let loaded = parsed("a,x,1,5\nb,x,1,1\na,y,1,7\na,x,1,9\n").unwrap();
         assert_eq!(told(&loaded), [("a", "y", 7), ("a", "x", 9), ("b", "x", 1)]);
-        assert_eq!(loaded.lines, 4);
+        assert_eq!((loaded.lines, loaded.joined), (4, 1));
         let untimed = parsed("a,x\na,y\na,x\n").unwrap();
         assert_eq!(told(&untimed), [("a", "y", 0), ("a", "x", 0)]);
     }
@@ -698,7 +748,7 @@ mod tests {
             assert_eq!((loaded.entries.len(), loaded.users.len(), loaded.items.len()), (40, 5, 40));
             assert!(loaded.entries.iter().all(|entry| entry.value == want), "{:?}", loaded.entries);
             assert_eq!((&*loaded.users[4], &*loaded.items[39]), ("5", "4294967295"));
-            assert_eq!(loaded.lines, 120);
+            assert_eq!((loaded.all, loaded.lines, loaded.joined), (120, 120, 80));
         }
     }
 
@@ -740,6 +790,34 @@ mod tests {
             assert_eq!(loaded.entries[0].value, if loaded.weighted { 7.0 } else { 1.0 }, "{text}");
         }
         assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
+    }
+
+    #[test]
+    fn a_least_weight_needs_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ratings");
+        let refused = |text: &str, least: f32| {
+            std::fs::write(&path, text).unwrap();
+            load(OPTION, &path, Rules { min_rating: Some(least), ..Rules::ALL }).unwrap_err().message
+        };
+        let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n";
+        let real = "%%MatrixMarket matrix coordinate real general\n2 2 3\n2 2 3.5\n1 1 0\n1 2 2\n";
+        for (text, words) in [
+            ("user_id,item_id,my_rating\na,x,5\n", &["columns user_id, item_id, my_rating;", "rating, weight"][..]),
+            ("a,x\nb,y\n", &["lines of user and item alone"]),
+            (pattern, &["a matrix without values"]),
+        ] {
+            let told = refused(text, 1.0);
+            let expected = "expected weights, since --min-rating is given, found ";
+            assert!(told.contains(expected) && words.iter().all(|word| told.contains(word)), "{told}");
+        }
+        for (text, found) in [
+            ("a,x,5\na,x,3\nb,y,4.5\n", "none among the 3 that the file has, the largest weight being 5"),
+            (real, "none among the 2 that the file has, the largest weight being 3.5"),
+        ] {
+            let told = refused(text, 6.0);
+            assert!(told.ends_with(found), "{told}");
+        }
     }
 
     /// Two words before pairs of whole numbers are no pair; words before words may be.

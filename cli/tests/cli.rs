@@ -344,7 +344,8 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(&broken, &[], &["broken.csv", "line 2", "expected a number as weight", "many"]);
     refuse(&folder.path().join("none.csv"), &[], &["none.csv", "expected a file"]);
     refuse(folder.path(), &[], &["folder"]);
-    refuse(&file, &["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+    let none = ["ratings.csv", "expected interactions that the options leave", "the 600 that the file has", "being 5"];
+    refuse(&file, &["--min-rating", "6"], &none);
     refuse(&file, &["--queue", "4"], &["--queue", "pairs only"]);
     refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
     refuse(&file, &["--loss", "logistic"], &["negatives", "logistic"]);

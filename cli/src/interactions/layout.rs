@@ -46,6 +46,26 @@ impl Columns {
     }
 }
 
+/// Which fields of a text's lines were taken for what.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    pub columns: Columns,
+    /// The columns' names, where the text has a header.
+    pub header: Option<Vec<String>>,
+}
+
+impl Fields {
+    pub fn describe(&self) -> String {
+        let Columns { user, item, weight, time, .. } = self.columns;
+        let of = |(what, at): (&str, Option<usize>)| match (at, &self.header) {
+            (None, _) => format!("no {what}"),
+            (Some(at), None) => format!("{what} from field {}", at + 1),
+            (Some(at), Some(names)) => format!("{what} from {}", names[at]),
+        };
+        [("user", Some(user)), ("item", Some(item)), ("weight", weight), ("time", time)].map(of).join(", ")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Separator {
     Byte(u8),
