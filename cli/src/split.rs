@@ -6,7 +6,7 @@ use wgloss::Random;
 use wgloss::train::tables::Interactions;
 
 use crate::failure::Failure;
-use crate::interactions::{Entry, Loaded};
+use crate::interactions::{Entry, Fields, Loaded};
 
 /// To train on and to measure with.
 pub struct Split {
@@ -48,7 +48,7 @@ const CHOICE: u32 = 0x6e65_7775;
 const ENOUGH: usize = 3;
 
 impl Loaded {
-    /// One line about what was read and held out.
+    /// Lines about what was read and held out.
     pub fn describe(&self, path: &Path, split: &Split) {
         let held_out = match &split.new {
             Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
@@ -63,6 +63,22 @@ impl Loaded {
             path.display(),
             self.entries.len()
         );
+        if let Some(account) = self.account() {
+            println!("{account}");
+        }
+    }
+
+    /// One line about the lines that were read: what was taken from them, and which of them are no interactions of their own.
+    fn account(&self) -> Option<String> {
+        let rare = self.lines - self.joined - self.entries.len();
+        let counts = [
+            (self.all - self.lines, "below --min-rating"),
+            (self.joined, "joined with others of their pair"),
+            (rare, "left out by --min-interactions"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+        let told: Vec<String> = self.fields.iter().map(Fields::describe).chain(counts).collect();
+        (!told.is_empty()).then(|| format!("of {} lines: {}", self.all, told.join("; ")))
     }
 
     /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
@@ -198,6 +214,25 @@ mod tests {
         let split = loaded.leave_last_out(u32::MAX).unwrap();
         assert_eq!(split.values, [1.0, -3.0, -1.0, -1.0, -1.0]);
         assert_eq!(split.held_out.lists()[0], [loaded.items.iter().position(|item| item == "y").unwrap() as u32]);
+    }
+
+    #[test]
+    fn lines_are_accounted_for() {
+        let rules = Rules { min_rating: Some(2.0), min_interactions: 2, ..Rules::ALL };
+        for (text, want) in [
+            ("a,x\na,y\nb,x\nb,y\n", "of 4 lines: user from field 1, item from field 2, no weight, no time"),
+            (
+                "a x 2 1\na y 2 1\nb x 2 1\nb y 2 1\nb y 3 2\nb y 4 3\nb z 1 4\nc x 5 1\n",
+                "of 8 lines: user from field 1, item from field 2, weight from field 3, time from field 4; 1 below --min-rating; 2 joined with others of their \
+                 pair; 1 left out by --min-interactions",
+            ),
+            (
+                "Date;Item ID;uid\n1;x;a\n2;y;a\n1;x;b\n1;y;b\n",
+                "of 4 lines: user from uid, item from Item ID, no weight, time from Date",
+            ),
+        ] {
+            assert_eq!(read(text.as_bytes(), rules).unwrap().account().unwrap(), want);
+        }
     }
 
     #[test]

@@ -305,6 +305,8 @@ fn interactions_leave_embeddings_and_their_ids() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains("40 users and 20 items") && said.contains("the most popular"), "{said}");
+    let fields = "of 600 lines: user from userId, item from movieId, weight from rating, time from timestamp; ";
+    assert!(said.contains(fields) && said.contains(" below --min-rating; "), "{said}");
     let ids: serde_json::Value = serde_json::from_slice(&fs::read(out.join("ids.json")).unwrap()).unwrap();
     let names = |side: &str| -> Vec<String> {
         ids[side].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
