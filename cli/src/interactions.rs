@@ -30,8 +30,9 @@ pub struct Rules {
     /// What the weight of a pair is that stands in several lines; its time is that of the last.
     #[arg(long, value_enum, requires = "interactions", default_value_t = Duplicates::Last)]
     pub duplicates: Duplicates,
-    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on.
-    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on. With 0
+    /// nothing is held out, and nothing measured.
+    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000)]
     pub held_out_users: u32,
     /// Whether weights below 0 mean something.
     #[arg(skip)]

@@ -52,6 +52,9 @@ impl Loaded {
     pub fn describe(&self, path: &Path, split: &Split) {
         let held_out = match &split.new {
             Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
+            None if split.held_out.is_empty() && self.of_users().any(|of_user| last(of_user).is_some()) => {
+                "nothing held out, and so nothing measured".to_owned()
+            }
             None if split.held_out.is_empty() => {
                 "nothing held out, since no user has three interactions, and so nothing measured".to_owned()
             }
@@ -81,6 +84,10 @@ impl Loaded {
         (!told.is_empty()).then(|| format!("of {} lines: {}", self.all, told.join("; ")))
     }
 
+    fn of_users(&self) -> impl Iterator<Item = &[Entry]> {
+        self.entries.chunk_by(|a, b| a.user == b.user)
+    }
+
     /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
     pub fn leave_users_out(&self, share: f64, seed: u64) -> Result<Split, Failure> {
         if !(share > 0.0 && share < 1.0) {
@@ -89,7 +96,7 @@ impl Loaded {
         let mut random = Random::new(seed, CHOICE);
         let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
         let mut users = vec![false; self.users.len()];
-        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+        for of_user in self.of_users() {
             let is_new = of_user.len() > 1 && f64::from(random.uniform()) < share;
             users[of_user[0].user as usize] = is_new;
             let later = ((LATER * of_user.len() as f64) as usize).max(1);
@@ -115,11 +122,9 @@ impl Loaded {
     /// The last interaction of each user that has three is held out, or of `most` of them.
     pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
         let [mut train, mut held_out] = [const { Vec::new() }; 2];
-        let users = || self.entries.chunk_by(|a, b| a.user == b.user);
-        let last = |of_user: &[Entry]| of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH);
-        let all = users().filter(|of_user| last(of_user).is_some()).count();
+        let all = self.of_users().filter(|of_user| last(of_user).is_some()).count();
         let mut next = 0;
-        for of_user in users() {
+        for of_user in self.of_users() {
             let mut held = last(of_user);
             if held.is_some() {
                 // One whenever the share that is due passes a whole number.
@@ -148,6 +153,11 @@ impl Loaded {
 /// What a user dislikes is no recommendation to miss.
 fn is_liked(entry: &Entry) -> bool {
     entry.value >= 0.0
+}
+
+/// Which of a user's interactions can be held out.
+fn last(of_user: &[Entry]) -> Option<usize> {
+    of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH)
 }
 
 fn values(entries: &[&Entry]) -> Vec<f32> {
@@ -233,6 +243,13 @@ mod tests {
         ] {
             assert_eq!(read(text.as_bytes(), rules).unwrap().account().unwrap(), want);
         }
+    }
+
+    #[test]
+    fn of_no_users_nothing_is_held_out() {
+        let loaded = parsed("a,x\na,y\na,z\nb,x\n").unwrap();
+        let split = loaded.leave_last_out(0).unwrap();
+        assert!(split.measured().is_none() && split.train.len() == 4);
     }
 
     #[test]

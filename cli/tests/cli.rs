@@ -398,6 +398,13 @@ fn nothing_is_measured_where_nothing_is_held_out() {
     });
     assert!(trained[0] != trained[1], "the epochs were lost");
     unmeasured(&factors(&file, &to));
+    let (file, none) = (interactions(folder.path()), ["--held-out-users", "0"]);
+    unmeasured(&recommend(&file, &[&["--epochs", "2"], &none[..], &to].concat()));
+    let all = factors(&file, &[&none[..], &to].concat());
+    unmeasured(&all);
+    let (said, run) = (all_said(&all), &lines(&out)[0]["run"]);
+    assert!(said.contains(&format!("{} interactions of 40 users", run["interactions"])), "{said} {run}");
+    assert!(!said.contains("since no user"), "{said}");
 }
 
 fn factors(file: &Path, more: &[&str]) -> Output {
