@@ -683,7 +683,8 @@ fn recommends(run: &Path, file: &Path) {
     let said = said_of(&["--item", "film 4"]);
     assert!(said.matches("film 4 ").count() == 17 && !said.contains("film 0 "), "{said}");
     let said = said_of(&["--user", "u2", "--seen", file.to_str().unwrap()]);
-    let rows = said.lines().filter(|line| line.contains("u2")).map(|line| line.split('┆').nth(1).unwrap().trim());
+    assert!(said.contains("seen: 40 of 40 users and 20 of 20 items of "), "{said}");
+    let rows = said.lines().filter(|line| line.contains("│ u2")).map(|line| line.split('┆').nth(1).unwrap().trim());
     let want = (0..20).map(|film| format!("film {film}")).filter(|film| !["film 0", "film 2"].contains(&&**film));
     let mut want: Vec<String> = want.filter(|film| !seen("u2", film)).collect();
     let mut rows: Vec<&str> = rows.collect();
@@ -697,14 +698,24 @@ fn recommends(run: &Path, file: &Path) {
     fs::write(&later, text_of_later).unwrap();
     let output = ask(&["--user", "new", "--top", "3", "--seen", later.to_str().unwrap()]);
     let said = text(&output.stdout);
+    assert!(said.contains("seen: 0 of 2 users and 5 of 6 items of "), "{said}");
     assert!(said.contains("what they have seen: 1\n") && said.matches("│ new").count() == 3, "{said}");
     let odd = [11, 13, 15, 17, 19].map(|film| said.matches(&format!("film {film} ")).count());
     assert_eq!(odd.iter().sum::<usize>(), 3, "of its own half: {said}");
 
     let (never, every) = (run.join("never"), run.join("every.txt"));
     fs::write(&every, (0..20).map(|film| format!("film {film}\n")).collect::<String>()).unwrap();
+    let unknown = run.join("unknown.csv");
+    fs::write(&unknown, "u1,film 98\nu1,film 99\n").unwrap();
+    let (later, unknown) = (later.to_str().unwrap(), unknown.to_str().unwrap());
     for (more, words) in [
         (&["--user", "u99"][..], &["--user u99", "ids.json"][..]),
+        (&["--user", "u99", "--seen", later], &["--user u99", "ids.json"]),
+        (&["--user", "other", "--seen", later], &["--user other", "took some item that the run knows", "later.csv"]),
+        (
+            &["--user", "u1", "--seen", unknown],
+            &["unknown.csv", "items that the run knows", "its 2, such as \"film 98\""],
+        ),
         (&[], &["expected --user, --item, or --out"]),
         (&["--user", "u1", "--without", "nowhere.txt"], &["--without nowhere.txt"]),
         (&["--user", "u1", "--without", every.to_str().unwrap()], &["--without", "found all of them"]),
@@ -854,4 +865,25 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     refuse(&["bench", "--out", &nowhere], &["in-a-file.json", "cannot be written"]);
     refuse(&["bench", "--op", "sofmax", "--out", to], &["--op sofmax", "softmax"]);
     refuse(&["verify", "--op", "sofmax"], &["--op sofmax", "softmax"]);
+}
+
+/// A run of `train --interactions` says that it solves no new users; one of `wals`, which of their lines count.
+#[test]
+fn new_users_that_are_not_solved_are_told_why() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, later) = (interactions(folder.path()), folder.path().join("later.csv"));
+    fs::write(&later, "user,item,rating\nlow,film 1,1\nu1,film 3,5\n").unwrap();
+    let (trained, fitted) = (folder.path().join("trained"), folder.path().join("fitted"));
+    assert!(recommend(&file, &["--epochs", "1", "--out", trained.to_str().unwrap()]).status.success());
+    assert!(factors(&file, &["--min-rating", "2", "--out", fitted.to_str().unwrap()]).status.success());
+    for (run, words) in [
+        (&trained, &["--user low", "only runs of `wgloss wals` solve new ones", "later.csv alone"]),
+        (&fitted, &["--user low", "that the run's rules leave", "later.csv"]),
+    ] {
+        let ask = ["recommend", run.to_str().unwrap(), "--user", "low", "--seen", later.to_str().unwrap()];
+        refused(&wgloss(&ask).output().unwrap(), words, &folder.path().join("never"));
+    }
 }
