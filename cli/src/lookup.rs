@@ -39,7 +39,7 @@ pub struct Arguments {
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     adapter: Option<String>,
-    /// Write lines of id,item,rank,score here instead of printing a table.
+    /// Write lines of id,item,rank,score here instead of printing a table, scores with all their digits.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -96,9 +96,13 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
         known.map(move |(rank, place)| (of, rank + 1, place))
     });
     let names = if by_item { &ids.items } else { &ids.users };
+    let told = |score: f32| match arguments.out {
+        Some(_) => format!("{score:?}"), // the shortest text that is read back as the same number
+        None => format!("{score:.4}"),
+    };
     let rows = rows.map(|(of, rank, place)| {
-        let (score, item) = (score(&model, of, place), candidates[place as usize]);
-        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), format!("{score:.4}")]
+        let (score, item) = (score(&model, of, place) as f32, candidates[place as usize]);
+        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), told(score)]
     });
     let heads = [if by_item { "item" } else { "user" }, if by_item { "like it" } else { "item" }, "rank", "score"];
     let Some(out) = &arguments.out else {

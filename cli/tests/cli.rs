@@ -661,6 +661,22 @@ fn recommends(run: &Path, file: &Path) {
         let number = |name: &str| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap();
         own += usize::from(number(row[0]) % 2 == number(row[1]) % 2 && row[2] == "1");
     }
+    let scores: Vec<f32> = rows.iter().map(|row| row[3].parse().unwrap()).collect();
+    assert!(rows.iter().zip(&scores).all(|(row, score)| row[3] == format!("{score:?}")), "{lines}");
+    assert!(scores.iter().any(|score| (score * 1e4).fract() != 0.0), "{lines}");
+    let bytes = fs::read(run.join("embeddings.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let ids: serde_json::Value = serde_json::from_slice(&fs::read(run.join("ids.json")).unwrap()).unwrap();
+    let factor = |side: &str, id: &str| -> Vec<f32> {
+        let at = ids[side].as_array().unwrap().iter().position(|known| known == id).unwrap();
+        let row = tensors.tensor(side).unwrap().data().chunks_exact(16).nth(at).unwrap().to_vec();
+        row.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    for (row, score) in rows.iter().zip(&scores) {
+        let (user, item) = (factor("users", row[0]), factor("items", row[1]));
+        let want: f64 = user.iter().zip(&item).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        assert_eq!(*score, want as f32, "{row:?}");
+    }
     assert!(own > 20, "{own} of 40 best items are of the user's own half"); // few of a half's ten are left unseen
 
     let output = ask(&["--item", "film 4", "--top", "4"]);

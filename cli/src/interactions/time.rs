@@ -44,7 +44,7 @@ fn number(text: &str) -> Option<Time> {
 }
 
 fn date(text: &str) -> Option<Time> {
-    let in_utc = || Some(TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok()?);
+    let in_utc = || TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();
     let time = text.parse::<Timestamp>().ok().or_else(in_utc)?;
     Some(Time { whole: time.as_second(), rest: time.subsec_nanosecond().into() })
 }
