@@ -1,5 +1,8 @@
 //! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
 
+mod layout;
+mod time;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,6 +11,9 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use wgloss::Random;
 
+pub use self::layout::Fields;
+use self::layout::{Columns, Separator, WEIGHTS};
+use self::time::{Form, Time};
 use crate::failure::Failure;
 use crate::progress;
 use crate::sparse::{self, Matrix};
@@ -24,8 +30,9 @@ pub struct Rules {
     /// What the weight of a pair is that stands in several lines; its time is that of the last.
     #[arg(long, value_enum, requires = "interactions", default_value_t = Duplicates::Last)]
     pub duplicates: Duplicates,
-    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on.
-    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on. With 0
+    /// nothing is held out, and nothing measured.
+    #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000)]
     pub held_out_users: u32,
     /// Whether weights below 0 mean something.
     #[arg(skip)]
@@ -68,7 +75,7 @@ impl Rules {
 pub struct Entry {
     pub user: u32,
     pub item: u32,
-    pub time: i64,
+    pub time: Time,
     /// The weight, 1 without.
     pub value: f32,
 }
@@ -79,69 +86,30 @@ pub struct Loaded {
     pub users: Vec<String>,
     pub items: Vec<String>,
     pub entries: Vec<Entry>,
+    /// Lines that the file has, but for a header; entries of a matrix that are not 0.
+    pub all: usize,
     /// Lines that were read and kept, duplicates among them.
     pub lines: usize,
+    /// Of those, lines that were joined with others of their pair.
+    pub joined: usize,
+    /// The largest weight that the file tells.
+    pub largest: Option<f32>,
+    /// Of text.
+    pub fields: Option<Fields>,
     /// Whether the file tells weights.
     pub weighted: bool,
 }
 
-/// Where a line has what.
-#[derive(Debug, Clone, Copy)]
-struct Columns {
-    user: usize,
-    item: usize,
-    weight: Option<usize>,
-    time: Option<usize>,
-    /// How many a line has; without a header from two to four.
-    count: Option<usize>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Separator {
-    Byte(u8),
-    Colons,
-    Spaces,
-}
-
 /// How a .npz file begins.
 const ZIP: &[u8] = b"PK\x03\x04";
+/// What some programs begin a text in UTF-8 with.
+pub const MARK: &str = "\u{feff}";
+/// So many lines show how a text is laid out.
+const SHOWING: usize = 6;
+/// A line that never ends is no line.
+const LONGEST: u64 = 1 << 20;
 /// A file is shown to be read from this size on.
 const SHOWN: u64 = 8 << 20;
-
-/// What public data sets call their columns, in small letters and digits alone, those of ids with or without "id" at their end; of several that a header has
-/// the first here is meant.
-const USERS: &str = "user uid username visitor customer cust client reviewer reviewprofilename member buyer person account householdkey session";
-const ITEMS: &str = "item iid movie film product parentasin asin isbn book track song album artist musicbrainzartist article news business venue place gmap poi \
-                     restaurant hotel video show anime game app recipe beer beerbeer joke paper content stockcode sku mid sid";
-const WEIGHTS: &str = "rating weight count plays value score stars overall bookrating reviewoverall reviewrating reviewscore playcount listencount listens \
-                       watchratio quantity hours frequency clicks views strength";
-const TIMES: &str = "timestamp time ts date unixreviewtime unixtime unixtimestamp";
-
-/// A column's name as the lists have it: User-ID and RecBole's user_id:token are userid.
-fn word(field: &str) -> String {
-    let field = field.trim();
-    let name = [":token", ":float"].into_iter().find_map(|kind| field.strip_suffix(kind)).unwrap_or(field);
-    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-impl Columns {
-    /// Of a header; none if the line is data.
-    fn named(fields: &[&str]) -> Option<Columns> {
-        let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
-        let find = |names: &str, end: &str| {
-            let is =
-                |word: &String, name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
-            names.split_whitespace().find_map(|name| words.iter().position(|word| is(word, name)))
-        };
-        let (user, item) = find(USERS, "id").zip(find(ITEMS, "id"))?;
-        let (weight, time) = (find(WEIGHTS, ""), find(TIMES, ""));
-        Some(Columns { user, item, weight, time, count: Some(fields.len()) })
-    }
-
-    fn positional(fields: usize) -> Columns {
-        Columns { user: 0, item: 1, weight: (fields > 2).then_some(2), time: (fields > 3).then_some(3), count: None }
-    }
-}
 
 /// Reads lines into numbered entries.
 #[derive(Default)]
@@ -150,7 +118,16 @@ struct Reader {
     names: [Vec<String>; 2],
     entries: Vec<Entry>,
     columns: Option<Columns>,
+    header: Option<Vec<String>>,
+    separator: Option<Separator>,
+    /// Whether the first line names columns, be it by words that are not known.
+    is_headed: bool,
+    /// How the lines so far tell times.
+    form: Option<Form>,
+    all: usize,
     lines: usize,
+    joined: usize,
+    largest: Option<f32>,
     weighted: bool,
 }
 
@@ -160,8 +137,11 @@ impl Reader {
         let columns = match self.columns {
             Some(columns) => columns,
             None => {
-                if let Some(columns) = Columns::named(fields) {
-                    self.columns = Some(columns);
+                let unknown = || Columns { count: Some(fields.len()), ..Columns::positional(fields.len()) };
+                let header = Columns::named(fields).or_else(|| self.is_headed.then(unknown));
+                if header.is_some() {
+                    self.columns = header;
+                    self.header = Some(fields.iter().map(|field| field.trim().to_owned()).collect());
                     return Ok(());
                 }
                 *self.columns.insert(Columns::positional(fields.len()))
@@ -172,17 +152,20 @@ impl Reader {
             let expected = columns.count.map_or("user, item[, weight[, timestamp]]".to_owned(), |count| {
                 format!("{count} fields as in the header")
             });
-            return Err(format!("expected {expected}, found {} fields", fields.len()));
+            return Err(format!("expected {expected}, found {} fields{}", fields.len(), self.separated()));
         }
-        let number = |what: &str, at: Option<usize>| -> Result<Option<f64>, String> {
-            let Some(text) = at.and_then(|at| fields.get(at)).map(|text| text.trim()) else { return Ok(None) };
-            match text.parse::<f64>() {
-                Ok(value) if (value as f32).is_finite() => Ok(Some(value)),
-                _ => Err(format!("expected a number as {what}, found {text:?}")),
-            }
+        let field = |at: Option<usize>| at.and_then(|at| fields.get(at)).map(|text| text.trim());
+        let weight = match field(columns.weight) {
+            Some(text) => match text.parse::<f64>() {
+                Ok(value) if (value as f32).is_finite() => Some(value),
+                _ => return Err(format!("expected a number as weight, found {text:?}{}", self.separated())),
+            },
+            None => None,
         };
-        let weight = number("weight", columns.weight)?;
-        let time = number("timestamp", columns.time)?.unwrap_or(0.0) as i64;
+        let time = match columns.time {
+            Some(_) => self.time(field(columns.time).unwrap_or_default())?,
+            None => Time::of(0),
+        };
         let weight = weight.map(|weight| rules.weight(weight)).transpose()?;
         self.weighted |= weight.is_some();
         let names = [fields[columns.user].trim(), fields[columns.item].trim()];
@@ -191,6 +174,8 @@ impl Reader {
                 return Err(format!("expected an id of the {what}, found nothing"));
             }
         }
+        self.all += 1;
+        self.largest = larger(self.largest, weight);
         if rules.min_rating.zip(weight).is_some_and(|(least, weight)| weight < least) {
             return Ok(());
         }
@@ -209,12 +194,43 @@ impl Reader {
         Ok(())
     }
 
+    /// What the fields were taken to be separated by, for a sentence's end.
+    fn separated(&self) -> String {
+        self.separator.map(|separator| format!(" (fields separated by {})", separator.name())).unwrap_or_default()
+    }
+
+    /// When a line says that it was: before all others if it says nothing.
+    fn time(&mut self, text: &str) -> Result<Time, String> {
+        if text.is_empty() {
+            return Ok(Time::EARLIEST);
+        }
+        let (found, time) = Time::parse(text).ok_or_else(|| {
+            format!("expected a number or a date of ISO 8601 as timestamp, found {text:?}{}", self.separated())
+        })?;
+        let form = *self.form.get_or_insert(found);
+        if found == form {
+            return Ok(time);
+        }
+        let expected = match form {
+            Form::Number => "a number",
+            Form::Date => "a date of ISO 8601",
+        };
+        Err(format!("expected {expected} as timestamp, as in the lines before, found {text:?}"))
+    }
+
     /// The entries of a matrix, whose rows and columns are known by their numbers; zeros are none. It tells no times: the order of a user's is drawn, so that
     /// what is held out is any of them and not the one with the largest number.
     fn of(matrix: Matrix, rules: Rules) -> Loaded {
         let least = rules.min_rating.unwrap_or(f32::NEG_INFINITY);
-        let kept = matrix.entries.into_iter().filter(|&(.., value)| value != 0.0 && value >= least);
-        let mut entries: Vec<Entry> = kept.map(|(user, item, value)| Entry { user, item, time: 0, value }).collect();
+        let Matrix { entries, first, has_values, .. } = matrix;
+        let (mut all, mut largest) = (0, None);
+        let present = entries.into_iter().filter(|&(.., value)| value != 0.0).inspect(|&(.., value)| {
+            all += 1;
+            largest = larger(largest, has_values.then_some(value));
+        });
+        let kept = present.filter(|&(.., value)| value >= least);
+        let mut entries: Vec<Entry> =
+            kept.map(|(user, item, value)| Entry { user, item, time: Time::of(0), value }).collect();
         let sides: [fn(&mut Entry) -> &mut u32; 2] = [|entry| &mut entry.user, |entry| &mut entry.item];
         // A name for each that occurs: a file of few bytes can announce billions.
         let names = sides.map(|id| {
@@ -225,14 +241,14 @@ impl Reader {
                 let id = id(entry);
                 *id = present.partition_point(|other| *other < *id) as u32;
             }
-            present.iter().map(|&at| (at as usize + matrix.first).to_string()).collect()
+            present.iter().map(|&at| (at as usize + first).to_string()).collect()
         });
         let mut reader =
-            Reader { lines: entries.len(), names, entries, weighted: matrix.has_values, ..Reader::default() };
+            Reader { all, lines: entries.len(), largest, names, entries, weighted: has_values, ..Reader::default() };
         // What stands last in the file is known only before times are drawn.
         reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
-        reader.entries.iter_mut().for_each(|entry| entry.time = random.word().into());
+        reader.entries.iter_mut().for_each(|entry| entry.time = Time::of(random.word().into()));
         reader.loaded(rules)
     }
 
@@ -257,8 +273,10 @@ impl Reader {
             is_last.extend(of_user.iter().rev().map(|entry| later.insert(entry.item)));
             is_last[first..].reverse();
         }
+        let before = self.entries.len();
         let mut stays = is_last.into_iter();
         self.entries.retain(|_| stays.next().unwrap_or(true));
+        self.joined += before - self.entries.len();
     }
 
     fn loaded(mut self, rules: Rules) -> Loaded {
@@ -289,15 +307,41 @@ impl Reader {
         let mut entries = std::mem::take(&mut self.entries);
         let users = kept(0, |entry| &mut entry.user, &mut entries);
         let items = kept(1, |entry| &mut entry.item, &mut entries);
-        Loaded { users, items, entries, lines: self.lines, weighted: self.weighted }
+        let Reader { all, lines, joined, largest, weighted, header, .. } = self;
+        let fields = self.columns.map(|columns| Fields { columns, header });
+        Loaded { users, items, entries, all, lines, joined, largest, fields, weighted }
     }
+}
+
+/// The larger of two weights, which may be missing.
+fn larger(a: Option<f32>, b: Option<f32>) -> Option<f32> {
+    a.into_iter().chain(b).reduce(f32::max)
+}
+
+/// Refuses to leave out lines by weights that the file does not have.
+fn check_rating(loaded: &Loaded, rules: Rules) -> Result<(), String> {
+    let found = match &loaded.fields {
+        _ if rules.min_rating.is_none() => return Ok(()),
+        Some(Fields { columns: Columns { weight: None, .. }, header }) => match header {
+            Some(names) => {
+                let known = WEIGHTS.split_whitespace().collect::<Vec<_>>().join(", ");
+                format!("the columns {}; weights are known by the names {known}", names.join(", "))
+            }
+            None => "lines of user and item alone".to_owned(),
+        },
+        None if !loaded.weighted && loaded.all > 0 => "a matrix without values".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(format!("expected weights, since --min-rating is given, found {found}"))
 }
 
 /// Reads the file that `option` names; some interaction must be left.
 pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
     let loaded = load_any(option, path, rules)?;
+    check_rating(&loaded, rules).map_err(|what| Failure::input(format!("{option} {}: {what}", path.display())))?;
     if loaded.entries.is_empty() {
-        let found = format!("none among the {} that the file has", loaded.lines);
+        let most = loaded.largest.map(|most| format!(", the largest weight being {most}")).unwrap_or_default();
+        let found = format!("none among the {} that the file has{most}", loaded.all);
         let expected = format!("{option} {}: expected interactions that the options leave", path.display());
         return Err(Failure::input(format!("{expected}, found {found}")));
     }
@@ -318,7 +362,11 @@ pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failu
         _ => ProgressBar::hidden(),
     };
     let mut input = BufReader::with_capacity(1 << 20, bar.wrap_read(file));
-    let start = input.fill_buf().map_err(unreadable)?;
+    let mut start = input.fill_buf().map_err(unreadable)?;
+    if start.starts_with(MARK.as_bytes()) {
+        input.consume(MARK.len());
+        start = input.fill_buf().map_err(unreadable)?;
+    }
     let loaded = if start.starts_with(ZIP) {
         let file = File::open(path).map_err(unreadable)?;
         sparse::csr(file, &rules).map(|matrix| Reader::of(matrix, rules))
@@ -335,38 +383,61 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     core::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found other bytes".to_owned())
 }
 
+/// The first lines that are not blank, and all blank ones before them.
+fn first_lines(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let (mut lines, mut found) = (Vec::new(), 0);
+    while found < SHOWING {
+        let before = lines.len();
+        if input.take(LONGEST).read_until(b'\n', &mut lines)? == 0 {
+            break;
+        }
+        found += usize::from(!lines[before..].trim_ascii().is_empty());
+    }
+    Ok(lines)
+}
+
 /// What is wrong is said with its line.
 pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
-    let start = input.fill_buf().map_err(|error| error.to_string())?;
-    let first: Vec<u8> = start.iter().copied().take_while(|&byte| byte != b'\n').collect();
-    let has = |part: &[u8]| first.windows(part.len()).any(|window| window == part);
-    let separator = match [&b"::"[..], b"\t", b",", b";"].into_iter().find(|part| has(part)) {
-        Some(b"::") => Separator::Colons,
-        Some(&[byte]) => Separator::Byte(byte),
-        _ => Separator::Spaces,
-    };
-    let mut reader = Reader::default();
+    let start = first_lines(&mut input).map_err(|error| error.to_string())?;
+    let shown = String::from_utf8_lossy(&start);
+    let shown: Vec<&str> = shown.lines().filter(|line| !line.trim().is_empty()).collect();
+    let first = shown.first().copied().unwrap_or_default();
+    if layout::is_json(first) {
+        let first: String = first.chars().take(20).collect();
+        return Err(format!("expected lines of user, item[, weight[, timestamp]], found JSON: {first}"));
+    }
+    let separator = Separator::of(first);
+    let fields: Vec<Vec<String>> = shown.iter().map(|line| separator.split(line)).collect();
+    let is_headed = layout::is_unknown_header(&fields);
+    let mut reader = Reader { separator: Some(separator), is_headed, ..Reader::default() };
+    let mut input = start.chain(input);
     let at = |line: u64, what: String| format!("line {line}: {what}");
     if let Separator::Byte(byte) = separator {
-        let mut records =
-            csv::ReaderBuilder::new().delimiter(byte).has_headers(false).flexible(true).from_reader(input);
+        let mut format = csv::ReaderBuilder::new();
+        format.delimiter(byte).has_headers(false).flexible(true).terminator(csv::Terminator::Any(b'\n'));
+        // Every record ends a line, so that its number can be told from where the record ends, be there blank ones before it.
+        let mut records = format.from_reader(input.chain(&b"\n"[..]));
         let mut record = csv::ByteRecord::new();
         loop {
             let more = records.read_byte_record(&mut record).map_err(|error| error.to_string())?;
             if !more {
                 break;
             }
-            let line = record.position().map_or(0, csv::Position::line);
+            if record.len() == 1 && record[0].trim_ascii().is_empty() {
+                continue;
+            }
             let fields = record.iter().map(text).collect::<Result<Vec<&str>, _>>();
-            fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| at(line, what))?;
+            fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| {
+                let within = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
+                at(records.position().line().saturating_sub(1 + within), what)
+            })?;
         }
     } else {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            // A line that never ends is no line.
-            let length = (&mut input).take(1 << 20).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
-            if length == 0 {
+            let length = input.by_ref().take(LONGEST).read_until(b'\n', &mut line);
+            if length.map_err(|error| error.to_string())? == 0 {
                 break;
             }
             let line = text(&line).map_err(|what| at(number, what))?.trim();
@@ -397,7 +468,9 @@ mod tests {
 
     /// Ids of users and items and time of each entry.
     fn told(loaded: &Loaded) -> Vec<(&str, &str, i64)> {
-        let of = |entry: &Entry| (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time);
+        let of = |entry: &Entry| {
+            (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time.whole)
+        };
         loaded.entries.iter().map(of).collect()
     }
 
@@ -435,9 +508,27 @@ mod tests {
     fn a_pair_counts_once_at_its_last_time() {
         let loaded = parsed("a,x,1,5\nb,x,1,1\na,y,1,7\na,x,1,9\n").unwrap();
         assert_eq!(told(&loaded), [("a", "y", 7), ("a", "x", 9), ("b", "x", 1)]);
-        assert_eq!(loaded.lines, 4);
+        assert_eq!((loaded.lines, loaded.joined), (4, 1));
         let untimed = parsed("a,x\na,y\na,x\n").unwrap();
         assert_eq!(told(&untimed), [("a", "y", 0), ("a", "x", 0)]);
+    }
+
+    /// In the order of time, whatever its form; no time comes first.
+    #[test]
+    fn times_only_order() {
+        for times in [
+            ["0.5", "0.25", "0.75", ""],
+            ["1537438272123456788", "1537438272123456787", "1537438272123456789", ""],
+            ["4503599627370496", "4503599627370495.5", "4503599627370497", ""],
+            ["-1", "-1.5", "-0.5", ""],
+            ["2018-09-20", "2018-09-19 23:59:59.5", "2018-09-20T10:11:12Z", ""],
+        ] {
+            let line = |(item, time): (char, &str)| format!("a::{item}::1::{time}\n");
+            let text: String = ['x', 'w', 'y', 'v'].into_iter().zip(times).map(line).collect();
+            let loaded = parsed(&text).unwrap();
+            let items: Vec<&str> = told(&loaded).iter().map(|&(_, item, _)| item).collect();
+            assert_eq!(items, ["v", "w", "x", "y"], "{times:?}");
+        }
     }
 
     #[test]
@@ -469,17 +560,53 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         for (text, want) in [
-            ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\""),
-            ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\""),
+            ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\" (fields separated by commas)"),
+            ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\" (fields separated by commas)"),
             ("a,x,-1\n", "line 1: expected a weight of at least 0, found -1"),
-            ("a,x,1,noon\n", "line 1: expected a number as timestamp, found \"noon\""),
+            (
+                "a,x,1,noon\n",
+                "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\" (fields separated by commas)",
+            ),
+            (
+                "a,x,1,5\na,y,1,2018-09-20\n",
+                "line 2: expected a number as timestamp, as in the lines before, found \"2018-09-20\"",
+            ),
+            (
+                "a,x,1,2018-09-20\na,y,1,5\n",
+                "line 2: expected a date of ISO 8601 as timestamp, as in the lines before, found \"5\"",
+            ),
             ("a,x\n,y\n", "line 2: expected an id of the user, found nothing"),
             ("a\tx\na\t \n", "line 2: expected an id of the item, found nothing"),
-            ("a,x\nb\n", "line 2: expected user, item[, weight[, timestamp]], found 1 fields"),
-            ("user,item,rating\na,x\n", "line 2: expected 3 fields as in the header, found 2 fields"),
-            ("a x 1 2 3\n", "line 1: expected user, item[, weight[, timestamp]], found 5 fields"),
+            (
+                "a,x\nb\n",
+                "line 2: expected user, item[, weight[, timestamp]], found 1 fields (fields separated by commas)",
+            ),
+            (
+                "user,item,rating\na,x\n",
+                "line 2: expected 3 fields as in the header, found 2 fields (fields separated by commas)",
+            ),
+            (
+                "a x 1 2 3\n",
+                "line 1: expected user, item[, weight[, timestamp]], found 5 fields (fields separated by spaces)",
+            ),
         ] {
             assert_eq!(parsed(text).unwrap_err(), want, "{text:?}");
+        }
+        for (text, want) in [
+            ("\n\r\n  \na,x,1\n\n \n\nb,y,much", "line 8: "),
+            ("\nuser,item,rating\r\na,x,1\r\n\r\nb,y,much\r\n", "line 5: "),
+            ("a,\"x\nx\",1\n\nb,\"y\n\ny\",much\n", "line 4: "),
+            ("\n\na::x::1\n\nb::y::much\n", "line 5: "),
+            ("u1 i1 4,5 9\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by spaces)"),
+            ("u1;i1;4,5\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by semicolons)"),
+            (
+                "\n{\"user\": 1, \"item\": 2}\n",
+                "expected lines of user, item[, weight[, timestamp]], found JSON: {\"user",
+            ),
+            ("[\n  {\"user\": 1}\n]\n", "expected lines of user, item[, weight[, timestamp]], found JSON: ["),
+        ] {
+            let told = parsed(text).unwrap_err();
+            assert!(told.starts_with(want), "{text:?}: {told}");
         }
         let latin = read(&b"a,x\nb,caf\xe9\n"[..], Rules::ALL).unwrap_err();
         assert_eq!(latin, "line 2: expected text in UTF-8, found other bytes");
@@ -622,7 +749,7 @@ mod tests {
             assert_eq!((loaded.entries.len(), loaded.users.len(), loaded.items.len()), (40, 5, 40));
             assert!(loaded.entries.iter().all(|entry| entry.value == want), "{:?}", loaded.entries);
             assert_eq!((&*loaded.users[4], &*loaded.items[39]), ("5", "4294967295"));
-            assert_eq!(loaded.lines, 120);
+            assert_eq!((loaded.all, loaded.lines, loaded.joined), (120, 120, 80));
         }
     }
 
@@ -664,6 +791,62 @@ mod tests {
             assert_eq!(loaded.entries[0].value, if loaded.weighted { 7.0 } else { 1.0 }, "{text}");
         }
         assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
+    }
+
+    #[test]
+    fn a_least_weight_needs_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ratings");
+        let refused = |text: &str, least: f32| {
+            std::fs::write(&path, text).unwrap();
+            load(OPTION, &path, Rules { min_rating: Some(least), ..Rules::ALL }).unwrap_err().message
+        };
+        let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n";
+        let real = "%%MatrixMarket matrix coordinate real general\n2 2 3\n2 2 3.5\n1 1 0\n1 2 2\n";
+        for (text, words) in [
+            ("user_id,item_id,my_rating\na,x,5\n", &["columns user_id, item_id, my_rating;", "rating, weight"][..]),
+            ("a,x\nb,y\n", &["lines of user and item alone"]),
+            (pattern, &["a matrix without values"]),
+        ] {
+            let told = refused(text, 1.0);
+            let expected = "expected weights, since --min-rating is given, found ";
+            assert!(told.contains(expected) && words.iter().all(|word| told.contains(word)), "{told}");
+        }
+        for (text, found) in [
+            ("a,x,5\na,x,3\nb,y,4.5\n", "none among the 3 that the file has, the largest weight being 5"),
+            (real, "none among the 2 that the file has, the largest weight being 3.5"),
+        ] {
+            let told = refused(text, 6.0);
+            assert!(told.ends_with(found), "{told}");
+        }
+    }
+
+    /// Two words before pairs of whole numbers are no pair; words before words may be.
+    #[test]
+    fn two_words_before_numbers_are_a_header() {
+        for (text, users) in [
+            ("viewer,clip\n1,2\n3,4\n", &["1", "3"][..]),
+            ("\n\nviewer clip\n1 2\n3 4\n", &["1", "3"]),
+            ("viewer,clip\n1,2\n3,b\n", &["viewer", "1", "3"]),
+            ("viewer,clip\n", &["viewer"]),
+            ("9,clip\n1,2\n", &["9", "1"]),
+            ("{viewer},clip\n", &["{viewer}"]),
+        ] {
+            assert_eq!(parsed(text).unwrap().users, users, "{text:?}");
+        }
+        assert!(parsed("viewer,clip,grade\n1,2,3\n").unwrap_err().contains("found \"grade\""));
+    }
+
+    #[test]
+    fn a_mark_and_blank_lines_before_the_text_are_none_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marked");
+        let matrix = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 2\n";
+        for text in ["1::2::3\n", "1 2\n", "1,2\n", "user,item\n1,2\n", "\n \n\r\n\"user\";\"item\"\n1;2\n", matrix] {
+            std::fs::write(&path, format!("{MARK}{text}")).unwrap();
+            let loaded = load(OPTION, &path, Rules::ALL).unwrap();
+            assert_eq!(told(&loaded).iter().map(|of| (of.0, of.1)).collect::<Vec<_>>(), [("1", "2")], "{text:?}");
+        }
     }
 
     #[test]

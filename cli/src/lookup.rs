@@ -10,7 +10,7 @@ use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
-use crate::interactions::{self, Loaded, Rules};
+use crate::interactions::{self, Loaded, MARK, Rules};
 use crate::run::IDS;
 use crate::tables::{Ids, Tables};
 use crate::{progress, run, table};
@@ -39,7 +39,7 @@ pub struct Arguments {
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     adapter: Option<String>,
-    /// Write lines of id,item,rank,score here instead of printing a table.
+    /// Write lines of id,item,rank,score here instead of printing a table, scores with all their digits.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -54,11 +54,15 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => None,
     };
     let known = ids.users.len();
+    if let Some(seen) = &seen {
+        println!("{}", seen.known(&ids)?);
+    }
     if let (Some(seen), Some(_)) = (&seen, &fitted) {
         ids.users.extend(newcomers(seen.told(), &ids));
     }
     let by_item = !arguments.item.is_empty();
-    let asked = asked(arguments, if by_item { &ids.items } else { &ids.users })?;
+    let missing = |id: &str| seen.as_ref().and_then(|seen| seen.unsolved(id, fitted.is_some()));
+    let asked = asked(arguments, if by_item { &ids.items } else { &ids.users }, missing)?;
     if let Some(out) = &arguments.out {
         run::check_writable(out)?;
     }
@@ -92,9 +96,13 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
         known.map(move |(rank, place)| (of, rank + 1, place))
     });
     let names = if by_item { &ids.items } else { &ids.users };
+    let told = |score: f32| match arguments.out {
+        Some(_) => format!("{score:?}"), // the shortest text that is read back as the same number
+        None => format!("{score:.4}"),
+    };
     let rows = rows.map(|(of, rank, place)| {
-        let (score, item) = (score(&model, of, place), candidates[place as usize]);
-        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), format!("{score:.4}")]
+        let (score, item) = (score(&model, of, place) as f32, candidates[place as usize]);
+        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), told(score)]
     });
     let heads = [if by_item { "item" } else { "user" }, if by_item { "like it" } else { "item" }, "rank", "score"];
     let Some(out) = &arguments.out else {
@@ -139,6 +147,52 @@ impl Seen<'_> {
     fn told(&self) -> &Loaded {
         self.by_rules.as_ref().unwrap_or(&self.all)
     }
+
+    /// One line about how much of the file the run knows; some item it must.
+    fn known(&self, ids: &Ids) -> Result<String, Failure> {
+        let path = self.path.display();
+        let known = |told: &[String], ids: &[String]| {
+            let places = places(ids);
+            told.iter().filter(|id| places.contains_key(id.as_str())).count()
+        };
+        let (users, items) = (&self.all.users, &self.all.items);
+        match known(items, &ids.items) {
+            0 => Err(Failure::input(format!(
+                "{SEEN} {path}: expected items that the run knows, found none among its {}, such as {:?}, where the run has {:?}",
+                items.len(),
+                items[0],
+                ids.items.first().map(String::as_str).unwrap_or_default()
+            ))),
+            of_items => Ok(format!(
+                "seen: {} of {} users and {of_items} of {} items of {path} are known to the run",
+                known(users, &ids.users),
+                users.len(),
+                items.len()
+            )),
+        }
+    }
+
+    /// Why a user whom the file has is none that the run knows or solves.
+    fn unsolved(&self, id: &str, solves: bool) -> Option<String> {
+        let has = |loaded: &Loaded| loaded.users.iter().any(|user| user == id);
+        let path = self.path.display();
+        Some(match () {
+            () if !has(&self.all) => return None,
+            () if !solves => {
+                format!(
+                    "expected a user of the run, since only runs of `wgloss wals` solve new ones, found one of {path} alone"
+                )
+            }
+            () if !has(self.told()) => {
+                format!(
+                    "expected a user with lines in {path} that the run's rules leave, such as --min-rating, found none of them"
+                )
+            }
+            () => format!(
+                "expected a user who took some item that the run knows, found none of its items among those in {path}"
+            ),
+        })
+    }
 }
 
 /// Users that a run does not know and that took some item that it knows.
@@ -181,8 +235,8 @@ fn solved(
     solved.map_err(|error| Failure::of_rows(error, new, &ids.items))
 }
 
-/// The numbers of the ids that are asked about.
-fn asked(arguments: &Arguments, names: &[String]) -> Result<Vec<u32>, Failure> {
+/// The numbers of the ids that are asked about; `why` one is not there may be known.
+fn asked(arguments: &Arguments, names: &[String], why: impl Fn(&str) -> Option<String>) -> Result<Vec<u32>, Failure> {
     let (option, wishes) =
         if arguments.item.is_empty() { ("--user", &arguments.user) } else { ("--item", &arguments.item) };
     if wishes.is_empty() {
@@ -193,7 +247,10 @@ fn asked(arguments: &Arguments, names: &[String]) -> Result<Vec<u32>, Failure> {
     }
     let places = places(names);
     let place = |wish: &String| {
-        let missing = || Failure::input(format!("{option} {wish}: expected an id of {IDS}, found none such"));
+        let missing = || {
+            let none = || format!("expected an id of {IDS}, found none such");
+            Failure::input(format!("{option} {wish}: {}", why(wish).unwrap_or_else(none)))
+        };
         places.get(wish.as_str()).copied().ok_or_else(missing)
     };
     wishes.iter().map(place).collect()
@@ -217,6 +274,7 @@ fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failu
         |expected: &str, found: String| Failure::input(format!("--without {}: {expected}, {found}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse("expected ids", format!("found: {error}")))?;
     let places = places(items);
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let missing = || refuse("expected ids of items", format!("found {line:?}"));
         is_hidden[*places.get(line).ok_or_else(missing)? as usize] = true;

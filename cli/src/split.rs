@@ -6,7 +6,7 @@ use wgloss::Random;
 use wgloss::train::tables::Interactions;
 
 use crate::failure::Failure;
-use crate::interactions::{Entry, Loaded};
+use crate::interactions::{Entry, Fields, Loaded};
 
 /// To train on and to measure with.
 pub struct Split {
@@ -48,10 +48,13 @@ const CHOICE: u32 = 0x6e65_7775;
 const ENOUGH: usize = 3;
 
 impl Loaded {
-    /// One line about what was read and held out.
+    /// Lines about what was read and held out.
     pub fn describe(&self, path: &Path, split: &Split) {
         let held_out = match &split.new {
             Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
+            None if split.held_out.is_empty() && self.of_users().any(|of_user| last(of_user).is_some()) => {
+                "nothing held out, and so nothing measured".to_owned()
+            }
             None if split.held_out.is_empty() => {
                 "nothing held out, since no user has three interactions, and so nothing measured".to_owned()
             }
@@ -63,6 +66,26 @@ impl Loaded {
             path.display(),
             self.entries.len()
         );
+        if let Some(account) = self.account() {
+            println!("{account}");
+        }
+    }
+
+    /// One line about the lines that were read: what was taken from them, and which of them are no interactions of their own.
+    fn account(&self) -> Option<String> {
+        let rare = self.lines - self.joined - self.entries.len();
+        let counts = [
+            (self.all - self.lines, "below --min-rating"),
+            (self.joined, "joined with others of their pair"),
+            (rare, "left out by --min-interactions"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+        let told: Vec<String> = self.fields.iter().map(Fields::describe).chain(counts).collect();
+        (!told.is_empty()).then(|| format!("of {} lines: {}", self.all, told.join("; ")))
+    }
+
+    fn of_users(&self) -> impl Iterator<Item = &[Entry]> {
+        self.entries.chunk_by(|a, b| a.user == b.user)
     }
 
     /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
@@ -73,7 +96,7 @@ impl Loaded {
         let mut random = Random::new(seed, CHOICE);
         let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
         let mut users = vec![false; self.users.len()];
-        for of_user in self.entries.chunk_by(|a, b| a.user == b.user) {
+        for of_user in self.of_users() {
             let is_new = of_user.len() > 1 && f64::from(random.uniform()) < share;
             users[of_user[0].user as usize] = is_new;
             let later = ((LATER * of_user.len() as f64) as usize).max(1);
@@ -99,11 +122,9 @@ impl Loaded {
     /// The last interaction of each user that has three is held out, or of `most` of them.
     pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
         let [mut train, mut held_out] = [const { Vec::new() }; 2];
-        let users = || self.entries.chunk_by(|a, b| a.user == b.user);
-        let last = |of_user: &[Entry]| of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH);
-        let all = users().filter(|of_user| last(of_user).is_some()).count();
+        let all = self.of_users().filter(|of_user| last(of_user).is_some()).count();
         let mut next = 0;
-        for of_user in users() {
+        for of_user in self.of_users() {
             let mut held = last(of_user);
             if held.is_some() {
                 // One whenever the share that is due passes a whole number.
@@ -132,6 +153,11 @@ impl Loaded {
 /// What a user dislikes is no recommendation to miss.
 fn is_liked(entry: &Entry) -> bool {
     entry.value >= 0.0
+}
+
+/// Which of a user's interactions can be held out.
+fn last(of_user: &[Entry]) -> Option<usize> {
+    of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH)
 }
 
 fn values(entries: &[&Entry]) -> Vec<f32> {
@@ -198,6 +224,32 @@ mod tests {
         let split = loaded.leave_last_out(u32::MAX).unwrap();
         assert_eq!(split.values, [1.0, -3.0, -1.0, -1.0, -1.0]);
         assert_eq!(split.held_out.lists()[0], [loaded.items.iter().position(|item| item == "y").unwrap() as u32]);
+    }
+
+    #[test]
+    fn lines_are_accounted_for() {
+        let rules = Rules { min_rating: Some(2.0), min_interactions: 2, ..Rules::ALL };
+        for (text, want) in [
+            ("a,x\na,y\nb,x\nb,y\n", "of 4 lines: user from field 1, item from field 2, no weight, no time"),
+            (
+                "a x 2 1\na y 2 1\nb x 2 1\nb y 2 1\nb y 3 2\nb y 4 3\nb z 1 4\nc x 5 1\n",
+                "of 8 lines: user from field 1, item from field 2, weight from field 3, time from field 4; 1 below --min-rating; 2 joined with others of their \
+                 pair; 1 left out by --min-interactions",
+            ),
+            (
+                "Date;Item ID;uid\n1;x;a\n2;y;a\n1;x;b\n1;y;b\n",
+                "of 4 lines: user from uid, item from Item ID, no weight, time from Date",
+            ),
+        ] {
+            assert_eq!(read(text.as_bytes(), rules).unwrap().account().unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn of_no_users_nothing_is_held_out() {
+        let loaded = parsed("a,x\na,y\na,z\nb,x\n").unwrap();
+        let split = loaded.leave_last_out(0).unwrap();
+        assert!(split.measured().is_none() && split.train.len() == 4);
     }
 
     #[test]

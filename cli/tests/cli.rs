@@ -331,6 +331,8 @@ fn interactions_leave_embeddings_and_their_ids() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains("40 users and 20 items") && said.contains("the most popular"), "{said}");
+    let fields = "of 600 lines: user from userId, item from movieId, weight from rating, time from timestamp; ";
+    assert!(said.contains(fields) && said.contains(" below --min-rating; "), "{said}");
     let ids: serde_json::Value = serde_json::from_slice(&fs::read(out.join("ids.json")).unwrap()).unwrap();
     let names = |side: &str| -> Vec<String> {
         ids[side].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
@@ -370,7 +372,8 @@ fn bad_interactions_are_refused_in_one_sentence() {
     refuse(&broken, &[], &["broken.csv", "line 2", "expected a number as weight", "many"]);
     refuse(&folder.path().join("none.csv"), &[], &["none.csv", "expected a file"]);
     refuse(folder.path(), &[], &["folder"]);
-    refuse(&file, &["--min-rating", "6"], &["ratings.csv", "expected interactions that the options leave"]);
+    let none = ["ratings.csv", "expected interactions that the options leave", "the 600 that the file has", "being 5"];
+    refuse(&file, &["--min-rating", "6"], &none);
     refuse(&file, &["--queue", "4"], &["--queue", "pairs only"]);
     refuse(&file, &["--margin", "0.1"], &["a form of the contrastive loss", "pairs only"]);
     refuse(&file, &["--loss", "logistic", "--negatives", "mixed"], &["negatives", "logistic"]);
@@ -431,6 +434,13 @@ fn nothing_is_measured_where_nothing_is_held_out() {
     assert!(!impossible.status.success() && fs::read(out.join("embeddings.safetensors")).unwrap() == before);
     assert_eq!(lines(&out).pop().unwrap()["epoch"], 2);
     unmeasured(&factors(&file, &to));
+    let (file, none) = (interactions(folder.path()), ["--held-out-users", "0"]);
+    unmeasured(&recommend(&file, &[&["--epochs", "2"], &none[..], &to].concat()));
+    let all = factors(&file, &[&none[..], &to].concat());
+    unmeasured(&all);
+    let (said, run) = (all_said(&all), &lines(&out)[0]["run"]);
+    assert!(said.contains(&format!("{} interactions of 40 users", run["interactions"])), "{said} {run}");
+    assert!(!said.contains("since no user"), "{said}");
 }
 
 fn factors(file: &Path, more: &[&str]) -> Output {
@@ -687,6 +697,22 @@ fn recommends(run: &Path, file: &Path) {
         let number = |name: &str| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap();
         own += usize::from(number(row[0]) % 2 == number(row[1]) % 2 && row[2] == "1");
     }
+    let scores: Vec<f32> = rows.iter().map(|row| row[3].parse().unwrap()).collect();
+    assert!(rows.iter().zip(&scores).all(|(row, score)| row[3] == format!("{score:?}")), "{lines}");
+    assert!(scores.iter().any(|score| (score * 1e4).fract() != 0.0), "{lines}");
+    let bytes = fs::read(run.join("embeddings.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let ids: serde_json::Value = serde_json::from_slice(&fs::read(run.join("ids.json")).unwrap()).unwrap();
+    let factor = |side: &str, id: &str| -> Vec<f32> {
+        let at = ids[side].as_array().unwrap().iter().position(|known| known == id).unwrap();
+        let row = tensors.tensor(side).unwrap().data().chunks_exact(16).nth(at).unwrap().to_vec();
+        row.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    for (row, score) in rows.iter().zip(&scores) {
+        let (user, item) = (factor("users", row[0]), factor("items", row[1]));
+        let want: f64 = user.iter().zip(&item).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        assert_eq!(*score, want as f32, "{row:?}");
+    }
     assert!(own > 20, "{own} of 40 best items are of the user's own half"); // few of a half's ten are left unseen
 
     let output = ask(&["--item", "film 4", "--top", "4"]);
@@ -694,7 +720,7 @@ fn recommends(run: &Path, file: &Path) {
     assert!(output.status.success() && said.contains("like it"), "{said}{}", text(&output.stderr));
     assert_eq!(said.matches("film 4 ").count(), 4, "{said}"); // in the first column only
     let hidden = run.join("hidden.txt");
-    fs::write(&hidden, "film 0\nfilm 2\n").unwrap();
+    fs::write(&hidden, "\u{feff}film 0\nfilm 2\n").unwrap();
     let said = text(&ask(&["--user", "u2", "--top", "18", "--without", hidden.to_str().unwrap()]).stdout).to_owned();
     assert!(said.matches("u2").count() == 18 && !said.contains("film 0 ") && !said.contains("film 2 "), "{said}");
 
@@ -709,7 +735,8 @@ fn recommends(run: &Path, file: &Path) {
     let said = said_of(&["--item", "film 4"]);
     assert!(said.matches("film 4 ").count() == 17 && !said.contains("film 0 "), "{said}");
     let said = said_of(&["--user", "u2", "--seen", file.to_str().unwrap()]);
-    let rows = said.lines().filter(|line| line.contains("u2")).map(|line| line.split('┆').nth(1).unwrap().trim());
+    assert!(said.contains("seen: 40 of 40 users and 20 of 20 items of "), "{said}");
+    let rows = said.lines().filter(|line| line.contains("│ u2")).map(|line| line.split('┆').nth(1).unwrap().trim());
     let want = (0..20).map(|film| format!("film {film}")).filter(|film| !["film 0", "film 2"].contains(&&**film));
     let mut want: Vec<String> = want.filter(|film| !seen("u2", film)).collect();
     let mut rows: Vec<&str> = rows.collect();
@@ -723,14 +750,24 @@ fn recommends(run: &Path, file: &Path) {
     fs::write(&later, text_of_later).unwrap();
     let output = ask(&["--user", "new", "--top", "3", "--seen", later.to_str().unwrap()]);
     let said = text(&output.stdout);
+    assert!(said.contains("seen: 0 of 2 users and 5 of 6 items of "), "{said}");
     assert!(said.contains("what they have seen: 1\n") && said.matches("│ new").count() == 3, "{said}");
     let odd = [11, 13, 15, 17, 19].map(|film| said.matches(&format!("film {film} ")).count());
     assert_eq!(odd.iter().sum::<usize>(), 3, "of its own half: {said}");
 
     let (never, every) = (run.join("never"), run.join("every.txt"));
     fs::write(&every, (0..20).map(|film| format!("film {film}\n")).collect::<String>()).unwrap();
+    let unknown = run.join("unknown.csv");
+    fs::write(&unknown, "u1,film 98\nu1,film 99\n").unwrap();
+    let (later, unknown) = (later.to_str().unwrap(), unknown.to_str().unwrap());
     for (more, words) in [
         (&["--user", "u99"][..], &["--user u99", "ids.json"][..]),
+        (&["--user", "u99", "--seen", later], &["--user u99", "ids.json"]),
+        (&["--user", "other", "--seen", later], &["--user other", "took some item that the run knows", "later.csv"]),
+        (
+            &["--user", "u1", "--seen", unknown],
+            &["unknown.csv", "items that the run knows", "its 2, such as \"film 98\""],
+        ),
         (&[], &["expected --user, --item, or --out"]),
         (&["--user", "u1", "--without", "nowhere.txt"], &["--without nowhere.txt"]),
         (&["--user", "u1", "--without", every.to_str().unwrap()], &["--without", "found all of them"]),
@@ -880,4 +917,25 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     refuse(&["bench", "--out", &nowhere], &["in-a-file.json", "cannot be written"]);
     refuse(&["bench", "--op", "sofmax", "--out", to], &["--op sofmax", "softmax"]);
     refuse(&["verify", "--op", "sofmax"], &["--op sofmax", "softmax"]);
+}
+
+/// A run of `train --interactions` says that it solves no new users; one of `wals`, which of their lines count.
+#[test]
+fn new_users_that_are_not_solved_are_told_why() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, later) = (interactions(folder.path()), folder.path().join("later.csv"));
+    fs::write(&later, "user,item,rating\nlow,film 1,1\nu1,film 3,5\n").unwrap();
+    let (trained, fitted) = (folder.path().join("trained"), folder.path().join("fitted"));
+    assert!(recommend(&file, &["--epochs", "1", "--out", trained.to_str().unwrap()]).status.success());
+    assert!(factors(&file, &["--min-rating", "2", "--out", fitted.to_str().unwrap()]).status.success());
+    for (run, words) in [
+        (&trained, &["--user low", "only runs of `wgloss wals` solve new ones", "later.csv alone"]),
+        (&fitted, &["--user low", "that the run's rules leave", "later.csv"]),
+    ] {
+        let ask = ["recommend", run.to_str().unwrap(), "--user", "low", "--seen", later.to_str().unwrap()];
+        refused(&wgloss(&ask).output().unwrap(), words, &folder.path().join("never"));
+    }
 }

@@ -1,0 +1,162 @@
+//! How lines of text are parted, and which of their fields is what.
+
+/// Where a line has what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Columns {
+    pub user: usize,
+    pub item: usize,
+    pub weight: Option<usize>,
+    pub time: Option<usize>,
+    /// How many a line has; without a header from two to four.
+    pub count: Option<usize>,
+}
+
+/// What public data sets call their columns, in small letters and digits alone, those of ids with or without "id" at their end; of several that a header has
+/// the first here is meant.
+const USERS: &str = "user uid username visitor customer cust client reviewer reviewprofilename member buyer person account householdkey session";
+const ITEMS: &str = "item iid movie film product parentasin asin isbn book track song album artist musicbrainzartist article news business venue place gmap poi \
+                     restaurant hotel video show anime game app recipe beer beerbeer joke paper content stockcode sku mid sid";
+pub const WEIGHTS: &str = "rating weight count plays value score stars overall bookrating reviewoverall reviewrating reviewscore playcount listencount listens \
+                           watchratio quantity hours frequency clicks views strength";
+const TIMES: &str = "timestamp time ts date datetime tdat unixreviewtime unixtime unixtimestamp";
+
+/// A column's name as the lists have it: User-ID and RecBole's user_id:token are userid.
+fn word(field: &str) -> String {
+    let field = field.trim();
+    let name = [":token", ":float"].into_iter().find_map(|kind| field.strip_suffix(kind)).unwrap_or(field);
+    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+impl Columns {
+    /// Of a header; none if the line is data.
+    pub fn named(fields: &[&str]) -> Option<Columns> {
+        let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
+        let find = |names: &str, end: &str| {
+            let is =
+                |word: &String, name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
+            names.split_whitespace().find_map(|name| words.iter().position(|word| is(word, name)))
+        };
+        let (user, item) = find(USERS, "id").zip(find(ITEMS, "id"))?;
+        let (weight, time) = (find(WEIGHTS, ""), find(TIMES, ""));
+        Some(Columns { user, item, weight, time, count: Some(fields.len()) })
+    }
+
+    pub fn positional(fields: usize) -> Columns {
+        Columns { user: 0, item: 1, weight: (fields > 2).then_some(2), time: (fields > 3).then_some(3), count: None }
+    }
+}
+
+/// Which fields of a text's lines were taken for what.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    pub columns: Columns,
+    /// The columns' names, where the text has a header.
+    pub header: Option<Vec<String>>,
+}
+
+impl Fields {
+    pub fn describe(&self) -> String {
+        let Columns { user, item, weight, time, .. } = self.columns;
+        let of = |(what, at): (&str, Option<usize>)| match (at, &self.header) {
+            (None, _) => format!("no {what}"),
+            (Some(at), None) => format!("{what} from field {}", at + 1),
+            (Some(at), Some(names)) => format!("{what} from {}", names[at]),
+        };
+        [("user", Some(user)), ("item", Some(item)), ("weight", weight), ("time", time)].map(of).join(", ")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Separator {
+    Byte(u8),
+    Colons,
+    Spaces,
+}
+
+impl Separator {
+    /// What parts the line into the most fields. Commas come first among equals; spaces come last, since names have them too.
+    pub fn of(line: &str) -> Separator {
+        let count = |separator: Separator| separator.split(line).len();
+        let others = [Separator::Byte(b';'), Separator::Colons, Separator::Byte(b'\t'), Separator::Byte(b',')];
+        let best = others.into_iter().max_by_key(|&other| count(other)).unwrap_or(Separator::Spaces);
+        let most = count(best);
+        if most == 1 || fields_by_spaces(line) > most { Separator::Spaces } else { best }
+    }
+
+    pub fn split(self, line: &str) -> Vec<String> {
+        match self {
+            Separator::Byte(byte) => {
+                let mut lines = csv::ReaderBuilder::new();
+                let mut lines = lines.delimiter(byte).has_headers(false).from_reader(line.as_bytes());
+                let record = lines.byte_records().next().and_then(Result::ok).unwrap_or_default();
+                record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect()
+            }
+            Separator::Colons => line.split("::").map(str::to_owned).collect(),
+            Separator::Spaces => line.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Separator::Byte(b'\t') => "tabs",
+            Separator::Byte(b';') => "semicolons",
+            Separator::Byte(_) => "commas",
+            Separator::Colons => "::",
+            Separator::Spaces => "spaces",
+        }
+    }
+}
+
+/// How many fields spaces part, if they look as if they did: two ids without another separator, then numbers, be it with a comma for the point.
+fn fields_by_spaces(line: &str) -> usize {
+    let fields: Vec<&str> = line.split(' ').filter(|field| !field.is_empty()).collect();
+    let (ids, numbers) = fields.split_at(fields.len().min(2));
+    let has_other = |id: &&str| id.contains([',', ';', '\t']) || id.contains("::");
+    let is_number = |text: &&str| text.trim().replace(',', ".").parse::<f64>().is_ok();
+    if ids.iter().any(has_other) || !numbers.iter().all(is_number) { 0 } else { fields.len() }
+}
+
+/// Whether a line begins a value of JSON; an id may begin with a brace as well.
+pub fn is_json(line: &str) -> bool {
+    let rest = line.trim().strip_prefix(['{', '[']).map(str::trim_start);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '\'', '{', '[']))
+}
+
+/// Whether the first of lines of two fields names columns by words that are not known: it has no whole numbers where all others have.
+pub fn is_unknown_header(lines: &[Vec<String>]) -> bool {
+    let is_whole = |field: &String| !field.trim().is_empty() && field.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let Some((first, others)) = lines.split_first() else { return false };
+    first.len() == 2
+        && !others.is_empty()
+        && !first.iter().any(is_whole)
+        && others.iter().all(|fields| fields.len() == 2 && fields.iter().all(is_whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_parts_a_line_into_the_most_fields_separates() {
+        for (line, want) in [
+            ("u1;i1;4,5", "semicolons"),
+            ("u1;i1;4,5;1000", "semicolons"),
+            ("u1;i1,5", "commas"),
+            ("u1,Star Wars", "commas"),
+            ("u1,The Lord of the Rings,5", "commas"),
+            ("Jean Luc Picard,Star Wars", "commas"),
+            ("\"Smith; John; Jr.; M.D.\",\"a; b\",5", "commas"),
+            ("u 1\ti1\t4\t1000", "tabs"),
+            ("u 1\t17", "tabs"),
+            ("u1\ti1\t4,5", "tabs"),
+            ("u1::i1::4,5::1", "::"),
+            ("1 2 3,5 100", "spaces"),
+            ("1  2", "spaces"),
+            ("user item rating", "spaces"),
+            ("user:1,item:1", "commas"),
+            ("alone", "spaces"),
+        ] {
+            assert_eq!(Separator::of(line).name(), want, "{line}");
+        }
+    }
+}
