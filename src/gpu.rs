@@ -397,7 +397,7 @@ impl Gpu {
     }
 
     pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
-        let limit = self.limits().max_buffer_size;
+        let limit = self.most_bytes();
         if bytes > limit {
             return Err(Error::Limit { what: format!("{label}: a buffer"), needed: bytes, limit });
         }
@@ -427,10 +427,15 @@ impl Gpu {
         }
     }
 
+    /// The largest buffer of whole words: a limit may be odd, such as llvmpipe's 2^31 − 1.
+    fn most_bytes(&self) -> u64 {
+        self.limits().max_buffer_size / WORD * WORD
+    }
+
     /// A buffer that is replaced lives on until its encoder is done: powers of two are replaced rarely.
     pub(crate) fn new_scratch(&self, elements: usize) -> Result<wgpu::Buffer> {
         let bytes = elements as u64 * WORD;
-        let roomy = bytes.next_power_of_two().min(self.limits().max_buffer_size);
+        let roomy = bytes.next_power_of_two().min(self.most_bytes());
         self.buffer("wgloss.scratch", bytes.max(roomy))
     }
 

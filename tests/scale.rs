@@ -149,6 +149,23 @@ fn pairs_in_many_dispatches() {
     }
 }
 
+/// The largest buffer of llvmpipe is 2^31 - 1 bytes, no whole number of words; so it may be elsewhere, and a power of two exceed it by one.
+#[test]
+fn buffers_of_an_odd_limit() {
+    let limits = wgpu::Limits {
+        max_buffer_size: (1 << 17) - 1,
+        max_storage_buffer_binding_size: (1 << 17) - 4,
+        ..Default::default()
+    };
+    let Some(odd) = open(Some(limits)) else { return };
+    let odd = odd.with_tuning(Tuning { workspace: 110_000, ..*odd.tuning() });
+    let (q, k) = (Fill::Small.matrix(160, 4, 7), Fill::Small.matrix(160, 4, 8));
+    let options = info_nce::Options { symmetric: true, reduction: Reduction::Mean, ..Default::default() };
+    let batch = nce::Batch { q: &q, k: &k, dim: 4, log_scale: None, dy: &[1.0] };
+    let (found, want) = (nce::on_device(&odd, &batch, options), nce::by_reference(&batch, options));
+    assert_near("dq", &found[1], &want[1], largest(&want[1]));
+}
+
 #[test]
 fn decisions_in_many_dispatches() {
     let Some((small, _)) = small() else { return };

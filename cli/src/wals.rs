@@ -214,6 +214,10 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     stop.failure()?;
     let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
     let mut outcome = outcome.map_err(of_rows)?;
+    if halves.is_empty() {
+        println!("stopped before the first half of a sweep was done: nothing to keep");
+        return Ok(ExitCode::from(130));
+    }
     let seconds = start.elapsed().as_secs_f64();
     keep(&mut run, &loaded, &outcome.model, &about)?;
     let mut known = train;
