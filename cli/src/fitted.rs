@@ -89,9 +89,14 @@ fn name(preset: Preset) -> &'static str {
     }
 }
 
+/// Whether weights are what to predict.
+pub fn predicts_weights(preset: Preset) -> bool {
+    matches!(preset, Preset::Tf { .. } | Preset::Explicit)
+}
+
 /// Refuses a file without weights where they are what to predict.
 pub fn check_weights(preset: Preset, loaded: &Loaded, option: &str, path: &Path) -> Result<(), Failure> {
-    if loaded.weighted || !matches!(preset, Preset::Tf { .. } | Preset::Explicit) {
+    if loaded.weighted || !predicts_weights(preset) {
         return Ok(());
     }
     let (path, name) = (path.display(), name(preset));

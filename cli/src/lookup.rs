@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Write lines of id,item,rank,score here instead of printing a table, scores with all their digits.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace the file that --out names.
+    #[arg(long, requires = "out")]
+    overwrite: bool,
 }
 
 /// Users or items that are asked about at a time: progress is shown between, and the tables go to the device each time.
@@ -64,6 +67,10 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let missing = |id: &str| seen.as_ref().and_then(|seen| seen.unsolved(id, fitted.is_some()));
     let asked = asked(arguments, if by_item { &ids.items } else { &ids.users }, missing)?;
     if let Some(out) = &arguments.out {
+        if !arguments.overwrite && out.is_file() {
+            let found = "found one there; --overwrite replaces it";
+            return Err(Failure::input(format!("--out {}: expected no such file, {found}", out.display())));
+        }
         run::check_writable(out)?;
     }
     let candidates = candidates(arguments, &ids.items)?;

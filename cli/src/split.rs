@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use wgloss::Random;
-use wgloss::train::tables::Interactions;
+use wgloss::train::tables::{Interactions, Model};
 
 use crate::failure::Failure;
 use crate::interactions::{Entry, Fields, Loaded};
@@ -14,6 +14,8 @@ pub struct Split {
     /// The weights of `train`.
     pub values: Vec<f32>,
     pub held_out: Interactions,
+    /// Who took what of it, and its weight.
+    pub asked_for: Vec<(u32, u32, f32)>,
     /// Users that `train` knows nothing of.
     pub new: Option<New>,
 }
@@ -31,6 +33,22 @@ impl Split {
     /// What can be measured with.
     pub fn measured(&self) -> Option<&Interactions> {
         (!self.held_out.is_empty()).then_some(&self.held_out)
+    }
+
+    /// How far predictions are from the held-out weights, as the root of their mean square: the products of factors, and the mean of what was trained on.
+    pub fn distance(&self, model: &Model) -> Option<[f64; 2]> {
+        let count = self.asked_for.len() as f64;
+        let row = |table: &[f32], at: u32| table[at as usize * model.dim..][..model.dim].to_vec();
+        let product = |&(user, item, _): &(u32, u32, f32)| -> f64 {
+            let (a, b) = (row(&model.users, user), row(&model.items, item));
+            a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        };
+        let mean = self.values.iter().copied().map(f64::from).sum::<f64>() / self.values.len() as f64;
+        let root = |of: &dyn Fn(&(u32, u32, f32)) -> f64| {
+            let squares = self.asked_for.iter().map(|asked| (of(asked) - f64::from(asked.2)).powi(2));
+            (squares.sum::<f64>() / count).sqrt()
+        };
+        (count > 0.0).then(|| [root(&product), root(&|_| mean)])
     }
 
     /// Which items of a user are held out.
@@ -140,8 +158,9 @@ impl Loaded {
     }
 
     fn split(&self, train: &[&Entry], held_out: &[&Entry]) -> Result<Split, Failure> {
+        let asked_for = held_out.iter().map(|entry| (entry.user, entry.item, entry.value)).collect();
         let [of_train, held_out] = [train, held_out].map(|entries| self.interactions(entries));
-        Ok(Split { train: of_train?, values: values(train), held_out: held_out?, new: None })
+        Ok(Split { train: of_train?, values: values(train), held_out: held_out?, asked_for, new: None })
     }
 
     fn interactions(&self, entries: &[&Entry]) -> Result<Interactions, Failure> {
@@ -196,11 +215,25 @@ mod tests {
     }
 
     #[test]
+    fn the_distance_is_that_of_the_weights() {
+        let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\nb,z,5,3\n").unwrap();
+        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        // Held out are x of a, 1, and z of b, 5; trained on 2, 3, 4, 5, their mean 3.5.
+        let item = |name: &str| if name == "x" { 3.0 } else { 2.0 };
+        let model =
+            Model { users: vec![1.0, 2.0], items: loaded.items.iter().map(|name| item(name)).collect(), dim: 1 };
+        let [found, by_mean] = split.distance(&model).unwrap();
+        assert_eq!(found, ((2.0f64.powi(2) + 1.0) / 2.0).sqrt());
+        assert_eq!(by_mean, ((2.5f64.powi(2) + 1.5f64.powi(2)) / 2.0).sqrt());
+        assert!(loaded.leave_last_out(0).unwrap().distance(&model).is_none());
+    }
+
+    #[test]
     fn users_are_left_out() {
         let text: String =
             (0..40).flat_map(|user| (0..=user % 12).map(move |item| format!("{user},{item},2\n"))).collect();
         let loaded = parsed(&text).unwrap();
-        let Split { train, values, held_out, new } = loaded.leave_users_out(0.4, 1).unwrap();
+        let Split { train, values, held_out, new, .. } = loaded.leave_users_out(0.4, 1).unwrap();
         let New { users, known, values: known_values } = new.unwrap();
         assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
         assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());

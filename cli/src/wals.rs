@@ -241,11 +241,18 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
     let end = if stopped { "stopped" } else { "finished" };
-    run.log(&json!({"event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "seconds": seconds}))?;
+    let distance = if fitted::predicts_weights(config.preset) { split.distance(&outcome.model) } else { None };
+    run.log(&json!({
+        "event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "rmse": distance.map(|[rmse, _]| rmse),
+        "seconds": seconds,
+    }))?;
     if stopped {
         println!("stopped: the factors are those of {count} whole sweeps and what was solved since");
     }
     compare(&[("the factors", &quality)], &split, known);
+    if let Some([rmse, by_mean]) = distance {
+        println!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
+    }
     if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
         println!(
             "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} after the last{}",

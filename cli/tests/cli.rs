@@ -475,6 +475,8 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
         assert!(lines[11]["end"] == "finished" && lines[11]["sweeps"] == 5, "{}", lines[11]);
         let solver = if preset == "explicit" { "exactly" } else { "2 steps" };
         assert!(said.contains(solver), "{preset}: {said}");
+        let predicts = ["tf", "explicit"].contains(&preset);
+        assert!(said.contains("RMSE of the held-out weights") == predicts && lines[11]["rmse"].is_f64() == predicts, "{said}");
     }
     let out = folder.path().join("new");
     let output =
