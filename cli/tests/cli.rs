@@ -476,7 +476,10 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
         let solver = if preset == "explicit" { "exactly" } else { "2 steps" };
         assert!(said.contains(solver), "{preset}: {said}");
         let predicts = ["tf", "explicit"].contains(&preset);
-        assert!(said.contains("RMSE of the held-out weights") == predicts && lines[11]["rmse"].is_f64() == predicts, "{said}");
+        assert!(
+            said.contains("RMSE of the held-out weights") == predicts && lines[11]["rmse"].is_f64() == predicts,
+            "{said}"
+        );
     }
     let out = folder.path().join("new");
     let output =
@@ -692,6 +695,9 @@ fn recommends(run: &Path, file: &Path) {
     let ratings = fs::read_to_string(file).unwrap();
     let seen = |user: &str, item: &str| ratings.contains(&format!("\n{user},{item},"));
     let (lines, mut own) = (fs::read_to_string(&all).unwrap(), 0);
+    let again = ask(&["--seen", file.to_str().unwrap(), "--out", all.to_str().unwrap()]);
+    refused(&again, &["all.csv", "expected no such file", "--overwrite"], &run.join("never"));
+    assert_eq!(fs::read_to_string(&all).unwrap(), lines);
     let rows: Vec<Vec<&str>> = lines.lines().skip(1).map(|line| line.split(',').collect()).collect();
     assert!(lines.starts_with("user,item,rank,score\n") && rows.len() == 40 * 3, "{lines}");
     for row in &rows {
