@@ -128,7 +128,7 @@ impl Curves {
             chart.draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?;
             let text = ("sans-serif", 12).into_font().color(&RECIPROCAL);
             // Above the curves, and inside the axes.
-            let place = ((at.0 - 0.02 * self.epochs()).max(0.01 * self.epochs()), (at.1 + 0.07).min(0.98));
+            let place = ((at.0 - 0.07 * self.epochs()).max(0.01 * self.epochs()), (at.1 + 0.07).min(0.98));
             chart.draw_series([Text::new("kept", place, text)])?;
         }
         labels.sort_by(|a, b| b.2.total_cmp(&a.2));

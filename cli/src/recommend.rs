@@ -177,6 +177,9 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
             }
             Event::Steps { losses, .. } => {
                 bar.inc(losses.len() as u64);
+                if steps == 0 {
+                    bar.reset_eta(); // kernels were compiled
+                }
                 steps += losses.len();
                 let loss = losses.last().copied().unwrap_or(f32::NAN);
                 bar.set_message(format!("loss {loss:.4}{}", clause(", ", &last)));

@@ -312,7 +312,10 @@ impl Watch {
                 };
                 self.bar
                     .set_message(format!("loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}{speed}"));
-                self.warm = self.warm.or(Some((self.curves.losses.len(), Instant::now())));
+                if self.warm.is_none() {
+                    self.warm = Some((self.curves.losses.len(), Instant::now()));
+                    self.bar.reset_eta();
+                }
                 Ok(())
             }
             Event::Epoch { epoch, loss, temperature, held_out, model } => {
