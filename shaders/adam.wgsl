@@ -1,6 +1,6 @@
 // g' = g + l p, or DECOUPLED: g' = g and first p = p - rate l p;   m = m + (1 - b1)(g' - m);   v = v + (1 - b2)(g'^2 - v);   h = v, or with
 // AMSGRAD the largest v so far;   p = p - rate/(1 - b1^t) m/(sqrt(h)/sqrt(1 - b2^t) + eps), at the step t = 1, 2, ..
-// `toward_m` is 1 - b1, `toward_v` 1 - b2, `rate_of_step` rate/(1 - b1^t), `root` sqrt(1 - b2^t): they are formed in f64.
+// `keep_m` is b1, `toward_m` 1 - b1, `keep_v` b2, `toward_v` 1 - b2, `rate_of_step` rate/(1 - b1^t), `root` sqrt(1 - b2^t): they are formed in f64.
 // Source: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov and Hutter 2019, arXiv:1711.05101; AMSGRAD: Reddi, Kale and Kumar 2018,
 // arXiv:1904.09237; in the form of torch.optim.Adam.
 // Cost: reads 4MN, writes 3MN; with AMSGRAD reads 5MN, writes 4MN.
@@ -8,9 +8,18 @@
 override DECOUPLED: u32 = 0u;
 override AMSGRAD: u32 = 0u;
 
-// An infinite v stays infinite.
+// From the nearer end, so that little of what is added is taken away again; rest = 1 - share.
+fn lerp4(a: vec4<f32>, b: vec4<f32>, share: f32, rest: f32) -> vec4<f32> {
+    if share < 0.5 {
+        return a + share * (b - a);
+    }
+    return b - rest * (b - a);
+}
+
+// An infinite v stays infinite, and an infinite square makes it so.
 fn toward4(v: vec4<f32>, squares: vec4<f32>) -> vec4<f32> {
-    return select(v + params.toward_v * (squares - v), v, v == vec4(infinity()));
+    let infinite = (v == vec4(infinity())) | (squares == vec4(infinity()));
+    return select(lerp4(v, squares, params.toward_v, params.keep_v), vec4(infinity()), infinite);
 }
 
 @compute @workgroup_size(WG)
@@ -32,7 +41,7 @@ fn step(
             }
         }
         let m = load_m4(span.i, j, span.end, 0.0);
-        let new_m = m + params.toward_m * (g - m);
+        let new_m = lerp4(m, g, params.toward_m, params.keep_m);
         let v = toward4(load_v4(span.i, j, span.end, 0.0), g * g);
         store_m4(span.i, j, span.end, new_m);
         store_v4(span.i, j, span.end, v);

@@ -308,10 +308,8 @@ fn keep4(i: u32, j: u32, c: vec4<f32>) {
         own = row_tag(i).own;
     }
     let col = params.first_col + j;
-    if own >= params.keys && col == 0u {
-        store_positive(row, 0u, infinity()); // none: nothing is too near
-    }
-    if own >= col && own < col + 4u && own < params.first_col + params.cols {
+    let excluded = EXCLUDE_SELF == 1u && own == row;
+    if !excluded && own >= col && own < col + 4u && own < params.first_col + params.cols {
         store_positive(row, 0u, c[own - col]);
     }
 }

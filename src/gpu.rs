@@ -101,9 +101,7 @@ pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     if backends.is_empty() {
         return Vec::new();
     }
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    let mut found = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
+    let mut found = instance(backends).enumerate_adapters(backends).await;
     found.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -112,6 +110,31 @@ pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Cpu => 4,
     });
     found
+}
+
+/// One instance for all devices of a process: wgpu knows a buffer by its number in its instance, and would take that of another instance for one of its own.
+#[cfg(not(target_arch = "wasm32"))]
+fn instance(backends: wgpu::Backends) -> wgpu::Instance {
+    static ALL: Mutex<Vec<(wgpu::Backends, wgpu::Instance)>> = Mutex::new(Vec::new());
+    let mut all = lock(&ALL);
+    if let Some((_, found)) = all.iter().find(|(of, _)| *of == backends) {
+        return found.clone();
+    }
+    let new = new_instance(backends);
+    all.push((backends, new.clone()));
+    new
+}
+
+/// A browser tells devices apart itself.
+#[cfg(target_arch = "wasm32")]
+fn instance(backends: wgpu::Backends) -> wgpu::Instance {
+    new_instance(backends)
+}
+
+fn new_instance(backends: wgpu::Backends) -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    wgpu::Instance::new(descriptor)
 }
 
 impl Gpu {
@@ -190,11 +213,23 @@ impl Gpu {
     }
 
     /// Uses a device and queue that the caller made. Any features and limits will do; a software adapter is faster with `SUBGROUP` and
-    /// `SHADER_INT64`. See [`Gpu`] for who handles errors.
+    /// `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who handles errors.
+    ///
+    /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
+    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has too.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made.
+    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
+        let limits = device.limits();
+        let needed = [
+            ("workgroups in one dimension", limits.max_compute_workgroups_per_dimension, 1),
+            ("lanes of a workgroup", limits.max_compute_invocations_per_workgroup, 1),
+            ("storage buffers of a shader", limits.max_storage_buffers_per_shader_stage, 3),
+        ];
+        if let Some((what, limit, needed)) = needed.into_iter().find(|(_, limit, needed)| limit < needed) {
+            return Err(Error::Limit { what: (*what).into(), needed: needed.into(), limit: limit.into() });
+        }
         Gpu::build(device, queue, Fault::default())
     }
 
@@ -270,7 +305,7 @@ impl Gpu {
     /// Records what `record` records into an encoder of its own and submits it; long work as [`Gpu::run_watched`] does.
     ///
     /// # Errors
-    /// Those of `record`; nothing is submitted then. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
+    /// Those of `record`; what it recorded is not submitted then, but for what long work has already submitted in parts. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
     pub fn run<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>) -> Result<R> {
         self.run_watched(record, &mut |_| ControlFlow::Continue(()))
     }
@@ -397,8 +432,8 @@ impl Gpu {
     }
 
     pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
-        let limit = self.most_bytes();
-        if bytes > limit {
+        let limit = self.limits().max_buffer_size;
+        if bytes > self.most_bytes() {
             return Err(Error::Limit { what: format!("{label}: a buffer"), needed: bytes, limit });
         }
         let descriptor = wgpu::BufferDescriptor {

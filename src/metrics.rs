@@ -21,7 +21,7 @@ fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u3
 /// assert_eq!(recall, (0.5 + 1.0) / 2.0);
 /// ```
 pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
-    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()), |ids, truth| {
+    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()).filter(|_| k > 0), |ids, truth| {
         ids.iter().filter(|id| truth.contains(id)).count() as f64 / truth.len().min(k) as f64
     })
 }
@@ -36,7 +36,7 @@ pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
 /// ```
 pub fn ndcg(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
     let gain = |place: usize| 1.0 / (place as f64 + 2.0).log2();
-    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()), |ids, truth| {
+    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()).filter(|_| k > 0), |ids, truth| {
         let found: f64 = (0..ids.len()).filter(|&place| truth.contains(&ids[place])).map(gain).sum();
         found / (0..truth.len().min(k)).map(gain).sum::<f64>()
     })

@@ -22,6 +22,27 @@ fn on_device(gpu: &Gpu, g: &[f32], state: [&[f32]; 4], cols: usize, options: Opt
     [&p, &m, &v, &most].map(|held| read(gpu, held))
 }
 
+/// Means that forget what was: nothing large may cancel.
+#[test]
+fn means_of_the_last_gradient() {
+    let Some(gpu) = gpu() else { return };
+    for (beta1, beta2) in [(0.0, 0.0), (0.0, 0.3), (0.4, 0.01)] {
+        let options = Options { beta1, beta2, step: 2, ..BASE };
+        let g = [1e-3f32, 1e-4, -3e-5, 1e20];
+        let (mut p, mut m, mut v) = ([0.0f32; 4], [0.5f32; 4], [1.0f32; 4]);
+        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| x.into()).collect() };
+        let (mut want_p, mut want_m, mut want_v) = (wide(&p), wide(&m), wide(&v));
+        reference::adam::step(&wide(&g), &mut want_p, [&mut want_m, &mut want_v, &mut []], options);
+        adam::compute(gpu, &g, &mut p, [&mut m, &mut v], options).unwrap();
+        for (found, want) in [(&p, &want_p), (&m, &want_m), (&v, &want_v)] {
+            for (&found, &want) in found.iter().zip(want).take(3) {
+                assert!((f64::from(found) - want).abs() <= 1e-6 * want.abs(), "{beta1} {beta2}: {found}, {want}");
+            }
+        }
+        assert_eq!(v[3], f32::INFINITY);
+    }
+}
+
 #[test]
 fn verified() {
     verifies("adam");

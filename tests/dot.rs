@@ -42,6 +42,19 @@ fn one_gradient() {
     assert_eq!(read(gpu, &dk), [1.0, 2.0, -1.0, -2.0]);
 }
 
+/// Of no keys the gradient is 0, and what is added is nothing.
+#[test]
+fn no_keys() {
+    let Some(gpu) = gpu() else { return };
+    let (q, k, ds) = (input(gpu, 2, 3, &[1.0f32; 6]), input(gpu, 0, 3, &[]), input(gpu, 2, 0, &[]));
+    let dq = input(gpu, 2, 3, &[5.0f32; 6]);
+    for (accum, want) in [(Accum::Add, 5.0), (Accum::Write, 0.0)] {
+        let dq = view(&dq);
+        gpu.run(|recorder| dot::backward(recorder, view(&q), view(&k), view(&ds), Some(dq), None, accum)).unwrap();
+        assert_eq!(gpu.read(dq).unwrap(), [want; 6]);
+    }
+}
+
 /// Queries part by part where a binding does not hold all keys.
 #[test]
 fn parts() {

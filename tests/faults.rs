@@ -165,6 +165,29 @@ fn a_device_that_the_caller_brought_keeps_its_handlers() {
 }
 
 /// wgpu says so when the encoder is finished, to whoever hears the errors of its device.
+/// wgpu would take a buffer of another instance for whichever has its number here: all devices that are opened are of one.
+#[test]
+fn devices_opened_one_after_the_other() {
+    if gpu().is_none() {
+        return;
+    }
+    let of = || Gpu::open(&Options { adapter: std::env::var("WGLOSS_ADAPTER").ok(), ..Options::default() }).unwrap();
+    let (own, other) = (of(), of());
+    let (x, theirs) = (input(&own, 1, 2, &[7.0f32; 2]), input(&other, 1, 2, &[1.0f32, 2.0]));
+    let y = output(&own, 1, 2);
+    let softmax = |x: Tensor| own.run(|recorder| softmax::forward(recorder, x, y.view()?, Default::default()));
+    for error in [
+        softmax(theirs.view().unwrap()).unwrap_err(),
+        own.read(theirs.view().unwrap()).unwrap_err(),
+        own.write(theirs.view().unwrap(), &[3.0f32; 2]).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Device { .. }), "{error:?}");
+    }
+    assert_eq!(own.read(x.view().unwrap()).unwrap(), [7.0; 2]);
+    assert_eq!(other.read(theirs.view().unwrap()).unwrap(), [1.0, 2.0]);
+    softmax(x.view().unwrap()).unwrap();
+}
+
 #[test]
 fn an_encoder_of_another_device() {
     let Some(_) = gpu() else { return };

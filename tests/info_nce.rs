@@ -459,6 +459,41 @@ fn refusals() {
     assert_eq!(error, shape("info_nce", "k", "at least 5 rows", "4 rows"));
 }
 
+/// Without a positive no key is too near, whatever an earlier call has left; a positive that is the query itself, which is left out, is none.
+#[test]
+fn near_without_a_positive() {
+    let Some(gpu) = gpu() else { return };
+    let options = Options { near_margin: 0.1, ..UNIT };
+    let lse = |q: &[f32], k: &[f32], shared: &[f32], index: &[u32], options: Options| {
+        let rows = |x: &[f32]| input(gpu, x.len() / 2, 2, x);
+        let (q, k, shared) = (rows(q), rows(k), rows(shared));
+        let index = input(gpu, index.len(), 1, index);
+        let batch = info_nce::Batch {
+            positive: info_nce::Positive::Index(index.view().unwrap()),
+            shared: Some(shared.view().unwrap().into()),
+            ..info_nce::Batch::new(q.view().unwrap(), k.view().unwrap())
+        };
+        let [lines, columns] = batch.state_shape(options);
+        let (loss, state, lse) = (output(gpu, 2, 1), output(gpu, lines, columns), output(gpu, 2, 1));
+        let (loss, state, lse): (Tensor, Tensor, Tensor) =
+            (loss.view().unwrap(), state.view().unwrap(), lse.view().unwrap());
+        gpu.run(|r| {
+            info_nce::forward(r, batch, loss, state, info_nce::Gradients::default(), options)?;
+            info_nce::values(r, batch, state, info_nce::Values { lse: Some(lse), ..Default::default() }, options)
+        })
+        .unwrap();
+        wide(&gpu.read(lse).unwrap())
+    };
+    let unit = [1.0, 0.0, 0.0, 1.0];
+    lse(&unit, &[-9.0, 0.0, 0.0, -9.0], &unit, &[0, 1], options);
+    let found = lse(&unit, &[], &[2.0, 0.0, 0.0, 3.0], &[u32::MAX; 2], options);
+    let sum = |x: f64| (x.exp() + 1.0).ln();
+    assert_close(&found, &[sum(2.0), sum(3.0)], 1e-6);
+    let rows = [1.0, 0.0, 3.0, 0.0];
+    let itself = Options { near_margin: 0.5, exclude_self: true, ..UNIT };
+    assert_close(&lse(&rows, &rows, &[], &[0, 1], itself), &[3.0, 3.0], 1e-6);
+}
+
 /// A bounded scale is at its bound, not past it, where its gradient would be 0.
 #[test]
 fn a_learned_scale_is_bounded() {

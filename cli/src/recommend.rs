@@ -161,7 +161,10 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                     println!("start:   {sentence}");
                 }
                 last = before;
-                bar = progress::bar((of_epoch * config.epochs) as u64, "{pos}/{len} steps, {eta} left, {msg}");
+                bar = progress::bar(
+                    (of_epoch as u64).saturating_mul(config.epochs as u64),
+                    "{pos}/{len} steps, {eta} left, {msg}",
+                );
                 run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
             }
             Event::Within { progress } => {

@@ -293,7 +293,10 @@ impl Watch {
                 println!("start:   {}", sentence(&before));
                 self.curves.metrics.push(before);
                 self.curves.steps_per_epoch = steps;
-                self.bar = progress::bar((steps * self.epochs) as u64, "{pos}/{len} steps, {eta} left, {msg}");
+                self.bar = progress::bar(
+                    (steps as u64).saturating_mul(self.epochs as u64),
+                    "{pos}/{len} steps, {eta} left, {msg}",
+                );
                 self.start = Instant::now();
                 run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
             }

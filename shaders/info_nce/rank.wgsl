@@ -1,3 +1,4 @@
+// 0, or with `fresh` the bits of +inf, which c of a positive that there is not exceeds no other.
 @compute @workgroup_size(WG)
 fn clear(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -6,7 +7,7 @@ fn clear(
 ) {
     let i = item_of(group, groups, lane);
     if i < params.rows {
-        store_rank(i, 0u, 0u);
+        store_rank(i, 0u, select(0u, 0x7f800000u, params.fresh == 1u));
     }
 }
 

@@ -87,6 +87,11 @@ pub fn backward(
     disjoint(OP, &[named("dq", dq), named("dk", dk)], &[named("q", q), named("k", k), named("ds", ds)])?;
     let fresh = accum == Accum::Write;
     recorder.plan(|plan| {
+        if let (0, Some(dq), true) = (per, dq, fresh) {
+            for rows in chunks(n, plan.rows_per_binding(dq) as usize) {
+                weigh(plan, ds.row_range(rows.clone()), k, dq.row_range(rows), Sums { per: 1, terms: 0, fresh })?;
+            }
+        }
         let given = [(q, 1), (ds, 1), (k, per), (dq.unwrap_or(q), 1), (dk.unwrap_or(k), per)];
         for rows in at_once(plan, n, &given)? {
             let own = rows.start * per..rows.end * per;

@@ -310,7 +310,7 @@ fn sum(
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, table: &[f32], cols: usize, ids: &[u32]) -> Result<Vec<f32>> {
     let rows = super::rows_of(OP, "table", table, cols)?;
-    let (held, held_ids, y) = (gpu.upload(table)?, gpu.upload(ids)?, gpu.zeros::<f32>(ids.len() * cols)?);
+    let (held, held_ids, y) = (gpu.upload(table)?, gpu.upload(ids)?, gpu.zeros::<f32>(ids.len().saturating_mul(cols))?);
     let (table, y) = (Tensor::matrix(&held, rows, cols)?, Tensor::matrix(&y, ids.len(), cols)?);
     gpu.run(|recorder| forward(recorder, table, Tensor::vector(&held_ids, ids.len())?, y))?;
     gpu.read(y)

@@ -200,7 +200,7 @@ fn some<'a>(
 pub fn compute(gpu: &Gpu, queries: &[f32], keys: &[f32], dim: usize, count: usize) -> Result<(Vec<u32>, Vec<f32>)> {
     let [n, m] = [rows_of(OP, "queries", queries, dim)?, rows_of(OP, "keys", keys, dim)?];
     let (q, k) = (gpu.upload(queries)?, gpu.upload(keys)?);
-    let (ids, scores) = (gpu.zeros::<u32>(n * count)?, gpu.zeros::<f32>(n * count)?);
+    let (ids, scores) = (gpu.zeros::<u32>(n.saturating_mul(count))?, gpu.zeros::<f32>(n.saturating_mul(count))?);
     let (ids, scores) = (Tensor::<u32>::matrix(&ids, n, count)?, Tensor::matrix(&scores, n, count)?);
     let (q, k) = (Tensor::matrix(&q, n, dim)?, Tensor::matrix(&k, m, dim)?);
     gpu.run(|recorder| forward(recorder, q, k, None, ids, scores))?;

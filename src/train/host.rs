@@ -158,8 +158,7 @@ impl Engine for Host<'_> {
         parameters.into_iter().for_each(|parameter| parameter.step(optimizer));
         self.log_scale.step(of_scale);
         let most = crate::ops::info_nce::most_log_scale(self.config.loss.max_scale).into();
-        let [log_scale] = &mut self.log_scale.value[..] else { unreachable!("one number") };
-        *log_scale = log_scale.min(most);
+        self.log_scale.value.iter_mut().for_each(|log_scale| *log_scale = log_scale.min(most));
         Ok(())
     }
 

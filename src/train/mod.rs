@@ -62,10 +62,10 @@ const RUN_AWAY: f64 = 0.1;
 const MOST_WIDE: usize = 1 << 16;
 
 fn check_width(option: &'static str, width: usize) -> Result<()> {
-    match width {
-        _ if (1..=MOST_WIDE).contains(&width) => Ok(()),
-        _ => Err(Error::Option { op: "train", option, expected: "from 1 to 65536", found: width.to_string() }),
+    if (1..=MOST_WIDE).contains(&width) {
+        return Ok(());
     }
+    Err(Error::Option { op: "train", option, expected: "from 1 to 65536", found: width.to_string() })
 }
 
 /// How to train.
@@ -215,7 +215,8 @@ impl Metrics {
     /// On average over all places that a key may have among so many others, of each pair.
     fn by_chance(others: impl Iterator<Item = usize>) -> Metrics {
         let places: Vec<usize> = others.map(|others| others + 1).collect();
-        let mean = |of: &dyn Fn(usize) -> f64| places.iter().map(|&count| of(count)).sum::<f64>() / places.len() as f64;
+        let mean =
+            |of: &dyn Fn(usize) -> f64| places.iter().map(|&count| of(count)).sum::<f64>() / places.len().max(1) as f64;
         // 1 + 1/2 + … + 1/count.
         let mut sums = vec![0.0];
         for count in 1..=places.iter().copied().max().unwrap_or(0) {
@@ -371,7 +372,10 @@ fn run(
         let mut losses = Vec::with_capacity(steps);
         let (mut temperature, mut read) = (0.0, Instant::now());
         for (step, batch) in batches.steps_of(&ids).enumerate() {
-            let optimizers = config.optimizers((epoch - 1) * steps + step, steps * config.epochs);
+            let optimizers = config.optimizers(
+                (epoch - 1).saturating_mul(steps).saturating_add(step),
+                steps.saturating_mul(config.epochs),
+            );
             match engine.step(batch, optimizers, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
                 done => done?,

@@ -3,7 +3,9 @@
 
 use core::ops::Range;
 
-use super::{Batch, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near};
+use super::{
+    Batch, CLEAR, FORWARD, Given, LEVEL, LINE_LOSS, MERGE, OP, Options, POSITIVES, Positive, TAG, WEIGH, is_near,
+};
 use crate::ops::pairs::{Chunk, Extent, Form, Pairs};
 use crate::ops::{dot, linear, only_f32, shaped};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -364,7 +366,7 @@ impl<'a> Call<'a> {
             ];
             let [across, down, _] = chunk.grid;
             let grid = [if by_index { across } else { 1 }, down, 1];
-            let flags = only(&block.flags, &["POSITIVE", "NORMALIZE"]);
+            let flags = only(&block.flags, &["POSITIVE", "NORMALIZE", "EXCLUDE_SELF"]);
             plan.tiles(&POSITIVES, &args, chunk.products(), &self.of_chunk(block, &chunk, false), &flags, grid)?;
         }
         Ok(())
@@ -375,8 +377,15 @@ impl<'a> Call<'a> {
         if !is_near(self.options) {
             return Ok(None);
         }
-        let scratch = plan.scratch(POSITIVE, self.batch.q.rows)?;
-        self.positives(plan, Tensor::vector(&scratch, self.batch.q.rows)?)?;
+        let n = self.batch.q.rows;
+        let scratch = plan.scratch(POSITIVE, n)?;
+        let positive: Tensor = Tensor::vector(&scratch, n)?;
+        if self.batch.index().is_some() {
+            // Not every query has one.
+            let none = self.of_lines(Extra { fresh: true, ..Extra::default() });
+            plan.each_row(&CLEAR, [n, 1], &[Arg::by_row(positive)], &none, &[])?;
+        }
+        self.positives(plan, positive)?;
         Ok(Some(scratch))
     }
 

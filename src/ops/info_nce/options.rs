@@ -10,20 +10,21 @@ pub struct Options {
     pub temperature: f32,
     /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default 100 (CLIP's).
     pub max_scale: f32,
-    /// Rows may have any length whose square f32 holds, up to 1.8e19: c is their cosine, gradients are those of the rows as given. Default no: c is their product.
+    /// Rows may have any length whose square f32 holds, up to 1.8e19: c is their cosine, gradients are those of the rows as given; rows shorter
+    /// than 1e-12 are divided by that, as [`normalize`](crate::normalize) does. Default no: c is their product.
     pub normalize: bool,
     /// The mean of both directions; needs as many keys as queries. Default no.
     pub symmetric: bool,
     /// Whether the keys of other queries are negatives. If not, keys from number N on and [`Batch::shared`] and [`Batch::each`] still are, and
     /// other queries' keys cost nothing. Default yes.
     pub in_batch: bool,
-    /// Whether other queries are negatives of a query. Default no.
+    /// Whether other queries are negatives of a query, but for those of its group or id. Default no.
     pub query_negatives: bool,
-    /// Whether other keys are negatives of a key, in the direction from keys to queries. Default no.
+    /// Whether other keys are negatives of a key, but for those of its group or id, in the direction from keys to queries. Default no.
     pub key_negatives: bool,
-    /// Default mean over the queries that have a positive.
+    /// Default mean over the queries that have a positive; where symmetric, half of that over the sum of both directions, whatever keys have one.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients are added to what their outputs hold, all of them: those that are not to be added up want to be zeros before. Default no.
     pub accum: Accum,
     /// Query i is never compared with key i: for queries and keys that are the same rows. Default no.
     pub exclude_self: bool,
@@ -31,7 +32,8 @@ pub struct Options {
     pub inside_log: bool,
     /// The positives are left out of the sum that they are compared with (decoupled contrastive learning). Default no.
     pub decoupled: bool,
-    /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning). Default 0.
+    /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning); where the
+    /// sum over negatives is at its floor, e^(−scale) each, the floor is taken as constant in the gradient of the scale. Default 0.
     pub tau_plus: f32,
     /// α: a negative counts e^(s + α c) with the second term taken as constant, so that hard ones count more. Default 0.
     pub hardness: f32,

@@ -309,7 +309,8 @@ pub fn compute(
     };
     let table = gpu.upload(words)?;
     let view = Tensor::matrix(&table, words.len() / 3, 3)?;
-    let (ids, log_q) = (gpu.zeros::<u32>(rows * count)?, gpu.zeros::<f32>(rows * count)?);
+    let all = rows.saturating_mul(count);
+    let (ids, log_q) = (gpu.zeros::<u32>(all)?, gpu.zeros::<f32>(all)?);
     let (ids, log_q) = (Tensor::<u32>::matrix(&ids, rows, count)?, Tensor::matrix(&log_q, rows, count)?);
     gpu.run(|recorder| draw(recorder, proposal.map(|_| view), None, ids, log_q, options))?;
     Ok((gpu.read(ids)?, gpu.read(log_q)?))

@@ -6,7 +6,8 @@ const MOST: usize = 64;
 /// The eigenvectors [D, D] of a symmetric matrix [D, D], a row each, and their D eigenvalues.
 ///
 /// By Householder's reflections to a tridiagonal matrix and implicit QL steps (Bowdler, Martin, Reinsch and Wilkinson 1968, doi:10.1007/BF02165404; Golub and Van
-/// Loan, Matrix Computations, 8.3), in f64: 1 ms for D = 64, a third of a second for 512, 2.4 s for 1,024. What is not finite gives NaN.
+/// Loan, Matrix Computations, 8.3), in f64: 1 ms for D = 64, a third of a second for 512, 2.4 s for 1,024. What is not finite gives NaN, a matrix of
+/// another size nothing.
 ///
 /// ```
 /// let [vectors, values] = wgloss::wals::eigen(&[2.0, 1.0, 1.0, 2.0], 2);
@@ -14,6 +15,9 @@ const MOST: usize = 64;
 /// assert!((values[of_three] - 3.0).abs() < 1e-6 && (vectors[2 * of_three] - vectors[2 * of_three + 1]).abs() < 1e-6);
 /// ```
 pub fn eigen(matrix: &[f32], dim: usize) -> [Vec<f32>; 2] {
+    if Some(matrix.len()) != dim.checked_mul(dim) {
+        return [Vec::new(), Vec::new()];
+    }
     if matrix.iter().any(|value| !value.is_finite()) {
         return [vec![f32::NAN; dim * dim], vec![f32::NAN; dim]];
     }

@@ -250,7 +250,9 @@ impl Quality {
         let most = at.iter().copied().max().unwrap_or(0);
         let ids = best(&users, most)?;
         let truth: Vec<&[u32]> = users.iter().map(|&user| truth[user as usize].as_slice()).collect();
-        let first = |k: usize| -> Vec<u32> { ids.chunks(most.max(1)).flat_map(|ids| &ids[..k]).copied().collect() };
+        let first = |k: usize| -> Vec<u32> {
+            ids.chunks(most.max(1)).flat_map(|ids| &ids[..k.min(ids.len())]).copied().collect()
+        };
         let of = |&at: &usize| {
             let ids = first(at);
             let (recall, ndcg) = (metrics::recall(&ids, at, &truth), metrics::ndcg(&ids, at, &truth));
@@ -324,9 +326,16 @@ pub fn fit(
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     config.check(data)?;
+    if let Some(held_out) = held_out {
+        let counts = |of: &Interactions| format!("{} users and {} items", of.user_count, of.item_count);
+        if counts(held_out) != counts(data) {
+            let (what, expected) = ("held-out interactions".into(), format!("of {}", counts(data)));
+            return Err(Error::Data { what, expected, found: counts(held_out) });
+        }
+    }
     let batches = config.batches(data);
     let steps = batches.steps();
-    let mut engine = device::Device::new(gpu, data, config, steps * config.epochs)?;
+    let mut engine = device::Device::new(gpu, data, config, steps.saturating_mul(config.epochs))?;
     let before = match quality(&engine, held_out, watch) {
         Err(Error::Cancelled { .. }) => {
             let (before, model) = (Quality::default(), engine.model()?);
