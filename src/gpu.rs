@@ -216,7 +216,8 @@ impl Gpu {
     /// `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who handles errors.
     ///
     /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
-    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has too.
+    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that
+    /// [`Gpu::open`] has too, of the same backends.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders.

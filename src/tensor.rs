@@ -176,7 +176,9 @@ impl<'a, T: Element> Tensor<'a, T> {
             return Err(Error::Usage { usage: "STORAGE", label: String::new() });
         }
         let view = Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData };
-        let end = view.end().and_then(|end| end.checked_mul(storage.bytes())).unwrap_or(u64::MAX);
+        // Of whole words: kernels read no less.
+        let end = view.end().and_then(|end| end.checked_mul(storage.bytes())?.checked_next_multiple_of(WORD));
+        let end = end.unwrap_or(u64::MAX);
         if end > buffer.size() {
             return Err(Error::OutOfBounds { rows, cols, stride, offset, needed: end, size: buffer.size() });
         }

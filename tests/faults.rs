@@ -122,6 +122,21 @@ fn foreign_devices() -> [(wgpu::Device, wgpu::Queue); 2] {
     })
 }
 
+/// One for drawing only is refused before anything divides by what it has none of.
+#[test]
+fn a_device_without_compute_is_refused() {
+    if gpu().is_none() {
+        return;
+    }
+    let (device, queue) = pollster::block_on(async {
+        let adapters = wgloss::adapters(wgpu::Backends::all()).await;
+        let required_limits = wgpu::Limits::downlevel_webgl2_defaults();
+        adapters[0].request_device(&wgpu::DeviceDescriptor { required_limits, ..Default::default() }).await.unwrap()
+    });
+    let error = Gpu::from_wgpu(device, queue).unwrap_err();
+    assert!(matches!(error, Error::Limit { needed: 1, limit: 0, .. }), "{error:?}");
+}
+
 /// What a device's handler hears.
 fn heard_of(device: &wgpu::Device) -> Arc<Mutex<Vec<String>>> {
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();

@@ -1,7 +1,7 @@
 //! Views, and copies to and from them.
 
 use wgloss::verify::Fill;
-use wgloss::{Error, Gpu, Tensor, softmax};
+use wgloss::{Error, Gpu, Storage, Tensor, softmax};
 use wgpu::BufferUsages;
 
 use crate::harness::*;
@@ -80,6 +80,13 @@ fn views_end_inside_the_buffer() {
     assert_eq!(of(4, 6, 1, 6), needed(4, 6, 1, 6, 100));
     assert_eq!(of(3, 2, 9, 7), needed(3, 2, 9, 7, 100));
     assert_eq!(of(0, 6, 25, 6), needed(0, 6, 25, 6, 100));
+    // Numbers of 16 bits end with a whole word, the half of which may be another's.
+    let words = |cols| Tensor::stored(Storage::F16, &buffer, 1, cols, 47, cols).map(|view| view.shape());
+    assert_eq!(words(1), Ok([1, 1]));
+    let odd = wgpu::BufferDescriptor { label: None, size: 6, usage: buffer.usage(), mapped_at_creation: false };
+    let odd = gpu.device().create_buffer(&odd);
+    let error = Tensor::stored(Storage::F16, &odd, 1, 3, 0, 3).map(|view| view.shape());
+    assert_eq!(error, Err(Error::OutOfBounds { rows: 1, cols: 3, stride: 3, offset: 0, needed: 8, size: 6 }));
     let most = u32::MAX as usize;
     assert_eq!(of(most, most, most, most), needed(most, most, most, most, u64::MAX));
     assert_eq!(of(1, 1, usize::MAX, 1), needed(1, 1, usize::MAX, 1, u64::MAX));
