@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles every kernel with Microsoft's compilers, for those who have no Windows: under Wine, with the two DLLs that the npm package of Dawn carries for it.
-# Needs wine and mingw-w64 (Debian: `apt install wine64 wine mingw-w64`), npm, and Rust's target x86_64-pc-windows-gnu; a quarter of an hour.
+# Needs wine and mingw-w64 (Debian: `apt install wine64 wine mingw-w64`), npm, and Rust's target x86_64-pc-windows-gnu; a quarter of an hour. One kernel alone: `scripts/directx.sh info_nce.positives`.
 # On Windows: `cargo run --release` in tests/directx, with dxcompiler.dll beside the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,4 +20,4 @@ unsigned char __stdcall SystemFunction036(void *, unsigned long);
 __declspec(dllexport) int __stdcall ProcessPrng(unsigned char *to, unsigned long long bytes) { return SystemFunction036(to, bytes); }
 END
 # Wine has a FXC of its own, which is another compiler.
-WINEDEBUG=-all WINEPREFIX=$folder/wine WINEDLLOVERRIDES='d3dcompiler_47=n;mscoree,mshtml=' wine "$folder/$target/release/directx.exe"
+WINEDEBUG=-all WINEPREFIX=$folder/wine WINEDLLOVERRIDES='d3dcompiler_47=n;mscoree,mshtml=' wine "$folder/$target/release/directx.exe" "$@"

@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
     pub(super) fn scalars(&self, pairs: &Pairs, first: [usize; 2], has_sums: bool, form: Extra) -> Vec<Scalar> {
         let Options { margin, near_margin, hardness, tau_plus, label_smoothing, .. } = self.options;
         let common = pairs.scalars(first, has_sums);
-        let own: [Scalar; 11] = [
+        let own: [Scalar; 10] = [
             form.parts.into(),
             form.fresh.into(),
             self.batch.counts(self.options).into(),
@@ -217,7 +217,6 @@ impl<'a> Call<'a> {
             tau_plus.into(),
             label_smoothing.into(),
             self.batch.q.rows.into(),
-            self.batch.k.rows.into(),
         ];
         [&common[..], &own].concat()
     }

@@ -116,7 +116,6 @@ static SHADER: Shader = Shader {
         ("tau_plus", F32),
         ("smoothing", F32),
         ("queries", U32),
-        ("keys", U32),
     ],
     family: Family::Tile,
 };

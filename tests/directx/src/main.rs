@@ -1,5 +1,5 @@
 //! Every kernel through Microsoft's two compilers, as wgpu asks them on Direct3D 12: FXC, which every Windows has and which knows no subgroups, and DXC, a DLL beside
-//! the program. Exit code 1 if one is refused or takes over a minute.
+//! the program; with an argument, as info_nce.positives, that one alone. Exit code 1 if one is refused or takes over a minute.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -32,10 +32,15 @@ const VARIANTS: [&[(&str, f64)]; 5] =
     [&[], &[("HOLDS", 1.0)], &[("STAGE", 1.0)], &[("STAGE", 2.0)], &[("LANES", 64.0)]];
 
 fn main() -> ExitCode {
+    let wish = std::env::args().nth(1);
     let (mut compiled, mut refused, mut slowest) = (0, 0, (Duration::ZERO, String::new()));
     for compiler in [Compiler::Fxc, Compiler::Dxc] {
         let mut seen = HashSet::new();
         for kernel in kernels() {
+            let name = format!("{}.{}", kernel.shader.op, kernel.entry);
+            if wish.as_ref().is_some_and(|wish| *wish != name) {
+                continue;
+            }
             println!("{compiler:?}: {}.{}", kernel.shader.op, kernel.entry);
             for storage in [Storage::F32, Storage::Bf16] {
                 let module = parsed(kernel, storage, compiler);
