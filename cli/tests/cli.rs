@@ -670,7 +670,7 @@ fn new_users_are_solved_as_the_run_was() {
         let (seen, to) = (folder.path().join("seen.csv"), folder.path().join("found.csv"));
         fs::write(&seen, text).unwrap();
         let mut command = wgloss(&["recommend", out.to_str().unwrap(), "--user", "new", "--top", "4294967295"]);
-        let output = command.arg("--seen").arg(&seen).arg("--out").arg(&to).output().unwrap();
+        let output = command.arg("--seen").arg(&seen).arg("--overwrite").arg("--out").arg(&to).output().unwrap();
         assert!(output.status.success(), "{}", all_said(&output));
         let found = fs::read_to_string(&to).unwrap();
         let without_rank = |line: &str| {
