@@ -160,7 +160,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if none fits, or a driver that is known to compute wrong numbers is the only one;
-    /// [`Error::Device`] if the driver refuses.
+    /// [`Error::Device`] if the driver refuses; [`Error::Limit`] if the wanted limits leave no compute shaders.
     pub async fn open_async(options: &Options) -> Result<Gpu> {
         let all = adapters(options.backends).await;
         let names: Vec<String> =
@@ -216,13 +216,16 @@ impl Gpu {
     /// `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who handles errors.
     ///
     /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
-    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that
-    /// [`Gpu::open`] has too, of the same backends.
+    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has for the same backends.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
-        let limits = device.limits();
+        Gpu::build(device, queue, Fault::default())
+    }
+
+    fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
+        let (info, limits) = (device.adapter_info(), device.limits());
         let needed = [
             ("workgroups in one dimension", limits.max_compute_workgroups_per_dimension, 1),
             ("lanes of a workgroup", limits.max_compute_invocations_per_workgroup, 1),
@@ -231,11 +234,6 @@ impl Gpu {
         if let Some((what, limit, needed)) = needed.into_iter().find(|(_, limit, needed)| limit < needed) {
             return Err(Error::Limit { what: (*what).into(), needed: needed.into(), limit: limit.into() });
         }
-        Gpu::build(device, queue, Fault::default())
-    }
-
-    fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
-        let (info, limits) = (device.adapter_info(), device.limits());
         let tuning = Tuning::for_device(&device);
         let place = alignment(&limits);
         let places = |label| wgpu::BufferDescriptor {
@@ -306,7 +304,8 @@ impl Gpu {
     /// Records what `record` records into an encoder of its own and submits it; long work as [`Gpu::run_watched`] does.
     ///
     /// # Errors
-    /// Those of `record`; what it recorded is not submitted then, but for what long work has already submitted in parts. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
+    /// Those of `record`; what it recorded is not submitted then, but for what long work has already submitted in parts. [`Error::Device`],
+    /// [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
     pub fn run<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>) -> Result<R> {
         self.run_watched(record, &mut |_| ControlFlow::Continue(()))
     }

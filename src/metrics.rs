@@ -5,9 +5,14 @@ use crate::reference;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{Gpu, Reduction, Result, Tensor, info_nce, ops::rows_of};
 
-/// The mean over rows of the mean over the first `k` places.
-fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
-    let (sum, count) = rows
+/// The mean over rows, of the `k` ids and the truth of each; of no places 0.
+fn mean(ids: &[u32], k: usize, truth: &[&[u32]], of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
+    if k == 0 {
+        return 0.0;
+    }
+    let (sum, count) = ids
+        .chunks(k)
+        .zip(truth.iter().copied())
         .filter(|(_, truth)| !truth.is_empty())
         .fold((0.0, 0.0), |(sum, count), (ids, truth)| (sum + of(ids, truth), count + 1.0));
     if count == 0.0 { 0.0 } else { sum / count }
@@ -21,7 +26,7 @@ fn mean<'a>(rows: impl Iterator<Item = (&'a [u32], &'a [u32])>, of: impl Fn(&[u3
 /// assert_eq!(recall, (0.5 + 1.0) / 2.0);
 /// ```
 pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
-    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()).filter(|_| k > 0), |ids, truth| {
+    mean(ids, k, truth, |ids, truth| {
         ids.iter().filter(|id| truth.contains(id)).count() as f64 / truth.len().min(k) as f64
     })
 }
@@ -36,7 +41,7 @@ pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
 /// ```
 pub fn ndcg(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
     let gain = |place: usize| 1.0 / (place as f64 + 2.0).log2();
-    mean(ids.chunks(k.max(1)).zip(truth.iter().copied()).filter(|_| k > 0), |ids, truth| {
+    mean(ids, k, truth, |ids, truth| {
         let found: f64 = (0..ids.len()).filter(|&place| truth.contains(&ids[place])).map(gain).sum();
         found / (0..truth.len().min(k)).map(gain).sum::<f64>()
     })

@@ -25,8 +25,6 @@ const LOSS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const RECALL_1: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const RECALL_10: RGBColor = RGBColor(0xff, 0x7f, 0x0e);
 const RECIPROCAL: RGBColor = RGBColor(0x2c, 0xa0, 0x2c);
-/// So many times what is gained after it.
-const FAR: f64 = 4.0;
 const CHANCE: RGBColor = RGBColor(0x7f, 0x7f, 0x7f);
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -158,6 +156,9 @@ fn shortened(title: &str, most: usize) -> String {
 fn whole(at: &f64) -> String {
     if at.fract().abs() < 1e-9 { format!("{at:.0}") } else { String::new() }
 }
+
+/// What the first half lies above the second is far if it is so many times what all later ones gain.
+const FAR: f64 = 4.0;
 
 /// An SVG of an objective after each half of a sweep, users and items solved in turn.
 pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::error::Error>> {

@@ -10,7 +10,7 @@ use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negat
 use crate::failure::Failure;
 use crate::interactions::{self, Duplicates, Loaded, Rules};
 use crate::progress;
-use crate::run::{EMBEDDINGS, IDS, METRICS, Run};
+use crate::run::{self, EMBEDDINGS, IDS, METRICS, Run};
 use crate::split::Split;
 use crate::stop::Stop;
 use crate::table;
@@ -68,13 +68,11 @@ impl Options {
             ("--negative-count", self.negative_count.is_some()),
             ("--loss", self.loss.is_some()),
             ("--cosine", self.cosine),
-        ]
-        .into_iter()
-        .chain([
             ("--min-rating", self.rules.min_rating.is_some()),
             ("--min-interactions", self.rules.min_interactions != 1),
             ("--duplicates", self.rules.duplicates != Duplicates::Last),
-        ])
+        ]
+        .into_iter()
         .find_map(|(option, given)| given.then_some(option))
     }
 
@@ -208,11 +206,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         return Ok(ExitCode::from(130));
     }
     keep(&mut run, &loaded, &outcome.model, &about)?;
-    let end = match &outcome.end {
-        End::Finished => "finished",
-        End::Stopped => "stopped",
-        End::Diverged(_) => "diverged",
-    };
+    let end = run::word(&outcome.end);
     run.log(&json!({"event": "end", "end": end, "epoch": outcome.best_epoch, "held_out": record(&[outcome.best])}))?;
     match &outcome.end {
         End::Finished => {}

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use wgloss::train::Model;
+use wgloss::train::{End, Model};
 
 use crate::failure::Failure;
 
@@ -127,6 +127,15 @@ impl Drop for Run {
         if self.made {
             let _ = fs::remove_dir(&self.folder);
         }
+    }
+}
+
+/// Why a training ended, as its log says it.
+pub fn word(end: &End) -> &'static str {
+    match end {
+        End::Finished => "finished",
+        End::Stopped => "stopped",
+        End::Diverged(_) => "diverged",
     }
 }
 

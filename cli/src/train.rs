@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::plot::Curves;
 use crate::progress;
 use crate::recommend;
-use crate::run::{METRICS, PLOT, Run, WEIGHTS};
+use crate::run::{self, METRICS, PLOT, Run, WEIGHTS};
 use crate::stop::Stop;
 use crate::table;
 use crate::update::{self, Kind, Update};
@@ -165,10 +165,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
             let pairs = data::files(queries, keys)?;
-            let of = |path: &PathBuf| {
-                let path = path.clone();
-                move |error| data::of_file(&path, error)
-            };
+            let of = |path| move |error| data::of_file(path, error);
             let pairs = match (&arguments.ids, &arguments.labels) {
                 (Some(path), _) => pairs.with_ids(data::ids(path)?).map_err(of(path))?,
                 (_, Some(path)) => pairs.with_labels(data::ids(path)?).map_err(of(path))?,
@@ -391,11 +388,7 @@ fn finish(
     }
     watch.curves.best_epoch = epoch;
     let after = watch.curves.metrics[epoch];
-    let end = match &outcome.end {
-        End::Finished => "finished",
-        End::Stopped => "stopped",
-        End::Diverged(_) => "diverged",
-    };
+    let end = run::word(&outcome.end);
     run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after)}))?;
     let title = format!("wgloss train: {source}");
     let svg = watch.curves.svg(&title);

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
 use crate::interactions::{self, Rules};
 use crate::recommend::{clause, compare, keep, record};
-use crate::run::{EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
+use crate::run::{self, EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
 use crate::split::New;
 use crate::stop::Stop;
 use crate::{plot, progress, warm};
@@ -240,7 +240,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => Vec::new(),
     };
     let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
-    let end = if stopped { "stopped" } else { "finished" };
+    let end = run::word(&outcome.end);
     let distance = if fitted::predicts_weights(config.preset) { split.distance(&outcome.model) } else { None };
     run.log(&json!({
         "event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "rmse": distance.map(|[rmse, _]| rmse),

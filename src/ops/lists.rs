@@ -3,8 +3,8 @@ use crate::kernel::{Binding, ScalarType, ids};
 use crate::recorder::{Arg, Scalar};
 use crate::{Error, Result, Tensor};
 
-/// Sorted lists of ids, one after the other, as the rows of a CSR matrix: list l is `items[starts[l]..starts[l + 1]]`, ascending, each id once. What a list
-/// does not exist for is not listed.
+/// Sorted lists of ids, one after the other, as the rows of a CSR matrix: list l is `items[starts[l]..starts[l + 1]]`, ascending, each id
+/// once. What a list does not exist for is not listed.
 #[derive(Debug, Clone, Copy)]
 pub struct Lists<'a> {
     /// [L + 1, 1], ascending.

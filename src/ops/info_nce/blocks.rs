@@ -351,18 +351,12 @@ impl<'a> Call<'a> {
         for chunk in block.pairs.chunks(plan, 1.0)? {
             let by_index = self.batch.index().is_some();
             let needed = by_index || self.options.normalize;
-            let [row_words, col_words] = match needed {
+            let words = match needed {
                 true => self.chunk_words(plan, block, &chunk, None, Purpose::Tags)?,
                 false => [None, None],
             };
-            let [rows, cols] = chunk.shape();
-            let args = [
-                Arg::whole(chunk.q),
-                Arg::whole(chunk.k),
-                words_of(&row_words, rows)?,
-                words_of(&col_words, cols)?,
-                Arg::whole(positive),
-            ];
+            let [q, k, row_line, col_line] = lines_of(&chunk, &words)?;
+            let args = [q, k, row_line, col_line, Arg::whole(positive)];
             let [across, down, _] = chunk.grid;
             let grid = [if by_index { across } else { 1 }, down, 1];
             let flags = only(&block.flags, &["POSITIVE", "NORMALIZE", "EXCLUDE_SELF"]);
@@ -405,18 +399,19 @@ impl<'a> Call<'a> {
     ) -> Result<()> {
         let Pass { purpose, positive, target } = pass;
         let ([rows, cols], grid, width) = (chunk.shape(), chunk.grid, self.width(purpose));
-        let [row_words, col_words] = self.chunk_words(plan, block, chunk, positive, purpose)?;
+        let words = self.chunk_words(plan, block, chunk, positive, purpose)?;
         let [row_side, col_side] = block.sides();
         let row_parts = plan.scratch(PARTS_OF_ROWS[usize::from(kept.is_some())], width * grid[0] * rows)?;
         let row_parts: Tensor = Tensor::matrix(&row_parts, grid[0] * rows, width)?;
         let col_parts = plan.scratch(COL_PARTS, if col_side.is_some() { width * grid[1] * cols } else { 0 })?;
         let col_parts = col_side.map(|_| Tensor::matrix(&col_parts, grid[1] * cols, width)).transpose()?;
+        let [q, k, row_line, col_line] = lines_of(chunk, &words)?;
         let args = [
-            Arg::whole(chunk.q),
-            Arg::whole(chunk.k),
+            q,
+            k,
             block.pairs.log_scale,
-            words_of(&row_words, rows)?,
-            words_of(&col_words, cols)?,
+            row_line,
+            col_line,
             Arg::whole(row_parts),
             col_parts.map_or(Arg::NONE, Arg::whole),
             kept.unwrap_or(Arg::NONE),
@@ -513,6 +508,12 @@ pub(super) fn flags(batch: &Batch, options: Options, kind: Kind, cols: &Lines) -
 /// Some rows of a tensor.
 pub(super) fn rows<'a, T: Element>(tensor: Option<Tensor<'a, T>>, range: &Range<usize>) -> Arg<'a> {
     tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
+}
+
+/// A chunk's vectors and what they are known by, as tile kernels take them: q, k, row_line, col_line.
+pub(super) fn lines_of<'a>(chunk: &Chunk<'a>, [rows, cols]: &'a [Option<wgpu::Buffer>; 2]) -> Result<[Arg<'a>; 4]> {
+    let [row_line, col_line] = [words_of(rows, chunk.rows.len())?, words_of(cols, chunk.cols.len())?];
+    Ok([Arg::whole(chunk.q), Arg::whole(chunk.k), row_line, col_line])
 }
 
 pub(super) fn words_of(buffer: &Option<wgpu::Buffer>, rows: usize) -> Result<Arg<'_>> {

@@ -37,7 +37,7 @@ pub use values::{Values, values};
 
 use core::ops::Range;
 
-use blocks::{Call, Extra, Kind, Pass, Purpose, words_of};
+use blocks::{Call, Extra, Kind, Pass, Purpose, lines_of};
 pub(crate) use options::Given;
 use options::is_near;
 
@@ -277,17 +277,9 @@ impl<'a> Call<'a> {
                 if kept {
                     self.pass_chunk(plan, block, chunk, pass, Some(sinks.g))?;
                 }
-                let [row_words, col_words] = self.chunk_words(plan, block, chunk, pass.positive, purpose)?;
-                let args = [
-                    Arg::whole(chunk.q),
-                    Arg::whole(chunk.k),
-                    block.pairs.log_scale,
-                    words_of(&row_words, chunk.rows.len())?,
-                    words_of(&col_words, chunk.cols.len())?,
-                    sinks.g,
-                    sinks.row_part,
-                    sinks.col_part,
-                ];
+                let words = self.chunk_words(plan, block, chunk, pass.positive, purpose)?;
+                let [q, k, row_line, col_line] = lines_of(chunk, &words)?;
+                let args = [q, k, block.pairs.log_scale, row_line, col_line, sinks.g, sinks.row_part, sinks.col_part];
                 let flags = [&block.flags[..], &[("KEEP", kept.into())]].concat();
                 let scalars = self.of_chunk(block, chunk, goal.gradients.has_sums() || along);
                 plan.tiles(&BACKWARD, &args, chunk.products(), &scalars, &flags, chunk.grid)

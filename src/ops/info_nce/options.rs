@@ -22,7 +22,7 @@ pub struct Options {
     pub query_negatives: bool,
     /// Whether other keys are negatives of a key, but for those of its group or id, in the direction from keys to queries. Default no.
     pub key_negatives: bool,
-    /// Default mean over the queries that have a positive; where symmetric, half of that over the sum of both directions, whatever keys have one.
+    /// Default mean over the queries that have a positive; where symmetric, the sum of both directions over twice their number.
     pub reduction: Reduction,
     /// Whether gradients are added to what their outputs hold, all of them: those that are not to be added up want to be zeros before. Default no.
     pub accum: Accum,

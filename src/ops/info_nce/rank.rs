@@ -1,5 +1,5 @@
 use super::batch::column;
-use super::blocks::{Call, Extra, POSITIVE, Purpose, only, words_of};
+use super::blocks::{Call, Extra, POSITIVE, Purpose, lines_of, only};
 use super::{Batch, CLEAR, COUNT_RANKS, OP, Options};
 use crate::ops::pairs::{Form, Pairs};
 use crate::ops::{Reduction, disjoint, named, shaped};
@@ -37,16 +37,9 @@ pub fn rank(
         plan.each_row(&CLEAR, [n, 1], &[Arg::by_row(rank)], &call.of_lines(Extra::default()), &[])?;
         let block = call.main();
         for chunk in block.pairs.chunks(plan, 1.0)? {
-            let [row_words, col_words] = call.chunk_words(plan, block, &chunk, None, Purpose::Tags)?;
-            let [rows, cols] = chunk.shape();
-            let args = [
-                Arg::whole(chunk.q),
-                Arg::whole(chunk.k),
-                words_of(&row_words, rows)?,
-                words_of(&col_words, cols)?,
-                Arg::whole(positive),
-                Arg::whole(rank),
-            ];
+            let words = call.chunk_words(plan, block, &chunk, None, Purpose::Tags)?;
+            let [q, k, row_line, col_line] = lines_of(&chunk, &words)?;
+            let args = [q, k, row_line, col_line, Arg::whole(positive), Arg::whole(rank)];
             let scalars = call.of_chunk(block, &chunk, false);
             plan.tiles(&COUNT_RANKS, &args, chunk.products(), &scalars, &only(&block.flags, &["HAS_ID"]), chunk.grid)?;
         }
