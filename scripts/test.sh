@@ -59,16 +59,30 @@ at_width() { # BITS COMMAND…
     LP_NATIVE_VECTOR_WIDTH=$width MESA_SHADER_CACHE_DIR=$cache "$@"
 }
 
-# Two at a time, where each has to wait for a driver that compiles kernels on one core: the first in the background, its output afterwards.
-side_by_side() { # COMMAND COMMAND, functions without arguments
-    local log=$target/side-by-side.log first second=0
-    "$1" >"$log" 2>&1 &
-    first=$!
-    "$2" || second=$?
-    wait "$first" || { cat "$log"; return 1; }
-    cat "$log"
-    return "$second"
+# Two at a time, where each has to wait for a driver that compiles kernels on one core. What one prints comes when it has ended.
+two_at_a_time() { # COMMAND…, functions without arguments, the longest first
+    local logs=$target/two-at-a-time command pid passed=0
+    local -A running=()
+    mkdir -p "$logs"
+    for command in "$@" ''; do
+        while ((${#running[@]} == 2)) || [[ -z $command && ${#running[@]} != 0 ]]; do
+            wait -n -p pid "${!running[@]}" || passed=1
+            cat "$logs/${running[$pid]}"
+            unset "running[$pid]"
+        done
+        [[ -n $command ]] || return $passed
+        "$command" >"$logs/$command" 2>&1 &
+        running[$!]=$command
+    done
 }
+
+has_browser() {
+    scripts/browser.sh is-there || {
+        printf '\n!! The kernels in a browser are SKIPPED and nothing is known about them.\n'
+        return 1
+    }
+}
+browser_tests() { CARGO_PROFILE=tests scripts/browser.sh; }
 
 step "tools: rustfmt and clippy" tools
 step "driver" scripts/driver.sh
@@ -99,30 +113,31 @@ elif scripts/driver.sh is-software; then
     # a kernel, which take another third.
     export GALLIVM_PERF=nopt
     slow=(info_nce kl:: cross_entropy::) # half of that time
+    long=scale::a_batch_of_65536 # computes for longer than it compiles
     # With subgroups of 8: tiles whose lanes share operands by broadcasts, rows of another number of lanes.
     wide=(linear::verified normalize:: siglip::golden info_nce::golden wals::any_width)
-    long=scale::a_batch_of_65536 # computes for longer than it compiles
-    slow_tests() {
-        at_width 128 "${tests[@]}" -- "${slow[@]}" && GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- $long
-    }
     other_tests() {
         local others=("${slow[@]}" $long linear::verified)
-        at_width 128 "${tests[@]}" -- "${others[@]/#/--skip=}" && at_width 128 "${tests[@]}" --bench host &&
-            at_width 256 "${library_tests[@]}" -- "${wide[@]}"
+        at_width 128 "${tests[@]}" -- "${others[@]/#/--skip=}" && at_width 128 "${tests[@]}" --bench host
     }
+    info_nce_tests() { at_width 128 "${tests[@]}" -- "${slow[0]}"; }
+    slow_tests() { at_width 128 "${tests[@]}" -- "${slow[@]:1}"; }
+    wide_tests() { at_width 256 "${library_tests[@]}" -- "${wide[@]}"; }
+    long_tests() { GALLIVM_PERF='' at_width 256 "${library_tests[@]}" -- $long; }
+    all_tests=(other_tests info_nce_tests slow_tests wide_tests long_tests)
     step "tests: build" "${tests[@]}" --no-run
+    # SwiftShader, on which a browser without a GPU verifies, computes on one core.
+    if has_browser; then
+        step "browser: the page" cargo run --profile tests --package wgloss-web
+        all_tests=("${all_tests[@]:0:2}" browser_tests "${all_tests[@]:2}")
+    fi
     # The tests named `verified` are what `wgloss verify` runs, on the same sizes of tiles and workgroups.
-    step "test, lavapipe with subgroups of 4, some of the library with 8" side_by_side slow_tests other_tests
+    step "test, lavapipe with subgroups of 4, some of the library with 8; verify in a browser" two_at_a_time "${all_tests[@]}"
 else
     step "test" "${tests[@]}"
     step "verify" cargo run --release -q -- verify # with the sizes of this adapter
-fi
-
-if [[ ${WGLOSS_NO_GPU:-} != 1 ]]; then
-    if scripts/browser.sh is-there; then
-        step "verify, in a browser" env CARGO_PROFILE=tests scripts/browser.sh
-    else
-        printf '\n!! The kernels in a browser were SKIPPED and nothing is known about them.\n'
+    if has_browser; then
+        step "verify, in a browser" browser_tests
     fi
 fi
 

@@ -505,7 +505,8 @@ fn z_part(
     store_loss(i, 0u, select(row.z * lse * lse, 0.0, row.z == 0.0));
 }
 
-// The first class of the largest logit; 2^32 - 1 in a row that holds NaN or nothing but masks.
+// The first class of the largest logit; 2^32 - 1 in a row that holds NaN or nothing but masks. A part of a row leaves the logit, NaN if poisoned, and the
+// class as `halves` of its complement, whose largest is the first class, and which f32 holds exactly.
 @compute @workgroup_size(WG)
 fn predict(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -516,7 +517,18 @@ fn predict(
     var best = masked();
     var at = 0xffffffffu;
     var poisoned = 0.0;
-    for (var j = span.first; j < span.end; j += step_size()) {
+    if STAGE == FROM_PARTS {
+        for (var s = lane % LANES; s < params.segments; s += LANES) {
+            let value = load_part(span.i, 3u * s);
+            if value > best || at == 0xffffffffu {
+                best = value;
+                at = ~whole_of(vec2(load_part(span.i, 3u * s + 1u), load_part(span.i, 3u * s + 2u)));
+            }
+            poisoned = max(poisoned, f32(is_nan(value)));
+        }
+    }
+    let first = select(span.first, span.end, STAGE == FROM_PARTS);
+    for (var j = first; j < span.end; j += step_size()) {
         var x = load_x16(span.i, j, span.end, masked());
         for (var quad = 0u; quad < 4u; quad++) {
             for (var k = 0u; k < 4u; k++) {
@@ -531,12 +543,26 @@ fn predict(
         }
     }
     let most = reduce_max(lane, best);
-    // The smallest column as a maximum of its complement, in halves that f32 holds exactly.
-    let candidate = select(0u, ~at, best == most);
-    let high = reduce_max(lane, f32(candidate >> 16u));
-    let low = reduce_max(lane, select(-1.0, f32(candidate & 0xffffu), f32(candidate >> 16u) == high));
-    let none = reduce_max(lane, poisoned) > 0.0 || is_masked(most);
-    if span.lead {
-        store_predicted(span.i, 0u, select(~((u32(high) << 16u) | u32(low)), 0xffffffffu, none));
+    let own = halves_of(select(0u, ~at, best == most));
+    let high = reduce_max(lane, own.x);
+    let found = vec2(high, reduce_max(lane, select(-1.0, own.y, own.x == high)));
+    let is_poisoned = reduce_max(lane, poisoned) > 0.0;
+    if !span.lead {
+        return;
     }
+    if STAGE == ONLY_PART {
+        store_part(span.i, 3u * span.segment, select(most, not_a_number(), is_poisoned));
+        store_part(span.i, 3u * span.segment + 1u, found.x);
+        store_part(span.i, 3u * span.segment + 2u, found.y);
+    } else if span.segment == 0u {
+        store_predicted(span.i, 0u, select(~whole_of(found), 0xffffffffu, is_poisoned || is_masked(most)));
+    }
+}
+
+fn halves_of(number: u32) -> vec2<f32> {
+    return vec2(f32(number >> 16u), f32(number & 0xffffu));
+}
+
+fn whole_of(halves: vec2<f32>) -> u32 {
+    return (u32(halves.x) << 16u) | u32(halves.y);
 }

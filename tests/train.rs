@@ -170,6 +170,42 @@ fn labels_and_weights_agree_with_the_reference() {
     assert!(debiased.check(&labels).unwrap_err().to_string().contains("tau_plus"));
 }
 
+/// Embeddings that may be cut: the loss is the sum over all lengths, and each is measured.
+#[test]
+fn cut_embeddings_agree_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = mapped();
+    let config = Config { matryoshka: vec![1, 3], epochs: 4, ..small(&pairs) };
+    let queue = Config { queue: 40, hidden: 5, ..config.clone() };
+    for config in [&config, &queue] {
+        let run = |gpu| losses(gpu, &pairs, config, usize::MAX).unwrap();
+        let ((device, on_device), (reference, by_reference)) = (run(Some(gpu)), run(None));
+        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
+            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
+        }
+        assert_eq!(on_device.before, by_reference.before);
+        assert_eq!(on_device.matryoshka.len(), 2);
+        let whole = Config { matryoshka: vec![], ..config.clone() };
+        assert!(device[0] > 2.0 * losses(None, &pairs, &whole, 1).unwrap().0[0]);
+    }
+
+    let mut first_3 = Vec::new();
+    let outcome = fit(Some(gpu), &pairs, &config, &mut |event| {
+        if let Event::Start { matryoshka, .. } | Event::Epoch { matryoshka, .. } = event {
+            first_3.push(matryoshka[1]);
+        }
+        ControlFlow::Continue(())
+    });
+    let outcome = outcome.unwrap();
+    assert_eq!((first_3.len(), outcome.matryoshka[1]), (5, first_3[outcome.best_epoch]));
+    assert_ne!(outcome.matryoshka[1], outcome.best);
+
+    for bad in [vec![0], vec![4], vec![2, 2]] {
+        let error = Config { matryoshka: bad, ..small(&pairs) }.check(&pairs).unwrap_err().to_string();
+        assert!(error.contains("matryoshka should be lengths from 1 to below dim, each once"), "{error}");
+    }
+}
+
 /// A temperature that would fall below its bound stays there, in what is told and in the weights.
 #[test]
 fn the_temperature_stays_within_its_bound() {

@@ -48,6 +48,9 @@ pub struct Arguments {
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
+    /// Lengths to which embeddings may be cut, such as 256,64: the first so many numbers of each are trained to compare as well, as the whole is (Matryoshka) [default: none].
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
+    matryoshka: Vec<usize>,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
     #[arg(long)]
     pub dim: Option<usize>,
@@ -145,6 +148,7 @@ impl Arguments {
             ("--labels", self.labels.is_some()),
             ("--weights", self.weights.is_some()),
             ("--queue", self.queue.is_some()),
+            ("--matryoshka", !self.matryoshka.is_empty()),
             ("--held-out", self.held_out.is_some()),
             ("--clip", self.update.clip.is_some()),
             ("a form of the contrastive loss", forms),
@@ -207,7 +211,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "pairs": pairs.len(), "held_out": split.held_out.len(), "ids": file(&arguments.ids), "labels": file(&arguments.labels), "weights": file(&arguments.weights),
         "hidden": config.hidden, "dim": config.dim, "batch": config.batch, "epochs": config.epochs,
         "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
-        "seed": config.seed, "queue": config.queue, "loss": record_of_loss(&config.loss),
+        "seed": config.seed, "queue": config.queue, "matryoshka": config.matryoshka, "loss": record_of_loss(&config.loss),
     });
     let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| stop.after(watch.see(&event, &mut run, &about)));
     watch.bar.finish_and_clear();
@@ -216,8 +220,9 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
-    // Adam's steps are of the rate's size, whatever the gradients'.
-    let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate } else { 0.001 };
+    // Adam's steps are of the rate's size, whatever the gradients'; those of SGD grow with the number of losses that are summed.
+    let losses = 1 + arguments.matryoshka.len();
+    let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate / losses as f64 } else { 0.001 };
     let mut config = Config {
         hidden: arguments.hidden.unwrap_or(defaults.hidden),
         dim: arguments.dim.unwrap_or(defaults.dim),
@@ -229,6 +234,7 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
         temperature: arguments.temperature.unwrap_or(defaults.temperature),
         loss: arguments.forms.options(),
         queue: arguments.queue.unwrap_or(defaults.queue),
+        matryoshka: arguments.matryoshka.clone(),
         held_out: arguments.held_out.unwrap_or(defaults.held_out),
         seed: arguments.seed.unwrap_or(defaults.seed),
         ..defaults
@@ -258,7 +264,10 @@ struct Watch {
     bar: ProgressBar,
     batch: usize,
     epochs: usize,
+    matryoshka: Vec<usize>,
     curves: Curves,
+    /// Before training, then after each epoch, of each of `matryoshka`.
+    of_prefixes: Vec<Vec<Metrics>>,
     start: Instant,
     /// Steps and time when the first were done.
     warm: Option<(usize, Instant)>,
@@ -271,6 +280,8 @@ impl Watch {
             bar: ProgressBar::hidden(),
             batch: config.batch,
             epochs: config.epochs,
+            matryoshka: config.matryoshka.clone(),
+            of_prefixes: Vec::new(),
             curves: Curves { chance: config.by_chance(pairs), ..Default::default() },
             start: Instant::now(),
             warm: None,
@@ -284,18 +295,27 @@ impl Watch {
         ((self.curves.losses.len() - before) * self.batch) as f64 / since.elapsed().as_secs_f64().max(1e-9)
     }
 
+    /// Of each of the lengths to which embeddings may be cut.
+    fn record(&self, matryoshka: &[Metrics]) -> serde_json::Value {
+        let of_length = |(length, metrics): (&usize, &Metrics)| (length.to_string(), record(metrics));
+        self.matryoshka.iter().zip(matryoshka).map(of_length).collect::<serde_json::Map<_, _>>().into()
+    }
+
     fn see(&mut self, event: &Event, run: &mut Run, about: &serde_json::Value) -> Result<(), Failure> {
         match *event {
-            Event::Start { before, steps } => {
+            Event::Start { before, matryoshka, steps } => {
                 println!("start:   {}", sentence(&before));
                 self.curves.metrics.push(before);
+                self.of_prefixes.push(matryoshka.to_vec());
                 self.curves.steps_per_epoch = steps;
                 self.bar = progress::bar(
                     (steps as u64).saturating_mul(self.epochs as u64),
                     "{pos}/{len} steps, {eta} left, {msg}",
                 );
                 self.start = Instant::now();
-                run.log(&json!({"event": "start", "run": about, "before": record(&before)}))
+                run.log(&json!({
+                    "event": "start", "run": about, "before": record(&before), "matryoshka": self.record(matryoshka),
+                }))
             }
             Event::Within { progress } => {
                 self.bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
@@ -318,8 +338,9 @@ impl Watch {
                 }
                 Ok(())
             }
-            Event::Epoch { epoch, loss, temperature, held_out, model } => {
+            Event::Epoch { epoch, loss, temperature, held_out, matryoshka, model } => {
                 self.curves.metrics.push(held_out);
+                self.of_prefixes.push(matryoshka.to_vec());
                 self.epoch = epoch;
                 // Where nobody watches a bar, ten lines tell as much.
                 if self.bar.is_hidden() && (epoch % self.epochs.div_ceil(10) == 0 || epoch == self.epochs) {
@@ -332,7 +353,7 @@ impl Watch {
                 let losses = &self.curves.losses[self.curves.losses.len() - self.curves.steps_per_epoch..];
                 run.log(&json!({
                     "event": "epoch", "epoch": epoch, "loss": loss, "temperature": temperature, "held_out": record(&held_out),
-                    "pairs_per_second": self.speed(), "losses": losses,
+                    "matryoshka": self.record(matryoshka), "pairs_per_second": self.speed(), "losses": losses,
                 }))?;
                 run.weights(model, &kept(about, epoch))
             }
@@ -388,8 +409,9 @@ fn finish(
     }
     watch.curves.best_epoch = epoch;
     let after = watch.curves.metrics[epoch];
+    let of_prefixes = watch.record(&watch.of_prefixes[epoch]);
     let end = run::word(&outcome.end);
-    run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after)}))?;
+    run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after), "matryoshka": of_prefixes}))?;
     let title = format!("wgloss train: {source}");
     let svg = watch.curves.svg(&title);
     let svg = svg.map_err(|error| Failure { message: format!("{PLOT}: {error}"), code: 1 })?;
@@ -405,7 +427,7 @@ fn finish(
         End::Stopped => println!("stopped: the weights are {whose}, the last one done"),
         End::Diverged(how) => println!("diverged: {how}; a lower --lr helps. The weights are {whose}"),
     }
-    println!("{}", comparison(&outcome.before, &after, &watch.curves.chance, epoch));
+    println!("{}", comparison(&watch, epoch));
     let seconds = watch.start.elapsed().as_secs_f64();
     println!("{} steps of {} pairs in {seconds:.1} s", watch.curves.losses.len(), watch.batch);
     for name in [WEIGHTS, METRICS, PLOT] {
@@ -414,15 +436,21 @@ fn finish(
     Ok(ExitCode::from(if interrupted { 130 } else { 0 }))
 }
 
-fn comparison(before: &Metrics, after: &Metrics, chance: &Metrics, epoch: usize) -> Table {
-    let first = format!("{} held-out pairs", before.pairs);
+fn comparison(watch: &Watch, epoch: usize) -> Table {
+    let Watch { curves, matryoshka, of_prefixes, .. } = watch;
+    let first = format!("{} held-out pairs", curves.chance.pairs);
     let mut table = table::with_header([first.as_str(), "recall@1", "recall@10", "mean reciprocal rank"], 1..4);
-    let after_name = format!("after training (epoch {epoch})");
-    for (name, metrics) in [("before training", before), (&after_name, after), ("by chance", chance)] {
+    let mut row = |name: String, metrics: &Metrics| {
         let numbers = [metrics.recall_at_1, metrics.recall_at_10, metrics.mean_reciprocal_rank];
-        let cells = numbers.map(|number| format!("{number:.4}"));
-        table.add_row([name.to_owned()].into_iter().chain(cells));
+        table.add_row([name].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
+    };
+    for (name, epoch) in [("before training".to_owned(), 0), (format!("after training (epoch {epoch})"), epoch)] {
+        row(name, &curves.metrics[epoch]);
+        for (length, metrics) in matryoshka.iter().zip(&of_prefixes[epoch]) {
+            row(format!("  of the first {length}"), metrics);
+        }
     }
+    row("by chance".to_owned(), &curves.chance);
     table
 }
 

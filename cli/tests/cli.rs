@@ -96,6 +96,25 @@ fn what_is_known_of_pairs() {
     }
 }
 
+/// What embeddings are worth that are cut stands beside the whole.
+#[test]
+fn embeddings_that_may_be_cut_are_measured() {
+    let (folder, queries, keys) = pairs();
+    let out = folder.path().join("out");
+    let output = train(&queries, &keys, &["--matryoshka", "3,2", "--lr", "0.01", "--out", out.to_str().unwrap()]);
+    let said = all_said(&output);
+    assert!(output.status.success() && said.matches("of the first 3 ").count() == 2, "{said}");
+    let lines = lines(&out);
+    assert_eq!(lines[0]["run"]["matryoshka"], serde_json::json!([3, 2]));
+    assert!(
+        lines.len() == 5 && lines.iter().all(|line| line["matryoshka"].as_object().unwrap().len() == 2),
+        "{lines:?}"
+    );
+    let (kept, end) = (&lines[4]["epoch"], &lines[4]["matryoshka"]["2"]);
+    assert_eq!(*end, lines[kept.as_u64().unwrap() as usize]["matryoshka"]["2"]);
+    assert!(end["recall_at_10"].as_f64().unwrap() > 0.0 && *end != lines[4]["after"], "{end}");
+}
+
 /// What says nothing to a training, or contradicts it, is refused and not passed over.
 #[test]
 fn options_of_another_training_are_refused() {
@@ -112,6 +131,7 @@ fn options_of_another_training_are_refused() {
     for (more, words) in [
         (&["--weights", "none.npy"][..], "--weights: expected with pairs only"),
         (&["--labels", "none.npy"], "--labels: expected with pairs only"),
+        (&["--matryoshka", "2"], "--matryoshka: expected with pairs only"),
         (&["--momentum", "0.9"], "--momentum: expected with --optimizer sgd"),
         (&["--negatives", "in-batch", "--negative-count", "3"], "--negative-count: expected with negatives"),
         (&["--hidden", "1000000000"], "hidden"),
@@ -159,6 +179,7 @@ fn bad_options_are_refused_in_one_sentence() {
         ("--temperature=0", ["temperature", "0.01"]),
         ("--held-out=1.5", ["held_out", "1.5"]),
         ("--dim=0", ["dim", "from 1 to 65536"]),
+        ("--matryoshka=3,6", ["matryoshka", "[3, 6] of 6"]),
         ("--batch=65", ["batch", "65 with 64 pairs"]),
         ("--adapter=no such card", ["no such card", "found"]),
     ] {

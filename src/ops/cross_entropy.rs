@@ -81,7 +81,8 @@ static WEIGH: Kernel = Kernel {
     in_place: None,
 };
 static Z_PART: Kernel = Kernel { shader: &SHADER, entry: "z_part", uses: &["row", "lse_in", "loss"], in_place: None };
-static PREDICT: Kernel = Kernel { shader: &SHADER, entry: "predict", uses: &["x", "predicted"], in_place: None };
+static PREDICT: Kernel =
+    Kernel { shader: &SHADER, entry: "predict", uses: &["x", "predicted", "part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &DIVISORS, &WEIGH, &Z_PART, &PREDICT];
 
 /// Scratch: what `weigh` knows of each row, and the three sums that it needs.

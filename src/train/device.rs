@@ -144,7 +144,7 @@ impl<'a> Device<'a> {
             known,
             norm: Matrix::new(gpu, 1, 1)?,
             state: Matrix::new(gpu, lines, columns)?,
-            losses: Matrix::new(gpu, STEPS_PER_READ, 1)?,
+            losses: Matrix::new(gpu, STEPS_PER_READ, config.losses())?,
             steps: 0,
         })
     }
@@ -185,12 +185,18 @@ impl Engine for Device<'_> {
             d_log_scale: Some(self.log_scale.gradient.view()?),
             ..Default::default()
         };
-        let loss = self.losses.view()?.row_range(self.steps..self.steps + 1);
+        let losses = self.losses.view()?.row_range(self.steps..self.steps + 1);
+        let loss = |at: usize| losses.col_range(at..at + 1);
         let step = |recorder: &mut Recorder| {
             self.load(recorder, ids)?;
             query.forward(recorder, q)?;
             key.forward(recorder, k)?;
-            info_nce::forward(recorder, batch, loss, state, gradients, self.config.loss())?;
+            info_nce::forward(recorder, batch, loss(0), state, gradients, self.config.loss())?;
+            for (at, &length) in self.config.matryoshka.iter().enumerate() {
+                let (batch, gradients, options) =
+                    (batch.prefix(length), gradients.prefix(length), self.config.loss_of_prefix());
+                info_nce::forward(recorder, batch, loss(1 + at), state, gradients, options)?;
+            }
             queue.push(recorder, info_nce::Negatives { ids: Some(known_by), ..k.into() }, ring)?;
             query.backward(recorder)?;
             key.backward(recorder)?;
@@ -213,10 +219,11 @@ impl Engine for Device<'_> {
     fn losses(&mut self) -> Result<(Vec<f32>, f32)> {
         let losses = self.gpu.read(self.losses.first(self.steps)?)?;
         self.steps = 0;
+        let losses = losses.chunks(self.losses.cols).map(|losses| losses.iter().sum()).collect();
         Ok((losses, self.gpu.read(self.log_scale.value.view()?)?[0]))
     }
 
-    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<u32>> {
+    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<Vec<u32>>> {
         let [queries, keys] =
             [Matrix::new(self.gpu, ids.len(), self.config.dim)?, Matrix::new(self.gpu, ids.len(), self.config.dim)?];
         for (index, part) in ids.chunks(self.config.batch).enumerate() {
@@ -228,13 +235,26 @@ impl Engine for Device<'_> {
                 self.sides[1].forward(recorder, keys.view()?.row_range(rows))
             })?;
         }
-        let ranks = self.gpu.zeros::<u32>(ids.len())?;
-        let ranks = Tensor::<u32>::vector(&ranks, ids.len())?;
         let same = self.pairs.has_ids().then(|| Ids::of(self.gpu, &self.pairs.ids_of(ids))).transpose()?;
         let same = same.as_ref().map(Ids::view).transpose()?.map(|same| (same, same));
-        let rank = |recorder: &mut Recorder| info_nce::rank(recorder, queries.view()?, keys.view()?, same, ranks);
-        self.gpu.run_watched(rank, watch)?;
-        self.gpu.read(ranks)
+        let ranks = Ids::new(self.gpu, ids.len())?;
+        let mut rank = |q: Tensor, k: Tensor| {
+            let record = |recorder: &mut Recorder| info_nce::rank(recorder, q, k, same, ranks.view()?);
+            self.gpu.run_watched(record, watch)?;
+            self.gpu.read(ranks.view()?)
+        };
+        let mut all = vec![rank(queries.view()?, keys.view()?)?];
+        for &length in &self.config.matryoshka {
+            let cut = |whole: &Matrix| -> Result<Matrix> {
+                let cut = Matrix::new(self.gpu, ids.len(), length)?;
+                let prefix = whole.view()?.col_range(0..length);
+                self.gpu
+                    .run(|recorder| normalize::forward(recorder, prefix, cut.view()?, normalize::Options::default()))?;
+                Ok(cut)
+            };
+            all.push(rank(cut(&queries)?.view()?, cut(&keys)?.view()?)?);
+        }
+        Ok(all)
     }
 
     fn model(&self) -> Result<Model> {

@@ -56,6 +56,11 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
+/// The first `length` of the `dim` numbers of each row.
+fn prefix(rows: &[f64], dim: usize, length: usize) -> Vec<f64> {
+    rows.chunks(dim).flat_map(|row| &row[..length]).copied().collect()
+}
+
 /// What the backward pass needs of the forward pass.
 struct Trace {
     /// Each map's input.
@@ -136,8 +141,23 @@ impl Engine for Host<'_> {
         let positive = if labels { Positive::Groups(known_by, known_by) } else { Positive::Own };
         let ids = Some((known_by, known_by));
         let batch = Batch { log_scale, shared, ids, positive, weight: &weight, ..Batch::new(q, k, self.config.dim) };
-        self.losses.push(info_nce::forward(batch, options)[0] as f32);
-        let Gradients { dq, dk, d_log_scale, .. } = info_nce::backward(batch, &[], options);
+        let mut loss = info_nce::forward(batch, options)[0];
+        let Gradients { mut dq, mut dk, mut d_log_scale, .. } = info_nce::backward(batch, &[], options);
+        let dim = self.config.dim;
+        for &length in &self.config.matryoshka {
+            let (q, k, memory) = (prefix(q, dim, length), prefix(k, dim, length), prefix(&self.memory.0, dim, length));
+            let shared = Negatives { k: &memory, ..shared };
+            let (batch, options) = (Batch { q: &q, k: &k, shared, dim: length, ..batch }, self.config.loss_of_prefix());
+            loss += info_nce::forward(batch, options)[0];
+            let of_prefix = info_nce::backward(batch, &[], options);
+            for (sum, part) in [(&mut dq, of_prefix.dq), (&mut dk, of_prefix.dk)] {
+                for (sum, part) in sum.chunks_mut(dim).zip(part.chunks(length)) {
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            }
+            d_log_scale += of_prefix.d_log_scale;
+        }
+        self.losses.push(loss as f32);
         let (keys, pairs) = &mut self.memory;
         keys.extend_from_slice(k);
         pairs.extend_from_slice(known_by);
@@ -166,10 +186,14 @@ impl Engine for Host<'_> {
         Ok((core::mem::take(&mut self.losses), self.log_scale.value[0] as f32))
     }
 
-    fn ranks(&mut self, ids: &[u32], _: Watch) -> Result<Vec<u32>> {
+    fn ranks(&mut self, ids: &[u32], _: Watch) -> Result<Vec<Vec<u32>>> {
         let [q, k] = self.embed(ids);
-        let same = self.pairs.ids_of(ids);
-        Ok(info_nce::rank(&q.unit, &k.unit, self.config.dim, Some((&same, &same))))
+        let (same, dim) = (self.pairs.ids_of(ids), self.config.dim);
+        let rank = |q: &[f64], k: &[f64], dim| info_nce::rank(q, k, dim, Some((&same, &same)));
+        let cut = |rows: &[f64], length| normalize::forward(&prefix(rows, dim, length), length, Unit::default());
+        let of_prefix = |&length| rank(&cut(&q.unit, length), &cut(&k.unit, length), length);
+        let whole = rank(&q.unit, &k.unit, dim);
+        Ok([whole].into_iter().chain(self.config.matryoshka.iter().map(of_prefix)).collect())
     }
 
     fn model(&self) -> Result<Model> {

@@ -54,7 +54,7 @@ const MOST_RANKED: usize = 10_000;
 const PATIENCE: f64 = 1.0;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of ln(batch), the loss of chance;
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of ln(batch) for each of its losses, that of chance;
 /// batches differ by less.
 const RUN_AWAY: f64 = 0.1;
 
@@ -94,6 +94,9 @@ pub struct Config {
     /// Keys of the last steps that are further negatives of every query, without gradient: a cross-batch memory. A pair's own key of an
     /// earlier step is left out. Default 0.
     pub queue: usize,
+    /// Lengths to which embeddings may be cut, each from 1 to below `dim`: what is trained is the sum of the loss of the whole and of those of their
+    /// first so many numbers, each brought to unit length (Matryoshka representation learning, Kusupati et al. 2022, arXiv:2205.13147). Default none.
+    pub matryoshka: Vec<usize>,
     /// Share of the pairs that are held out to measure with.
     pub held_out: f32,
     /// Decides the split, the weights to start with and the batches.
@@ -116,6 +119,7 @@ impl Config {
             temperature: 0.07,
             loss: info_nce::Options { symmetric: true, ..Default::default() },
             queue: 0,
+            matryoshka: Vec::new(),
             held_out: 0.2,
             seed: 1,
         };
@@ -156,6 +160,13 @@ impl Config {
         }
         check_width("dim", self.dim)?;
         check_width("hidden", self.hidden.max(1))?;
+        let mut lengths = self.matryoshka.clone();
+        lengths.sort_unstable();
+        lengths.dedup();
+        if lengths.len() < self.matryoshka.len() || lengths.iter().any(|length| !(1..self.dim).contains(length)) {
+            let found = format!("{:?} of {}", self.matryoshka, self.dim);
+            return option("matryoshka", "lengths from 1 to below dim, each once", found);
+        }
         if u32::try_from(self.queue).is_err() {
             return option("queue", "below 2^32", self.queue.to_string());
         }
@@ -172,6 +183,16 @@ impl Config {
 
     fn loss(&self) -> info_nce::Options {
         info_nce::Options { reduction: Reduction::Mean, accum: Accum::Write, normalize: false, ..self.loss }
+    }
+
+    /// Of embeddings that are cut.
+    fn loss_of_prefix(&self) -> info_nce::Options {
+        info_nce::Options { accum: Accum::Add, normalize: true, ..self.loss() }
+    }
+
+    /// Losses that are summed.
+    fn losses(&self) -> usize {
+        1 + self.matryoshka.len()
     }
 
     /// Those of step 0, 1, … for weights and for the scale.
@@ -238,6 +259,8 @@ pub enum Event<'a> {
     Start {
         /// On the held-out pairs.
         before: Metrics,
+        /// The same for each of [`Config::matryoshka`].
+        matryoshka: &'a [Metrics],
         /// Steps in an epoch.
         steps: usize,
     },
@@ -267,6 +290,8 @@ pub enum Event<'a> {
         temperature: f32,
         /// On the held-out pairs.
         held_out: Metrics,
+        /// The same for each of [`Config::matryoshka`].
+        matryoshka: &'a [Metrics],
         /// The weights now.
         model: &'a Model,
     },
@@ -290,6 +315,8 @@ pub struct Outcome {
     pub before: Metrics,
     /// Held-out pairs with the best epoch's weights.
     pub best: Metrics,
+    /// The same for each of [`Config::matryoshka`].
+    pub matryoshka: Vec<Metrics>,
     /// The epoch with the best mean reciprocal rank on the held-out pairs, from 1; 0 if none was better than the start.
     pub best_epoch: usize,
     /// Its weights.
@@ -304,8 +331,8 @@ trait Engine {
     fn step(&mut self, ids: &[u32], optimizers: [Optimizer; 2], watch: Watch) -> Result<()>;
     /// The losses of the steps since the last call, and log_scale after them.
     fn losses(&mut self) -> Result<(Vec<f32>, f32)>;
-    /// The rank of each of the pairs `ids` among them.
-    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<u32>>;
+    /// The rank of each of the pairs `ids` among them, by whole embeddings and by each of [`Config::matryoshka`].
+    fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<Vec<u32>>>;
     /// The weights now.
     fn model(&self) -> Result<Model>;
 }
@@ -352,18 +379,23 @@ fn run(
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     let ranked = ranked(split);
-    let before = match engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress }))) {
-        Err(Error::Cancelled { .. }) => {
-            let before = Metrics::default();
-            return Ok(Outcome { before, best: before, best_epoch: 0, model: start, end: End::Stopped });
-        }
-        ranks => Metrics::of(&ranks?),
+    let mut outcome = Outcome {
+        before: Metrics::default(),
+        best: Metrics::default(),
+        matryoshka: vec![Metrics::default(); config.matryoshka.len()],
+        best_epoch: 0,
+        model: start,
+        end: End::Finished,
     };
+    match measure(engine, ranked, watch) {
+        Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
+        measured => (outcome.best, outcome.matryoshka) = measured?,
+    }
+    outcome.before = outcome.best;
     let batches = Batches::shuffled(split.train.len() as u32, config.batch, config.seed);
     let steps = batches.steps();
-    let mut outcome = Outcome { before, best: before, best_epoch: 0, model: start, end: End::Finished };
     let mut first_loss = None;
-    if watch(Event::Start { before, steps }).is_break() {
+    if watch(Event::Start { before: outcome.before, matryoshka: &outcome.matryoshka, steps }).is_break() {
         outcome.end = End::Stopped;
         return Ok(outcome);
     }
@@ -392,18 +424,19 @@ fn run(
             }
         }
         let loss = losses.iter().copied().map(f64::from).sum::<f64>() / steps as f64;
-        let held_out = match engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress }))) {
+        let (held_out, matryoshka) = match measure(engine, ranked, watch) {
             Err(Error::Cancelled { .. }) => return Ok(Outcome { end: End::Stopped, ..outcome }),
-            ranks => Metrics::of(&ranks?),
+            measured => measured?,
         };
         let model = engine.model()?;
-        let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, model: &model });
+        let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, matryoshka: &matryoshka, model: &model });
         let sound = loss.is_finite() && model.is_finite();
         if sound && held_out.mean_reciprocal_rank > outcome.best.mean_reciprocal_rank {
-            outcome = Outcome { best: held_out, best_epoch: epoch, model, ..outcome };
+            outcome = Outcome { best: held_out, matryoshka, best_epoch: epoch, model, ..outcome };
         }
         let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        if !sound || loss > first_loss + RUN_AWAY * (config.batch as f64).ln() {
+        let chance = config.losses() as f64 * (config.batch as f64).ln();
+        if !sound || loss > first_loss + RUN_AWAY * chance {
             outcome.end = End::Diverged(format!(
                 "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
             ));
@@ -415,6 +448,17 @@ fn run(
         }
     }
     Ok(outcome)
+}
+
+/// By whole embeddings, and by each of [`Config::matryoshka`].
+fn measure(
+    engine: &mut dyn Engine,
+    ranked: &[u32],
+    watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<(Metrics, Vec<Metrics>)> {
+    let ranks = engine.ranks(ranked, &mut patient(|progress| watch(Event::Within { progress })))?;
+    let mut metrics = ranks.iter().map(|ranks| Metrics::of(ranks));
+    Ok((metrics.next().unwrap_or_default(), metrics.collect()))
 }
 
 #[cfg(test)]
@@ -433,7 +477,7 @@ mod tests {
             unreachable!("a step after the end")
         }
 
-        fn ranks(&mut self, _: &[u32], _: Watch) -> Result<Vec<u32>> {
+        fn ranks(&mut self, _: &[u32], _: Watch) -> Result<Vec<Vec<u32>>> {
             Err(Error::Cancelled { op: "info_nce" })
         }
 

@@ -67,6 +67,40 @@ impl<'a> Batch<'a> {
         Batch { log_scale: Some(log_scale), ..self }
     }
 
+    /// The first `length` numbers of every vector, all of them if they are no more, to train embeddings that may be cut there: add the gradients of several
+    /// lengths up ([`Options::accum`]), with [`Options::normalize`], since a part of a row of unit length is shorter.
+    ///
+    /// Source: Kusupati et al. 2022, Matryoshka representation learning, arXiv:2205.13147, section 3.
+    ///
+    /// ```
+    /// # fn main() -> wgloss::Result<()> {
+    /// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
+    /// use wgloss::{Accum, Tensor, info_nce};
+    /// let (n, dim) = (2, 4);
+    /// let (queries, keys) = (gpu.upload(&[0.1f32, 0.9, 0.3, 0.8, 0.2, 0.4, 0.5, 0.6])?, gpu.upload(&[0.2f32, 0.8, 0.1, 0.7, 0.1, 0.5, 0.9, 0.3])?);
+    /// let (dq, loss, state) = (gpu.zeros::<f32>(n * dim)?, gpu.zeros::<f32>(2)?, gpu.zeros::<f32>(n * 4)?);
+    /// let batch = info_nce::Batch::new(Tensor::matrix(&queries, n, dim)?, Tensor::matrix(&keys, n, dim)?);
+    /// let gradients = info_nce::Gradients { dq: Some(Tensor::matrix(&dq, n, dim)?), ..Default::default() };
+    /// let state = Tensor::matrix(&state, n, 4)?;
+    /// gpu.run(|recorder| {
+    ///     for (at, length) in [4, 2].into_iter().enumerate() {
+    ///         let accum = if at == 0 { Accum::Write } else { Accum::Add };
+    ///         let options = info_nce::Options { normalize: true, accum, ..Default::default() };
+    ///         let loss = Tensor::scalar(&loss, at)?;
+    ///         info_nce::forward(recorder, batch.prefix(length), loss, state, gradients.prefix(length), options)?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    pub fn prefix(self, length: usize) -> Self {
+        let cut = |negatives: Option<Negatives<'a>>| {
+            negatives.map(|negatives| Negatives { k: negatives.k.col_range(0..length), ..negatives })
+        };
+        let (q, k) = (self.q.col_range(0..length), self.k.col_range(0..length));
+        Batch { q, k, shared: cut(self.shared), each: cut(self.each), ..self }
+    }
+
     /// The shape of the tensor that [`forward`](super::forward) leaves for [`backward`](super::backward): a line a query and, if symmetric,
     /// a line a key, and one more where the queries that count have to be counted.
     pub fn state_shape(&self, options: Options) -> [usize; 2] {
@@ -179,6 +213,13 @@ pub struct Gradients<'a> {
 }
 
 impl<'a> Gradients<'a> {
+    /// Those of the first `length` numbers of every vector, for [`Batch::prefix`].
+    pub fn prefix(self, length: usize) -> Self {
+        let cut = |gradient: Option<Tensor<'a>>| gradient.map(|gradient| gradient.col_range(0..length));
+        let Gradients { dq, dk, d_shared, d_each, d_log_scale } = self;
+        Gradients { dq: cut(dq), dk: cut(dk), d_shared: cut(d_shared), d_each: cut(d_each), d_log_scale }
+    }
+
     pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 5] {
         [
             named("dq", self.dq),
