@@ -76,9 +76,10 @@ two_at_a_time() { # COMMAND…, functions without arguments, the longest first
     done
 }
 
+skipped=
 has_browser() {
     scripts/browser.sh is-there || {
-        printf '\n!! The kernels in a browser are SKIPPED and nothing is known about them.\n'
+        skipped='!! The kernels in a browser were SKIPPED and nothing is known about them.'
         return 1
     }
 }
@@ -141,4 +142,4 @@ else
     fi
 fi
 
-printf '\nAll that ran passed in %d s.\n' "$SECONDS"
+printf '\n%s\nAll that ran passed in %d s.\n' "$skipped" "$SECONDS"

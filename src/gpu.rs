@@ -159,7 +159,7 @@ impl Gpu {
     /// Opens an adapter as `options` say.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if none fits, or a driver that is known to compute wrong numbers is the only one;
+    /// [`Error::NoAdapter`] if none fits, or the one that is chosen has a driver that is known to compute wrong numbers;
     /// [`Error::Device`] if the driver refuses; [`Error::Limit`] if the wanted limits leave no compute shaders.
     pub async fn open_async(options: &Options) -> Result<Gpu> {
         let all = adapters(options.backends).await;
@@ -167,13 +167,10 @@ impl Gpu {
             all.iter().enumerate().map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name)).collect();
         let found = match &options.adapter {
             None => all.first(),
-            Some(wish) => match wish.parse::<usize>() {
-                Ok(index) => all.get(index),
-                Err(_) => {
-                    let wish = wish.to_lowercase();
-                    all.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish))
-                }
-            },
+            Some(wish) => wish.parse().ok().and_then(|index: usize| all.get(index)).or_else(|| {
+                let wish = wish.to_lowercase();
+                all.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish))
+            }),
         };
         let Some(adapter) = found else {
             let wish = options.adapter.as_deref().map_or("any".to_owned(), |wish| format!("{wish:?}"));
@@ -212,14 +209,16 @@ impl Gpu {
         Gpu::build(device, queue, fault)
     }
 
-    /// Uses a device and queue that the caller made. Any features and limits will do; a software adapter is faster with `SUBGROUP` and
+    /// Uses a device and queue that the caller made. Any features will do, and limits that leave three storage buffers a
+    /// stage; a software adapter is faster with `SUBGROUP` and
     /// `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who handles errors.
     ///
     /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
     /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has for the same backends.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders.
+    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders, or
+    /// with fewer than three storage buffers a stage.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
         Gpu::build(device, queue, Fault::default())
     }

@@ -29,7 +29,7 @@ pub struct Blocks {
 }
 
 impl Default for Blocks {
-    /// 40 blocks of 50 users and 30 items, affinities of width 2, 8 items a user: about 17,000 interactions.
+    /// 40 blocks of 50 users and 30 items, affinities of width 2, 8 items a user: about 17,600 interactions.
     fn default() -> Self {
         Blocks {
             blocks: 40,

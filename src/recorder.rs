@@ -7,7 +7,8 @@ use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor, Tuning};
 
-/// Records ops into the caller's command encoder; never submits, never waits.
+/// Records ops into a command encoder: into the caller's without submitting or waiting; in [`Gpu::run`], whose encoder is its own, it submits long
+/// work in parts.
 ///
 /// An op that returns an error has recorded nothing.
 #[derive(Debug)]

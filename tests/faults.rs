@@ -179,7 +179,6 @@ fn a_device_that_the_caller_brought_keeps_its_handlers() {
     assert!(is_of_device(&error), "{error:?}");
 }
 
-/// wgpu says so when the encoder is finished, to whoever hears the errors of its device.
 /// wgpu would take a buffer of another instance for whichever has its number here: all devices that are opened are of one.
 #[test]
 fn devices_opened_one_after_the_other() {
@@ -203,6 +202,7 @@ fn devices_opened_one_after_the_other() {
     softmax(x.view().unwrap()).unwrap();
 }
 
+/// wgpu says so when the encoder is finished, to whoever hears the errors of its device.
 #[test]
 fn an_encoder_of_another_device() {
     let Some(_) = gpu() else { return };

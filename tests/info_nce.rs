@@ -575,23 +575,29 @@ fn queue() {
     assert_eq!(queue, before);
 }
 
-/// Also where no single dispatch has both: dk reads q after dq is written.
 /// Of vectors that may be cut: gradients of several lengths, added up, those of the sum of their losses; a length beyond the whole is the whole.
 #[test]
 fn prefixes() {
     let Some(gpu) = gpu() else { return };
-    let (n, more, dim, lengths) = (5, 3, 7, [9, 3, 5]);
-    let [q, k, shared] = [(n, 1), (n, 2), (more, 3)].map(|(rows, seed)| Fill::Small.matrix(rows, dim, seed));
+    let (n, more, each_rows, dim, lengths) = (5, 3, 10, 7, [9, 3, 5]);
+    let [q, k, shared, each] =
+        [(n, 1), (n, 2), (more, 3), (each_rows, 4)].map(|(rows, seed)| Fill::Small.matrix(rows, dim, seed));
     let held = |rows: usize, data: &[f32]| input(gpu, rows, dim, data);
-    let (on_q, on_k, on_shared, scale) = (held(n, &q), held(n, &k), held(more, &shared), input(gpu, 1, 1, &[1.5]));
-    let [dq, dk, d_shared] = [n, n, more].map(|rows| output(gpu, rows, dim));
+    let (on_q, on_k, on_shared, on_each) = (held(n, &q), held(n, &k), held(more, &shared), held(each_rows, &each));
+    let scale = input(gpu, 1, 1, &[1.5]);
+    let [dq, dk, d_shared, d_each] = [n, n, more, each_rows].map(|rows| output(gpu, rows, dim));
     let (d_log_scale, losses, state) = (output(gpu, 1, 1), output(gpu, 1, 3), output(gpu, 2 * n, 4));
     let options = |accum| Options { normalize: true, reduction: Reduction::Mean, accum, symmetric: true, ..UNIT };
     let record = gpu.run(|recorder| {
         let shared = Some(on_shared.view()?.into());
-        let batch = info_nce::Batch { shared, ..info_nce::Batch::new(on_q.view()?, on_k.view()?) };
+        let each = Some(on_each.view()?.into());
+        let batch = info_nce::Batch { shared, each, ..info_nce::Batch::new(on_q.view()?, on_k.view()?) };
         let batch = batch.scaled(scale.view()?);
-        let gradients = info_nce::Gradients { d_shared: Some(d_shared.view()?), ..all_of(&dq, &dk, &d_log_scale)? };
+        let gradients = info_nce::Gradients {
+            d_shared: Some(d_shared.view()?),
+            d_each: Some(d_each.view()?),
+            ..all_of(&dq, &dk, &d_log_scale)?
+        };
         for (at, length) in lengths.into_iter().enumerate() {
             let (batch, gradients) = (batch.prefix(length), gradients.prefix(length));
             let options = options(if at == 0 { Accum::Write } else { Accum::Add });
@@ -601,17 +607,19 @@ fn prefixes() {
         Ok(())
     });
     record.unwrap();
-    let mut want = [vec![0.0; n * dim], vec![0.0; n * dim], vec![0.0; more * dim], vec![0.0]];
+    let mut want =
+        [vec![0.0; n * dim], vec![0.0; n * dim], vec![0.0; more * dim], vec![0.0; each_rows * dim], vec![0.0]];
     let mut want_losses = Vec::new();
     for length in lengths.map(|length| length.min(dim)) {
         let cut = |rows: &[f32]| -> Vec<f64> { rows.chunks(dim).flat_map(|row| wide(&row[..length])).collect() };
-        let (q, k, shared) = (cut(&q), cut(&k), cut(&shared));
-        let shared = reference::info_nce::Negatives { k: &shared, ..Default::default() };
+        let (q, k, shared, each) = (cut(&q), cut(&k), cut(&shared), cut(&each));
+        let [shared, each] = [&shared, &each].map(|k| reference::info_nce::Negatives { k, ..Default::default() });
         let batch = reference::info_nce::Batch::new(&q, &k, length);
-        let batch = reference::info_nce::Batch { shared, log_scale: Some(1.5), ..batch };
+        let batch = reference::info_nce::Batch { shared, each, log_scale: Some(1.5), ..batch };
         want_losses.extend(reference::info_nce::forward(batch, options(Accum::Write)));
         let found = reference::info_nce::backward(batch, &[], options(Accum::Write));
-        let parts = [(found.dq, length), (found.dk, length), (found.d_shared, length), (vec![found.d_log_scale], 1)];
+        let of_vectors = [found.dq, found.dk, found.d_shared, found.d_each].map(|part| (part, length));
+        let parts = of_vectors.into_iter().chain([(vec![found.d_log_scale], 1)]);
         for (want, (part, length)) in want.iter_mut().zip(parts) {
             let cols = if want.len() == 1 { 1 } else { dim };
             for (want, part) in want.chunks_mut(cols).zip(part.chunks(length)) {
@@ -620,7 +628,7 @@ fn prefixes() {
         }
     }
     assert_close(&read(gpu, &losses), &want_losses, 1e-6);
-    for (found, want) in [&dq, &dk, &d_shared, &d_log_scale].into_iter().zip(&want) {
+    for (found, want) in [&dq, &dk, &d_shared, &d_each, &d_log_scale].into_iter().zip(&want) {
         let largest = want.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
         for (found, want) in read(gpu, found).iter().zip(want) {
             assert!((found - want).abs() <= 1e-6 * largest, "{found} for {want}, largest {largest}");
@@ -628,6 +636,7 @@ fn prefixes() {
     }
 }
 
+/// Also where no single dispatch has both: dk reads q after dq is written.
 #[test]
 fn overlaps() {
     let Some(gpu) = gpu() else { return };

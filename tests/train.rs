@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use wgloss::train::{Config, Decay, End, Event, Optimizer, Outcome, Pairs, Schedule, fit};
+use wgloss::train::{Config, Decay, End, Event, Model, Optimizer, Outcome, Pairs, Schedule, fit};
 use wgloss::{Gpu, Random, Result, adam, info_nce, sgd};
 
 use crate::harness::gpu;
@@ -46,6 +46,16 @@ fn losses(gpu: Option<&Gpu>, pairs: &Pairs, config: &Config, steps: usize) -> Re
         if all.len() < steps { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     Ok((all, outcome))
+}
+
+/// Panics unless both have so many losses, close to each other.
+#[track_caller]
+fn agree(device: &[f32], reference: &[f32], steps: usize, tolerance: f32) {
+    assert_eq!([device.len(), reference.len()], [steps; 2]);
+    for (step, (device, reference)) in device.iter().zip(reference).enumerate() {
+        let close = (device - reference).abs() <= tolerance * reference;
+        assert!(close, "step {step}: loss {device}, reference {reference}");
+    }
 }
 
 /// The first steps on the digits lose what PyTorch's lose: tests/peers/train_digits.py drew the same split, weights and batches.
@@ -94,9 +104,7 @@ fn a_queue_of_past_keys_agrees_with_the_reference() {
     let config = Config { queue: 40, epochs: 4, ..small(&pairs) };
     let run = |gpu, config: &Config| losses(gpu, &pairs, config, usize::MAX).unwrap().0;
     let (device, reference) = (run(Some(gpu), &config), run(None, &config));
-    for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
-        assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: loss {device}, reference {reference}");
-    }
+    agree(&device, &reference, 12, 1e-5);
     let without = run(None, &small(&pairs));
     assert_eq!(reference[0], without[0]);
     assert!(reference[1] > without[1], "the first step's keys are negatives of the second's queries");
@@ -112,9 +120,7 @@ fn pairs_of_one_id_agree_with_the_reference() {
         let config = Config { queue, epochs: 2, ..small(&pairs) };
         let run = |gpu, pairs: &Pairs| losses(gpu, pairs, &config, usize::MAX).unwrap().0;
         let (device, reference, without) = (run(Some(gpu), &pairs), run(None, &pairs), run(None, &plain));
-        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
-            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
-        }
+        agree(&device, &reference, 6, 1e-5);
         assert!(reference[0] < without[0], "fewer negatives");
     }
     let few = plain.with_ids(vec![0; 3]).unwrap_err().to_string();
@@ -139,9 +145,7 @@ fn labels_and_weights_agree_with_the_reference() {
     {
         let run = |gpu| losses(gpu, pairs, config, usize::MAX).unwrap().0;
         let (device, reference) = (run(Some(gpu)), run(None));
-        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
-            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
-        }
+        agree(&device, &reference, 6, 1e-5);
         assert_ne!(reference[0], without[0]);
     }
     // A query whose negatives are all of its label ranks first.
@@ -175,34 +179,109 @@ fn labels_and_weights_agree_with_the_reference() {
 fn cut_embeddings_agree_with_the_reference() {
     let Some(gpu) = gpu() else { return };
     let pairs = mapped();
-    let config = Config { matryoshka: vec![1, 3], epochs: 4, ..small(&pairs) };
+    let config = Config { matryoshka: vec![2, 3], epochs: 4, ..small(&pairs) };
     let queue = Config { queue: 40, hidden: 5, ..config.clone() };
     for config in [&config, &queue] {
-        let run = |gpu| losses(gpu, &pairs, config, usize::MAX).unwrap();
-        let ((device, on_device), (reference, by_reference)) = (run(Some(gpu)), run(None));
-        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
-            assert!((device - reference).abs() <= 1e-5 * reference, "step {step}: {device}, reference {reference}");
-        }
-        assert_eq!(on_device.before, by_reference.before);
-        assert_eq!(on_device.matryoshka.len(), 2);
+        // The losses; what the whole and each length are worth before training and after each epoch; what came of it.
+        let run = |gpu| {
+            let (mut all, mut worth) = (Vec::new(), Vec::new());
+            let outcome = fit(gpu, &pairs, config, &mut |event| {
+                match event {
+                    Event::Start { before, matryoshka, .. } => worth.push([&[before], matryoshka].concat()),
+                    Event::Epoch { held_out, matryoshka, .. } => worth.push([&[held_out], matryoshka].concat()),
+                    Event::Steps { losses, .. } => all.extend_from_slice(losses),
+                    Event::Within { .. } => {}
+                }
+                ControlFlow::Continue(())
+            });
+            (all, worth, outcome.unwrap())
+        };
+        let ((device, on_device, outcome), (reference, by_reference, _)) = (run(Some(gpu)), run(None));
+        agree(&device, &reference, 12, 1e-5);
+        assert_eq!((on_device.len(), &on_device[0]), (5, &by_reference[0]));
+        assert!(on_device[0][0] != on_device[0][1] && on_device[0][1] != on_device[0][2], "{on_device:?}");
+        let best = [&[outcome.best], &outcome.matryoshka[..]].concat();
+        assert_eq!(best, on_device[outcome.best_epoch]);
         let whole = Config { matryoshka: vec![], ..config.clone() };
         assert!(device[0] > 2.0 * losses(None, &pairs, &whole, 1).unwrap().0[0]);
     }
 
-    let mut first_3 = Vec::new();
-    let outcome = fit(Some(gpu), &pairs, &config, &mut |event| {
-        if let Event::Start { matryoshka, .. } | Event::Epoch { matryoshka, .. } = event {
-            first_3.push(matryoshka[1]);
-        }
-        ControlFlow::Continue(())
-    });
-    let outcome = outcome.unwrap();
-    assert_eq!((first_3.len(), outcome.matryoshka[1]), (5, first_3[outcome.best_epoch]));
-    assert_ne!(outcome.matryoshka[1], outcome.best);
-
     for bad in [vec![0], vec![4], vec![2, 2]] {
         let error = Config { matryoshka: bad, ..small(&pairs) }.check(&pairs).unwrap_err().to_string();
         assert!(error.contains("matryoshka should be lengths from 1 to below dim, each once"), "{error}");
+    }
+    // Cut to a row's zeros it has no direction, where the map starts at the identity.
+    let mut rows = vec![0.5; 40];
+    rows[8..10].fill(0.0);
+    let zeros = Pairs::new(rows, 4, vec![0.5; 40], 4).unwrap();
+    let config = Config { matryoshka: vec![3, 2], ..Config::for_embeddings(&zeros) };
+    let error = config.check(&zeros).unwrap_err().to_string();
+    assert!(error.contains("within which no row is zero") && error.contains("2, of which"), "{error}");
+    for fine in [Config { matryoshka: vec![3], ..config.clone() }, Config { hidden: 4, ..config }] {
+        fine.check(&zeros).unwrap();
+    }
+}
+
+/// A queue that fills, or a first batch of few pairs that is easy, raises the loss: nothing has run away then.
+#[test]
+fn what_raises_the_loss_is_not_taken_for_divergence() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random::new(9, 0);
+    let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| 2.0 * random.uniform() - 1.0).collect() };
+    let (queries, noise) = (draw(640 * 8), draw(640 * 8));
+    let keys = queries.iter().zip(noise).map(|(query, noise)| query + 0.3 * noise).collect();
+    let pairs = Pairs::new(queries, 8, keys, 8).unwrap();
+    for (batch, queue) in [(16, 256), (2, 0), (4, 0)] {
+        let config = Config { batch, queue, epochs: 2, ..Config::for_embeddings(&pairs) };
+        let outcome = fit(Some(gpu), &pairs, &config, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(outcome.end, End::Finished, "batch {batch}, queue {queue}");
+    }
+}
+
+/// What has been trained embeds other rows, on a device as on the CPU, and can be put together again from its tensors.
+#[test]
+fn a_model_embeds_rows() {
+    let Some(gpu) = gpu() else { return };
+    let pairs = mapped();
+    let mut random = Random::new(11, 0);
+    let rows: Vec<f32> = (0..9 * 4).map(|_| 2.0 * random.uniform() - 1.0).collect();
+    for hidden in [0, 5] {
+        let config = Config { hidden, dim: 3, ..small(&pairs) };
+        let model = losses(Some(gpu), &pairs, &config, usize::MAX).unwrap().1.model;
+        let tensors = model.tensors();
+        let find = |wanted: &str| {
+            let tensor = tensors.iter().find(|(name, ..)| name == wanted)?;
+            Some((tensor.1.clone(), tensor.2.to_vec()))
+        };
+        assert_eq!(Model::from_tensors(find).unwrap(), model);
+        let without = |wanted: &'static str| {
+            let found = Model::from_tensors(|name: &str| if name == wanted { None } else { find(name) });
+            found.unwrap_err().to_string()
+        };
+        assert!(without("key.output.bias").contains("key.output should be weight [outputs, inputs] and bias"));
+        assert!(without("log_scale").contains("log_scale should be one number"));
+        for tower in [&model.query, &model.key] {
+            let (device, reference) = (tower.embed(Some(gpu), &rows).unwrap(), tower.embed(None, &rows).unwrap());
+            assert_eq!(device.len(), 9 * 3);
+            for (device, reference) in device.iter().zip(&reference) {
+                assert!((device - reference).abs() < 1e-6, "{device}, reference {reference}");
+            }
+            assert!(tower.embed(Some(gpu), &[]).unwrap().is_empty());
+            for (bad, words) in
+                [(&rows[..7], "whole rows of 4"), (&[0.0, f32::NAN, 0.0, 0.0], "NaN in row 0, column 1")]
+            {
+                for gpu in [Some(gpu), None] {
+                    let error = tower.embed(gpu, bad).unwrap_err().to_string();
+                    assert!(error.contains(words), "{error}");
+                }
+            }
+            let mut broken = tower.clone();
+            broken.output.weight.pop();
+            assert!(broken.embed(None, &rows).unwrap_err().to_string().contains("layers, each as wide"));
+            broken = tower.clone();
+            broken.output.inputs = 0;
+            assert!(broken.embed(Some(gpu), &rows).is_err());
+        }
     }
 }
 
@@ -259,10 +338,7 @@ fn an_optimizer_with_schedule_and_clipping_agrees_with_the_reference() {
         let config = Config { schedule, clip: Some(0.2), ..plain.clone() };
         let run = |gpu, config: &Config| losses(gpu, &pairs, config, usize::MAX).unwrap().0;
         let (device, reference) = (run(Some(gpu), &config), run(None, &config));
-        for (step, (&device, &reference)) in device.iter().zip(&reference).enumerate() {
-            assert!((device - reference).abs() <= 1e-4 * reference, "step {step}: {device}, reference {reference}");
-        }
-        assert_eq!(device.len(), 18);
+        agree(&device, &reference, 18, 1e-4);
         assert_ne!(reference, run(None, &Config { schedule, ..plain.clone() }), "clipping changes nothing");
         assert_ne!(reference, run(None, &Config { clip: Some(0.2), ..plain }), "the schedule changes nothing");
     }

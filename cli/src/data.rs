@@ -70,7 +70,7 @@ pub fn weights(path: &Path) -> Result<Vec<f32>, Failure> {
 }
 
 /// The numbers of an [n, d] array of float32 or float16, row by row, and d.
-fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
+pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     let (npy, [rows, cols]) = open(path, "[n, d]")?;
     if rows == 0 || cols == 0 {
         return Err(refused(path, format!("expected at least one row and one column, found {rows} x {cols}")));

@@ -67,14 +67,10 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let missing = |id: &str| seen.as_ref().and_then(|seen| seen.unsolved(id, fitted.is_some()));
     let asked = asked(arguments, if by_item { &ids.items } else { &ids.users }, missing)?;
     if let Some(out) = &arguments.out {
-        if !arguments.overwrite && out.is_file() {
-            let found = "found one there; --overwrite replaces it";
-            return Err(Failure::input(format!("--out {}: expected no such file, {found}", out.display())));
-        }
-        run::check_writable(out)?;
+        run::check_output(out, arguments.overwrite)?;
     }
     let candidates = candidates(arguments, &ids.items)?;
-    let top = (arguments.top as usize).min(candidates.len());
+    let top = (arguments.top as usize).min(candidates.len()).max(1);
     if !by_item && asked.iter().all(|&user| (user as usize) < known) {
         ids.users.truncate(known); // who is not asked about need not be solved
     }

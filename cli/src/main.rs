@@ -1,8 +1,9 @@
-//! The `wgloss` program: trains on pairs, verifies the kernels on an adapter, lists adapters.
+//! The `wgloss` program: trains, embeds, recommends, and shows what an adapter can do.
 
 mod adapters;
 mod bench;
 mod data;
+mod embed;
 mod failure;
 mod fitted;
 mod folding;
@@ -41,6 +42,8 @@ struct Arguments {
 enum Command {
     /// Train two towers on pairs, without arguments on the bundled digits, or embeddings on interactions.
     Train(Box<train::Arguments>),
+    /// Embeddings of rows, by the towers that a run on pairs has left.
+    Embed(embed::Arguments),
     /// Factors of interactions by weighted alternating least squares.
     Wals(wals::Arguments),
     /// Items for users, or like an item, from the embeddings or factors that a run has left.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("WGLOSS_LOG", "off")).init();
     let outcome = match Arguments::parse().command {
         Command::Train(arguments) => train::train(&arguments),
+        Command::Embed(arguments) => embed::embed(&arguments),
         Command::Wals(arguments) => wals::wals(&arguments),
         Command::Recommend(arguments) => lookup::lookup(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),

@@ -27,8 +27,8 @@ pub struct Options {
     pub interactions: Option<PathBuf>,
     #[command(flatten)]
     rules: Rules,
-    /// What an interaction is compared with: other items of the batch, with items drawn for all (mixed); items drawn for each user from all alike
-    /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none).
+    /// What an interaction is compared with: the other items of the batch (in-batch), and with them items drawn for all (mixed); items drawn for each user from all alike
+    /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none, with the logistic loss).
     /// [default: mixed, uniform for the logistic loss]
     #[arg(long, value_enum)]
     negatives: Option<Form>,
@@ -150,11 +150,12 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     });
     let mut stop = Stop::on_ctrl_c()?;
     let mut bar = indicatif::ProgressBar::hidden();
-    let (start, mut steps, mut last) = (Instant::now(), 0, Quality::default());
+    let (start, mut trains, mut steps, mut last) = (Instant::now(), false, 0, Quality::default());
     let outcome = fit(&gpu, train, split.measured(), &config, &mut |event| {
         let logged = match event {
             Event::Start { before, steps: of_epoch } => {
                 bar.finish_and_clear();
+                trains = true;
                 if let Some(sentence) = sentence(&before) {
                     println!("start:   {sentence}");
                 }
@@ -166,10 +167,10 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
             }
             Event::Within { progress } => {
-                if bar.length().is_none_or(|length| length == 0) {
+                if !trains && bar.length().is_none_or(|length| length == 0) {
                     bar = progress::bar(100, "% of what is measured before training");
                 }
-                if steps == 0 {
+                if !trains {
                     bar.set_position((100.0 * progress.share) as u64);
                 } else {
                     bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
@@ -188,8 +189,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
             }
             Event::Epoch { epoch, loss, held_out, best } => {
                 last = held_out;
-                // Where nobody watches a bar, ten lines tell as much.
-                if bar.is_hidden() && (epoch % config.epochs.div_ceil(10) == 0 || epoch == config.epochs) {
+                if progress::tells(&bar, epoch, config.epochs) {
                     println!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
                 let line = json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])});
@@ -201,9 +201,17 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     bar.finish_and_clear();
     stop.failure()?;
     let outcome = outcome?;
-    if outcome.end == End::Stopped && steps == 0 {
-        println!("stopped before the first step was done: nothing to keep");
-        return Ok(ExitCode::from(130));
+    if outcome.end != End::Finished && outcome.best_epoch == 0 {
+        return Ok(match &outcome.end {
+            End::Diverged(how) => {
+                println!("diverged: {how}; a lower --lr helps. No epoch did better than the start: nothing to keep");
+                ExitCode::from(1)
+            }
+            _ => {
+                println!("stopped before an epoch did better than the start: nothing to keep");
+                ExitCode::from(130)
+            }
+        });
     }
     keep(&mut run, &loaded, &outcome.model, &about)?;
     let end = run::word(&outcome.end);

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use wgloss::train::{End, Model};
 
@@ -25,6 +26,7 @@ const FILES: [&str; 7] = [WEIGHTS, EMBEDDINGS, IDS, PLOT, OBJECTIVE, FOLDING, ME
 /// The folder of a run. An earlier run that it replaces is there until it has a result of its own; one that ends without any leaves nothing behind.
 pub struct Run {
     folder: PathBuf,
+    /// Lines that wait until the earlier run goes.
     metrics: String,
     /// Whether the folder is new.
     made: bool,
@@ -75,19 +77,32 @@ impl Run {
         self.has_result = true;
         if core::mem::take(&mut self.replaces) {
             FILES.iter().try_for_each(|name| remove(&self.path(name)))?;
-            write_file(&self.path(METRICS), self.metrics.as_bytes())?;
+            let waiting = core::mem::take(&mut self.metrics);
+            self.append(&waiting)?;
         }
         Ok(())
     }
 
+    /// Writes a picture, if it could be drawn.
+    pub fn picture(&mut self, name: &str, svg: Result<String, Box<dyn std::error::Error>>) -> Result<(), Failure> {
+        let svg = svg.map_err(|error| Failure { message: format!("{name}: {error}"), code: 1 })?;
+        self.write(name, svg.as_bytes())
+    }
+
     /// Adds a line to the metrics.
     pub fn log(&mut self, line: &serde_json::Value) -> Result<(), Failure> {
-        self.metrics.push_str(&line.to_string());
-        self.metrics.push('\n');
+        let line = format!("{line}\n");
         if self.replaces {
+            self.metrics.push_str(&line);
             return Ok(());
         }
-        write_file(&self.path(METRICS), self.metrics.as_bytes())
+        self.append(&line)
+    }
+
+    fn append(&self, lines: &str) -> Result<(), Failure> {
+        let path = self.path(METRICS);
+        let written = fs::OpenOptions::new().create(true).append(true).open(&path);
+        written.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(|error| not_written(&path, &error))
     }
 
     /// Writes a model's weights.
@@ -113,6 +128,16 @@ impl Run {
         let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
         self.write(file, &serialize(views, Some(metadata)).map_err(broken)?)
     }
+}
+
+/// A float32 tensor: its shape and its numbers.
+pub fn tensor(tensors: &SafeTensors, name: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
+    let tensor = tensors.tensor(name).map_err(|error| error.to_string())?;
+    if tensor.dtype() != Dtype::F32 {
+        return Err(format!("{name} of {:?}", tensor.dtype()));
+    }
+    let numbers = tensor.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+    Ok((tensor.shape().to_vec(), numbers.collect()))
 }
 
 impl Drop for Run {
@@ -171,7 +196,16 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether [`write_file`] will find a place for the file: to be asked before long work that ends in one.
+/// Whether the file that `--out` names may be written: to be asked before long work that ends in it.
+pub fn check_output(path: &Path, overwrite: bool) -> Result<(), Failure> {
+    if !overwrite && path.is_file() {
+        let found = "found one there; --overwrite replaces it";
+        return Err(Failure::input(format!("--out {}: expected no such file, {found}", path.display())));
+    }
+    check_writable(path)
+}
+
+/// Whether [`write_file`] will find a place for the file.
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     if is_special(path) {
         return Ok(());

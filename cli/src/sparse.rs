@@ -186,8 +186,8 @@ pub fn integers(npy: Entry) -> Result<Vec<i64>, String> {
         (Some(Uint), 1) => all::<u8, _>(npy, i64::from),
         (Some(Uint), 2) => all::<u16, _>(npy, i64::from),
         (Some(Uint), 4) => all::<u32, _>(npy, i64::from),
-        // A larger one is out of every range that follows.
-        (Some(Uint), 8) => all::<u64, _>(npy, |one| i64::try_from(one).unwrap_or(i64::MAX)),
+        // From 2^63 on below 0: ids that differ still do, and no row or column of a matrix has such a number.
+        (Some(Uint), 8) => all::<u64, _>(npy, |one| one as i64),
         _ => Err(format!("expected int8 to int64 or uint8 to uint64, found {descr}")),
     }
 }

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use wgloss::train::tables::Model;
 
 use crate::failure::Failure;
 use crate::fitted::Fitted;
-use crate::run::{EMBEDDINGS, IDS};
+use crate::run::{self, EMBEDDINGS, IDS};
 
 /// Whose rows the tables have.
 #[derive(Deserialize)]
@@ -36,15 +35,12 @@ impl Tables {
         let bytes = read(EMBEDDINGS)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
         let table = |name: &str, ids: &[String]| -> Result<(Vec<f32>, usize), Failure> {
-            let tensor = tensors.tensor(name).map_err(|error| refuse(EMBEDDINGS, error.to_string()))?;
-            let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
+            let (shape, numbers) = run::tensor(&tensors, name).map_err(|found| refuse(EMBEDDINGS, found))?;
             let [rows, dim] = shape[..] else { return Err(refuse(EMBEDDINGS, format!("{name} of shape {shape:?}"))) };
-            if rows != ids.len() || dim == 0 || dtype != Dtype::F32 {
-                return Err(refuse(EMBEDDINGS, format!("{name} {shape:?} of {dtype:?} beside {} ids", ids.len())));
+            if rows != ids.len() || dim == 0 {
+                return Err(refuse(EMBEDDINGS, format!("{name} {shape:?} beside {} ids", ids.len())));
             }
-            let numbers =
-                tensor.data().chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-            Ok((numbers.collect(), dim))
+            Ok((numbers, dim))
         };
         let ((users, dim), (items, item_dim)) = (table("users", &ids.users)?, table("items", &ids.items)?);
         if dim != item_dim {

@@ -36,13 +36,13 @@ pub struct Arguments {
     /// A weight from 0 for each pair, by which its loss counts, a .npy file of shape [n].
     #[arg(long, requires = "keys", value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Pairs in a step [default: 256 for the digits, 1024 or all training pairs for files].
+    /// Pairs in a step [default: 256 for the digits, 1024 or all there are for files].
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Passes over the training pairs [default: 200 for the digits, 10 for files].
+    /// Passes over the training pairs [default: 200 for the digits, 10 for files of pairs, 20 for interactions].
     #[arg(long)]
     pub epochs: Option<usize>,
-    /// Temperature to start with; it is learned [default: 0.07].
+    /// Temperature: of pairs the one to start with, since it is learned [default: 0.07], of interactions a constant [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
@@ -51,14 +51,14 @@ pub struct Arguments {
     /// Lengths to which embeddings may be cut, such as 256,64: the first so many numbers of each are trained to compare as well, as the whole is (Matryoshka) [default: none].
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
     matryoshka: Vec<usize>,
-    /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files].
+    /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files of pairs, 64 for interactions].
     #[arg(long)]
     pub dim: Option<usize>,
     /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree, and for
     /// interactions for none: then the tables' rows are the embeddings [default: 128 for the digits, 0 for files].
     #[arg(long)]
     pub hidden: Option<usize>,
-    /// Share of the pairs that are held out to measure with [default: 0.2].
+    /// Share of the pairs that are held out to measure with; of more than 10,000 the first 10,000 are ranked [default: 0.2].
     #[arg(long, allow_negative_numbers = true)]
     held_out: Option<f32>,
     /// Decides the split, the weights to start with and the batches [default: 1].
@@ -67,7 +67,7 @@ pub struct Arguments {
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     pub adapter: Option<String>,
-    /// Folder for the weights, the metrics and the plot [default: runs/digits or runs/pairs, numbered if taken].
+    /// Folder for the weights, the metrics and the plot [default: runs/digits, runs/pairs or runs/interactions, numbered if taken].
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
     /// Replace the run that --out already holds.
@@ -190,7 +190,7 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let config = configure(arguments, config, &pairs);
     config.check(&pairs)?;
-    let gpu = open(arguments)?;
+    let gpu = open(arguments.adapter.as_deref())?;
     let default = if bundled { "runs/digits" } else { "runs/pairs" };
     let mut run = Run::open(arguments.out.as_deref(), default, arguments.overwrite)?;
 
@@ -245,14 +245,14 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
 }
 
 /// The adapter; none where the machine has none and none was asked for.
-fn open(arguments: &Arguments) -> Result<Option<Gpu>, Failure> {
-    match crate::open(arguments.adapter.as_deref()) {
+pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
+    match crate::open(wish) {
         Ok(gpu) => {
             println!("adapter: {}", crate::describe(gpu.info()));
             Ok(Some(gpu))
         }
-        Err(Error::NoAdapter { message }) if arguments.adapter.is_none() => {
-            println!("adapter: none ({message}), so the CPU reference trains, slowly; {HOW_TO_GET_ONE}");
+        Err(Error::NoAdapter { message }) if wish.is_none() => {
+            println!("adapter: none ({message}), so the CPU reference computes, slowly; {HOW_TO_GET_ONE}");
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -342,8 +342,7 @@ impl Watch {
                 self.curves.metrics.push(held_out);
                 self.of_prefixes.push(matryoshka.to_vec());
                 self.epoch = epoch;
-                // Where nobody watches a bar, ten lines tell as much.
-                if self.bar.is_hidden() && (epoch % self.epochs.div_ceil(10) == 0 || epoch == self.epochs) {
+                if progress::tells(&self.bar, epoch, self.epochs) {
                     let speed = self.speed();
                     let shown = sentence(&held_out);
                     println!(
@@ -413,9 +412,7 @@ fn finish(
     let end = run::word(&outcome.end);
     run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after), "matryoshka": of_prefixes}))?;
     let title = format!("wgloss train: {source}");
-    let svg = watch.curves.svg(&title);
-    let svg = svg.map_err(|error| Failure { message: format!("{PLOT}: {error}"), code: 1 })?;
-    run.write(PLOT, svg.as_bytes())?;
+    run.picture(PLOT, watch.curves.svg(&title))?;
 
     let whose = match epoch {
         0 => "those of the start, since no epoch did better on the held-out pairs".to_owned(),

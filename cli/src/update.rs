@@ -13,7 +13,7 @@ pub struct Update {
     /// The optimizer [default: sgd for pairs, adam for interactions].
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<Kind>,
-    /// Learning rate [default: 0.05 for the digits with sgd, 0.1 for files, divided by 1 and the number of lengths of --matryoshka; 0.001 for pairs with adam, 0.01 for interactions].
+    /// Learning rate [default: of pairs with sgd 0.05 for the digits and 0.1 for files, divided by one more than --matryoshka has lengths, with adam 0.001; 0.01 for interactions].
     #[arg(long, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Momentum of sgd [default: 0.9 for pairs].

@@ -24,7 +24,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
     let suites: Vec<_> = SUITES.into_iter().filter(|(op, _)| asked(op)).collect();
     let bar = progress::bar(suites.len() as u64, "{pos}/{len} {msg}");
-    let mut table = table::with_header(["op", "cases", "worst error, ulp", "relative", "seconds", ""], 1..5);
+    let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
     for (op, suite) in suites {
         bar.set_message(op);

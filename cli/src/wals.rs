@@ -48,7 +48,7 @@ pub struct Arguments {
     /// Ends once a sweep lowers the objective by less than this share.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tolerance: f64,
-    /// Of the factors' squares [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
+    /// λ, the weight of the factors' squares in the objective [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
     #[arg(long, allow_negative_numbers = true)]
     regularization: Option<f32>,
     /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for others].
@@ -72,7 +72,7 @@ pub struct Arguments {
     /// and is held out now is measured too well.
     #[arg(long, value_name = "RUN", conflicts_with = "new_users")]
     from: Option<PathBuf>,
-    /// Decides where the factors start.
+    /// Decides where the factors start, and which users --new-users leaves out.
     #[arg(long, default_value_t = Config::default().seed)]
     seed: u64,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.

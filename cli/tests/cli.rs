@@ -79,10 +79,14 @@ fn what_is_known_of_pairs() {
     ] {
         refused(&run(option, values, &[], "refused"), words, &file("refused"));
     }
-    let epochs = |run: &Output, out: &str| -> Vec<String> {
+    npy(&file("large.npy"), &[80], (0..80u64).map(|pair| u64::MAX - pair));
+    let epochs = |run: &Output, out: &str| -> Vec<serde_json::Value> {
         assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
-        let metrics = fs::read_to_string(file(out).join("metrics.jsonl")).unwrap();
-        metrics.lines().filter(|line| line.contains("\"event\":\"epoch\"")).map(str::to_owned).collect()
+        lines(&file(out))
+            .into_iter()
+            .filter(|line| line["event"] == "epoch")
+            .map(|line| line["losses"].clone())
+            .collect()
     };
     let losses = [
         epochs(&train(&queries, &keys, &["--out", file("plain").to_str().unwrap()]), "plain"),
@@ -94,6 +98,7 @@ fn what_is_known_of_pairs() {
     for (at, one) in losses.iter().enumerate() {
         assert!(one.len() == 3 && !losses[..at].contains(one), "{losses:?}");
     }
+    assert_eq!(epochs(&run("--ids", "large.npy", &[], "large"), "large"), losses[0], "each has its own");
 }
 
 /// What embeddings are worth that are cut stands beside the whole.
@@ -113,6 +118,64 @@ fn embeddings_that_may_be_cut_are_measured() {
     let (kept, end) = (&lines[4]["epoch"], &lines[4]["matryoshka"]["2"]);
     assert_eq!(*end, lines[kept.as_u64().unwrap() as usize]["matryoshka"]["2"]);
     assert!(end["recall_at_10"].as_f64().unwrap() > 0.0 && *end != lines[4]["after"], "{end}");
+}
+
+/// The weights of a run embed other rows: with a hidden layer or without, whole or cut, as queries or as keys.
+#[test]
+fn a_run_embeds_rows() {
+    let (folder, queries, keys) = pairs();
+    let file = |name: &str| folder.path().join(name);
+    let numbers = |path: &Path| -> (Vec<u64>, Vec<f32>) {
+        let npy =
+            npyz::NpyFile::new(fs::read(path).unwrap().as_slice()).map(|npy| (npy.shape().to_vec(), npy.into_vec()));
+        let (shape, data) = npy.unwrap();
+        (shape, data.unwrap())
+    };
+    let embed = |run: &str, more: &[&str]| {
+        let mut command = wgloss(&["embed"]);
+        command.arg(file(run)).args(more).output().unwrap()
+    };
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (rows, (whole, first)) = (path(&queries), (path(&file("whole.npy")), path(&file("first.npy"))));
+    // Without a step the map is the identity: what comes out are the rows themselves, of unit length.
+    let start = train(&queries, &keys, &["--lr", "0", "--out", file("start").to_str().unwrap()]);
+    assert!(start.status.success(), "{}", all_said(&start));
+    let output = embed("start", &["--queries", &rows, "--out", &whole]);
+    assert!(output.status.success() && all_said(&output).contains("80 x 6"), "{}", all_said(&output));
+    let output = embed("start", &["--queries", &rows, "--length", "2", "--out", &first]);
+    assert!(output.status.success(), "{}", all_said(&output));
+    let ((_, given), (shape, found), (shape_2, found_2)) =
+        (numbers(&queries), numbers(Path::new(&whole)), numbers(Path::new(&first)));
+    assert_eq!((shape, shape_2), (vec![80, 6], vec![80, 2]));
+    for (row, given) in given.chunks(6).enumerate() {
+        for (length, found) in [(6, &found), (2, &found_2)] {
+            let norm = given[..length].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            for (given, found) in given.iter().zip(&found[row * length..][..length]) {
+                assert!((f64::from(*given) / norm - f64::from(*found)).abs() < 1e-6, "row {row}");
+            }
+        }
+    }
+    let deep = train(&queries, &keys, &["--hidden", "5", "--dim", "4", "--out", file("deep").to_str().unwrap()]);
+    assert!(deep.status.success(), "{}", all_said(&deep));
+    let as_keys = embed("deep", &["--keys", &path(&keys), "--out", &whole, "--overwrite"]);
+    assert!(as_keys.status.success(), "{}", all_said(&as_keys));
+    let (shape, as_keys) = numbers(Path::new(&whole));
+    assert!(embed("deep", &["--queries", &path(&keys), "--out", &whole, "--overwrite"]).status.success());
+    assert!(shape == [80, 4] && as_keys != numbers(Path::new(&whole)).1);
+
+    npy(&file("wide.npy"), &[2, 7], (0..14).map(|value| value as f32));
+    npy(&file("nan.npy"), &[2, 6], (0..12).map(|at| if at == 8 { f32::NAN } else { 1.0 }));
+    let nowhere = file("nowhere");
+    for (run, more, words) in [
+        ("start", &["--queries", &rows, "--out", &whole][..], &["whole.npy", "--overwrite"][..]),
+        ("start", &["--queries", &rows, "--length", "7", "--out", "new.npy"], &["--length", "width, 6, found 7"]),
+        ("start", &["--queries", &path(&file("wide.npy")), "--out", "new.npy"], &["wide.npy", "rows of 6", "found 7"]),
+        ("start", &["--keys", &path(&file("nan.npy")), "--out", "new.npy"], &["nan.npy", "NaN in row 1, column 2"]),
+        ("none", &["--queries", &rows, "--out", "new.npy"], &["adapter.safetensors", "expected what `wgloss train`"]),
+    ] {
+        refused(&embed(run, more), words, &nowhere);
+    }
+    assert!(!Path::new("new.npy").exists());
 }
 
 /// What says nothing to a training, or contradicts it, is refused and not passed over.
@@ -254,6 +317,24 @@ fn a_rate_that_is_too_high_is_noticed() {
     let weights = SafeTensors::deserialize(&bytes).unwrap();
     let values = weights.tensor("query.output.weight").unwrap().data().to_vec();
     assert!(values.chunks(4).all(|value| f32::from_le_bytes(value.try_into().unwrap()).is_finite()));
+}
+
+/// Tables that were never better than at random are no result: an earlier run stays where it is.
+#[test]
+fn tables_that_run_away_at_once_replace_nothing() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (interactions(folder.path()), folder.path().join("out"));
+    let run = |more: &[&str]| recommend(&file, &[more, &["--out", out.to_str().unwrap()]].concat());
+    assert!(run(&["--epochs", "2"]).status.success());
+    let kept = ["embeddings.safetensors", "ids.json", "metrics.jsonl"].map(|name| fs::read(out.join(name)).unwrap());
+    let output = run(&["--epochs", "2", "--lr", "1e38", "--optimizer", "sgd", "--overwrite"]);
+    let said = all_said(&output);
+    assert!(output.status.code() == Some(1) && said.contains("diverged") && said.contains("nothing to keep"), "{said}");
+    let left = ["embeddings.safetensors", "ids.json", "metrics.jsonl"].map(|name| fs::read(out.join(name)).unwrap());
+    assert!(kept == left);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::Random;
 /// let batches = Batches::shuffled(10, 4, 7);
 /// let order = batches.epoch(1);
 /// let steps: Vec<&[u32]> = batches.steps_of(&order).collect();
-/// assert_eq!(steps.iter().map(|rows| rows.len()).collect::<Vec<_>>(), [4, 4]); // what is left is dropped, to come first another time
+/// assert_eq!(steps.iter().map(|rows| rows.len()).collect::<Vec<_>>(), [4, 4]); // two are dropped; the next epoch is shuffled anew
 /// assert_ne!(order, batches.epoch(2));
 /// assert_eq!(Batches::full(3).epoch(1), [0, 1, 2]);
 /// assert_eq!(Batches::single(3, 7).steps(), 3);

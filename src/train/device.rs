@@ -111,14 +111,6 @@ impl Side {
         Ok(Side { maps, data, unit: Matrix::new(gpu, batch, dim)?, d_unit: Matrix::new(gpu, batch, dim)? })
     }
 
-    /// Embeds the first rows of the first map's input into `unit`.
-    fn forward(&self, recorder: &mut Recorder, unit: Tensor) -> Result<()> {
-        let [x, y] = [self.maps.x(), self.maps.y()].map(|rows| rows.first(unit.rows()));
-        let y = y?;
-        self.maps.forward(recorder, x?, y)?;
-        normalize::forward(recorder, y, unit, normalize::Options::default())
-    }
-
     fn backward(&self, recorder: &mut Recorder) -> Result<()> {
         let (y, d_unit, dy) = (self.maps.y().view()?, self.d_unit.view()?, self.maps.dy().view()?);
         normalize::backward(recorder, y, d_unit, dy, normalize::Options::default())?;
@@ -144,7 +136,7 @@ impl<'a> Device<'a> {
             known,
             norm: Matrix::new(gpu, 1, 1)?,
             state: Matrix::new(gpu, lines, columns)?,
-            losses: Matrix::new(gpu, STEPS_PER_READ, config.losses())?,
+            losses: Matrix::new(gpu, STEPS_PER_READ, config.loss_count())?,
             steps: 0,
         })
     }
@@ -189,8 +181,8 @@ impl Engine for Device<'_> {
         let loss = |at: usize| losses.col_range(at..at + 1);
         let step = |recorder: &mut Recorder| {
             self.load(recorder, ids)?;
-            query.forward(recorder, q)?;
-            key.forward(recorder, k)?;
+            query.maps.embed(recorder, q)?;
+            key.maps.embed(recorder, k)?;
             info_nce::forward(recorder, batch, loss(0), state, gradients, self.config.loss())?;
             for (at, &length) in self.config.matryoshka.iter().enumerate() {
                 let (batch, gradients, options) =
@@ -231,8 +223,8 @@ impl Engine for Device<'_> {
             let rows = index * self.config.batch..index * self.config.batch + part.len();
             self.gpu.run(|recorder| {
                 self.load(recorder, self.known.ids.first(part.len())?)?;
-                self.sides[0].forward(recorder, queries.view()?.row_range(rows.clone()))?;
-                self.sides[1].forward(recorder, keys.view()?.row_range(rows))
+                self.sides[0].maps.embed(recorder, queries.view()?.row_range(rows.clone()))?;
+                self.sides[1].maps.embed(recorder, keys.view()?.row_range(rows))
             })?;
         }
         let same = self.pairs.has_ids().then(|| Ids::of(self.gpu, &self.pairs.ids_of(ids))).transpose()?;

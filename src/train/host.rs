@@ -56,6 +56,11 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
+/// What a tower makes of rows.
+pub(super) fn embed(tower: &Tower, rows: &[f32]) -> Vec<f32> {
+    narrow(&Side::new(tower).forward(wide(rows)).unit)
+}
+
 /// The first `length` of the `dim` numbers of each row.
 fn prefix(rows: &[f64], dim: usize, length: usize) -> Vec<f64> {
     rows.chunks(dim).flat_map(|row| &row[..length]).copied().collect()

@@ -54,9 +54,10 @@ const MOST_RANKED: usize = 10_000;
 const PATIENCE: f64 = 1.0;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of ln(batch) for each of its losses, that of chance;
-/// batches differ by less.
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of that of chance, ln(batch), for each of the losses that are summed;
+/// batches differ by less, but for small ones, which count as [`ENOUGH_PAIRS`].
 const RUN_AWAY: f64 = 0.1;
+const ENOUGH_PAIRS: usize = 64;
 
 /// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
 const MOST_WIDE: usize = 1 << 16;
@@ -167,6 +168,19 @@ impl Config {
             let found = format!("{:?} of {}", self.matryoshka, self.dim);
             return option("matryoshka", "lengths from 1 to below dim, each once", found);
         }
+        if let Some(&least) = lengths.first().filter(|_| self.hidden == 0) {
+            // Maps that start at the identity keep zeros, which have no direction: see `Pairs::new`.
+            let starts_at_zero = |(data, cols): (&[f32], usize)| {
+                cols == self.dim && data.chunks(cols).any(|row| row[..least].iter().all(|&value| value == 0.0))
+            };
+            if [(pairs.data()[0], pairs.query_cols()), (pairs.data()[1], pairs.key_cols())]
+                .into_iter()
+                .any(starts_at_zero)
+            {
+                let expected = "lengths within which no row is zero, or hidden above 0";
+                return option("matryoshka", expected, format!("{least}, of which some row has nothing but zeros"));
+            }
+        }
         if u32::try_from(self.queue).is_err() {
             return option("queue", "below 2^32", self.queue.to_string());
         }
@@ -190,8 +204,14 @@ impl Config {
         info_nce::Options { accum: Accum::Add, normalize: true, ..self.loss() }
     }
 
+    /// By how much the loss may exceed that of the first step, which has no past keys yet.
+    fn run_away(&self) -> f64 {
+        let of_queue = (1.0 + self.queue as f64 / self.batch as f64).ln();
+        self.loss_count() as f64 * (of_queue + RUN_AWAY * (self.batch.max(ENOUGH_PAIRS) as f64).ln())
+    }
+
     /// Losses that are summed.
-    fn losses(&self) -> usize {
+    fn loss_count(&self) -> usize {
         1 + self.matryoshka.len()
     }
 
@@ -435,8 +455,7 @@ fn run(
             outcome = Outcome { best: held_out, matryoshka, best_epoch: epoch, model, ..outcome };
         }
         let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        let chance = config.losses() as f64 * (config.batch as f64).ln();
-        if !sound || loss > first_loss + RUN_AWAY * chance {
+        if !sound || loss > first_loss + config.run_away() {
             outcome.end = End::Diverged(format!(
                 "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
             ));

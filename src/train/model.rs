@@ -1,6 +1,16 @@
-use super::pairs::WEIGHTS;
+use super::host;
+use super::matrix::Matrix;
+use super::optimizer::Optimizer;
+use super::pairs::{WEIGHTS, check_rows};
+use super::tower::Maps;
 use super::{Config, Pairs};
-use crate::Random;
+use crate::{Error, Gpu, Random, Result, sgd};
+
+/// Numbers of a layer for as many rows as are embedded at a time.
+const AT_ONCE: usize = 1 << 22;
+
+/// Shape and numbers of a tensor.
+type Named = (Vec<usize>, Vec<f32>);
 
 /// A linear map, y = x · weightᵀ + bias.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +53,28 @@ impl Layer {
         Layer { weight: draw(outputs * inputs), bias: draw(outputs), inputs, outputs }
     }
 
+    /// A map of a tensor `[outputs, inputs]` and of one `[outputs]`.
+    fn of(name: &str, weight: Option<Named>, bias: Option<Named>) -> Result<Layer> {
+        let shapes = [&weight, &bias].map(|tensor| tensor.as_ref().map(|(shape, data)| (shape.clone(), data.len())));
+        if let (Some((shape, weight)), Some((of_bias, bias))) = (weight, bias) {
+            if let ([outputs, inputs], [count]) = (&shape[..], &of_bias[..]) {
+                let layer = Layer { weight, bias, inputs: *inputs, outputs: *outputs };
+                if count == outputs && layer.is_whole() {
+                    return Ok(layer);
+                }
+            }
+        }
+        let expected = "weight [outputs, inputs] and bias [outputs]".into();
+        let found =
+            shapes.map(|shape| shape.map_or("none".into(), |(shape, len)| format!("{len} numbers of {shape:?}")));
+        Err(Error::Data { what: name.into(), expected, found: found.join(" and ") })
+    }
+
+    fn is_whole(&self) -> bool {
+        let numbers = self.outputs.saturating_mul(self.inputs);
+        numbers > 0 && self.weight.len() == numbers && self.bias.len() == self.outputs
+    }
+
     fn identity(width: usize) -> Layer {
         let weight = (0..width * width).map(|at| f32::from(u8::from(at / width == at % width))).collect();
         Layer { weight, bias: vec![0.0; width], inputs: width, outputs: width }
@@ -59,6 +91,53 @@ impl Tower {
                 output: Layer::random(hidden, config.dim, random),
             },
         }
+    }
+
+    /// Embeddings `[n, outputs]` of rows `[n, inputs]`, of unit length as in training: on `gpu`, or without one on the CPU by the f64 reference.
+    ///
+    /// ```
+    /// # fn main() -> wgloss::Result<()> {
+    /// use wgloss::train::{Config, Pairs, fit};
+    /// let rows: Vec<f32> = (0..64 * 4).map(|i| (i * 37 % 97) as f32 / 97.0 - 0.5).collect();
+    /// let pairs = Pairs::new(rows.clone(), 4, rows.clone(), 4)?;
+    /// let outcome = fit(None, &pairs, &Config::for_embeddings(&pairs), &mut |_| std::ops::ControlFlow::Continue(()))?;
+    /// let embedded = outcome.model.query.embed(None, &rows)?;
+    /// let length = embedded[..4].iter().map(|value| value * value).sum::<f32>().sqrt();
+    /// assert!((length - 1.0).abs() < 1e-6);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Data`] for rows that are not whole or not finite, or layers that do not fit each other; any error of the device.
+    pub fn embed(&self, gpu: Option<&Gpu>, rows: &[f32]) -> Result<Vec<f32>> {
+        let inputs = self.layers().next().map_or(0, |layer| layer.inputs);
+        let fits = self.hidden.as_ref().is_none_or(|hidden| hidden.outputs == self.output.inputs);
+        if let Some(layer) = self.layers().find(|layer| !(fits && layer.is_whole())) {
+            let Layer { weight, bias, inputs, outputs } = layer;
+            return Err(Error::Data {
+                what: "a tower".into(),
+                expected:
+                    "weights [outputs, inputs] and biases [outputs] of layers, each as wide as the one before gives"
+                        .into(),
+                found: format!("{} and {} numbers of a layer from {inputs} to {outputs}", weight.len(), bias.len()),
+            });
+        }
+        check_rows("rows", rows, inputs)?;
+        let widest = self.layers().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(1);
+        let at_once = (AT_ONCE / widest).clamp(1, (rows.len() / inputs).max(1));
+        let parts = rows.chunks(at_once * inputs);
+        let Some(gpu) = gpu else { return Ok(parts.flat_map(|rows| host::embed(self, rows)).collect()) };
+        let dim = self.output.outputs;
+        let maps = Maps::new(gpu, dim, self.layers(), at_once, Optimizer::Sgd(sgd::Options::default()))?;
+        let unit = Matrix::new(gpu, at_once, dim)?;
+        let mut embedded = Vec::with_capacity(rows.len() / inputs * dim);
+        for part in parts {
+            let count = part.len() / inputs;
+            gpu.write(maps.x().first(count)?, part)?;
+            gpu.run(|recorder| maps.embed(recorder, unit.first(count)?))?;
+            embedded.extend(gpu.read(unit.first(count)?)?);
+        }
+        Ok(embedded)
     }
 
     /// The maps in the order of use.
@@ -95,6 +174,34 @@ impl Model {
         }
         tensors.push(("log_scale".to_owned(), vec![1], core::slice::from_ref(&self.log_scale)));
         tensors
+    }
+
+    /// The model whose [`Model::tensors`] these are: `find` gives a tensor's shape and its numbers by its name.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the layer that is missing or whose numbers are not as many as its shape says.
+    pub fn from_tensors(mut find: impl FnMut(&str) -> Option<(Vec<usize>, Vec<f32>)>) -> Result<Model> {
+        let mut tower = |side: &str| -> Result<Tower> {
+            let mut layer = |name: &str| {
+                let name = format!("{side}.{name}");
+                let [weight, bias] = ["weight", "bias"].map(|part| find(&format!("{name}.{part}")));
+                let is_there = weight.is_some() || bias.is_some();
+                (is_there, Layer::of(&name, weight, bias))
+            };
+            let hidden = match layer("hidden") {
+                (false, _) => None,
+                (true, hidden) => Some(hidden?),
+            };
+            Ok(Tower { hidden, output: layer("output").1? })
+        };
+        let (query, key) = (tower("query")?, tower("key")?);
+        match find("log_scale") {
+            Some((_, log_scale)) if log_scale.len() == 1 => Ok(Model { query, key, log_scale: log_scale[0] }),
+            found => {
+                let found = found.map_or("none".into(), |(shape, _)| format!("{shape:?}"));
+                Err(Error::Data { what: "log_scale".into(), expected: "one number".into(), found })
+            }
+        }
     }
 
     pub(super) fn is_finite(&self) -> bool {

@@ -32,6 +32,20 @@ pub struct Split {
     pub held_out: Vec<u32>,
 }
 
+/// Refuses what has no whole number of rows, or numbers that are not finite.
+pub(super) fn check_rows(what: &str, data: &[f32], cols: usize) -> Result<()> {
+    let refused = |expected: String, found: String| Err(Error::Data { what: what.into(), expected, found });
+    if cols == 0 || !data.len().is_multiple_of(cols) {
+        return refused(format!("whole rows of {cols} numbers"), format!("{} numbers", data.len()));
+    }
+    match data.iter().position(|value| !value.is_finite()) {
+        Some(at) => {
+            refused("finite numbers".into(), format!("{} in row {}, column {}", data[at], at / cols, at % cols))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Pairs {
     /// Row-major queries and keys of the given widths.
     ///
@@ -40,16 +54,10 @@ impl Pairs {
     /// would have no direction, and the gradient of that is as large as [`normalize`](crate::normalize) makes it.
     pub fn new(queries: Vec<f32>, query_cols: usize, keys: Vec<f32>, key_cols: usize) -> Result<Pairs> {
         for (what, data, cols) in [("queries", &queries, query_cols), ("keys", &keys, key_cols)] {
-            let data_error = |expected: String, found: String| Err(Error::Data { what: what.into(), expected, found });
-            if cols == 0 || !data.len().is_multiple_of(cols) {
-                return data_error(format!("whole rows of {cols} numbers"), format!("{} numbers", data.len()));
-            }
-            if let Some(at) = data.iter().position(|value| !value.is_finite()) {
-                let found = format!("{} in row {}, column {}", data[at], at / cols, at % cols);
-                return data_error("finite numbers".into(), found);
-            }
+            check_rows(what, data, cols)?;
             if let Some(row) = data.chunks(cols).position(|row| row.iter().all(|&value| value == 0.0)) {
-                return data_error("rows of some direction".into(), format!("nothing but zeros in row {row}"));
+                let (expected, found) = ("rows of some direction".into(), format!("nothing but zeros in row {row}"));
+                return Err(Error::Data { what: what.into(), expected, found });
             }
         }
         let rows = [queries.len() / query_cols, keys.len() / key_cols];

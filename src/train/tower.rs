@@ -2,7 +2,7 @@
 
 use super::matrix::Matrix;
 use super::{Layer, Optimizer};
-use crate::{Accum, Gpu, Recorder, Result, Tensor, linear, tanh};
+use crate::{Accum, Gpu, Recorder, Result, Tensor, linear, normalize, tanh};
 
 /// A parameter, its gradient and what its optimizer keeps.
 pub(super) struct Parameter {
@@ -90,6 +90,14 @@ impl Maps {
             linear::forward(recorder, x, map.weight.value.view()?, Some(map.bias.value.view()?), y)?;
         }
         Ok(())
+    }
+
+    /// Embeddings of the first rows of [`Maps::x`], of unit length.
+    pub(super) fn embed(&self, recorder: &mut Recorder, unit: Tensor) -> Result<()> {
+        let [x, y] = [self.x(), self.y()].map(|rows| rows.first(unit.rows()));
+        let y = y?;
+        self.forward(recorder, x?, y)?;
+        normalize::forward(recorder, y, unit, normalize::Options::default())
     }
 
     /// The gradients of the maps, and that of x if it is wanted, from that of y.

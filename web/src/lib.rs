@@ -19,7 +19,7 @@ pub struct Device(Gpu);
 /// What came of an op's cases.
 #[wasm_bindgen(getter_with_clone)]
 pub struct Outcome {
-    pub cases: usize,
+    pub outputs: usize,
     pub ulp: f64,
     pub relative: f64,
     pub failures: Vec<String>,
@@ -39,15 +39,15 @@ impl Device {
             true => verify::run_briefly_async(&self.0, suite).await?,
             false => verify::run_async(&self.0, suite).await?,
         };
-        let verify::Report { compared: cases, worst_ulp: ulp, worst_relative: relative, failures } = report;
-        Ok(Outcome { cases, ulp, relative, failures })
+        let verify::Report { compared: outputs, worst_ulp: ulp, worst_relative: relative, failures } = report;
+        Ok(Outcome { outputs, ulp, relative, failures })
     }
 
     /// What a browser alone refuses, and what it tells later than wgpu does elsewhere.
     pub async fn errors(&self) -> Result<Outcome, JsError> {
         let found = [("bindings that share bytes", near(&self.0).await?), ("told later", told_later(&self.0).await?)];
         let wrong = found.iter().filter(|(_, right)| !right).map(|(what, _)| format!("{what}: not as it should be"));
-        Ok(Outcome { cases: found.len(), ulp: 0.0, relative: 0.0, failures: wrong.collect() })
+        Ok(Outcome { outputs: found.len(), ulp: 0.0, relative: 0.0, failures: wrong.collect() })
     }
 }
 

@@ -118,7 +118,11 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "The adapter itself was faster or slower at times, by a factor of {drift:.2} for a copy and multiply-adds of fixed sizes: what differs by less is called the same."
         );
     }
-    let alone = before.cases.len() + after.cases.len() - 2 * pairs.len();
+    let only = |one: &Record, other: &Record| {
+        let is_there = |case: &&Case| other.cases.iter().any(|found| found.name() == case.name());
+        one.cases.len() - one.cases.iter().filter(is_there).count()
+    };
+    let alone = only(&before, &after) + only(&after, &before);
     if alone > 0 {
         println!("{alone} cases are in one result only");
     }

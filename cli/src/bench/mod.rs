@@ -8,6 +8,7 @@ mod record;
 pub mod report;
 pub mod tune;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,7 +48,11 @@ pub struct Arguments {
 
 fn size(text: &str) -> Result<[usize; 2], String> {
     let sizes = text.split_once(['x', '×']).and_then(|(rows, cols)| Some([rows.parse().ok()?, cols.parse().ok()?]));
-    sizes.filter(|sizes| !sizes.contains(&0)).ok_or_else(|| "expected ROWSxCOLS, like 4096x4096".to_owned())
+    let sizes = sizes.ok_or_else(|| "expected ROWSxCOLS, like 4096x4096".to_owned())?;
+    match sizes.iter().try_fold(1u32, |numbers, &size: &usize| numbers.checked_mul(u32::try_from(size).ok()?)) {
+        Some(1..) => Ok(sizes),
+        _ => Err("expected from 1 to 2^32 - 1 numbers".to_owned()),
+    }
 }
 
 fn storage(text: &str) -> Result<Storage, String> {
@@ -100,13 +105,15 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(out) = &arguments.out {
         run::check_writable(&place(out, "result.json"))?;
     }
-    let mut all_right = true;
+    let (mut all_right, mut names) = (true, HashMap::new());
     for wish in &wishes {
         let record = of_adapter(wish.as_deref(), arguments)?;
         print(&record);
         all_right &= record.cases.iter().all(Case::is_right);
         if let Some(out) = &arguments.out {
-            let path = place(out, &record.file_name());
+            let name = record.file_name();
+            let same = names.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
+            let path = place(out, &if *same == 1 { name } else { name.replace(".json", &format!("-{same}.json")) });
             run::write_file(&path, record.text().as_bytes())?;
             println!("written: {}", path.display());
         }

@@ -89,7 +89,7 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "planted: {blocks} blocks of {users} users and {items} items, {count} interactions to train on, one of each user held out"
     );
     let mut run = Run::open(arguments.out.as_deref(), "runs/folding", arguments.overwrite)?;
-    let epochs = (arguments.dim.len() * FORMS.len() * arguments.epochs) as u64;
+    let epochs = (arguments.dim.len() as u64 * FORMS.len() as u64).saturating_mul(arguments.epochs as u64);
     let bar = progress::bar(epochs, "{pos}/{len} epochs, {eta} left, {msg}");
     let mut drawn = Vec::new();
     for (study, &dim) in arguments.dim.iter().enumerate() {
@@ -124,9 +124,7 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let scores = picture::block_scores(&drawn[0].1, &of);
     let pair = picture::most_folded(&scores, of.count);
     let shown = [0, 1].map(|at| picture::Shown { title: drawn[at].0.clone(), model: &drawn[at].1 });
-    let svg = picture::svg(shown, &of, pair);
-    let svg = svg.map_err(|error| Failure { message: format!("{FOLDING}: {error}"), code: 1 })?;
-    run.write(FOLDING, svg.as_bytes())?;
+    run.picture(FOLDING, picture::svg(shown, &of, pair))?;
     println!(
         "folding: how far scores exceed what belongs together, on average over all pairs; of it the share of the mean score within blocks"
     );

@@ -393,10 +393,10 @@ fn top(
 ) -> Result<Vec<u32>> {
     let at_once = users.len().min(USERS_AT_ONCE);
     let (queries, ids) = (Matrix::new(gpu, at_once, of_users.cols())?, Ids::new(gpu, at_once)?);
-    let (found, scores) = (Ids::new(gpu, at_once * count)?, Matrix::new(gpu, at_once, count)?);
-    let mut all = Vec::with_capacity(users.len() * count);
+    let (found, scores) = (Ids::new(gpu, at_once.saturating_mul(count))?, Matrix::new(gpu, at_once, count)?);
+    let mut all = Vec::new();
     for part in users.chunks(USERS_AT_ONCE) {
-        let progress = Progress { op: "top_k", share: all.len() as f64 / (users.len() * count) as f64 };
+        let progress = Progress { op: "top_k", share: all.len() as f64 / (users.len() as f64 * count as f64) };
         if watch(progress).is_break() {
             return Err(Error::Cancelled { op: progress.op });
         }

@@ -1,7 +1,8 @@
 //! Factors of a matrix of interactions by weighted alternating least squares: users solved with items held, items with users held, exactly or by a few steps
 //! towards it.
 //!
-//! What was observed has a weight and a goal each, all that was not has one weight and the goal 0: see [`wals`](crate::wals). The objective never rises.
+//! What was observed has a weight and a goal each, all that was not has one weight and the goal 0: see [`wals`](crate::wals). The objective never rises by more
+//! than its rounding, that of 16-bit factors included.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {

@@ -1,0 +1,106 @@
+//! `wgloss embed RUN`: what the towers of a run of `train` on pairs make of rows.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use npyz::WriterBuilder;
+use safetensors::SafeTensors;
+use wgloss::train::Model;
+use wgloss::{normalize, reference};
+
+use crate::data;
+use crate::failure::Failure;
+use crate::run::{self, WEIGHTS};
+use crate::{progress, train};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The folder of a run of `train` on pairs.
+    #[arg(value_name = "RUN")]
+    folder: PathBuf,
+    /// Rows as the run's queries: a .npy file, float32 or float16, shape [n, d].
+    #[arg(long, value_name = "FILE", required_unless_present = "keys", conflicts_with = "keys")]
+    queries: Option<PathBuf>,
+    /// Rows as the run's keys.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// Only the first so many numbers of each embedding, brought to unit length again, as a run with --matryoshka was trained for [default: all].
+    #[arg(long)]
+    length: Option<usize>,
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Where the embeddings go: a .npy file, float32, shape [n, dim].
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace the file that --out names.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Rows that are embedded at a time: progress is shown between.
+const AT_ONCE: usize = 1 << 16;
+
+pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let model = load(&arguments.folder)?;
+    let (tower, path, side) = match (&arguments.queries, &arguments.keys) {
+        (Some(path), _) => (&model.query, path, "queries"),
+        (_, Some(path)) => (&model.key, path, "keys"),
+        _ => return Err(Failure::input("embed: expected --queries or --keys, found neither")),
+    };
+    let (inputs, dim) = (tower.layers().next().map_or(0, |layer| layer.inputs), tower.output.outputs);
+    let length = arguments.length.unwrap_or(dim);
+    if !(1..=dim).contains(&length) {
+        return Err(Failure::input(format!("--length: expected from 1 to the run's width, {dim}, found {length}")));
+    }
+    let (rows, cols) = data::matrix(path)?;
+    if cols != inputs {
+        let expected = format!("expected rows of {inputs} numbers, as the run's {side}");
+        return Err(Failure::input(format!("{}: {expected}, found {cols}", path.display())));
+    }
+    run::check_output(&arguments.out, arguments.overwrite)?;
+    let gpu = train::open(arguments.adapter.as_deref())?;
+    let count = rows.len() / cols;
+    let bar = progress::bar(count as u64, "{pos}/{len}, {eta} left");
+    let mut embedded = Vec::with_capacity(count * length);
+    for part in rows.chunks(AT_ONCE * cols) {
+        let whole = tower.embed(gpu.as_ref(), part).map_err(|error| data::of_file(path, error))?;
+        embedded.extend(cut(whole, dim, length));
+        bar.inc((part.len() / cols) as u64);
+    }
+    bar.finish_and_clear();
+    run::write_file(&arguments.out, &npy(&embedded, [count, length])?)?;
+    println!("wrote {}: {count} x {length}", arguments.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(folder: &Path) -> Result<Model, Failure> {
+    let refuse = |found: String| {
+        let expected = "expected what `wgloss train` leaves of pairs";
+        Failure::input(format!("{}: {expected}, found {found}", folder.join(WEIGHTS).display()))
+    };
+    let bytes = std::fs::read(folder.join(WEIGHTS)).map_err(|error| refuse(error.to_string()))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
+    Model::from_tensors(|name| run::tensor(&tensors, name).ok()).map_err(|error| refuse(error.to_string()))
+}
+
+/// The first `length` numbers of rows of `dim`, of unit length.
+fn cut(rows: Vec<f32>, dim: usize, length: usize) -> Vec<f32> {
+    if length == dim {
+        return rows;
+    }
+    let first: Vec<f64> = rows.chunks(dim).flat_map(|row| &row[..length]).map(|&value| value.into()).collect();
+    let unit = reference::normalize::forward(&first, length, normalize::Options::default());
+    unit.into_iter().map(|value| value as f32).collect()
+}
+
+fn npy(data: &[f32], shape: [usize; 2]) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let options = npyz::WriteOptions::new().default_dtype().shape(&shape.map(|size| size as u64)).writer(&mut bytes);
+    let written = options.begin_nd().and_then(|mut writer| {
+        writer.extend(data.iter().copied())?;
+        writer.finish()
+    });
+    written.map_err(|error| Failure { message: format!("the embeddings cannot be written: {error}"), code: 1 })?;
+    Ok(bytes)
+}
