@@ -54,10 +54,10 @@ const MOST_RANKED: usize = 10_000;
 const PATIENCE: f64 = 1.0;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of that of chance, ln(batch), for each of the losses that are summed;
-/// batches differ by less, but for small ones, which count as [`ENOUGH_PAIRS`].
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of that of chance, ln(batch), for each of the losses that are
+/// summed. Batches differ by less, but for small ones, whose loss has to exceed chance itself.
 const RUN_AWAY: f64 = 0.1;
-const ENOUGH_PAIRS: usize = 64;
+const SMALL_BATCH: usize = 64;
 
 /// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
 const MOST_WIDE: usize = 1 << 16;
@@ -204,10 +204,12 @@ impl Config {
         info_nce::Options { accum: Accum::Add, normalize: true, ..self.loss() }
     }
 
-    /// By how much the loss may exceed that of the first step, which has no past keys yet.
-    fn run_away(&self) -> f64 {
-        let of_queue = (1.0 + self.queue as f64 / self.batch as f64).ln();
-        self.loss_count() as f64 * (of_queue + RUN_AWAY * (self.batch.max(ENOUGH_PAIRS) as f64).ln())
+    /// What an epoch's mean loss does not exceed unless it runs away, after a `first` step, which has no past keys yet.
+    fn most_loss(&self, first: f64) -> f64 {
+        let chance = self.loss_count() as f64 * (self.batch as f64).ln();
+        let of_queue = self.loss_count() as f64 * (self.queue as f64 / self.batch as f64).ln_1p();
+        let start = if self.batch < SMALL_BATCH { first.max(chance) } else { first };
+        start + of_queue + RUN_AWAY * chance
     }
 
     /// Losses that are summed.
@@ -455,7 +457,7 @@ fn run(
             outcome = Outcome { best: held_out, matryoshka, best_epoch: epoch, model, ..outcome };
         }
         let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        if !sound || loss > first_loss + config.run_away() {
+        if !sound || loss > config.most_loss(first_loss) {
             outcome.end = End::Diverged(format!(
                 "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
             ));
