@@ -54,8 +54,8 @@ const MOST_RANKED: usize = 10_000;
 const PATIENCE: f64 = 1.0;
 /// Losses stay on the device for this many steps: reading one waits for it.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of that of chance, ln(batch), for each of the losses that are
-/// summed. Batches differ by less, but for small ones, whose loss has to exceed chance itself.
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of it or of that of chance, ln(batch) for each of the losses that
+/// are summed. Batches differ by less, but for those of fewer pairs than [`SMALL_BATCH`], whose loss has to be twice as large as either.
 const RUN_AWAY: f64 = 0.1;
 const SMALL_BATCH: usize = 64;
 
@@ -208,8 +208,8 @@ impl Config {
     fn most_loss(&self, first: f64) -> f64 {
         let chance = self.loss_count() as f64 * (self.batch as f64).ln();
         let of_queue = self.loss_count() as f64 * (self.queue as f64 / self.batch as f64).ln_1p();
-        let start = if self.batch < SMALL_BATCH { first.max(chance) } else { first };
-        start + of_queue + RUN_AWAY * chance
+        let most = first.max(chance);
+        of_queue + if self.batch < SMALL_BATCH { 2.0 * most } else { first + RUN_AWAY * most }
     }
 
     /// Losses that are summed.
