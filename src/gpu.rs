@@ -12,7 +12,7 @@ use crate::{Error, Recorder, Result, Tuning, Watch};
 /// How to open a device.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// An adapter by its number in [`adapters`] or by a part of its name, any case; `None` takes the best.
+    /// An adapter by its number in [`adapters`], as which digits alone are always taken, or by a part of its name, any case; `None` takes the best.
     pub adapter: Option<String>,
     /// Which backends to look at.
     pub backends: wgpu::Backends,
@@ -167,10 +167,13 @@ impl Gpu {
             all.iter().enumerate().map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name)).collect();
         let found = match &options.adapter {
             None => all.first(),
-            Some(wish) => wish.parse().ok().and_then(|index: usize| all.get(index)).or_else(|| {
-                let wish = wish.to_lowercase();
-                all.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish))
-            }),
+            Some(wish) => match wish.parse::<usize>() {
+                Ok(index) => all.get(index),
+                Err(_) => {
+                    let wish = wish.to_lowercase();
+                    all.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wish))
+                }
+            },
         };
         let Some(adapter) = found else {
             let wish = options.adapter.as_deref().map_or("any".to_owned(), |wish| format!("{wish:?}"));

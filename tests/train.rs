@@ -276,6 +276,11 @@ fn a_model_embeds_rows() {
                 }
             }
             let mut broken = tower.clone();
+            if hidden == 0 {
+                broken.output.weight.fill(2.0);
+                let error = broken.embed(Some(gpu), &[&rows[..4], &[f32::MAX; 4]].concat()).unwrap_err().to_string();
+                assert!(error.contains("f32 holds") && error.contains("row 1,"), "{error}");
+            }
             broken.output.weight.pop();
             assert!(broken.embed(None, &rows).unwrap_err().to_string().contains("layers, each as wide"));
             broken = tower.clone();

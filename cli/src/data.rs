@@ -15,6 +15,8 @@ const DIGITS: &str = include_str!("../../data/digits.csv");
 /// Pixels of an image, 8 × 8, and the largest value of one.
 const PIXELS: usize = 64;
 const BRIGHTEST: f32 = 16.0;
+/// Rows of a mean length below this train badly: a step moves biases by as much whatever the rows' length, and weights in proportion to it.
+const SHORT: f64 = 0.3;
 
 /// The upper halves of the images are the queries, the lower halves of the same images the keys; pixels from 0 to 1.
 pub fn digits() -> Result<Pairs, Failure> {
@@ -37,6 +39,16 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
     if query_rows != key_rows {
         let expected = format!("expected as many rows as {} has, {query_rows}", queries.display());
         return Err(Failure::input(format!("{}: {expected}, found {key_rows}", keys.display())));
+    }
+    for (path, data, cols) in [(queries, &query_data, query_cols), (keys, &key_data, key_cols)] {
+        let length = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        let mean = data.chunks(cols).map(length).sum::<f64>() / query_rows as f64;
+        if mean < SHORT {
+            println!(
+                "note:    rows of {} are {mean:.1e} long on average: the maps' biases outweigh them; divide them by that",
+                path.display()
+            );
+        }
     }
     Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| {
         let is_of_queries = matches!(&error, wgloss::Error::Data { what, .. } if what == "queries");

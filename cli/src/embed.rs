@@ -58,6 +58,7 @@ pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let expected = format!("expected rows of {inputs} numbers, as the run's {side}");
         return Err(Failure::input(format!("{}: {expected}, found {cols}", path.display())));
     }
+    run::keeps(&arguments.out, &[path.clone(), arguments.folder.join(WEIGHTS)])?;
     run::check_output(&arguments.out, arguments.overwrite)?;
     let gpu = train::open(arguments.adapter.as_deref())?;
     let count = rows.len() / cols;

@@ -205,6 +205,21 @@ pub fn check_output(path: &Path, overwrite: bool) -> Result<(), Failure> {
     check_writable(path)
 }
 
+/// Refuses to write over a file that the command reads.
+pub fn keeps(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
+    let place = fs::canonicalize(out);
+    match inputs
+        .iter()
+        .find(|input| place.as_ref().is_ok_and(|out| fs::canonicalize(input).is_ok_and(|input| input == *out)))
+    {
+        Some(input) => {
+            let found = format!("found {}, which is read", input.display());
+            Err(Failure::input(format!("--out {}: expected another file than the inputs, {found}", out.display())))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether [`write_file`] will find a place for the file.
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     if is_special(path) {
@@ -224,7 +239,10 @@ fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 }
 
 fn not_written(path: &Path, error: &io::Error) -> Failure {
-    Failure { message: format!("{}: cannot be written: {error}", path.display()), code: 2 }
+    let why = error.to_string();
+    // What follows names a file beside it, of which nobody has heard.
+    let why = why.split(" at path ").next().unwrap_or_default();
+    Failure { message: format!("{}: cannot be written: {why}", path.display()), code: 2 }
 }
 
 /// A temporary file is private by default; these are for sharing.

@@ -48,7 +48,7 @@ pub struct Arguments {
     /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
-    /// Lengths to which embeddings may be cut, such as 256,64: the first so many numbers of each are trained to compare as well, as the whole is (Matryoshka) [default: none].
+    /// Lengths to which embeddings may be cut, such as 256,64: the first so many numbers of each are trained to compare as well, as the whole is (Matryoshka); the loss is the sum of all [default: none].
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
     matryoshka: Vec<usize>,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files of pairs, 64 for interactions].

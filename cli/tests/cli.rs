@@ -165,17 +165,18 @@ fn a_run_embeds_rows() {
 
     npy(&file("wide.npy"), &[2, 7], (0..14).map(|value| value as f32));
     npy(&file("nan.npy"), &[2, 6], (0..12).map(|at| if at == 8 { f32::NAN } else { 1.0 }));
-    let nowhere = file("nowhere");
+    let (nowhere, new) = (file("nowhere"), path(&file("new.npy")));
     for (run, more, words) in [
         ("start", &["--queries", &rows, "--out", &whole][..], &["whole.npy", "--overwrite"][..]),
-        ("start", &["--queries", &rows, "--length", "7", "--out", "new.npy"], &["--length", "width, 6, found 7"]),
-        ("start", &["--queries", &path(&file("wide.npy")), "--out", "new.npy"], &["wide.npy", "rows of 6", "found 7"]),
-        ("start", &["--keys", &path(&file("nan.npy")), "--out", "new.npy"], &["nan.npy", "NaN in row 1, column 2"]),
-        ("none", &["--queries", &rows, "--out", "new.npy"], &["adapter.safetensors", "expected what `wgloss train`"]),
+        ("start", &["--queries", &rows, "--length", "7", "--out", &new], &["--length", "width, 6, found 7"]),
+        ("start", &["--queries", &path(&file("wide.npy")), "--out", &new], &["wide.npy", "rows of 6", "found 7"]),
+        ("start", &["--keys", &path(&file("nan.npy")), "--out", &new], &["nan.npy", "NaN in row 1, column 2"]),
+        ("none", &["--queries", &rows, "--out", &new], &["adapter.safetensors", "expected what `wgloss train`"]),
+        ("start", &["--queries", &rows, "--out", &rows, "--overwrite"], &["--out", "another file than the inputs"]),
     ] {
         refused(&embed(run, more), words, &nowhere);
     }
-    assert!(!Path::new("new.npy").exists());
+    assert!(!Path::new(&new).exists());
 }
 
 /// What says nothing to a training, or contradicts it, is refused and not passed over.
@@ -240,7 +241,7 @@ fn bad_options_are_refused_in_one_sentence() {
         ("--lr=-1", ["rate", "at least 0"]),
         ("--momentum=NaN", ["momentum", "NaN"]),
         ("--temperature=0", ["temperature", "0.01"]),
-        ("--held-out=1.5", ["held_out", "1.5"]),
+        ("--held-out=0", ["held_out", "above 0 and below 1"]),
         ("--dim=0", ["dim", "from 1 to 65536"]),
         ("--matryoshka=3,6", ["matryoshka", "[3, 6] of 6"]),
         ("--batch=65", ["batch", "65 with 64 pairs"]),
@@ -1001,6 +1002,29 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("SLOWER") && text(&output.stdout).contains("same"));
     assert!(run(&["compare", &before, &before, "--fail-on-regress", "10%"]).status.success());
+    let (fewer, twice) = (path("fewer.json"), path("twice.json"));
+    let mut other = record.clone();
+    let cases = other["cases"].as_array_mut().unwrap();
+    let gone = cases.pop().unwrap()["op"].as_str().unwrap().to_owned();
+    fs::write(&fewer, other.to_string()).unwrap();
+    let output = run(&["compare", &after, &fewer, "--fail-on-regress", "10%"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains(&format!("only in {after}: {gone} 70 × 64")), "{}", text(&output.stdout));
+    let cases = other["cases"].as_array_mut().unwrap();
+    cases.extend(cases.clone());
+    fs::write(&twice, other.to_string()).unwrap();
+    let output = run(&["compare", &after, &twice]);
+    assert!(
+        output.status.code() == Some(2) && text(&output.stderr).contains("each case once"),
+        "{}",
+        all_said(&output)
+    );
+    let output = run(&["report", &after, "--out", &after]);
+    assert!(
+        output.status.code() == Some(2) && text(&output.stderr).contains("than the inputs"),
+        "{}",
+        all_said(&output)
+    );
     record["cases"][0]["probe_s"] = 0.05.into(); // the adapter itself was slower by more
     fs::write(&after, record.to_string()).unwrap();
     let output = run(&["compare", &before, &after, "--fail-on-regress", "10%"]);

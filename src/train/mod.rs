@@ -58,6 +58,8 @@ const STEPS_PER_READ: usize = 16;
 /// are summed. Batches differ by less, but for those of fewer pairs than [`SMALL_BATCH`], whose loss has to be twice as large as either.
 const RUN_AWAY: f64 = 0.1;
 const SMALL_BATCH: usize = 64;
+/// Or if the temperature is so many times what it was at the start: all scores are alike then.
+const MOST_WARMING: f32 = 1e3;
 
 /// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
 const MOST_WIDE: usize = 1 << 16;
@@ -149,7 +151,7 @@ impl Config {
         let split = self.split(pairs);
         let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
         if !(self.held_out > 0.0 && self.held_out < 1.0) {
-            return option("held_out", "between 0 and 1", self.held_out.to_string());
+            return option("held_out", "above 0 and below 1", self.held_out.to_string());
         }
         if split.held_out.is_empty() || split.train.is_empty() {
             let found = format!("{} and {} pairs", split.train.len(), split.held_out.len());
@@ -452,15 +454,19 @@ fn run(
         };
         let model = engine.model()?;
         let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, matryoshka: &matryoshka, model: &model });
-        let sound = loss.is_finite() && model.is_finite();
-        if sound && held_out.mean_reciprocal_rank > outcome.best.mean_reciprocal_rank {
+        let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
+        let ran_away = if !(loss.is_finite() && model.is_finite() && loss <= config.most_loss(first_loss)) {
+            Some(format!("the mean loss was {loss:.3}, at the first step {first_loss:.3}"))
+        } else if temperature > MOST_WARMING * config.temperature {
+            Some(format!("the temperature went to {temperature:.1e}, from {}", config.temperature))
+        } else {
+            None
+        };
+        if ran_away.is_none() && held_out.mean_reciprocal_rank > outcome.best.mean_reciprocal_rank {
             outcome = Outcome { best: held_out, matryoshka, best_epoch: epoch, model, ..outcome };
         }
-        let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        if !sound || loss > config.most_loss(first_loss) {
-            outcome.end = End::Diverged(format!(
-                "in epoch {epoch} the mean loss was {loss:.3}, at the first step {first_loss:.3}"
-            ));
+        if let Some(how) = ran_away {
+            outcome.end = End::Diverged(format!("in epoch {epoch} {how}"));
             return Ok(outcome);
         }
         if stop.is_break() {

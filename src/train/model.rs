@@ -108,7 +108,7 @@ impl Tower {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Data`] for rows that are not whole or not finite, or layers that do not fit each other; any error of the device.
+    /// [`Error::Data`] for rows that are not whole or not finite or whose layers no f32 holds, or layers that do not fit each other; any error of the device.
     pub fn embed(&self, gpu: Option<&Gpu>, rows: &[f32]) -> Result<Vec<f32>> {
         let inputs = self.layers().next().map_or(0, |layer| layer.inputs);
         let fits = self.hidden.as_ref().is_none_or(|hidden| hidden.outputs == self.output.inputs);
@@ -126,8 +126,8 @@ impl Tower {
         let widest = self.layers().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(1);
         let at_once = (AT_ONCE / widest).clamp(1, (rows.len() / inputs).max(1));
         let parts = rows.chunks(at_once * inputs);
-        let Some(gpu) = gpu else { return Ok(parts.flat_map(|rows| host::embed(self, rows)).collect()) };
         let dim = self.output.outputs;
+        let Some(gpu) = gpu else { return finite(parts.flat_map(|rows| host::embed(self, rows)).collect(), dim) };
         let maps = Maps::new(gpu, dim, self.layers(), at_once, Optimizer::Sgd(sgd::Options::default()))?;
         let unit = Matrix::new(gpu, at_once, dim)?;
         let mut embedded = Vec::with_capacity(rows.len() / inputs * dim);
@@ -137,7 +137,7 @@ impl Tower {
             gpu.run(|recorder| maps.embed(recorder, unit.first(count)?))?;
             embedded.extend(gpu.read(unit.first(count)?)?);
         }
-        Ok(embedded)
+        finite(embedded, dim)
     }
 
     /// The maps in the order of use.
@@ -147,6 +147,18 @@ impl Tower {
 
     pub(super) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Layer> {
         self.hidden.iter_mut().chain([&mut self.output])
+    }
+}
+
+/// Refuses embeddings that are lost in what no f32 holds.
+fn finite(embedded: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
+    match embedded.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(Error::Data {
+            what: "rows".into(),
+            expected: "numbers whose layers f32 holds".into(),
+            found: format!("row {}, which gives {}", at / dim, embedded[at]),
+        }),
+        None => Ok(embedded),
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Arguments {
     before: PathBuf,
     /// The result that is compared.
     after: PathBuf,
-    /// End with exit code 1 if a case is slower by more than this and than noise explains, or wrong.
+    /// End with exit code 1 if a case is slower by more than this and than noise explains, or wrong, or not there any more.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_on_regress: Option<f64>,
 }
@@ -91,6 +91,9 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )));
     }
     println!("before: {}\nafter:  {}\n", before.provenance.title(), after.provenance.title());
+    if before.provenance.adapter != after.provenance.adapter {
+        println!("Two adapters: what differs is not the program's alone.\n");
+    }
     let mut table = table::with_header(["", "before", "after", "after / before", ""], 1..4);
     let (drift, mut failed) = (drift(&before, &after), Vec::new());
     for &(old, new) in &pairs {
@@ -118,14 +121,17 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "The adapter itself was faster or slower at times, by a factor of {drift:.2} for a copy and multiply-adds of fixed sizes: what differs by less is called the same."
         );
     }
-    let only = |one: &Record, other: &Record| {
-        let is_there = |case: &&Case| other.cases.iter().any(|found| found.name() == case.name());
-        one.cases.len() - one.cases.iter().filter(is_there).count()
+    let only = |one: &Record, other: &Record| -> Vec<String> {
+        let is_there = |name: &String| other.cases.iter().any(|case| case.name() == *name);
+        one.cases.iter().map(Case::name).filter(|name| !is_there(name)).collect()
     };
-    let alone = only(&before, &after) + only(&after, &before);
-    if alone > 0 {
-        println!("{alone} cases are in one result only");
+    let gone = only(&before, &after);
+    for (path, names) in [(&arguments.before, &gone), (&arguments.after, &only(&after, &before))] {
+        if !names.is_empty() {
+            println!("only in {}: {}", path.display(), names.join(", "));
+        }
     }
+    failed.extend(gone);
     if arguments.fail_on_regress.is_some() && !failed.is_empty() {
         println!("failed: {}", failed.join(", "));
         return Ok(ExitCode::from(1));

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::{describe, kind, progress, run, table};
 use cases::{Accuracy, CASES};
 use clock::Timer;
-use record::{Case, Ceilings, Clock, Provenance, Record, SCHEMA};
+use record::{Case, Ceilings, Clock, NOISE, Provenance, Record, SCHEMA};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -180,7 +180,12 @@ fn chosen(
     let asked = |case: &&cases::Case| arguments.op.is_empty() || arguments.op.iter().any(|op| op == case.op);
     let mut chosen = Vec::new();
     for case in CASES.iter().filter(asked) {
+        let mut storages: Vec<Storage> = Vec::new();
         for &storage in arguments.storage.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
+            if storages.contains(&storage) {
+                continue;
+            }
+            storages.push(storage);
             let fits = |shape: &&[usize; 2]| {
                 let (bytes, flop) = (case.bytes(**shape, storage), case.flop(**shape));
                 let seconds = (bytes / copy / 1e9).max(flop / fma / 1e12);
@@ -317,7 +322,8 @@ fn print(record: &Record) {
     }
     println!("{table}");
     println!(
-        "Time: the median of one call by the device's clock, or by the host's where it says so. GB/s: the least that must move, over the time."
+        "Time: the median of one call by the device's clock, or by the host's where it says so. GB/s: the least that must move, over the time.\n±: half the distance of the quartiles; noisy: above {0:.0} %, or the adapter itself was slower by more than {0:.0} % than at its best.",
+        100.0 * NOISE
     );
 }
 

@@ -1,5 +1,6 @@
 //! What `wgloss bench` writes and `wgloss report` and `wgloss compare` read; the same as benches/record.schema.json.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use crate::failure::Failure;
 pub const SCHEMA: &str = "wgloss-bench/1";
 
 /// By how much two runs on an idle machine may differ.
-const NOISE: f64 = 0.05;
+pub const NOISE: f64 = 0.05;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -207,6 +208,10 @@ impl Record {
             }
         }
         let record: Record = serde_json::from_str(&text).map_err(|error| Failure::input(format!("{name}: {error}")))?;
+        let mut names = HashSet::new();
+        if let Some(twice) = record.cases.iter().map(Case::name).find(|name| !names.insert(name.clone())) {
+            return Err(Failure::input(format!("{name}: expected each case once, found {twice} twice")));
+        }
         for case in &record.cases {
             if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| *seconds <= 0.0) {
                 return Err(Failure::input(format!("{name}: {}: expected samples above 0 s", case.name())));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use plotters::coord::Shift;
@@ -19,24 +19,29 @@ pub struct Arguments {
     /// Results of `wgloss bench` or of the scripts in benches/peers.
     #[arg(required = true)]
     results: Vec<PathBuf>,
-    /// Where to write the page.
-    #[arg(long, default_value = "report.html")]
-    out: PathBuf,
-    /// Print Markdown for an issue instead.
+    /// Where to write the page [default: report.html], or the Markdown, which is printed otherwise.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Markdown for an issue instead of a page.
     #[arg(long)]
     markdown: bool,
 }
 
 pub fn report(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let records = arguments.results.iter().map(|path| Record::read(path)).collect::<Result<Vec<_>, _>>()?;
-    if arguments.markdown {
-        print!("{}", markdown(&records));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let page =
-        page(&records).map_err(|error| Failure { message: format!("the page cannot be drawn: {error}"), code: 1 })?;
-    run::write_file(&arguments.out, page.as_bytes())?;
-    println!("written: {}", arguments.out.display());
+    let out = match (&arguments.out, arguments.markdown) {
+        (None, true) => {
+            print!("{}", markdown(&records));
+            return Ok(ExitCode::SUCCESS);
+        }
+        (None, false) => Path::new("report.html"),
+        (Some(out), _) => out,
+    };
+    run::keeps(out, &arguments.results)?;
+    let text = if arguments.markdown { Ok(markdown(&records)) } else { page(&records) };
+    let text = text.map_err(|error| Failure { message: format!("the page cannot be drawn: {error}"), code: 1 })?;
+    run::write_file(out, text.as_bytes())?;
+    println!("written: {}", out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -209,13 +214,16 @@ fn verdicts(records: &[Record]) -> String {
     let mut html = String::new();
     for (index, after) in records.iter().enumerate() {
         let Some(at) = records[..index].iter().rposition(|before| key(before) == key(after)) else { continue };
+        let (drift, pairs) = (compare::drift(&records[at], after), compare::pairs(&records[at], after));
+        if pairs.is_empty() {
+            continue;
+        }
         let _ = write!(
             html,
             "<h2>{} against {}</h2>\n<table><tr><th>case</th><th>before</th><th>after</th><th>after / before</th><th></th></tr>",
             index + 1,
             at + 1
         );
-        let (drift, pairs) = (compare::drift(&records[at], after), compare::pairs(&records[at], after));
         for &(old, new) in &pairs {
             let verdict = Verdict::of(old, new, drift);
             let class = if matches!(verdict, Verdict::Slower | Verdict::Wrong) { "bad" } else { "muted" };
