@@ -15,7 +15,7 @@ const DIGITS: &str = include_str!("../../data/digits.csv");
 /// Pixels of an image, 8 × 8, and the largest value of one.
 const PIXELS: usize = 64;
 const BRIGHTEST: f32 = 16.0;
-/// Rows of a mean length below this train badly: a step moves biases by as much whatever the rows' length, and weights in proportion to it.
+/// Rows of a mean length below this train badly: the gradient of what a map adds to all rows grows as they get shorter, and soon it outweighs them.
 const SHORT: f64 = 0.3;
 
 /// The upper halves of the images are the queries, the lower halves of the same images the keys; pixels from 0 to 1.
