@@ -212,9 +212,9 @@ impl Gpu {
         Gpu::build(device, queue, fault)
     }
 
-    /// Uses a device and queue that the caller made. Any features will do, and limits that leave three storage buffers a
-    /// stage; a software adapter is faster with `SUBGROUP` and
-    /// `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who handles errors.
+    /// Uses a device and queue that the caller made. Any features will do, and limits that leave three storage buffers a stage; a software
+    /// adapter is faster with `SUBGROUP` and `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who
+    /// handles errors.
     ///
     /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
     /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has for the same backends.

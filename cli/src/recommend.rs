@@ -167,13 +167,13 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
             }
             Event::Within { progress } => {
-                if !trains && bar.length().is_none_or(|length| length == 0) {
-                    bar = progress::bar(100, "% of what is measured before training");
-                }
-                if !trains {
-                    bar.set_position((100.0 * progress.share) as u64);
-                } else {
+                if trains {
                     bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
+                } else {
+                    if bar.length().is_none_or(|length| length == 0) {
+                        bar = progress::bar(100, "% of what is measured before training");
+                    }
+                    bar.set_position((100.0 * progress.share) as u64);
                 }
                 Ok(())
             }

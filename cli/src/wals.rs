@@ -260,9 +260,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
-    let picture = plot::objective(&title, &halves)
-        .map_err(|error| Failure { message: format!("{OBJECTIVE}: {error}"), code: 1 })?;
-    run.write(OBJECTIVE, picture.as_bytes())?;
+    run.picture(OBJECTIVE, plot::objective(&title, &halves))?;
     for name in [EMBEDDINGS, IDS, METRICS, OBJECTIVE] {
         println!("wrote {}", run.path(name).display());
     }

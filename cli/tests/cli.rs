@@ -330,12 +330,13 @@ fn tables_that_run_away_at_once_replace_nothing() {
     let (file, out) = (interactions(folder.path()), folder.path().join("out"));
     let run = |more: &[&str]| recommend(&file, &[more, &["--out", out.to_str().unwrap()]].concat());
     assert!(run(&["--epochs", "2"]).status.success());
-    let kept = ["embeddings.safetensors", "ids.json", "metrics.jsonl"].map(|name| fs::read(out.join(name)).unwrap());
+    let files =
+        || ["embeddings.safetensors", "ids.json", "metrics.jsonl"].map(|name| fs::read(out.join(name)).unwrap());
+    let kept = files();
     let output = run(&["--epochs", "2", "--lr", "1e38", "--optimizer", "sgd", "--overwrite"]);
     let said = all_said(&output);
     assert!(output.status.code() == Some(1) && said.contains("diverged") && said.contains("nothing to keep"), "{said}");
-    let left = ["embeddings.safetensors", "ids.json", "metrics.jsonl"].map(|name| fs::read(out.join(name)).unwrap());
-    assert!(kept == left);
+    assert!(kept == files());
 }
 
 #[test]

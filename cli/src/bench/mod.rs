@@ -178,14 +178,15 @@ fn chosen(
     // What a software adapter measures differs from hour to hour; results of one machine shall have the same cases.
     let [copy, fma] = if software { OF_SOFTWARE } else { [ceilings.copy_gb_s, ceilings.fma_tflop_s] };
     let asked = |case: &&cases::Case| arguments.op.is_empty() || arguments.op.iter().any(|op| op == case.op);
+    let mut storages: Vec<Storage> = Vec::new();
+    for &storage in &arguments.storage {
+        if !storages.contains(&storage) {
+            storages.push(storage);
+        }
+    }
     let mut chosen = Vec::new();
     for case in CASES.iter().filter(asked) {
-        let mut storages: Vec<Storage> = Vec::new();
-        for &storage in arguments.storage.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
-            if storages.contains(&storage) {
-                continue;
-            }
-            storages.push(storage);
+        for &storage in storages.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
             let fits = |shape: &&[usize; 2]| {
                 let (bytes, flop) = (case.bytes(**shape, storage), case.flop(**shape));
                 let seconds = (bytes / copy / 1e9).max(flop / fma / 1e12);
