@@ -11,8 +11,13 @@ fn squares(
 ) {
     let span = span_of(group, groups, lane);
     var sums = NOTHING;
-    for (var j = span.first; j < span.end; j += step_size()) {
-        sums = with16(sums, load_g16(span.i, j, span.end, 0.0), mat4x4<f32>());
+    // Sums of sums: rounding errors of a long sum grow with its length.
+    for (var first = span.first; first < span.end; first += 16u * step_size()) {
+        var some = NOTHING;
+        for (var j = first; j < min(span.end, first + 16u * step_size()); j += step_size()) {
+            some = with16(some, load_g16(span.i, j, span.end, 0.0), mat4x4<f32>());
+        }
+        sums = joined(sums, some);
     }
     sums = merged(lane, sums);
     if span.lead {
@@ -29,7 +34,6 @@ fn joined(a: Sums, b: Sums) -> Sums {
 @compute @workgroup_size(WG)
 fn finish(@builtin(local_invocation_index) lane: u32) {
     var sums = NOTHING;
-    // Sums of sums: rounding errors of a long sum grow with its length.
     for (var first = lane; first < params.rows; first += 64u * WG) {
         var some = NOTHING;
         for (var i = first; i < min(params.rows, first + 64u * WG); i += WG) {

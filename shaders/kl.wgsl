@@ -520,8 +520,9 @@ fn forward(
         row.inverse_t = 1.0;
     }
     if folds() {
-        // A mean of gaps, none of which exceeds MOST. Without the bound Mesa's compiler multiplies d by its unit first.
-        let mean = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
+        // A mean of gaps, none of which exceeds MOST but that of a mask. Without the bound Mesa's compiler multiplies d by its unit first.
+        let bounded = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
+        let mean = select(bounded, infinity(), is_infinite(both.d));
         if holds_row() {
             // A mean far from 0 has lost digits that the gradients near it need; those that are left come from a second sum.
             let d = reduce_sum(lane, distance16(held.e_t, held.r, mean));

@@ -79,8 +79,13 @@ fn column_sum(
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
     var sum = 0.0;
-    for (var k = first; k < end; k++) {
-        sum += load_a(k, i);
+    // Sums of sums: rounding errors of a long sum grow with its length.
+    for (var k0 = first; k0 < end; k0 += 64u) {
+        var part = 0.0;
+        for (var k = k0; k < min(end, k0 + 64u); k++) {
+            part += load_a(k, i);
+        }
+        sum += part;
     }
     finish(i, 0u, group.z, sum);
 }

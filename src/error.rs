@@ -81,12 +81,10 @@ pub enum Error {
         other: &'static str,
     },
     /// A buffer was made without a usage that the call needs.
-    #[error("the buffer{label} lacks usage {usage}")]
+    #[error("the buffer lacks usage {usage}")]
     Usage {
         /// The missing `wgpu::BufferUsages`.
         usage: &'static str,
-        /// The buffer's label, in quotes, or nothing.
-        label: String,
     },
     /// A size exceeds what this device allows, in a way that no splitting can help.
     #[error("{what} needs {needed}, this device allows {limit}")]

@@ -32,7 +32,8 @@ impl Default for Options {
 ///
 /// A device that `Gpu` opened itself has `Gpu`'s error handler and device-lost callback: an error or a loss at any time
 /// reaches the next call that records or reads. On a device that the caller brought ([`Gpu::from_wgpu`]) the caller's
-/// handlers stay; errors of this crate's own calls are caught by error scopes around them, a loss by the next read.
+/// handlers stay; errors of this crate's own calls are caught by error scopes around them. Of a loss its own callback is told, not this crate: the next
+/// call that makes, records or reads something gives [`Error::Device`], what only waits gives nothing.
 #[derive(Debug, Clone)]
 pub struct Gpu {
     shared: Arc<Shared>,
@@ -359,7 +360,7 @@ impl Gpu {
     /// Waits until all submitted work is done; blocks.
     ///
     /// # Errors
-    /// Any error or loss of the device so far.
+    /// Any error so far; the loss of a device that `Gpu` opened.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
         self.wait_for_all()
@@ -368,7 +369,7 @@ impl Gpu {
     /// Waits until all submitted work is done. Outside a browser it waits inside the first poll, since wgpu has no event loop there.
     ///
     /// # Errors
-    /// Any error or loss of the device so far.
+    /// As [`Gpu::wait`].
     pub async fn wait_async(&self) -> Result<()> {
         self.wait_for_all()?;
         #[cfg(target_arch = "wasm32")]

@@ -625,7 +625,10 @@ impl<'g> Plan<'g> {
         let shader = kernel.shader;
         debug_assert_eq!(args.len(), kernel.uses.len(), "{}.{}: arguments", shader.op, kernel.entry);
         debug_assert_eq!(scalars.len(), shader.scalars.len(), "{}.{}: scalars", shader.op, kernel.entry);
-        if groups.contains(&0) {
+        let is_empty = |tensor: &Tensor<u32>| tensor.rows == 0 || tensor.cols == 0;
+        let writes = |name: &str| kernel.access(name) == Access::Write;
+        let mut outputs = kernel.uses.iter().zip(args).filter(|(name, _)| writes(name)).map(|(_, arg)| arg.tensor);
+        if groups.contains(&0) || outputs.all(|tensor| tensor.as_ref().is_none_or(is_empty)) {
             return Ok(());
         }
         let limit = self.gpu.limits().max_compute_workgroups_per_dimension;
@@ -659,6 +662,11 @@ impl<'g> Plan<'g> {
             params[2 * index] = ((tensor.start_bytes() - start) / tensor.storage.bytes()) as u32;
             params[2 * index + 1] = tensor.stride as u32;
             bindings.push(Binding { number, buffer: tensor.buffer.clone(), start, size });
+        }
+        let (needed, limit) = (bindings.len() as u64, self.gpu.limits().max_storage_buffers_per_shader_stage);
+        if needed > limit.into() {
+            let what = format!("{}.{}: storage buffers", shader.op, kernel.entry);
+            return Err(Error::Limit { what, needed, limit: limit.into() });
         }
         if self.gpu.is_web() {
             apart(kernel, &bindings, shares_buffer)?;

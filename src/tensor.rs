@@ -173,7 +173,7 @@ impl<'a, T: Element> Tensor<'a, T> {
             }
         }
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::Usage { usage: "STORAGE", label: String::new() });
+            return Err(Error::Usage { usage: "STORAGE" });
         }
         let view = Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData };
         // Of whole words: kernels read no less.

@@ -66,7 +66,10 @@ impl Gpu {
             });
         }
         if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_DST) {
-            return Err(Error::Usage { usage: "COPY_DST", label: String::new() });
+            return Err(Error::Usage { usage: "COPY_DST" });
+        }
+        if data.is_empty() {
+            return Ok(());
         }
         let rows_at_once = if tensor.stride == tensor.cols { tensor.rows } else { 1 };
         let words = |elements: usize| (elements as u64 * tensor.storage.bytes()).is_multiple_of(WORD);
@@ -107,7 +110,7 @@ impl Gpu {
     pub async fn read_async<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
         self.check()?;
         if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
-            return Err(Error::Usage { usage: "COPY_SRC", label: String::new() });
+            return Err(Error::Usage { usage: "COPY_SRC" });
         }
         let mut data = Vec::with_capacity(tensor.rows * tensor.cols);
         if tensor.cols == 0 {

@@ -130,7 +130,7 @@ impl Tuning {
         // What lanes share of a line is joined in three rounds of eight at most.
         self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.clamp(1, 512));
         self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.clamp(1, 512));
-        self.tile_depth = self.tile_depth.max(1).next_multiple_of(8);
+        self.tile_depth = self.tile_depth.clamp(1, 1024).next_multiple_of(8);
         self.subgroup = 1 << self.subgroup.clamp(1, self.workgroup).ilog2();
         self.by_subgroup &= [self.workgroup, self.widest, self.tile_x, self.tile_y, self.subgroup] == [8, 8, 8, 1, 8];
         while self.tile_x * self.tile_y > lanes || self.tile_bytes() > limits.max_compute_workgroup_storage_size {
@@ -159,8 +159,10 @@ impl Tuning {
     /// Workgroup memory of a tile kernel: both staged operands, of eight k 32 vec4 for each lane down the tile and 9 for each across, and a pair of
     /// f32 for each lane and each of eight of its rows.
     pub fn tile_bytes(&self) -> u32 {
-        let staged = self.tile_depth / 8 * (32 * self.tile_y + 9 * self.tile_x) * 16;
-        64 * self.tile_x * self.tile_y + if self.by_subgroup { 0 } else { staged }
+        let [x, y] = [self.tile_x, self.tile_y].map(u64::from);
+        let staged = u64::from(self.tile_depth / 8) * (32 * y + 9 * x) * 16;
+        let bytes = (64 * x * y).saturating_add(if self.by_subgroup { 0 } else { staged });
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     /// Rows and columns of a tile.

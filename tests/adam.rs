@@ -207,7 +207,7 @@ fn refusals() {
         refused(gpu, &[&p, &m, &v], |r| adam::step(r, g.view()?, p.view()?, state()?, options))
     };
     for (value, found) in [(-0.5, "-0.5"), (f64::NAN, "NaN"), (1e300, &format!("{}", 1e300))] {
-        let least = "a number of at least 0";
+        let least = "from 0 to the largest f32";
         assert_eq!(step(Options { rate: value, ..BASE }), option("adam", "rate", least, found));
         assert_eq!(step(Options { eps: value, ..BASE }), option("adam", "eps", least, found));
         assert_eq!(step(Options { weight_decay: value, ..BASE }), option("adam", "weight_decay", least, found));

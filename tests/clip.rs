@@ -98,7 +98,7 @@ fn refusals() {
     for (max_norm, found) in [(-1.0, "-1"), (f32::INFINITY, "inf"), (f32::NAN, "NaN")] {
         assert_eq!(
             refuse(&[view(&g)], view(&norm), max_norm),
-            option("clip", "max_norm", "a number of at least 0", found)
+            option("clip", "max_norm", "from 0 to the largest f32", found)
         );
     }
     assert_eq!(refuse(&[view(&norm)], view(&g), 1.0), shape("clip", "norm", "1 x 1", "2 x 3"));

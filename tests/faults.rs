@@ -376,7 +376,7 @@ fn errors_say_where_what_was_expected_and_what_was_found() {
     assert_eq!(text(view), want);
     let limit = Error::Limit { what: "softmax: one row".into(), needed: 9, limit: 8 };
     assert_eq!(text(limit), "softmax: one row needs 9, this device allows 8");
-    assert_eq!(text(Error::Usage { usage: "COPY_SRC", label: String::new() }), "the buffer lacks usage COPY_SRC");
+    assert_eq!(text(Error::Usage { usage: "COPY_SRC" }), "the buffer lacks usage COPY_SRC");
 }
 
 /// Scratch grows under threads that share a device, and between the submits of long work come those of others.

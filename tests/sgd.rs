@@ -165,7 +165,7 @@ fn refusals() {
     let (g, turned) = (input(gpu, 2, 3, &[0.0; 6]), input(gpu, 3, 2, &[0.0; 6]));
     let (p, v) = (output(gpu, 2, 3), output(gpu, 2, 3));
     let step = |options| refused(gpu, &[&p, &v], |r| sgd::step(r, g.view()?, p.view()?, Some(v.view()?), options));
-    let size = "a number of at least 0";
+    let size = "from 0 to the largest f32";
     for (value, found) in [(-0.5, "-0.5"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         let base = FORMS[0];
         assert_eq!(step(Options { rate: value, ..base }), option("sgd", "rate", size, found));

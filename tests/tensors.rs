@@ -106,7 +106,7 @@ fn usages_that_are_missing_are_named() {
         let descriptor = wgpu::BufferDescriptor { label: None, size: 64, usage, mapped_at_creation: false };
         gpu.device().create_buffer(&descriptor)
     };
-    let lacks = |usage| Error::Usage { usage, label: String::new() };
+    let lacks = |usage| Error::Usage { usage };
     let buffer = make(BufferUsages::COPY_SRC | BufferUsages::COPY_DST);
     assert_eq!(Tensor::<f32>::vector(&buffer, 4).unwrap_err(), lacks("STORAGE"));
     let buffer = make(BufferUsages::STORAGE);

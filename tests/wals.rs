@@ -303,7 +303,7 @@ fn refusals() {
         expected: expected.into(),
         found: found.into(),
     };
-    assert_eq!(wals::Rows::new(gpu, &[], 4).unwrap_err(), data("None", "0 as the first"));
+    assert_eq!(wals::Rows::new(gpu, &[], 4).unwrap_err(), data("none", "0 as the first"));
     assert_eq!(wals::Rows::new(gpu, &[0, 3, 2], 4).unwrap_err(), data("2 after 3, of row 1", "ascending"));
     let rows = wals::Rows::new(gpu, &[0, 2, 3], 4).unwrap();
     let (y, x, gramian, ridge) = (output(gpu, 5, 4), output(gpu, 2, 4), output(gpu, 4, 4), output(gpu, 2, 1));
@@ -426,7 +426,9 @@ fn dense(data: &Interactions, values: Values, pairs: &[(u32, u32)], config: &Con
     let (dim, unobserved) = (config.dim, of_others(config));
     let mut random = Random::new(config.seed, 0);
     let scale = config.start / (dim as f32).sqrt();
-    let start = (0..counts[1] * dim).map(|_| f64::from(scale * (2.0 * random.uniform() - 1.0))).collect();
+    let is_positive = matches!(config.preset, Preset::Hu { .. } | Preset::Implicit { .. });
+    let of = |share: f32| if is_positive { share } else { 2.0 * share - 1.0 };
+    let start = (0..counts[1] * dim).map(|_| f64::from(scale * of(random.uniform()))).collect();
     let mut factors: [Vec<f64>; 2] = [Vec::new(), start];
     let mut rows: [Vec<Vec<(usize, f64, f64)>>; 2] = counts.map(|count| vec![Vec::new(); count]);
     for (&pair, &value) in pairs.iter().zip(values.pairs.unwrap()) {
@@ -558,10 +560,20 @@ fn fits_go_on_and_users_are_folded_in() {
 fn defaults_and_storages() {
     let (steps, config) = (|steps| Solver::Conjugate { steps }, Config::default());
     let widths = [8, 64, 1024, 1025];
-    assert_eq!(widths.map(|dim| Config { dim, ..config }.chosen()), [2, 2, 2, 8].map(steps));
+    let all_alike = Values::default();
+    assert_eq!(widths.map(|dim| Config { dim, ..config }.chosen(all_alike)), [2, 2, 2, 8].map(steps));
     let explicit = Config { preset: Preset::Explicit, ..config };
-    assert_eq!([64, 128].map(|dim| Config { dim, ..explicit }.chosen()), [Solver::Direct, steps(8)]);
-    assert_eq!(Config { solver: Some(steps(5)), ..explicit }.chosen(), steps(5));
+    assert_eq!([64, 128].map(|dim| Config { dim, ..explicit }.chosen(all_alike)), [Solver::Direct, steps(8)]);
+    assert_eq!(Config { solver: Some(steps(5)), ..explicit }.chosen(all_alike), steps(5));
+    // By how heavy the heavy ones are: Σ w²/Σ w of 1, 1 and 500 is 498.
+    let plays = Config { preset: Preset::Implicit { alpha: 1.0 }, ..config };
+    let by_weight = |most: f32| plays.chosen(Values::of(&[1.0, 1.0, most]));
+    assert_eq!([5.0, 500.0, 5e3].map(by_weight), [2, 4, 8].map(steps));
+    assert_eq!(by_weight(5e5), Solver::Direct);
+    assert_eq!(Config { dim: 256, ..plays }.chosen(Values::of(&[5e5])), steps(16));
+    let of_both = [Values { users: Some(&[30.0]), items: Some(&[20.0]), ..all_alike }, all_alike];
+    let tf = Config { preset: Preset::Tf { unobserved: 1.0 }, ..config };
+    assert_eq!(of_both.map(|values| tf.chosen(values)), [4, 2].map(steps));
 
     let Some(gpu) = gpu() else { return };
     let mut random = Random::new(11, 0);

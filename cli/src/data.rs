@@ -44,7 +44,7 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
         let length = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
         let mean = data.chunks(cols).map(length).sum::<f64>() / query_rows as f64;
         if mean < SHORT {
-            println!(
+            say!(
                 "note:    rows of {} are {mean:.1e} long on average: the maps' biases outweigh them; divide them by that",
                 path.display()
             );

@@ -33,10 +33,12 @@ impl Fitted {
         };
         about["regularization"] = shortest(config.regularization);
         about["exponent"] = shortest(config.exponent);
-        about["steps"] = match config.chosen() {
-            Solver::Direct => 0.into(),
-            Solver::Conjugate { steps } => steps.into(),
+        about["steps"] = match config.solver {
+            Some(Solver::Direct) => 0.into(),
+            Some(Solver::Conjugate { steps }) => steps.into(),
+            None => Value::Null,
         };
+        about["min_interactions"] = rules.min_interactions.into();
         about["min_rating"] = rules.min_rating.map(shortest).into();
         about["duplicates"] = rules.duplicates.to_possible_value().map(|value| value.get_name().to_owned()).into();
     }

@@ -21,7 +21,7 @@ use crate::sparse::{self, Matrix};
 /// Which lines count, and how.
 #[derive(Debug, Clone, Copy, PartialEq, clap::Args)]
 pub struct Rules {
-    /// Leave out lines of less weight.
+    /// Leave out lines of less weight, before lines of one pair are joined.
     #[arg(long, value_name = "WEIGHT", requires = "interactions", allow_negative_numbers = true)]
     pub min_rating: Option<f32>,
     /// Leave out users and items with fewer interactions, until all have as many.
@@ -30,8 +30,8 @@ pub struct Rules {
     /// What the weight of a pair is that stands in several lines; its time is that of the last.
     #[arg(long, value_enum, requires = "interactions", default_value_t = Duplicates::Last)]
     pub duplicates: Duplicates,
-    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on. With 0
-    /// nothing is held out, and nothing measured.
+    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on. Without times the
+    /// last line is meant, in a sparse matrix one that is drawn. With 0 nothing is held out, and nothing measured.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000)]
     pub held_out_users: u32,
     /// Whether weights below 0 mean something.
@@ -313,6 +313,30 @@ impl Reader {
     }
 }
 
+impl Loaded {
+    /// Why there are no interactions, if there are none.
+    fn none_left(&self, rules: Rules) -> Option<String> {
+        if !self.entries.is_empty() {
+            return None;
+        }
+        let Loaded { all, lines, largest, .. } = self;
+        Some(match (rules.min_rating, largest) {
+            _ if *all == 0 => "expected interactions, found none".to_owned(),
+            (Some(least), Some(most)) if *lines == 0 => {
+                format!(
+                    "expected weights of at least {least}, since --min-rating is given, found {most} at most among {all}"
+                )
+            }
+            _ => {
+                let least = rules.min_interactions;
+                let expected =
+                    format!("expected users and items of {least} interactions, since --min-interactions is given");
+                format!("{expected}, found none among {} interactions", lines - self.joined)
+            }
+        })
+    }
+}
+
 /// The larger of two weights, which may be missing.
 fn larger(a: Option<f32>, b: Option<f32>) -> Option<f32> {
     a.into_iter().chain(b).reduce(f32::max)
@@ -337,15 +361,16 @@ fn check_rating(loaded: &Loaded, rules: Rules) -> Result<(), String> {
 
 /// Reads the file that `option` names; some interaction must be left.
 pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
-    let loaded = load_any(option, path, rules)?;
-    check_rating(&loaded, rules).map_err(|what| Failure::input(format!("{option} {}: {what}", path.display())))?;
-    if loaded.entries.is_empty() {
-        let most = loaded.largest.map(|most| format!(", the largest weight being {most}")).unwrap_or_default();
-        let found = format!("none among the {} that the file has{most}", loaded.all);
-        let expected = format!("{option} {}: expected interactions that the options leave", path.display());
-        return Err(Failure::input(format!("{expected}, found {found}")));
+    if let Some(least) = rules.min_rating.filter(|least| !least.is_finite()) {
+        return Err(Failure::input(format!("--min-rating: expected a finite number, found {least}")));
     }
-    Ok(loaded)
+    let loaded = load_any(option, path, rules)?;
+    let refuse = |what: String| Failure::input(format!("{option} {}: {what}", path.display()));
+    check_rating(&loaded, rules).map_err(refuse)?;
+    match loaded.none_left(rules) {
+        Some(what) => Err(refuse(what)),
+        None => Ok(loaded),
+    }
 }
 
 /// Reads the file that `option` names.
@@ -367,16 +392,32 @@ pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failu
         input.consume(MARK.len());
         start = input.fill_buf().map_err(unreadable)?;
     }
+    if let Some(found) = no_text(start) {
+        return Err(refuse(format!(
+            "expected text, a MatrixMarket file or an .npz file of interactions, found {found}"
+        )));
+    }
     let loaded = if start.starts_with(ZIP) {
         let file = File::open(path).map_err(unreadable)?;
         sparse::csr(file, &rules).map(|matrix| Reader::of(matrix, rules))
-    } else if start.starts_with(sparse::BANNER) {
+    } else if start.get(..sparse::BANNER.len()).is_some_and(|start| start.eq_ignore_ascii_case(sparse::BANNER)) {
         sparse::matrix_market(input, &rules).map(|matrix| Reader::of(matrix, rules))
     } else {
         read(input, rules)
     };
     bar.finish_and_clear();
     loaded.map_err(refuse)
+}
+
+/// What a file is that looks like text to nobody.
+fn no_text(start: &[u8]) -> Option<&'static str> {
+    let kinds: [(&[u8], _); 4] = [
+        (b"\x1f\x8b", "what gzip has packed; gunzip unpacks it"),
+        (b"\x93NUMPY", "an .npy file"),
+        (b"\xff\xfe", "text in UTF-16"),
+        (b"\xfe\xff", "text in UTF-16"),
+    ];
+    kinds.into_iter().find_map(|(mark, kind)| start.starts_with(mark).then_some(kind))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, String> {
@@ -812,10 +853,9 @@ mod tests {
             let expected = "expected weights, since --min-rating is given, found ";
             assert!(told.contains(expected) && words.iter().all(|word| told.contains(word)), "{told}");
         }
-        for (text, found) in [
-            ("a,x,5\na,x,3\nb,y,4.5\n", "none among the 3 that the file has, the largest weight being 5"),
-            (real, "none among the 2 that the file has, the largest weight being 3.5"),
-        ] {
+        for (text, found) in
+            [("a,x,5\na,x,3\nb,y,4.5\n", "found 5 at most among 3"), (real, "found 3.5 at most among 2")]
+        {
             let told = refused(text, 6.0);
             assert!(told.ends_with(found), "{told}");
         }
@@ -828,6 +868,9 @@ mod tests {
             ("viewer,clip\n1,2\n3,4\n", &["1", "3"][..]),
             ("\n\nviewer clip\n1 2\n3 4\n", &["1", "3"]),
             ("viewer,clip\n1,2\n3,b\n", &["viewer", "1", "3"]),
+            ("person,thing\nu1,i1\nu2,i1\n", &["u1", "u2"]),
+            ("thing,song\nu1,i1\nu2,i1\n", &["u1", "u2"]),
+            ("person,thing\nu1,i1\nperson,i1\n", &["person", "u1"]),
             ("viewer,clip\n", &["viewer"]),
             ("9,clip\n1,2\n", &["9", "1"]),
             ("{viewer},clip\n", &["{viewer}"]),
@@ -857,6 +900,10 @@ mod tests {
         assert!(told(folder.path()).contains("folder"));
         let empty = folder.path().join("empty.csv");
         std::fs::write(&empty, "user,item\n").unwrap();
-        assert!(told(&empty).ends_with("found none among the 0 that the file has"));
+        assert!(told(&empty).ends_with("expected interactions, found none"));
+        for (bytes, found) in [(&b"\x1f\x8b\x08"[..], "gzip"), (b"\x93NUMPY\x01", ".npy"), (b"\xff\xfeu\0", "UTF-16")] {
+            std::fs::write(&empty, bytes).unwrap();
+            assert!(told(&empty).contains(found));
+        }
     }
 }

@@ -39,7 +39,7 @@ pub struct Arguments {
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     adapter: Option<String>,
-    /// Write lines of id,item,rank,score here instead of printing a table, scores with all their digits.
+    /// Write lines of user,item,rank,score here, of --item item,like it,rank,score, instead of printing a table, scores with all their digits.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace the file that --out names.

@@ -1,5 +1,10 @@
 //! The `wgloss` program: trains, embeds, recommends, and shows what an adapter can do.
 
+/// Tells a line of what a run does. The run goes on where nobody can be told, be the disk behind standard output full: its folder has what matters.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::tell(format_args!($($text)*)) };
+}
+
 mod adapters;
 mod bench;
 mod data;
@@ -24,6 +29,7 @@ mod verify;
 mod wals;
 mod warm;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -86,14 +92,22 @@ fn main() -> ExitCode {
     })
 }
 
-/// Of two kinds of panic the user hears nothing: those inside wgpu, which the library turns into errors, and that of printing
-/// to a pipe whose reader has left, which ends the program as SIGPIPE ends others.
+fn tell(line: core::fmt::Arguments) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Of two kinds of panic the user hears no panic's words: those inside wgpu, which the library turns into errors, and those of printing. To a pipe whose reader
+/// has left that ends the program as SIGPIPE ends others.
 fn silence_caught_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>();
-        if message.is_some_and(|message| message.starts_with("failed printing to stdout")) {
-            std::process::exit(141);
+        if let Some(error) = message.and_then(|message| message.strip_prefix("failed printing to stdout: ")) {
+            if error.starts_with("Broken pipe") {
+                std::process::exit(141);
+            }
+            eprintln!("wgloss: standard output cannot be written: {error}");
+            std::process::exit(2);
         }
         if !panic.location().is_some_and(|location| location.file().contains("wgpu")) {
             default(panic);

@@ -21,7 +21,7 @@ use crate::update::{self, Kind};
 #[derive(clap::Args)]
 #[command(next_help_heading = "Interactions")]
 pub struct Options {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
+    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
     /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
@@ -138,7 +138,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let config = options.configure(arguments, train);
     config.check(train)?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    println!("adapter: {}", crate::describe(gpu.info()));
+    say!("adapter: {}", crate::describe(gpu.info()));
     let mut run = Run::open(arguments.out.as_deref(), "runs/interactions", arguments.overwrite)?;
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
@@ -157,7 +157,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                 bar.finish_and_clear();
                 trains = true;
                 if let Some(sentence) = sentence(&before) {
-                    println!("start:   {sentence}");
+                    say!("start:   {sentence}");
                 }
                 last = before;
                 bar = progress::bar(
@@ -190,7 +190,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
             Event::Epoch { epoch, loss, held_out, best } => {
                 last = held_out;
                 if progress::tells(&bar, epoch, config.epochs) {
-                    println!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
+                    say!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
                 let line = json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])});
                 run.log(&line).and_then(|()| best.map_or(Ok(()), |model| keep(&mut run, &loaded, model, &about)))
@@ -204,11 +204,11 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     if outcome.end != End::Finished && outcome.best_epoch == 0 {
         return Ok(match &outcome.end {
             End::Diverged(how) => {
-                println!("diverged: {how}; a lower --lr helps. No epoch did better than the start: nothing to keep");
+                say!("diverged: {how}; a lower --lr helps. No epoch did better than the start: nothing to keep");
                 ExitCode::from(1)
             }
             _ => {
-                println!("stopped before an epoch did better than the start: nothing to keep");
+                say!("stopped before an epoch did better than the start: nothing to keep");
                 ExitCode::from(130)
             }
         });
@@ -218,17 +218,17 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     run.log(&json!({"event": "end", "end": end, "epoch": outcome.best_epoch, "held_out": record(&[outcome.best])}))?;
     match &outcome.end {
         End::Finished => {}
-        End::Stopped => println!("stopped: the embeddings are those of epoch {}", outcome.best_epoch),
+        End::Stopped => say!("stopped: the embeddings are those of epoch {}", outcome.best_epoch),
         End::Diverged(how) => {
-            println!("diverged: {how}; a lower --lr helps. The embeddings are those of epoch {}", outcome.best_epoch);
+            say!("diverged: {how}; a lower --lr helps. The embeddings are those of epoch {}", outcome.best_epoch);
         }
     }
     let after = format!("after training (epoch {})", outcome.best_epoch);
     compare(&[("before training", &[outcome.before]), (&after, &[outcome.best])], &split, train);
     let seconds = start.elapsed().as_secs_f64();
-    println!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
+    say!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
     for name in [EMBEDDINGS, IDS, METRICS] {
-        println!("wrote {}", run.path(name).display());
+        say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
 }
@@ -240,9 +240,9 @@ pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::V
         ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
         ("items".to_owned(), shape(&loaded.items), model.items.as_slice()),
     ];
-    run.tensors(EMBEDDINGS, &tensors, about)?;
+    let tables = run::safetensors(EMBEDDINGS, &tensors, about)?;
     let ids = json!({"users": loaded.users, "items": loaded.items});
-    run.write(IDS, ids.to_string().as_bytes())
+    run.write(&[(EMBEDDINGS, &tables), (IDS, ids.to_string().as_bytes())])
 }
 
 /// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.
@@ -258,7 +258,7 @@ pub fn compare(found: &[(&str, &[Quality])], split: &Split, known: &Interactions
         let numbers = qualities.iter().flat_map(|quality| [quality.recall, quality.ndcg]);
         table.add_row([(*name).to_owned()].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
     }
-    println!("{table}");
+    say!("{table}");
 }
 
 /// What recommending the same to everyone is worth: the items that most have taken, but for those `known` of a user.

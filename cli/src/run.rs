@@ -66,27 +66,32 @@ impl Run {
         self.folder.join(name)
     }
 
-    /// Writes a file of the run, a result of it.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-        self.begin()?;
-        write_file(&self.path(name), bytes)
+    /// Writes files of the run that belong together, results of it. All are on the disk before the first takes its place; what else an earlier run
+    /// has left goes after.
+    pub fn write(&mut self, files: &[(&str, &[u8])]) -> Result<(), Failure> {
+        let metrics = self.replaces.then(|| (METRICS, self.metrics.clone().into_bytes()));
+        let metrics = metrics.iter().map(|(name, bytes)| (*name, &bytes[..]));
+        let files: Vec<(&str, &[u8])> = files.iter().copied().chain(metrics).collect();
+        let staged: Vec<Staged> =
+            files.iter().map(|(name, bytes)| Staged::new(&self.path(name), bytes)).collect::<Result<_, _>>()?;
+        staged.into_iter().try_for_each(Staged::put)?;
+        self.has_result = true;
+        if core::mem::take(&mut self.replaces) {
+            let is_old = |name: &&&str| !files.iter().any(|(new, _)| new == *name);
+            FILES.iter().filter(is_old).try_for_each(|name| remove(&self.path(name)))?;
+        }
+        Ok(())
     }
 
     /// Says that what is logged is a result.
     pub fn begin(&mut self) -> Result<(), Failure> {
-        self.has_result = true;
-        if core::mem::take(&mut self.replaces) {
-            FILES.iter().try_for_each(|name| remove(&self.path(name)))?;
-            let waiting = core::mem::take(&mut self.metrics);
-            self.append(&waiting)?;
-        }
-        Ok(())
+        self.write(&[])
     }
 
     /// Writes a picture, if it could be drawn.
     pub fn picture(&mut self, name: &str, svg: Result<String, Box<dyn std::error::Error>>) -> Result<(), Failure> {
         let svg = svg.map_err(|error| Failure { message: format!("{name}: {error}"), code: 1 })?;
-        self.write(name, svg.as_bytes())
+        self.write(&[(name, svg.as_bytes())])
     }
 
     /// Adds a line to the metrics.
@@ -107,27 +112,27 @@ impl Run {
 
     /// Writes a model's weights.
     pub fn weights(&mut self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
-        self.tensors(WEIGHTS, &model.tensors(), about)
+        let bytes = safetensors(WEIGHTS, &model.tensors(), about)?;
+        self.write(&[(WEIGHTS, &bytes)])
     }
+}
 
-    /// Writes tensors, their names, shapes and float32 numbers, with what `about` says of them as metadata under the key `wgloss`.
-    pub fn tensors(
-        &mut self,
-        file: &str,
-        tensors: &[(String, Vec<usize>, &[f32])],
-        about: &serde_json::Value,
-    ) -> Result<(), Failure> {
-        let bytes: Vec<Vec<u8>> =
-            tensors.iter().map(|(.., data)| data.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-        let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-            TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
-        });
-        let broken = |error| Failure { message: format!("{file}: {error}"), code: 1 };
-        let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
-        // One entry: the map's order is random, and equal runs shall give equal files.
-        let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
-        self.write(file, &serialize(views, Some(metadata)).map_err(broken)?)
-    }
+/// A file of tensors, their names, shapes and float32 numbers, with what `about` says of them as metadata under the key `wgloss`.
+pub fn safetensors(
+    file: &str,
+    tensors: &[(String, Vec<usize>, &[f32])],
+    about: &serde_json::Value,
+) -> Result<Vec<u8>, Failure> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(.., data)| data.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
+    });
+    let broken = |error| Failure { message: format!("{file}: {error}"), code: 1 };
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
+    // One entry: the map's order is random, and equal runs shall give equal files.
+    let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
+    serialize(views, Some(metadata)).map_err(broken)
 }
 
 /// A float32 tensor: its shape and its numbers.
@@ -172,18 +177,36 @@ fn earlier(folder: &Path) -> Option<&'static str> {
 /// Writes a file beside its place, then moves it there: it is whole or not there at all. Behind a link the file it leads to; what is no file, as a
 /// pipe, is written to.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let written = || -> io::Result<()> {
-        if is_special(path) {
-            return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
-        }
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let mut file = beside(&path)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    written().map_err(|error| not_written(path, &error))
+    if is_special(path) {
+        let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes));
+        return written.map_err(|error| not_written(path, &error));
+    }
+    Staged::new(path, bytes)?.put()
+}
+
+/// A file that is on the disk, beside its place.
+struct Staged {
+    file: tempfile::NamedTempFile,
+    place: PathBuf,
+}
+
+impl Staged {
+    fn new(path: &Path, bytes: &[u8]) -> Result<Staged, Failure> {
+        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let written = || -> io::Result<tempfile::NamedTempFile> {
+            let mut file = beside(&place)?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        };
+        let file = written().map_err(|error| not_written(path, &error))?;
+        Ok(Staged { file, place })
+    }
+
+    fn put(self) -> Result<(), Failure> {
+        let Staged { file, place } = self;
+        file.persist(&place).map(drop).map_err(|error| not_written(&place, &error.error))
+    }
 }
 
 /// Removes a file, if it is there.
@@ -276,7 +299,10 @@ mod tests {
         assert!(FILES.iter().all(|name| there(name)), "a run without a result has removed another");
         let mut run = Run::open(Some(folder.path()), "", true).unwrap();
         run.log(&serde_json::json!({"line": 1})).unwrap();
-        run.write(PLOT, b"x").unwrap();
+        assert!(run.write(&[(PLOT, b"x"), ("notes.txt/no folder", b"")]).is_err());
+        let whole = |name: &&str| fs::read(folder.path().join(name)).unwrap().is_empty();
+        assert!(FILES.iter().all(whole), "a result that could not be written has removed another");
+        run.write(&[(PLOT, b"x")]).unwrap();
         run.log(&serde_json::json!({"line": 2})).unwrap();
         drop(run);
         let left = [PLOT, METRICS, "notes.txt"];

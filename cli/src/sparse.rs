@@ -79,6 +79,10 @@ pub fn matrix_market(input: impl BufRead, rules: &Rules) -> Result<Matrix, Strin
             }
         }
         let value = match has_value {
+            false if fields.len() > 2 => {
+                let found = format!("{} fields", fields.len());
+                return Err(at(format!("expected row and column, since the first line says pattern, found {found}")));
+            }
             false => 1.0,
             true => {
                 let text = fields.get(2).copied().unwrap_or_default();

@@ -79,13 +79,9 @@ impl Loaded {
             None => format!("the last of {} users held out", split.held_out.len()),
         };
         let [users, items] = [&self.users, &self.items].map(Vec::len);
-        println!(
-            "{}: {} interactions of {users} users and {items} items; {held_out}",
-            path.display(),
-            self.entries.len()
-        );
+        say!("{}: {} interactions of {users} users and {items} items; {held_out}", path.display(), self.entries.len());
         if let Some(account) = self.account() {
-            println!("{account}");
+            say!("{account}");
         }
     }
 
@@ -111,12 +107,16 @@ impl Loaded {
         if !(share > 0.0 && share < 1.0) {
             return Err(Failure::input(format!("--new-users: expected a share between 0 and 1, found {share}")));
         }
-        let mut random = Random::new(seed, CHOICE);
         let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
+        let able: Vec<u32> =
+            self.of_users().filter(|of_user| of_user.len() > 1).map(|of_user| of_user[0].user).collect();
+        let count = ((share * able.len() as f64).round() as usize).max(1).min(able.len());
         let mut users = vec![false; self.users.len()];
+        for at in &Random::new(seed, CHOICE).permutation(able.len() as u32)[..count] {
+            users[able[*at as usize] as usize] = true;
+        }
         for of_user in self.of_users() {
-            let is_new = of_user.len() > 1 && f64::from(random.uniform()) < share;
-            users[of_user[0].user as usize] = is_new;
+            let is_new = users[of_user[0].user as usize];
             let later = ((LATER * of_user.len() as f64) as usize).max(1);
             let (first, last) = of_user.split_at(if is_new { of_user.len() - later } else { 0 });
             known.extend(first);
@@ -237,7 +237,8 @@ mod tests {
         let New { users, known, values: known_values } = new.unwrap();
         assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
         assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());
-        assert!((8..24).contains(&users.iter().filter(|&&is_new| is_new).count()), "{users:?}");
+        // Of 40 users 4 have one interaction.
+        assert_eq!(users.iter().filter(|&&is_new| is_new).count(), 14, "{users:?}");
         let lists = [&train, &known, &held_out].map(Interactions::lists);
         for (user, &is_new) in users.iter().enumerate() {
             let all: u32 = (user % 12 + 1) as u32;

@@ -13,7 +13,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Asked for by Ctrl-C; twice ends the program at once.
+    /// Asked for by Ctrl-C, which twice ends the program at once, or by SIGTERM.
     pub fn on_ctrl_c() -> Result<Stop, Failure> {
         let asked = Arc::new(AtomicBool::new(false));
         let again = asked.clone();
@@ -23,6 +23,10 @@ impl Stop {
             }
         });
         handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
+        // What batch queues and containers send before they kill.
+        #[cfg(unix)]
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, asked.clone())
+            .map_err(|error| Failure { message: format!("SIGTERM cannot be caught: {error}"), code: 1 })?;
         Ok(Stop { asked, failure: None })
     }
 

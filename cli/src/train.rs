@@ -195,11 +195,11 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut run = Run::open(arguments.out.as_deref(), default, arguments.overwrite)?;
 
     let split = config.split(&pairs);
-    println!("data:    {source}: {} pairs, {} held out", pairs.len(), split.held_out.len());
+    say!("data:    {source}: {} pairs, {} held out", pairs.len(), split.held_out.len());
     match config.hidden {
-        0 => println!("towers:  {} and {} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim),
+        0 => say!("towers:  {} and {} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim),
         hidden => {
-            println!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
+            say!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
         }
     }
     let (mut watch, mut stop) = (Watch::new(&config, &pairs), Stop::on_ctrl_c()?);
@@ -248,11 +248,11 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
 pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
     match crate::open(wish) {
         Ok(gpu) => {
-            println!("adapter: {}", crate::describe(gpu.info()));
+            say!("adapter: {}", crate::describe(gpu.info()));
             Ok(Some(gpu))
         }
         Err(Error::NoAdapter { message }) if wish.is_none() => {
-            println!("adapter: none ({message}), so the CPU reference computes, slowly; {HOW_TO_GET_ONE}");
+            say!("adapter: none ({message}), so the CPU reference computes, slowly; {HOW_TO_GET_ONE}");
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -304,7 +304,7 @@ impl Watch {
     fn see(&mut self, event: &Event, run: &mut Run, about: &serde_json::Value) -> Result<(), Failure> {
         match *event {
             Event::Start { before, matryoshka, steps } => {
-                println!("start:   {}", sentence(&before));
+                say!("start:   {}", sentence(&before));
                 self.curves.metrics.push(before);
                 self.of_prefixes.push(matryoshka.to_vec());
                 self.curves.steps_per_epoch = steps;
@@ -345,9 +345,7 @@ impl Watch {
                 if progress::tells(&self.bar, epoch, self.epochs) {
                     let speed = self.speed();
                     let shown = sentence(&held_out);
-                    println!(
-                        "epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s"
-                    );
+                    say!("epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s");
                 }
                 let losses = &self.curves.losses[self.curves.losses.len() - self.curves.steps_per_epoch..];
                 run.log(&json!({
@@ -400,7 +398,7 @@ fn finish(
     let interrupted = outcome.end == End::Stopped;
     let epoch = if interrupted { watch.epoch } else { outcome.best_epoch };
     if interrupted && watch.epoch == 0 {
-        println!("stopped before the first epoch was done: nothing to keep");
+        say!("stopped before the first epoch was done: nothing to keep");
         return Ok(ExitCode::from(130));
     }
     if !interrupted {
@@ -419,16 +417,16 @@ fn finish(
         epoch => format!("those of epoch {epoch}"),
     };
     match &outcome.end {
-        End::Finished if epoch == 0 => println!("the weights are {whose}"),
+        End::Finished if epoch == 0 => say!("the weights are {whose}"),
         End::Finished => {}
-        End::Stopped => println!("stopped: the weights are {whose}, the last one done"),
-        End::Diverged(how) => println!("diverged: {how}; a lower --lr helps. The weights are {whose}"),
+        End::Stopped => say!("stopped: the weights are {whose}, the last one done"),
+        End::Diverged(how) => say!("diverged: {how}; a lower --lr helps. The weights are {whose}"),
     }
-    println!("{}", comparison(&watch, epoch));
+    say!("{}", comparison(&watch, epoch));
     let seconds = watch.start.elapsed().as_secs_f64();
-    println!("{} steps of {} pairs in {seconds:.1} s", watch.curves.losses.len(), watch.batch);
+    say!("{} steps of {} pairs in {seconds:.1} s", watch.curves.losses.len(), watch.batch);
     for name in [WEIGHTS, METRICS, PLOT] {
-        println!("wrote {}", run.path(name).display());
+        say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if interrupted { 130 } else { 0 }))
 }

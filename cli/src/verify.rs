@@ -1,9 +1,12 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use wgloss::verify::SUITES;
+use indicatif::ProgressBar;
+use wgloss::Gpu;
+use wgloss::verify::{self, Report, SUITES, Suite};
 
 use crate::failure::Failure;
+use crate::stop::Stop;
 use crate::{progress, table};
 
 #[derive(clap::Args)]
@@ -14,22 +17,34 @@ pub struct Arguments {
     /// Only these ops, separated by commas.
     #[arg(long, value_delimiter = ',')]
     op: Vec<String>,
+    /// So many random cases of each op instead of those that are always the same: shapes, layouts, kinds of numbers, storages, options and workspaces.
+    /// Ctrl-C ends them after a case.
+    #[arg(long, value_name = "CASES")]
+    random: Option<u64>,
+    /// The seed of the first random case, by which each machine draws the same; the next case has the next. A failure names its seed.
+    #[arg(long, default_value_t = 1, requires = "random")]
+    seed: u64,
 }
 
 pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    crate::check_ops(&arguments.op, &SUITES.map(|(op, _)| op))?;
+    crate::check_ops(&arguments.op, &SUITES.map(|suite| suite.op))?;
     let asked = |op: &str| arguments.op.is_empty() || arguments.op.iter().any(|wish| wish == op);
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
-    let suites: Vec<_> = SUITES.into_iter().filter(|(op, _)| asked(op)).collect();
-    let bar = progress::bar(suites.len() as u64, "{pos}/{len} {msg}");
+    let suites: Vec<_> = SUITES.into_iter().filter(|suite| asked(suite.op)).collect();
+    let mut stop = arguments.random.map(|_| Stop::on_ctrl_c()).transpose()?;
+    let bar = progress::bar(suites.len() as u64 * arguments.random.unwrap_or(1), "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
-    for (op, suite) in suites {
+    for suite in suites {
+        let op = suite.op;
         bar.set_message(op);
         let start = Instant::now();
-        let report = wgloss::verify::run(&gpu, suite);
+        let report = match (arguments.random, &mut stop) {
+            (Some(cases), Some(stop)) => Ok(random(&gpu, suite, arguments.seed, cases, &bar, stop)),
+            _ => verify::run(&gpu, suite).inspect(|_| bar.inc(1)),
+        };
         let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
         match report {
             Ok(report) => {
@@ -46,7 +61,9 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 failures.push(format!("{op}: {error}"));
             }
         }
-        bar.inc(1);
+        if stop.as_mut().is_some_and(|stop| stop.after(Ok(())).is_break()) {
+            break;
+        }
     }
     bar.finish_and_clear();
     println!("{table}");
@@ -55,4 +72,22 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("{failure}");
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// `cases` random cases from `seed` on, until they are to stop; an error of one is a failure of it.
+fn random(gpu: &Gpu, suite: Suite, seed: u64, cases: u64, bar: &ProgressBar, stop: &mut Stop) -> Report {
+    let mut all = Report::default();
+    for seed in seed..seed.saturating_add(cases) {
+        let report = verify::run_drawn(gpu, suite, seed)
+            .unwrap_or_else(|error| Report { failures: vec![error.to_string()], ..Report::default() });
+        all.compared += report.compared;
+        all.worst_ulp = all.worst_ulp.max(report.worst_ulp);
+        all.worst_relative = all.worst_relative.max(report.worst_relative);
+        all.failures.extend(report.failures.into_iter().map(|failure| format!("seed {seed}: {failure}")));
+        bar.inc(1);
+        if stop.after(Ok(())).is_break() {
+            break;
+        }
+    }
+    all
 }

@@ -19,10 +19,12 @@ use crate::stop::Stop;
 use crate::{plot, progress, warm};
 
 const OPTION: &str = "--interactions";
+/// A fit is told to be unfinished if its last sweep has lowered the objective by a larger share.
+const FALLING: f64 = 0.02;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] with any separator,
+    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
     /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz). Weights
     /// below 0 are taken by the presets implicit, of which they are dislikes, tf and explicit.
     #[arg(long, value_name = "FILE")]
@@ -51,21 +53,21 @@ pub struct Arguments {
     /// λ, the weight of the factors' squares in the objective [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
     #[arg(long, allow_negative_numbers = true)]
     regularization: Option<f32>,
-    /// The power of a row's observations by which its regularization grows [default: 1 for ials and explicit, 0 for others].
+    /// ν: λ of a row of n observations is --regularization times (n + w0 · rows of the other side)^ν, w0 being 1 for hu and implicit [default: 1 for ials and explicit, 0 for others].
     #[arg(long, allow_negative_numbers = true)]
     exponent: Option<f32>,
-    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: 2, 8 for rows wider than 1,024; without a weight for all pairs rows
-    /// narrower than 128 are solved exactly, others by 8].
+    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: by how much an observation weighs beside all pairs 2, 4 or 8, beyond 30,000 times
+    /// exactly up to a dim of 255 and by 16 from there; 8 for a dim above 1,024; without a weight for all pairs exactly up to a dim of 127, else 8].
     #[arg(long)]
     steps: Option<usize>,
     /// How factors are stored on the device: 16 bits halve memory and what is read of it.
     #[arg(long, value_enum, default_value_t = Width::F32)]
     storage: Width,
     /// Measure with new users instead of the last item of each user: this share of the users is left out of the fit, then solved from the first four fifths
-    /// of what they took, and asked for the rest.
+    /// of what they took, and asked for the rest. The factors that are written have them so.
     #[arg(long, value_name = "SHARE", conflicts_with = "held_out_users", allow_negative_numbers = true)]
     new_users: Option<f64>,
-    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100.
+    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100. Recall is of a user's held-out items, of K at most.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u16).range(1..=1000))]
     at: Vec<u16>,
     /// Start from the factors of an earlier run, as wide as --dim says: users and items that it does not know start as they do without. What it learned from
@@ -171,14 +173,17 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         None => None,
     };
+    let values = Values::of(&split.values);
+    let solver = config.chosen(values);
+    let config = Config { solver: Some(solver), ..config };
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    println!("adapter: {}; {}", crate::describe(gpu.info()), told(config.chosen()));
+    say!("adapter: {}; {}", crate::describe(gpu.info()), told(solver));
     let mut run = Run::open(arguments.out.as_deref(), "runs/wals", arguments.overwrite)?;
     let mut about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
-        "sweeps": config.sweeps, "solver": told(config.chosen()), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
-        "seed": config.seed, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
+        "sweeps": config.sweeps, "solver": told(solver), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
+        "seed": config.seed, "held_out_users": rules.held_out_users, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
     });
     Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;
@@ -205,7 +210,6 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         };
         stop.after(logged)
     };
-    let values = Values::of(&split.values);
     let outcome = match &from {
         Some(from) => fit_from(&gpu, from, train, values, &config, &mut watch),
         None => fit(&gpu, train, values, &config, &mut watch),
@@ -214,8 +218,8 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     stop.failure()?;
     let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
     let mut outcome = outcome.map_err(of_rows)?;
-    if halves.is_empty() {
-        println!("stopped before the first half of a sweep was done: nothing to keep");
+    if outcome.objectives.is_empty() {
+        say!("stopped before the first sweep was done: nothing to keep");
         return Ok(ExitCode::from(130));
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -234,35 +238,47 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let quality = match split.measured() {
         Some(held_out) => {
-            let at: Vec<usize> = arguments.at.iter().copied().map(usize::from).collect();
+            let mut at: Vec<usize> = arguments.at.iter().copied().map(usize::from).collect();
+            at.sort_unstable();
+            at.dedup();
             Quality::measure(held_out, &at, |users, k| recommend(&gpu, &outcome.model, known, users, k))?
         }
         None => Vec::new(),
     };
     let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
     let end = run::word(&outcome.end);
-    let distance = if fitted::predicts_weights(config.preset) { split.distance(&outcome.model) } else { None };
+    // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
+    let distance = if config.preset == Preset::Explicit { split.distance(&outcome.model) } else { None };
     run.log(&json!({
         "event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "rmse": distance.map(|[rmse, _]| rmse),
         "seconds": seconds,
     }))?;
     if stopped {
-        println!("stopped: the factors are those of {count} whole sweeps and what was solved since");
+        say!("stopped: the factors are those of {count} whole sweeps and what was solved since");
     }
     compare(&[("the factors", &quality)], &split, known);
     if let Some([rmse, by_mean]) = distance {
-        println!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
+        say!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
     }
-    if let (Some(first), Some(last)) = (outcome.objectives.first(), outcome.objectives.last()) {
-        println!(
-            "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} after the last{}",
+    if let (Some(first), Some(last)) = (outcome.objectives.first(), halves.last()) {
+        say!(
+            "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} at the end{}",
             quality.first().map(|quality| clause("; ", quality)).unwrap_or_default()
+        );
+    }
+    if let [.., before, last] = outcome.objectives[..]
+        && !stopped
+        && before - last > FALLING * before.abs()
+    {
+        let share = 100.0 * (before - last) / before.abs();
+        say!(
+            "the objective still falls, by {share:.1} % in the last sweep: more --sweeps lower it further, and --steps for each"
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
     run.picture(OBJECTIVE, plot::objective(&title, &halves))?;
     for name in [EMBEDDINGS, IDS, METRICS, OBJECTIVE] {
-        println!("wrote {}", run.path(name).display());
+        say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if stopped { 130 } else { 0 }))
 }

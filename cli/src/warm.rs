@@ -21,7 +21,7 @@ pub fn start(folder: &Path, loaded: &Loaded, config: &Config) -> Result<Model, F
     let (mut users, mut items) = (vec![0.0; loaded.users.len() * dim], config.drawn(loaded.items.len()));
     let known_users = take_over(&ids.users, &model.users, &loaded.users, &mut users, dim);
     let known_items = take_over(&ids.items, &model.items, &loaded.items, &mut items, dim);
-    println!("start:   factors of {known_users} of the users and {known_items} of the items from {}", folder.display());
+    say!("start:   factors of {known_users} of the users and {known_items} of the items from {}", folder.display());
     Ok(Model { users, items, dim })
 }
 

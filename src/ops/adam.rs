@@ -64,7 +64,7 @@ impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         let size = |value: f64| (value as f32).is_finite() && value >= 0.0;
         let share = |value: f64| (0.0..1.0).contains(&value) && (1.0 - value) as f32 > 0.0;
-        let (least, below) = ("a number of at least 0", "from 0 to below 1");
+        let (least, below) = ("from 0 to the largest f32", "from 0 to below 1");
         for (option, value, holds, expected) in [
             ("rate", self.rate, size(self.rate), least),
             ("beta1", self.beta1, share(self.beta1), below),

@@ -40,7 +40,7 @@ const FACTOR: usize = 6;
 /// Options of [`forward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// The largest norm that stays as it is, at least 0. Default 1.
+    /// The largest norm that stays as it is, at least 0; `f32::MAX` only measures. Default 1.
     pub max_norm: f32,
 }
 
@@ -53,7 +53,7 @@ impl Default for Options {
 impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         let holds = self.max_norm.is_finite() && self.max_norm >= 0.0;
-        required(OP, "max_norm", self.max_norm, holds, "a number of at least 0")
+        required(OP, "max_norm", self.max_norm, holds, "from 0 to the largest f32")
     }
 }
 

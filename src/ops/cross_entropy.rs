@@ -386,6 +386,10 @@ pub fn z_loss(
     options: Options,
 ) -> Result<()> {
     let rows = lse.rows;
+    if classes == 0 || classes > u32::MAX as usize {
+        let expected = "from 1 to 4294967295";
+        return Err(Error::Option { op: OP, option: "classes", expected, found: classes.to_string() });
+    }
     let batch = Batch::new(rows, classes, target, weights, options)?;
     shaped(OP, "lse", lse, [rows, 2])?;
     only_f32(OP, "lse", lse)?;

@@ -52,10 +52,10 @@ impl Default for Options {
 impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         let size = |value: f32| value.is_finite() && value >= 0.0;
-        required(OP, "rate", self.rate, size(self.rate), "a number of at least 0")?;
-        required(OP, "momentum", self.momentum, size(self.momentum), "a number of at least 0")?;
+        required(OP, "rate", self.rate, size(self.rate), "from 0 to the largest f32")?;
+        required(OP, "momentum", self.momentum, size(self.momentum), "from 0 to the largest f32")?;
         required(OP, "dampening", self.dampening, self.dampening.is_finite(), "a number")?;
-        required(OP, "weight_decay", self.weight_decay, size(self.weight_decay), "a number of at least 0")?;
+        required(OP, "weight_decay", self.weight_decay, size(self.weight_decay), "from 0 to the largest f32")?;
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
             let found = format!("momentum {}, dampening {}", self.momentum, self.dampening);
             return Err(Error::Option {

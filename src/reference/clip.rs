@@ -1,15 +1,16 @@
 //! Gradient clipping by the norm of all gradients.
-use super::{Real, real};
+use super::{Real, real, sum};
 use crate::clip::Options;
 
 /// Changes the gradients in place; returns the norm that they had.
 pub fn forward<F: Real>(gradients: &mut [&mut [F]], options: Options) -> F {
     let largest =
         gradients.iter().flat_map(|gradient| gradient.iter()).fold(F::zero(), |largest, g| largest.max(g.abs()));
-    // In units of the largest, so that squares stay in range.
-    let unit = if largest > F::zero() && largest.is_finite() { largest } else { F::one() };
-    let squares: F = gradients.iter().flat_map(|gradient| gradient.iter()).map(|&g| (g / unit) * (g / unit)).sum();
-    let norm = squares.sqrt() * unit;
+    // In units of the power of two below the largest, so that squares stay in range.
+    let unit = if largest > F::zero() && largest.is_finite() { largest.log2().floor().exp2() } else { F::one() };
+    let squares: Vec<F> =
+        gradients.iter().flat_map(|gradient| gradient.iter()).map(|&g| (g / unit) * (g / unit)).collect();
+    let norm = sum(&squares).sqrt() * unit;
     let factor = real::<F>(options.max_norm) / (norm + real(1e-6));
     let factor = if factor > F::one() { F::one() } else { factor };
     gradients.iter_mut().flat_map(|gradient| gradient.iter_mut()).for_each(|g| *g = *g * factor);

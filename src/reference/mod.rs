@@ -58,6 +58,14 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> F {
     a.iter().zip(b).map(|(&a, &b)| a * b).sum()
 }
 
+/// The sum of halves' sums, whose rounding errors grow with the logarithm of the length alone.
+fn sum<F: Real>(x: &[F]) -> F {
+    match x.len() {
+        0..64 => x.iter().copied().sum(),
+        len => sum(&x[..len / 2]) + sum(&x[len / 2..]),
+    }
+}
+
 /// The largest element; −∞ if there is none; NaN if one is NaN.
 fn largest<F: Real>(x: &[F]) -> F {
     x.iter().fold(F::neg_infinity(), |largest, &v| if v > largest || v.is_nan() { v } else { largest })

@@ -64,11 +64,14 @@ const MOST_WARMING: f32 = 1e3;
 /// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
 const MOST_WIDE: usize = 1 << 16;
 
-fn check_width(option: &'static str, width: usize) -> Result<()> {
-    if (1..=MOST_WIDE).contains(&width) {
-        return Ok(());
+fn check_widths(dim: usize, hidden: usize) -> Result<()> {
+    let widths = [("dim", "from 1 to 65536", 1, dim), ("hidden", "from 0 to 65536", 0, hidden)];
+    match widths.into_iter().find(|(.., least, width)| !(*least..=MOST_WIDE).contains(width)) {
+        Some((option, expected, _, width)) => {
+            Err(Error::Option { op: "train", option, expected, found: width.to_string() })
+        }
+        None => Ok(()),
     }
-    Err(Error::Option { op: "train", option, expected: "from 1 to 65536", found: width.to_string() })
 }
 
 /// How to train.
@@ -161,8 +164,7 @@ impl Config {
             let found = format!("{} with {} pairs to train on", self.batch, split.train.len());
             return option("batch", "at least 1 and at most the number of training pairs", found);
         }
-        check_width("dim", self.dim)?;
-        check_width("hidden", self.hidden.max(1))?;
+        check_widths(self.dim, self.hidden)?;
         let mut lengths = self.matryoshka.clone();
         lengths.sort_unstable();
         lengths.dedup();

@@ -22,6 +22,22 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill) = (draw.shape(50_000), draw.one_of(&[Fill::Equal, Fill::Small, Fill::Huge]));
+    let options = Options {
+        rate: draw.one_of(&[0.1, 0.001]),
+        beta1: draw.one_of(&[0.0, 0.9]),
+        beta2: draw.one_of(&[0.5, 0.999]),
+        weight_decay: draw.one_of(&[0.0, 0.1]),
+        decoupled: draw.yes(),
+        step: draw.size(100_000) as u32,
+        ..Default::default()
+    };
+    let amsgrad = draw.yes();
+    case(check, rows, cols, fill, amsgrad, options).await
+}
+
 async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, amsgrad: bool, options: Options) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} amsgrad {amsgrad} {options:?}"));
     let squares = |seed| -> Vec<f32> { Fill::Small.matrix(rows, cols, seed).iter().map(|x| x * x).collect() };

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, rounded};
 use crate::bce::{self, Options};
 use crate::reference::bce::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -26,6 +26,13 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let (shape, fill, storage) = (draw.shape(50_000), draw.fill(&[Fill::Masked]), draw.storage());
+    let (weights, options) = ([draw.yes(), draw.yes()], Options { reduction: draw.reduction(), accum: draw.accum() });
+    case(check, shape, fill, storage, weights, options).await
+}
+
 async fn case(
     check: &mut Check,
     shape: [usize; 2],
@@ -43,7 +50,7 @@ async fn case(
     let pos_weight: Vec<f32> = if positive { (0..cols).map(|j| (j % 5) as f32).collect() } else { Vec::new() };
     let [loss_rows, loss_cols] = options.reduction.of_elements(shape);
     let dy = Fill::Small.matrix(loss_rows, loss_cols, 5);
-    let old = if options.accum == Accum::Add { Fill::Small.matrix(rows, cols, 6) } else { Vec::new() };
+    let old = before(options.accum, storage, rows * cols, 6);
 
     let [x_held, t_held] = [check.input_as(storage, rows, cols, &x)?, check.input_as(storage, rows, cols, &t)?];
     let weight_held = check.input_as(storage, if weighted { rows } else { 0 }, cols, &weight)?;

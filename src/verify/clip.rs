@@ -18,6 +18,13 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let shapes: Vec<[usize; 2]> = (0..draw.size(9)).map(|_| draw.shape(20_000)).collect();
+    let (fill, max_norm, storage) = (draw.fill(&[Fill::Masked]), draw.one_of(&[0.0, 1.0, 100.0, 1e30]), draw.storage());
+    case(check, &shapes, fill, max_norm, storage).await
+}
+
 async fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f32, storage: Storage) -> Result<()> {
     check.case(format_args!("{shapes:?} {fill:?} max_norm {max_norm} {storage:?}"));
     let options = Options { max_norm };

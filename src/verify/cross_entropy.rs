@@ -52,6 +52,25 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) = (draw.shape(50_000), draw.fill(&[]), draw.storage());
+    if draw.rarely(8) && fill != Fill::Subnormal {
+        return predicted(check, [rows, cols], fill, storage).await;
+    }
+    let fill = if fill == Fill::Masked { Fill::Outlier } else { fill };
+    let options = Options {
+        label_smoothing: draw.one_of(&[0.0, 0.0, 0.1, 0.9]),
+        z_loss: draw.one_of(&[0.0, 0.0, 1e-4, 0.5]),
+        softcap: draw.one_of(&[0.0, 0.0, 3.0, 30.0]),
+        reduction: draw.reduction(),
+        accum: draw.accum(),
+        ..Default::default()
+    };
+    let variant = Variant { soft: draw.yes(), weighted: draw.yes(), storage, options };
+    self::variant(check, rows, cols, fill, variant).await
+}
+
 async fn predicted(check: &mut Check, [rows, cols]: [usize; 2], fill: Fill, storage: Storage) -> Result<()> {
     check.case(format_args!("predict {rows} x {cols} {fill:?} {storage:?}"));
     let x = rounded(storage, &fill.matrix(rows, cols, 28));
@@ -134,7 +153,18 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
         let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
-        check.compare_gradient(what, held, &old, &want, &yardstick).await?;
+        if options.softcap == 0.0 {
+            check.compare_gradient(what, held, &old, &want, &yardstick).await?;
+            continue;
+        }
+        // The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the capped logits.
+        let cap = f64::from(options.softcap);
+        let capped: Vec<f64> =
+            wide_x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
+        let of_capped =
+            textbook::backward(&capped, cols, wide, wide_weights, &cast(dy), Options { softcap: 0.0, ..options });
+        let terms: Vec<f64> = of_capped.iter().zip(&capped).map(|(g, y)| g.abs() * (1.0 + (y / cap).powi(2))).collect();
+        check.compare_added(what, held, &old, &want, &yardstick, &terms).await?;
     }
     Ok(())
 }

@@ -19,6 +19,14 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let shape = draw.pairs(50_000);
+    let (fill, accum, storage) = (draw.one_of(&[Fill::Small, Fill::Equal, Fill::Huge]), draw.accum(), draw.storage());
+    let fill = if storage == Storage::F16 { Fill::Small } else { fill };
+    case(check, shape, fill, accum, storage).await
+}
+
 async fn case(check: &mut Check, [n, per, dim]: [usize; 3], fill: Fill, accum: Accum, storage: Storage) -> Result<()> {
     check.case(format_args!("{n} x {per} x {dim} {fill:?} {accum:?} {storage:?}"));
     let q = rounded(storage, &fill.matrix(n, dim, 41));

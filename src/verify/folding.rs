@@ -15,6 +15,16 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let gpu = check.draw.in_chunks(&check.gpu);
+    check.gpu = gpu;
+    let draw = &mut check.draw;
+    let [n, m, dim] = draw.pairs(300_000);
+    let fill = draw.fill_of_pairs(dim, n * m, &[Fill::Equal, Fill::Small, Fill::Outlier]);
+    let storage = draw.storage();
+    case(check, [n, m, dim], fill, storage).await
+}
+
 async fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, storage: Storage) -> Result<()> {
     check.case(format_args!("{queries} x {keys} x {dim} {fill:?} {storage:?}"));
     let matrix = |rows, seed| rounded(storage, &fill.matrix(rows, dim, seed));

@@ -30,6 +30,15 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let cols = draw.size(300);
+    let (count, rows) = (draw.size(30_000 / cols), draw.size(30_000 / cols));
+    let (which, accum) = (draw.one_of(&[Ids::Distinct, Ids::Equal, Ids::Popular]), draw.accum());
+    let storages = [draw.storage(), draw.storage()];
+    case(check, [count, rows, cols], which, accum, storages).await
+}
+
 fn ids(which: Ids, count: usize, rows: usize) -> Vec<u32> {
     let mut random = Random::new(9, count as u32);
     let mut order = random.permutation(rows as u32);

@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, rounded};
 use crate::gaussian_kl::{self, Gradients, Options};
 use crate::reference::gaussian_kl::{self as textbook, Inputs};
 use crate::{Accum, Reduction, Result, Storage};
@@ -21,6 +21,13 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let (shape, fill, storage) = (draw.shape(30_000), draw.fill(&[Fill::Masked]), draw.storage());
+    let (prior, options) = (draw.yes(), Options { reduction: draw.reduction(), accum: draw.accum() });
+    case(check, shape, fill, storage, prior, options).await
+}
+
 async fn case(
     check: &mut Check,
     shape: [usize; 2],
@@ -37,7 +44,7 @@ async fn case(
     let [m, v, pm, pv] = [matrix(fill, 3), matrix(variances, 4), matrix(fill, 5), matrix(Fill::Small, 6)];
     let [loss_rows, loss_cols] = options.reduction.of_elements(shape);
     let dy = Fill::Small.matrix(loss_rows, loss_cols, 5);
-    let old = if options.accum == Accum::Add { Fill::Small.matrix(rows, cols, 6) } else { Vec::new() };
+    let old = before(options.accum, storage, rows * cols, 6);
 
     let hold = |data: &[f32]| check.input_as(storage, rows, cols, data);
     let held = [hold(&m)?, hold(&v)?, hold(&pm)?, hold(&pv)?];

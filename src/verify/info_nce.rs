@@ -41,6 +41,70 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     if check.is_brief { Ok(()) } else { option_cases(check).await }
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let gpu = check.draw.in_chunks(&check.gpu);
+    check.gpu = gpu;
+    let draw = &mut check.draw;
+    let [n, m, dim] = draw.pairs(200_000);
+    let storage = draw.storage();
+    if draw.rarely(3) {
+        let fills = [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide];
+        let fill = draw.fill_of_pairs(dim, n * m, &fills);
+        let symmetric = n == m && draw.yes();
+        let options = Options { symmetric, reduction: draw.one_of(&PLAIN), accum: draw.accum(), ..Default::default() };
+        let log_scale = draw.one_of(&[None, Some(2.0), Some(5.0)]);
+        return case(check, [n, m, dim], fill, log_scale, storage, options).await;
+    }
+    let (n, m) = (n.min(300), m.min(300));
+    let symmetric = draw.yes();
+    let m = if symmetric { n } else { m };
+    let extras = Extras {
+        positive: draw.one_of(&[Kind::Own, Kind::Own, Kind::Index, Kind::Groups]),
+        weight: draw.yes(),
+        log_q: draw.rarely(3),
+        ids: draw.rarely(3),
+        log_scale: draw.rarely(3),
+        shared: if draw.rarely(3) { draw.size(100) } else { 0 },
+        each: if draw.rarely(3) { draw.size(9) } else { 0 },
+        fused: draw.yes(),
+        values: draw.yes(),
+        storage,
+    };
+    let given = info_nce::Given {
+        index: matches!(extras.positive, Kind::Index),
+        groups: matches!(extras.positive, Kind::Groups),
+        log_q: extras.log_q,
+    };
+    // Until the options go together.
+    loop {
+        let options = Options {
+            temperature: draw.one_of(&[0.5, 0.2, 1.0]),
+            normalize: draw.rarely(3),
+            symmetric,
+            in_batch: !draw.rarely(4),
+            query_negatives: draw.rarely(4),
+            key_negatives: draw.rarely(4),
+            reduction: draw.reduction(),
+            accum: draw.accum(),
+            exclude_self: draw.rarely(4),
+            inside_log: draw.rarely(4),
+            decoupled: draw.rarely(4),
+            tau_plus: draw.one_of(&[0.0, 0.0, 0.0, 0.01, 0.3]),
+            hardness: draw.one_of(&[0.0, 0.0, 0.0, 0.5, -0.5]),
+            label_smoothing: draw.one_of(&[0.0, 0.0, 0.0, 0.1, 1.0]),
+            margin: draw.one_of(&[0.0, 0.0, 0.2, -0.1]),
+            near_margin: draw.one_of(&[f32::INFINITY, f32::INFINITY, f32::INFINITY, 0.3, 0.0, -0.1]),
+            ..Default::default()
+        };
+        if options.check(given).is_ok() {
+            return option_case(check, [n, m, dim], extras, options).await;
+        }
+    }
+}
+
+/// The reductions that the plain cases know the terms of.
+const PLAIN: [Reduction; 3] = [Reduction::None, Reduction::Mean, Reduction::Sum];
+
 /// Every option, alone and beside others. Each set of flags is a pipeline: cases that share one stand next to each other.
 async fn option_cases(check: &mut Check) -> Result<()> {
     let plain = Options { temperature: 0.5, ..Default::default() };
@@ -176,7 +240,7 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
     let vectors = |rows, seed| rounded(storage, &matrix(rows, dim, seed));
     let words = |len: usize, from: &dyn Fn(usize) -> usize| -> Vec<u32> { (0..len).map(|i| from(i) as u32).collect() };
     let (q, mut k) = (vectors(n, 30), vectors(m, 31));
-    if n > 4 {
+    if m > 2 {
         k.copy_within(..dim, 2 * dim); // key 2 is key 0 again
     }
     let (l, e) = (extras.shared, extras.each * n);

@@ -50,6 +50,23 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     case(check, 3, 40_000, Fill::Outlier, none, Storage::F32).await
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) = (draw.shape(30_000), draw.fill(&[]), draw.storage());
+    let form = draw.one_of(&[Form::Logits, Form::Logits, FORMS[1], FORMS[2], FORMS[3]]);
+    let plain = Options { form, reduction: draw.reduction(), accum: draw.accum(), ..Default::default() };
+    let by_row = form == Form::Logits && plain.reduction != Reduction::None;
+    let options = Options {
+        divergence: if by_row { draw.one_of(&DIVERGENCES) } else { Divergence::Kl },
+        temperature: draw.one_of(&[1.0, 0.5, 5.0]),
+        scale_t2: draw.yes(),
+        ..plain
+    };
+    // Where both sides are nearly 1 f32 does not tell which is the larger.
+    let fill = if options.divergence == Divergence::TotalVariation { Fill::Small } else { fill };
+    case(check, rows, cols, fill, options, storage).await
+}
+
 /// The two sides: of one fill; a target's masks are the model's too, since the loss is infinite where they are not.
 fn sides(fill: Fill, form: Form, rows: usize, cols: usize) -> [Vec<f32>; 2] {
     let (mut x, mut t) = (fill.matrix(rows, cols, 31), fill.matrix(rows, cols, 32));
@@ -94,45 +111,63 @@ async fn case(
     let want = reference::kl::forward::<f64>(&cast(&x), &cast(&t), cols, options);
     let sums = loss_terms(&x, &t, cols, options);
     check.compare_sum("loss", &loss, &want, &reference::kl::forward(&x, &t, cols, options), &sums).await?;
-    let slopes = |dy: &[f32]| gradient_terms(&x, &t, cols, dy, options);
     for (dy, held) in [(&[][..], &fused), (&dy, &back)] {
         let want = reference::kl::backward::<f64>(&cast(&x), &cast(&t), cols, &cast(dy), options);
         let yardstick = reference::kl::backward(&x, &t, cols, dy, options);
+        let terms = gradient_terms([&x, &t], cols, dy, options);
         for (index, what) in ["dx", "dt"].into_iter().enumerate() {
-            check.compare_added(what, &held[index], &old, &want[index], &yardstick[index], &slopes(dy)).await?;
+            check.compare_added(what, &held[index], &old, &want[index], &yardstick[index], &terms[index]).await?;
         }
     }
     Ok(())
 }
 
-/// What the gradients of logits subtract from each other, (p + q) (1 + l + the sum over the row of (p + q) l), times what the loss's own
-/// gradient and its reduction make of it; l bounds the logarithm in a term, see [`log_size`]. None for the other forms.
-fn gradient_terms(x: &[f32], t: &[f32], cols: usize, dy: &[f32], options: Options) -> Vec<f64> {
-    if options.form != Form::Logits {
-        return Vec::new();
-    }
-    let temperature = options.temperature;
-    let logs = |x: &[f32]| {
-        let options = softmax::Options { temperature, log: true };
-        reference::softmax::forward::<f64>(&cast(x), cols, options)
-    };
-    let (log_q, log_p) = (logs(x), logs(t));
-    let rows = x.len() / cols;
-    let scale = options.reduction.factor([rows, cols]) / f64::from(temperature)
-        * if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
-    let pairs = || log_p.iter().zip(&log_q);
-    let sizes: Vec<f64> = pairs().map(|(&p, &q)| log_size(p, q, options)).collect();
-    let weights: Vec<f64> = pairs().map(|(&p, &q)| p.exp() + q.exp()).collect();
-    let sums =
-        weights.chunks(cols).zip(sizes.chunks(cols)).map(|(w, s)| w.iter().zip(s).map(|(w, s)| w * s).sum::<f64>());
-    let sums: Vec<f64> = sums.collect();
+/// What the gradients dx and dt subtract from each other, times what the loss's own gradient and its reduction make of it. Of logits
+/// (p + q) (1 + l + the sum over the row of (p + q) l), with [`log_size`] l, beside probabilities dx of p + q Σ p; of probabilities |ln p| + |ln q| + 1.
+fn gradient_terms([x, t]: [&[f32]; 2], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+    let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
+    let temperature = f64::from(options.temperature);
+    let scale =
+        options.reduction.factor([x.len() / cols, cols]) * if options.scale_t2 { temperature.powi(2) } else { 1.0 };
     let dy = |at: usize| match (dy.len(), options.reduction) {
         (0, _) => 1.0,
         (_, Reduction::None) => f64::from(dy[at]).abs(),
         (_, Reduction::Rows) => f64::from(dy[at / cols]).abs(),
         _ => f64::from(dy[0]).abs(),
     };
-    (0..x.len()).map(|at| scale * dy(at) * weights[at] * (1.0 + sizes[at] + sums[at / cols])).collect()
+    let all = |of: &dyn Fn(usize) -> f64| (0..x.len()).map(|at| scale * dy(at) * of(at)).collect::<Vec<_>>();
+    let by_row = |of: &dyn Fn(usize) -> f64| -> Vec<f64> {
+        (0..x.len() / cols).map(|row| (row * cols..(row + 1) * cols).map(of).sum()).collect()
+    };
+    let (p, q) = (|at: usize| log_p[at].exp(), |at: usize| log_q[at].exp());
+    let size = |at: usize| log_size(log_p[at], log_q[at], options);
+    let of_logarithm = |at: usize| 1.0 + size(at);
+    match options.form {
+        Form::Logits => {
+            let sums = by_row(&|at| (p(at) + q(at)) * size(at));
+            let terms = all(&|at| (p(at) + q(at)) * (1.0 + size(at) + sums[at / cols]) / temperature);
+            [terms.clone(), terms]
+        }
+        Form::Probabilities => {
+            let sums = by_row(&p);
+            [all(&|at| (p(at) + q(at) * sums[at / cols]) / temperature), all(&of_logarithm)]
+        }
+        Form::LogQ => [all(&p), all(&of_logarithm)],
+        Form::LogQLogP => [all(&p), all(&|at| p(at) * of_logarithm(at))],
+    }
+}
+
+/// ln q and ln p.
+fn logarithms(x: &[f64], t: &[f64], cols: usize, options: Options) -> [Vec<f64>; 2] {
+    let temperature = options.temperature;
+    let of_logits = |x: &[f64]| reference::softmax::forward(x, cols, softmax::Options { temperature, log: true });
+    let log_q = if options.by_element() { x.to_vec() } else { of_logits(x) };
+    let log_p = match options.form {
+        Form::Logits => of_logits(t),
+        Form::Probabilities | Form::LogQ => t.iter().map(|p| p.ln()).collect(),
+        Form::LogQLogP => t.to_vec(),
+    };
+    [log_q, log_p]
 }
 
 /// |ln p| + |ln q|, of which Kullback and Leibler's terms are made; the others hold ln(q/m), ln(p/m) or no logarithm, which times q and p
@@ -148,16 +183,8 @@ fn log_size(log_p: f64, log_q: f64, options: Options) -> f64 {
 
 /// (p + q) l of each element, reduced as the loss, with [`log_size`] l.
 fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
-    let (x, t): (Vec<f64>, Vec<f64>) = (cast(x), cast(t));
-    let temperature = options.temperature;
-    let logs = |x: &[f64]| reference::softmax::forward(x, cols, softmax::Options { temperature, log: true });
-    let log_q = if options.by_element() { x } else { logs(&x) };
-    let log_p = match options.form {
-        Form::Logits => logs(&t),
-        Form::Probabilities | Form::LogQ => t.iter().map(|p| p.ln()).collect(),
-        Form::LogQLogP => t,
-    };
-    let scale = if options.scale_t2 { f64::from(temperature).powi(2) } else { 1.0 };
+    let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
+    let scale = if options.scale_t2 { f64::from(options.temperature).powi(2) } else { 1.0 };
     let weight = |p: f64, q: f64| if options.by_element() { p.exp() } else { p.exp() + q.exp() };
     let sides = log_p.iter().zip(&log_q);
     let terms: Vec<f64> = sides.map(|(&p, &q)| scale * weight(p, q) * log_size(p, q, options)).collect();

@@ -25,6 +25,15 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let (shape, fill, storage) = (draw.shape(50_000), draw.fill(&[Fill::Masked]), draw.storage());
+    let of_gradients = draw.one_of(&[storage, Storage::F32]);
+    let factor = draw.one_of(&[1.0, 0.5, 3.0]);
+    let options = Options { reduction: draw.reduction(), factor, accum: draw.accum() };
+    case(check, shape, fill, [storage, of_gradients], options).await
+}
+
 async fn case(
     check: &mut Check,
     shape: [usize; 2],

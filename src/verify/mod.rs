@@ -11,6 +11,7 @@ mod cast;
 mod clip;
 mod cross_entropy;
 mod dot;
+mod draw;
 mod fill;
 mod folding;
 mod gather;
@@ -33,22 +34,35 @@ pub use fill::{FILLS, Fill};
 
 use core::pin::Pin;
 
+use self::draw::Draw;
 use crate::reference::Real;
 use crate::tensor::Element;
 use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 
-/// An op's cases.
-pub type Suite = for<'a> fn(&'a mut Check) -> Cases<'a>;
+/// An op's cases: those that are listed, and how one is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Suite {
+    /// The op's name.
+    pub op: &'static str,
+    listed: Cases,
+    drawn: Cases,
+}
 
-/// Cases under way: they wait for each result.
-pub type Cases<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+type Cases = for<'a> fn(&'a mut Check) -> UnderWay<'a>;
+
+/// Cases wait for each result.
+type UnderWay<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 macro_rules! suites {
-    ($($op:ident)*) => { [$((stringify!($op), |check| Box::pin($op::cases(check)))),*] };
+    ($($op:ident)*) => { [$(Suite {
+        op: stringify!($op),
+        listed: |check| Box::pin($op::cases(check)),
+        drawn: |check| Box::pin($op::drawn(check)),
+    }),*] };
 }
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [(&str, Suite); 22] = suites![
+pub const SUITES: [Suite; 22] = suites![
     linear sigmoid tanh normalize softmax cross_entropy bce l2 gaussian_kl info_nce kl siglip dot gather
     sample sgd adam top_k clip wals folding cast
 ];
@@ -81,7 +95,7 @@ pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
 /// As [`run`].
 pub async fn run_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
     let mut check = Check::new(gpu);
-    suite(&mut check).await?;
+    (suite.listed)(&mut check).await?;
     Ok(check.report)
 }
 
@@ -100,7 +114,28 @@ pub fn run_briefly(gpu: &Gpu, suite: Suite) -> Result<Report> {
 /// As [`run`].
 pub async fn run_briefly_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
     let mut check = Check { is_brief: true, ..Check::new(gpu) };
-    suite(&mut check).await?;
+    (suite.listed)(&mut check).await?;
+    Ok(check.report)
+}
+
+/// Runs one case of an op that is drawn: shape, layout, numbers' kind, storage, options and how large a workspace may be. The same seed draws the
+/// same case on every machine.
+///
+/// # Errors
+/// As [`run`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn run_drawn(gpu: &Gpu, suite: Suite, seed: u64) -> Result<Report> {
+    pollster::block_on(run_drawn_async(gpu, suite, seed))
+}
+
+/// As [`run_drawn`], without blocking.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_drawn_async(gpu: &Gpu, suite: Suite, seed: u64) -> Result<Report> {
+    let mut check = Check { draw: Draw::new(seed), ..Check::new(gpu) };
+    check.layout = check.draw.below(LAYOUTS.len());
+    (suite.drawn)(&mut check).await?;
     Ok(check.report)
 }
 
@@ -181,6 +216,8 @@ pub struct Check {
     layout: usize,
     /// By how much the case's op magnifies what a device flushes to 0 on the way.
     gain: f64,
+    /// What a drawn case is made of.
+    draw: Draw,
 }
 
 impl Check {
@@ -193,6 +230,7 @@ impl Check {
             case: String::new(),
             layout: 0,
             gain: 1.0,
+            draw: Draw::new(0),
         }
     }
 
@@ -377,16 +415,16 @@ impl Check {
             Storage::Bf16 => (2f64.powi(-134), f64::from(f32::MAX)),
         };
         let scales: Vec<f64> = want.chunks(cols).map(|row| largest(row.iter().copied())).collect();
+        let size = |at: usize| scales[at / cols].max(terms.get(at).copied().unwrap_or(0.0));
         let naive = largest(want.iter().zip(yardstick).enumerate().map(|(at, (want, &naive))| {
             let error = want - f64::from(naive);
-            if error.abs() <= flushed { 0.0 } else { error / scales[at / cols].max(TINY) }
+            if error.abs() <= flushed { 0.0 } else { error / size(at).max(TINY) }
         }));
         for (at, (&got, &want)) in got.iter().zip(want).enumerate() {
             let special = (want.is_nan() && got.is_nan())
                 || (want.abs() > most && got.is_infinite() && got.is_sign_positive() == (want > 0.0));
-            let scale = scales[at / cols];
-            let size = scale.max(terms.get(at).copied().unwrap_or(0.0));
-            let tolerance = 2.0 * naive * scale + ULPS * EPSILON * size + flushed + unit * want.abs() + smallest;
+            let size = size(at);
+            let tolerance = (2.0 * naive + ULPS * EPSILON) * size + flushed + unit * want.abs() + smallest;
             let error = (f64::from(got) - want).abs();
             let within = error <= tolerance;
             if !within && !special {

@@ -19,6 +19,14 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     case(check, 5, 33, Fill::Small, Storage::F32, Options { eps: 100.0 }).await
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) =
+        (draw.shape(50_000), draw.fill(&[Fill::Masked, Fill::Subnormal]), draw.storage());
+    let eps = if draw.rarely(4) { 100.0 } else { Options::default().eps };
+    case(check, rows, cols, fill, storage, Options { eps }).await
+}
+
 async fn case(
     check: &mut Check,
     rows: usize,

@@ -3,7 +3,6 @@ use crate::sample::{self, Options, Popularity, Proposal};
 use crate::{Lists, Random, Result, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
-    let zipf = |n: u32| -> Vec<f32> { (0..n).map(|k| if k % 5 == 3 { 0.0 } else { 1e4 / (k + 1) as f32 }).collect() };
     for (rows, cols) in [(1, 1), (7, 5), (300, 64), (70_000, 1)] {
         for n in [1, 7, 257] {
             let popularity = Popularity::new(&zipf(n), 0.75)?;
@@ -25,6 +24,22 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         case(check, 50, 200, proposal, false).await?;
     }
     Ok(())
+}
+
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let (n, [rows, cols], has_lists) = (draw.size(3_000) as u32, draw.shape(3_000), draw.yes());
+    let popularity = Popularity::new(&zipf(n), draw.one_of(&[1.0, 0.75, 0.0]))?;
+    let uniform = draw.one_of(&[0.0, 0.25, 1.0]);
+    let proposals =
+        [Proposal::Uniform { n }, Proposal::LogUniform { n }, Proposal::Table { table: popularity.words(), uniform }];
+    let proposal = draw.one_of(&proposals);
+    case(check, rows, cols, proposal, has_lists).await
+}
+
+/// Popularities of which a fifth is 0.
+fn zipf(n: u32) -> Vec<f32> {
+    (0..n).map(|k| if k % 5 == 3 { 0.0 } else { 1e4 / (k + 1) as f32 }).collect()
 }
 
 /// Lists of up to a dozen ids below and above n, all of the first seven among them; the last row asks for one that does not exist.

@@ -23,6 +23,22 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill) = (draw.shape(50_000), draw.one_of(&[Fill::Equal, Fill::Small, Fill::Huge]));
+    let momentum = draw.one_of(&[0.0, 0.9]);
+    let nesterov = momentum > 0.0 && draw.yes();
+    let options = Options {
+        rate: draw.one_of(&[1.0, 0.01]),
+        momentum,
+        weight_decay: draw.one_of(&[0.0, 0.01]),
+        dampening: if nesterov { 0.0 } else { draw.one_of(&[0.0, 0.3]) },
+        nesterov,
+        first: draw.yes(),
+    };
+    case(check, rows, cols, fill, options).await
+}
+
 async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: Options) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?}"));
     let (g, p) = (fill.matrix(rows, cols, 14), Fill::Small.matrix(rows, cols, 15));

@@ -37,6 +37,20 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let gpu = check.draw.in_chunks(&check.gpu);
+    check.gpu = gpu;
+    let draw = &mut check.draw;
+    let [a, b, dim] = draw.pairs(300_000);
+    let [n, m] = [a.min(b), a.max(b)];
+    let fills = [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide];
+    let (fill, storage) = (draw.fill_of_pairs(dim, n * m, &fills), draw.storage());
+    let log_scale = draw.one_of(&[None, Some(1.5), Some(-1.0)]);
+    let learned = reference::Learned { log_scale, bias: draw.one_of(&[None, Some(-3.0)]) };
+    let options = Options { reduction: draw.reduction(), accum: draw.accum(), ..Default::default() };
+    case(check, [n, m, dim], fill, learned, storage, options).await
+}
+
 /// `storage` is that of the matrices; the parameters and their gradients are f32.
 async fn case(
     check: &mut Check,

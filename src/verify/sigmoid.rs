@@ -19,6 +19,13 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) = (draw.shape(50_000), draw.fill(&[Fill::Masked]), draw.storage());
+    let options = Options { log: draw.yes() };
+    case(check, rows, cols, fill, storage, options).await
+}
+
 async fn case(
     check: &mut Check,
     rows: usize,

@@ -20,6 +20,13 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     case(check, 32, 131_072, Fill::Outlier, Storage::F32, Options::default()).await
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) = (draw.shape(50_000), draw.fill(&[]), draw.storage());
+    let options = Options { temperature: draw.one_of(&[1.0, 0.07, 0.5, 5.0]), log: draw.yes() };
+    case(check, rows, cols, fill, storage, options).await
+}
+
 async fn case(
     check: &mut Check,
     rows: usize,
@@ -29,6 +36,7 @@ async fn case(
     options: Options,
 ) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {options:?}"));
+    check.magnifies_flushed(1.0 / f64::from(options.temperature));
     let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 5)), rounded(storage, &Fill::Small.matrix(rows, cols, 6)));
     let held = [check.input_as(storage, rows, cols, &x)?, check.input_as(storage, rows, cols, &dy)?];
     let (y, dx) = (check.output_as(storage, rows, cols)?, check.output_as(storage, rows, cols)?);

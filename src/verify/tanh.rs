@@ -16,6 +16,12 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let draw = &mut check.draw;
+    let ([rows, cols], fill, storage) = (draw.shape(50_000), draw.fill(&[Fill::Masked]), draw.storage());
+    case(check, rows, cols, fill, storage).await
+}
+
 async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, storage: Storage) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?}"));
     let (x, dy) = (rounded(storage, &fill.matrix(rows, cols, 1)), rounded(storage, &Fill::Small.matrix(rows, cols, 2)));

@@ -16,6 +16,15 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn drawn(check: &mut Check) -> Result<()> {
+    let gpu = check.draw.in_chunks(&check.gpu);
+    check.gpu = gpu;
+    let draw = &mut check.draw;
+    let ([n, m, dim], has_lists, storage) = (draw.pairs(300_000), draw.yes(), draw.storage());
+    let (count, ties) = (draw.size(300), n * m > 100 || draw.yes());
+    case(check, [n, m, dim, count], ties, has_lists, storage).await
+}
+
 /// `ties`: vectors of few small integers, whose scores are exact and often equal.
 async fn case(
     check: &mut Check,

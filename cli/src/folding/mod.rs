@@ -83,9 +83,9 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Arguments { blocks, users, items, seed, .. } = *arguments;
     let planted = Blocks { blocks, users, items, seed, ..Default::default() }.generate()?;
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    println!("adapter: {}", crate::describe(gpu.info()));
+    say!("adapter: {}", crate::describe(gpu.info()));
     let count = planted.train.len();
-    println!(
+    say!(
         "planted: {blocks} blocks of {users} users and {items} items, {count} interactions to train on, one of each user held out"
     );
     let mut run = Run::open(arguments.out.as_deref(), "runs/folding", arguments.overwrite)?;
@@ -117,7 +117,7 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 drawn.push((format!("{name}, {dim} wide"), outcome.model));
             }
         }
-        bar.suspend(|| println!("\n{}", tabulated(dim, &rows)));
+        bar.suspend(|| say!("\n{}", tabulated(dim, &rows)));
     }
     bar.finish_and_clear();
     let of = picture::Blocks { users: &planted.user_blocks, items: &planted.item_blocks, count: blocks as usize };
@@ -125,14 +125,12 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let pair = picture::most_folded(&scores, of.count);
     let shown = [0, 1].map(|at| picture::Shown { title: drawn[at].0.clone(), model: &drawn[at].1 });
     run.picture(FOLDING, picture::svg(shown, &of, pair))?;
-    println!(
+    say!(
         "folding: how far scores exceed what belongs together, on average over all pairs; of it the share of the mean score within blocks"
     );
-    println!(
-        "spurious: share of the first {TOP} recommendations that are of another block; any: users with at least one"
-    );
+    say!("spurious: share of the first {TOP} recommendations that are of another block; any: users with at least one");
     for name in [METRICS, FOLDING] {
-        println!("wrote {}", run.path(name).display());
+        say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -27,14 +27,18 @@ fn word(field: &str) -> String {
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// Whether a word is one of the names, be it with an end.
+fn is_named(word: &str, names: &str, end: &str) -> bool {
+    let is = |name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
+    names.split_whitespace().any(is)
+}
+
 impl Columns {
     /// Of a header; none if the line is data.
     pub fn named(fields: &[&str]) -> Option<Columns> {
         let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
         let find = |names: &str, end: &str| {
-            let is =
-                |word: &String, name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
-            names.split_whitespace().find_map(|name| words.iter().position(|word| is(word, name)))
+            names.split_whitespace().find_map(|name| words.iter().position(|word| is_named(word, name, end)))
         };
         let (user, item) = find(USERS, "id").zip(find(ITEMS, "id"))?;
         let (weight, time) = (find(WEIGHTS, ""), find(TIMES, ""));
@@ -122,14 +126,19 @@ pub fn is_json(line: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '\'', '{', '[']))
 }
 
-/// Whether the first of lines of two fields names columns by words that are not known: it has no whole numbers where all others have.
+/// Whether the first of lines of two fields names columns by words that are not known: it has no whole numbers where all others have, or one of the words is
+/// known and nobody's id in the others.
 pub fn is_unknown_header(lines: &[Vec<String>]) -> bool {
     let is_whole = |field: &String| !field.trim().is_empty() && field.trim().bytes().all(|byte| byte.is_ascii_digit());
     let Some((first, others)) = lines.split_first() else { return false };
+    let is_known = |at: usize, names: &str| {
+        is_named(&word(&first[at]), names, "id") && !others.iter().any(|fields| fields.get(at) == Some(&first[at]))
+    };
     first.len() == 2
         && !others.is_empty()
         && !first.iter().any(is_whole)
-        && others.iter().all(|fields| fields.len() == 2 && fields.iter().all(is_whole))
+        && others.iter().all(|fields| fields.len() == 2)
+        && (others.iter().flatten().all(is_whole) || is_known(0, USERS) || is_known(1, ITEMS))
 }
 
 #[cfg(test)]

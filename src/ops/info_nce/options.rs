@@ -8,15 +8,16 @@ use crate::{Error, Result};
 pub struct Options {
     /// 1/scale, above 0, where no `log_scale` tensor is given. Default 0.07 (CLIP's initial value).
     pub temperature: f32,
-    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default 100 (CLIP's).
+    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. ln 100 rounded to f32 is past 100: [`bound`](super::bound()), after
+    /// each step of an optimizer, sets the tensor to what is not. Default 100 (CLIP's).
     pub max_scale: f32,
     /// Rows may have any length whose square f32 holds, up to 1.8e19: c is their cosine, gradients are those of the rows as given; rows shorter
     /// than 1e-12 are divided by that, as [`normalize`](crate::normalize) does. Default no: c is their product.
     pub normalize: bool,
-    /// The mean of both directions; needs as many keys as queries. Default no.
+    /// The mean of both directions; needs as many keys as queries, and positives of the query's own number or by group. Default no.
     pub symmetric: bool,
     /// Whether the keys of other queries are negatives. If not, keys from number N on and [`Batch::shared`] and [`Batch::each`] still are, and
-    /// other queries' keys cost nothing. Default yes.
+    /// other queries' keys cost nothing; for one direction and positives of the query's own number. Default yes.
     pub in_batch: bool,
     /// Whether other queries are negatives of a query, but for those of its group or id. Default no.
     pub query_negatives: bool,
@@ -26,22 +27,22 @@ pub struct Options {
     pub reduction: Reduction,
     /// Whether gradients are added to what their outputs hold, all of them: those that are not to be added up want to be zeros before. Default no.
     pub accum: Accum,
-    /// Query i is never compared with key i: for queries and keys that are the same rows. Default no.
+    /// Query i is never compared with key i: for queries and keys that are the same rows, with positives by index or by group. Default no.
     pub exclude_self: bool,
     /// The sum over several positives stands inside the logarithm, ln Σ_p e^s / |P|, instead of outside. Default no.
     pub inside_log: bool,
     /// The positives are left out of the sum that they are compared with (decoupled contrastive learning). Default no.
     pub decoupled: bool,
     /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning); where the
-    /// sum over negatives is at its floor, e^(−scale) each, the floor is taken as constant in the gradient of the scale. Default 0.
+    /// sum over negatives is at its floor, e^(−scale) each, the floor is taken as constant in the gradient of the scale. Without groups, `inside_log` and `decoupled`. Default 0.
     pub tau_plus: f32,
     /// α: a negative counts e^(s + α c) with the second term taken as constant, so that hard ones count more. Default 0.
     pub hardness: f32,
-    /// ε: the target is 1 − ε for the positives, and ε spread over all keys that take part. Default 0.
+    /// ε: the target is 1 − ε for the positives, and ε spread over all keys that take part. Without `inside_log`, `decoupled` and `tau_plus`. Default 0.
     pub label_smoothing: f32,
     /// Subtracted from the positives' c before scaling. Default 0.
     pub margin: f32,
-    /// A key whose c exceeds that of the positive by more is no negative: it is taken for a false one. Default +∞.
+    /// A key whose c exceeds that of the positive by more is no negative: it is taken for a false one. Without groups. Default +∞.
     pub near_margin: f32,
 }
 
@@ -103,7 +104,7 @@ impl Options {
             true => Err(Error::Option { op: OP, option, expected, found: found.into() }),
             false => Ok(()),
         };
-        let only_one = |option, expected, holds| refused(option, expected, "both", holds);
+        let only_one = |option, expected, holds| refused(option, expected, "it beside what it excludes", holds);
         let (smooths, debiased) = (self.label_smoothing != 0.0, self.tau_plus != 0.0);
         only_one(
             "label_smoothing",

@@ -77,7 +77,7 @@ impl Rows {
         let refuse =
             |expected: &str, found| Err(Error::Data { what: "starts".into(), expected: expected.into(), found });
         if starts.first() != Some(&0) {
-            return refuse("0 as the first", format!("{:?}", starts.first()));
+            return refuse("0 as the first", starts.first().map_or("none".into(), u32::to_string));
         }
         if let Some(row) = starts.windows(2).position(|pair| pair[1] < pair[0]) {
             return refuse("ascending", format!("{} after {}, of row {row}", starts[row + 1], starts[row]));

@@ -29,7 +29,7 @@ pub use device::recommend;
 pub use interactions::Interactions;
 
 pub use super::End;
-use super::{Batches, Optimizer, PATIENCE, STEPS_PER_READ, Schedule, check_width, patient};
+use super::{Batches, Optimizer, PATIENCE, STEPS_PER_READ, Schedule, check_widths, patient};
 use crate::{Error, Gpu, Progress, Result, adam, info_nce, metrics};
 
 /// Negatives a user, or for all.
@@ -147,8 +147,7 @@ impl Config {
     /// [`Error::Option`] names the option, its range and its value.
     pub fn check(&self, data: &Interactions) -> Result<()> {
         let option = |option, expected, found: String| Err(Error::Option { op: "train", option, expected, found });
-        check_width("dim", self.dim)?;
-        check_width("hidden", self.hidden.max(1))?;
+        check_widths(self.dim, self.hidden)?;
         if self.batch == 0 || self.batch > data.len() {
             let found = format!("{} with {} interactions to train on", self.batch, data.len());
             return option("batch", "at least 1 and at most the number of interactions", found);

@@ -157,7 +157,7 @@ fn undetermined(side: Side, row: usize, found: String) -> Error {
 
 /// Solves `own` with `held`; the objective then.
 pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config, watch: Watch) -> Result<f64> {
-    let (options, solver) = (config.preset.options(), config.chosen());
+    let (options, solver) = (config.preset.options(), config.chosen(Values::default()));
     if matches!(solver, Solver::Conjugate { .. }) && config.dim <= WIDEST_TURNED {
         held.turn(gpu, config)?;
     }

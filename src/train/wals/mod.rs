@@ -170,7 +170,7 @@ pub fn fit(
 pub fn fold_in(gpu: &Gpu, items: &[f32], data: &Interactions, values: Values, config: &Config) -> Result<Vec<f32>> {
     let start = Model { users: Vec::new(), items: items.to_vec(), dim: config.dim };
     check(data, values, config, &start)?;
-    let solver = match config.chosen() {
+    let solver = match config.chosen(values) {
         Solver::Conjugate { steps } => Solver::Conjugate { steps: steps.max(STEPS_FROM_NOTHING) },
         Solver::Direct => Solver::Direct,
     };
@@ -199,6 +199,7 @@ pub fn fit_from(
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     check(data, values, config, start)?;
+    let config = &Config { solver: Some(config.chosen(values)), ..*config };
     let mut users = Half::new(gpu, Side::Users, data, values, config)?;
     let mut items = Half::new(gpu, Side::Items, data, values, config)?;
     if !start.users.is_empty() {
