@@ -47,10 +47,13 @@ pub fn verifies(op: &str) {
     let Some(gpu) = gpu() else { return };
     verifies_on(&gpu.with_tuning(TUNINGS[0]), op, verify::run);
     verifies_on(&gpu.with_tuning(TUNINGS[1]), op, verify::run_briefly);
+    for seed in 1..=2 {
+        verifies_on(&gpu.with_tuning(TUNINGS[0]), op, |gpu, suite| verify::run_drawn(gpu, suite, seed));
+    }
 }
 
 /// Runs an op's own cases on one device.
-pub fn verifies_on(gpu: &Gpu, op: &str, run: fn(&Gpu, verify::Suite) -> Result<verify::Report>) {
+pub fn verifies_on(gpu: &Gpu, op: &str, run: impl Fn(&Gpu, verify::Suite) -> Result<verify::Report>) {
     let suite = verify::SUITES.into_iter().find(|suite| suite.op == op).unwrap();
     let report = run(gpu, suite).unwrap();
     let list = report.failures.join("\n  ");

@@ -110,7 +110,7 @@ impl Loaded {
         let [mut train, mut known, mut held_out] = [const { Vec::new() }; 3];
         let able: Vec<u32> =
             self.of_users().filter(|of_user| of_user.len() > 1).map(|of_user| of_user[0].user).collect();
-        let count = ((share * able.len() as f64).round() as usize).max(1).min(able.len());
+        let count = ((share * able.len() as f64).round() as usize).min(able.len());
         let mut users = vec![false; self.users.len()];
         for at in &Random::new(seed, CHOICE).permutation(able.len() as u32)[..count] {
             users[able[*at as usize] as usize] = true;

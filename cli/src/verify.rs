@@ -2,7 +2,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use wgloss::Gpu;
 use wgloss::verify::{self, Report, SUITES, Suite};
 
 use crate::failure::Failure;
@@ -42,7 +41,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         bar.set_message(op);
         let start = Instant::now();
         let report = match (arguments.random, &mut stop) {
-            (Some(cases), Some(stop)) => Ok(random(&gpu, suite, arguments.seed, cases, &bar, stop)),
+            (Some(cases), Some(stop)) => random(arguments, suite, cases, &bar, stop),
             _ => verify::run(&gpu, suite).inspect(|_| bar.inc(1)),
         };
         let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
@@ -74,11 +73,25 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// `cases` random cases from `seed` on, until they are to stop; an error of one is a failure of it.
-fn random(gpu: &Gpu, suite: Suite, seed: u64, cases: u64, bar: &ProgressBar, stop: &mut Stop) -> Report {
-    let mut all = Report::default();
-    for seed in seed..seed.saturating_add(cases) {
-        let report = verify::run_drawn(gpu, suite, seed)
+/// Most random cases have kernels of their own, which a device keeps; after so many another is opened.
+const CASES_OF_A_DEVICE: u64 = 32;
+
+/// So many random cases, until they are to stop; an error of one is a failure of it.
+fn random(
+    arguments: &Arguments,
+    suite: Suite,
+    cases: u64,
+    bar: &ProgressBar,
+    stop: &mut Stop,
+) -> wgloss::Result<Report> {
+    let open = || crate::open(arguments.adapter.as_deref());
+    let (mut all, mut gpu) = (Report::default(), open()?);
+    for case in 0..cases {
+        if case > 0 && case.is_multiple_of(CASES_OF_A_DEVICE) {
+            gpu = open()?;
+        }
+        let seed = arguments.seed.wrapping_add(case);
+        let report = verify::run_drawn(&gpu, suite, seed)
             .unwrap_or_else(|error| Report { failures: vec![error.to_string()], ..Report::default() });
         all.compared += report.compared;
         all.worst_ulp = all.worst_ulp.max(report.worst_ulp);
@@ -89,5 +102,5 @@ fn random(gpu: &Gpu, suite: Suite, seed: u64, cases: u64, bar: &ProgressBar, sto
             break;
         }
     }
-    all
+    Ok(all)
 }

@@ -1,5 +1,6 @@
 //! `wgloss wals --interactions FILE`: factors of users and items, each solved with the other held.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -239,8 +240,8 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let quality = match split.measured() {
         Some(held_out) => {
             let mut at: Vec<usize> = arguments.at.iter().copied().map(usize::from).collect();
-            at.sort_unstable();
-            at.dedup();
+            let mut asked = HashSet::new();
+            at.retain(|&at| asked.insert(at));
             Quality::measure(held_out, &at, |users, k| recommend(&gpu, &outcome.model, known, users, k))?
         }
         None => Vec::new(),
@@ -272,7 +273,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     {
         let share = 100.0 * (before - last) / before.abs();
         say!(
-            "the objective still falls, by {share:.1} % in the last sweep: more --sweeps lower it further, and --steps for each"
+            "the objective still falls, by {share:.1} % in the last sweep: more --sweeps lower it further, or more --steps in each"
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);

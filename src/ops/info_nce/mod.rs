@@ -387,7 +387,7 @@ pub fn backward(
 /// What [`compute`] returns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// One number, or one per query for [`Reduction::None`](crate::Reduction::None).
+    /// One number, or one per query for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows).
     pub loss: Vec<f32>,
     /// Gradient of the queries.
     pub d_queries: Vec<f32>,
