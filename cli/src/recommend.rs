@@ -146,7 +146,8 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
         "dim": config.dim, "hidden": config.hidden, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
         "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
         "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
-        "seed": config.seed,
+        "seed": config.seed, "min_rating": options.rules.min_rating.map(crate::shortest), "min_interactions": options.rules.min_interactions,
+        "duplicates": format!("{:?}", options.rules.duplicates).to_lowercase(), "held_out_users": options.rules.held_out_users,
     });
     let mut stop = Stop::on_ctrl_c()?;
     let mut bar = indicatif::ProgressBar::hidden();

@@ -41,7 +41,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         bar.set_message(op);
         let start = Instant::now();
         let report = match (arguments.random, &mut stop) {
-            (Some(cases), Some(stop)) => random(arguments, suite, cases, &bar, stop),
+            (Some(cases), Some(stop)) => Ok(random(arguments, suite, cases, &bar, stop)),
             _ => verify::run(&gpu, suite).inspect(|_| bar.inc(1)),
         };
         let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
@@ -67,40 +67,39 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     println!("{table}");
     println!("ulp: units in the last place of a row's largest element or, for sums, of their terms' magnitudes");
-    for failure in &failures {
+    // Those of random cases were told at once.
+    for failure in failures.iter().filter(|_| arguments.random.is_none()) {
         println!("{failure}");
     }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if !failures.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// Most random cases have kernels of their own, which a device keeps; after so many another is opened.
 const CASES_OF_A_DEVICE: u64 = 32;
 
 /// So many random cases, until they are to stop; an error of one is a failure of it.
-fn random(
-    arguments: &Arguments,
-    suite: Suite,
-    cases: u64,
-    bar: &ProgressBar,
-    stop: &mut Stop,
-) -> wgloss::Result<Report> {
+fn random(arguments: &Arguments, suite: Suite, cases: u64, bar: &ProgressBar, stop: &mut Stop) -> Report {
     let open = || crate::open(arguments.adapter.as_deref());
-    let (mut all, mut gpu) = (Report::default(), open()?);
+    let (mut all, mut gpu) = (Report::default(), open());
     for case in 0..cases {
         if case > 0 && case.is_multiple_of(CASES_OF_A_DEVICE) {
-            gpu = open()?;
+            gpu = open();
         }
         let seed = arguments.seed.wrapping_add(case);
-        let report = verify::run_drawn(&gpu, suite, seed)
-            .unwrap_or_else(|error| Report { failures: vec![error.to_string()], ..Report::default() });
+        let report = gpu.as_ref().map_err(Clone::clone).and_then(|gpu| verify::run_drawn(gpu, suite, seed));
+        let report = report.unwrap_or_else(|error| Report { failures: vec![error.to_string()], ..Report::default() });
         all.compared += report.compared;
         all.worst_ulp = all.worst_ulp.max(report.worst_ulp);
         all.worst_relative = all.worst_relative.max(report.worst_relative);
-        all.failures.extend(report.failures.into_iter().map(|failure| format!("seed {seed}: {failure}")));
+        for failure in report.failures {
+            let failure = format!("seed {seed}: {failure}");
+            bar.suspend(|| println!("{}: {failure}", suite.op));
+            all.failures.push(failure);
+        }
         bar.inc(1);
         if stop.after(Ok(())).is_break() {
             break;
         }
     }
-    Ok(all)
+    all
 }

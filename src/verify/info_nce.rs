@@ -45,7 +45,8 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let gpu = check.draw.in_chunks(&check.gpu);
     check.gpu = gpu;
     let draw = &mut check.draw;
-    let [n, m, dim] = draw.pairs(200_000);
+    let [a, b, dim] = draw.pairs(200_000);
+    let [n, m] = [a.min(b), a.max(b)];
     let storage = draw.storage();
     if draw.rarely(3) {
         let fills = [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide];
@@ -55,8 +56,7 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         let log_scale = draw.one_of(&[None, Some(2.0), Some(5.0)]);
         return case(check, [n, m, dim], fill, log_scale, storage, options).await;
     }
-    let (n, m) = (n.min(300), m.min(300));
-    let symmetric = draw.yes();
+    let (n, m, symmetric) = (n.min(300), m.min(300), draw.yes());
     let m = if symmetric { n } else { m };
     let extras = Extras {
         positive: draw.one_of(&[Kind::Own, Kind::Own, Kind::Index, Kind::Groups]),

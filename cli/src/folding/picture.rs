@@ -156,9 +156,15 @@ fn heat(area: &Area, shown: &Shown, blocks: &Blocks) -> Drawn {
     let count = blocks.count;
     let scores = block_scores(shown.model, blocks);
     let within = (0..count).map(|block| scores[block * count + block]).sum::<f64>() / count.max(1) as f64;
+    // In units of what belongs together, unless that is below 0.
+    let (unit, told) = match within > 0.0 {
+        true => (within, ""),
+        false => (scores.iter().copied().fold(0.0, f64::max), "; darkest: the largest"),
+    };
+    let caption = format!("mean score of a block's users (down) with a block's items (across){told}");
     let mut chart = ChartBuilder::on(area)
         .margin(16)
-        .caption("mean score of a block's users (down) with a block's items (across)", ("sans-serif", 13))
+        .caption(caption, ("sans-serif", 13))
         .x_label_area_size(24)
         .y_label_area_size(36)
         .build_cartesian_2d(0.0..count as f64, count as f64..0.0)?;
@@ -166,7 +172,7 @@ fn heat(area: &Area, shown: &Shown, blocks: &Blocks) -> Drawn {
     chart.configure_mesh().disable_mesh().x_label_formatter(&number).y_label_formatter(&number).draw()?;
     for (at, score) in scores.iter().enumerate() {
         let (row, column) = ((at / count) as f64, (at % count) as f64);
-        let shade = (score / within).clamp(0.0, 1.0);
+        let shade = if unit > 0.0 { (score / unit).clamp(0.0, 1.0) } else { 0.0 };
         if shade < 0.01 {
             continue;
         }

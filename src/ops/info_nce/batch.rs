@@ -102,7 +102,8 @@ impl<'a> Batch<'a> {
     }
 
     /// The shape of the tensor that [`forward`](super::forward) leaves for [`backward`](super::backward): a line a query and, if symmetric,
-    /// a line a key, and one more where the queries that count have to be counted.
+    /// a line a key, and one more where the queries that count have to be counted; 4 numbers each, 8 where a line needs more than one positive's score: with
+    /// positives by index or by group, `label_smoothing` or `tau_plus`.
     pub fn state_shape(&self, options: Options) -> [usize; 2] {
         [self.lines(options) + usize::from(self.counts(options)), if self.is_full(options) { 8 } else { 4 }]
     }
