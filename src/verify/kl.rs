@@ -1,4 +1,4 @@
-use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, rounded};
+use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, largest, rounded};
 use crate::kl::{self, Divergence, Form, Gradients, Options};
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
@@ -93,6 +93,9 @@ async fn case(
 ) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?} {storage:?}"));
     let [x, t] = sides(fill, options.form, rows, cols).map(|side| rounded(storage, &side));
+    // p (ln p - ln q) with a p that is flushed.
+    let size = largest(x.iter().chain(&t).map(|&logit| f64::from(logit)));
+    check.magnifies_flushed(4.0 * size / f64::from(options.temperature).powi(2).min(1.0));
     let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, loss_cols, 33));
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
