@@ -56,10 +56,11 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         let log_scale = draw.one_of(&[None, Some(2.0), Some(5.0)]);
         return case(check, [n, m, dim], fill, log_scale, storage, options).await;
     }
-    let (n, m, symmetric) = (n.min(300), m.min(300), draw.yes());
-    let m = if symmetric { n } else { m };
+    let positive = draw.one_of(&[Kind::Own, Kind::Own, Kind::Index, Kind::Groups]);
+    let symmetric = !matches!(positive, Kind::Index) && draw.yes();
+    let (n, m) = (n.min(300), if symmetric { n } else { m }.min(300));
     let extras = Extras {
-        positive: draw.one_of(&[Kind::Own, Kind::Own, Kind::Index, Kind::Groups]),
+        positive,
         weight: draw.yes(),
         log_q: draw.rarely(3),
         ids: draw.rarely(3),
