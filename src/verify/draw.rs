@@ -79,11 +79,13 @@ impl Draw {
         self.one_of(&REDUCTIONS)
     }
 
-    /// The device with its own workspace, or one so small that there are many chunks.
-    pub(super) fn in_chunks(&mut self, gpu: &Gpu) -> Gpu {
+    /// The device with its own workspace, or one that so many scores are an eighth or a hundred times as large as; of a tile at least.
+    pub(super) fn in_chunks(&mut self, gpu: &Gpu, scores: usize) -> Gpu {
         let tuning = *gpu.tuning();
-        let tile = 4 * u64::from(16 * tuning.tile_y) * u64::from(4 * tuning.tile_x);
-        let workspace = self.one_of(&[tuning.workspace, tile, 3 * tile, 16 * tile]);
+        let [rows, cols] = tuning.tile();
+        let tile = 4 * (rows * cols) as u64;
+        let part = |parts: u64| (4 * scores as u64 / parts).max(tile);
+        let workspace = self.one_of(&[tuning.workspace, part(8), part(100)]);
         gpu.with_tuning(Tuning { workspace, ..tuning })
     }
 }

@@ -16,10 +16,9 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 }
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
-    let gpu = check.draw.in_chunks(&check.gpu);
-    check.gpu = gpu;
     let draw = &mut check.draw;
     let [n, m, dim] = draw.pairs(300_000);
+    check.gpu = draw.in_chunks(&check.gpu, n * m);
     let fill = draw.fill_of_pairs(dim, n * m, &[Fill::Equal, Fill::Small, Fill::Outlier]);
     let storage = draw.storage();
     case(check, [n, m, dim], fill, storage).await

@@ -42,11 +42,10 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 }
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
-    let gpu = check.draw.in_chunks(&check.gpu);
-    check.gpu = gpu;
     let draw = &mut check.draw;
     let [a, b, dim] = draw.pairs(200_000);
     let [n, m] = [a.min(b), a.max(b)];
+    check.gpu = draw.in_chunks(&check.gpu, n * m);
     let storage = draw.storage();
     if draw.rarely(3) {
         let fills = [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide];

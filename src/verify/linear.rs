@@ -34,10 +34,9 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 }
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
-    let gpu = check.draw.in_chunks(&check.gpu);
-    check.gpu = gpu;
     let draw = &mut check.draw;
     let (shape, fill) = (draw.pairs(1_000_000), draw.one_of(&[Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier]));
+    check.gpu = draw.in_chunks(&check.gpu, shape[0] * shape[2]);
     let (bias, storage, accum) = (draw.yes(), draw.storage(), draw.accum());
     // Products of huge numbers are no f16.
     let fill = if storage == Storage::F16 && fill == Fill::Huge { Fill::Small } else { fill };

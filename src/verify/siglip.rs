@@ -38,11 +38,10 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 }
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
-    let gpu = check.draw.in_chunks(&check.gpu);
-    check.gpu = gpu;
     let draw = &mut check.draw;
     let [a, b, dim] = draw.pairs(300_000);
     let [n, m] = [a.min(b), a.max(b)];
+    check.gpu = draw.in_chunks(&check.gpu, n * m);
     let fills = [Fill::Equal, Fill::Small, Fill::Outlier, Fill::Wide];
     let (fill, storage) = (draw.fill_of_pairs(dim, n * m, &fills), draw.storage());
     let log_scale = draw.one_of(&[None, Some(1.5), Some(-1.0)]);

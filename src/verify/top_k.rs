@@ -17,10 +17,9 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 }
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
-    let gpu = check.draw.in_chunks(&check.gpu);
-    check.gpu = gpu;
     let draw = &mut check.draw;
     let ([n, m, dim], has_lists, storage) = (draw.pairs(300_000), draw.yes(), draw.storage());
+    check.gpu = draw.in_chunks(&check.gpu, n * m);
     let (count, ties) = (draw.size(300), n * m > 100 || draw.yes());
     case(check, [n, m, dim, count], ties, has_lists, storage).await
 }
