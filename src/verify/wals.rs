@@ -37,7 +37,8 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let draw = &mut check.draw;
-    let (dim, rows, items) = (draw.size(140), draw.size(40), draw.size(300));
+    let (dim, rows) = (draw.size(140), draw.size(40));
+    let items = dim + draw.size(300); // fewer determine a row too little
     let own = draw.one_of(&[Own::Nothing, Own::Weights, Own::Both]);
     let shape = [rows, items, dim, draw.size(400)];
     let (unobserved, storage) = (draw.one_of(&[0.0, 0.1, 1.0]), draw.storage());
