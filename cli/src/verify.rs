@@ -18,7 +18,7 @@ pub struct Arguments {
     op: Vec<String>,
     /// So many random cases of each op instead of those that are always the same: shapes, layouts, kinds of numbers, storages, options and workspaces.
     /// Ctrl-C ends them after a case.
-    #[arg(long, value_name = "CASES")]
+    #[arg(long, value_name = "CASES", value_parser = clap::value_parser!(u64).range(1..))]
     random: Option<u64>,
     /// The seed of the first random case, by which each machine draws the same; the next case has the next. A failure names its seed.
     #[arg(long, default_value_t = 1, requires = "random")]
@@ -33,7 +33,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
     let suites: Vec<_> = SUITES.into_iter().filter(|suite| asked(suite.op)).collect();
     let mut stop = arguments.random.map(|_| Stop::on_ctrl_c()).transpose()?;
-    let bar = progress::bar(suites.len() as u64 * arguments.random.unwrap_or(1), "{pos}/{len} {msg}");
+    let bar = progress::bar((suites.len() as u64).saturating_mul(arguments.random.unwrap_or(1)), "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
     for suite in suites {
@@ -42,8 +42,9 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let start = Instant::now();
         let report = match (arguments.random, &mut stop) {
             (Some(cases), Some(stop)) => Ok(random(arguments, suite, cases, &bar, stop)),
-            _ => verify::run(&gpu, suite).inspect(|_| bar.inc(1)),
+            _ => verify::run(&gpu, suite),
         };
+        bar.inc(u64::from(arguments.random.is_none()));
         let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
         match report {
             Ok(report) => {
@@ -71,7 +72,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for failure in failures.iter().filter(|_| arguments.random.is_none()) {
         println!("{failure}");
     }
-    Ok(if !failures.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Most random cases have kernels of their own, which a device keeps; after so many another is opened.

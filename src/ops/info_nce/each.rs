@@ -37,6 +37,7 @@ impl<'a> Call<'a> {
         let (Some(each), q) = (self.batch.each, self.batch.q) else { return Ok(Vec::new()) };
         let per = self.batch.per_query();
         let at_once = (plan.gpu().tuning().workspace as usize / 4 / numbers)
+            .max(per) // one query's at least
             .min((plan.rows_per_binding(each.k) as usize / 2).max(1)) // gradients may take twice the bytes
             .checked_div(per)
             .unwrap_or(usize::MAX)

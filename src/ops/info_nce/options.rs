@@ -104,25 +104,28 @@ impl Options {
             true => Err(Error::Option { op: OP, option, expected, found: found.into() }),
             false => Ok(()),
         };
-        let only_one = |option, expected, holds| refused(option, expected, "it beside what it excludes", holds);
         let (smooths, debiased) = (self.label_smoothing != 0.0, self.tau_plus != 0.0);
-        only_one(
+        refused(
             "label_smoothing",
-            "without inside_log, decoupled and tau_plus",
+            "0 with inside_log, decoupled or tau_plus",
+            "more with one of them",
             smooths && (self.inside_log || self.decoupled || debiased),
         )?;
-        only_one(
+        refused(
             "tau_plus",
-            "without inside_log, decoupled and groups",
+            "0 with inside_log, decoupled or groups",
+            "more with one of them",
             debiased && (self.inside_log || self.decoupled || groups),
         )?;
-        only_one("near_margin", "one positive a query, no groups", is_near(*self) && groups)?;
-        only_one("exclude_self", "positives by index or by group", self.exclude_self && own)?;
-        only_one("symmetric", "positives of the query's own number or by group", self.symmetric && index)?;
+        refused("near_margin", "infinite with groups", "a finite one", is_near(*self) && groups)?;
+        let own_number = "positives of the query's own number";
+        refused("exclude_self", "no, but with positives by index or by group", own_number, self.exclude_self && own)?;
+        let one_way = "no, but with positives of the query's own number or by group";
+        refused("symmetric", one_way, "positives by index", self.symmetric && index)?;
         refused("in_batch", "yes, with positives by index or by group", "no", !self.in_batch && !own)?;
         refused("in_batch", "yes, if symmetric", "no", !self.in_batch && self.symmetric)?;
         refused("key_negatives", "symmetric beside it", "one direction", self.key_negatives && !self.symmetric)?;
-        only_one("key_negatives", "without log_q", self.key_negatives && log_q)
+        refused("key_negatives", "no, with log_q", "yes", self.key_negatives && log_q)
     }
 
     /// What the shader's `FORM` says.
