@@ -625,10 +625,10 @@ impl<'g> Plan<'g> {
         let shader = kernel.shader;
         debug_assert_eq!(args.len(), kernel.uses.len(), "{}.{}: arguments", shader.op, kernel.entry);
         debug_assert_eq!(scalars.len(), shader.scalars.len(), "{}.{}: scalars", shader.op, kernel.entry);
-        let is_empty = |tensor: &Tensor<u32>| tensor.rows == 0 || tensor.cols == 0;
-        let writes = |name: &str| kernel.access(name) == Access::Write;
-        let mut outputs = kernel.uses.iter().zip(args).filter(|(name, _)| writes(name)).map(|(_, arg)| arg.tensor);
-        if groups.contains(&0) || outputs.all(|tensor| tensor.as_ref().is_none_or(is_empty)) {
+        let is_empty = |arg: &Arg| arg.tensor.is_some_and(|tensor| tensor.rows == 0 || tensor.cols == 0);
+        let writes =
+            |(name, arg): (&&str, &Arg)| kernel.access(name) == Access::Write && arg.tensor.is_some() && !is_empty(arg);
+        if groups.contains(&0) || (args.iter().any(is_empty) && !kernel.uses.iter().zip(args).any(writes)) {
             return Ok(());
         }
         let limit = self.gpu.limits().max_compute_workgroups_per_dimension;

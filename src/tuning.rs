@@ -153,7 +153,7 @@ impl Tuning {
 
     /// Workgroup memory of the widest row kernel: one pair of f32 for each group of lanes that exchange theirs otherwise.
     pub fn row_bytes(&self) -> u32 {
-        self.widest / self.subgroup.max(1) * 8
+        (self.widest / self.subgroup.max(1)).saturating_mul(8)
     }
 
     /// Workgroup memory of a tile kernel: both staged operands, of eight k 32 vec4 for each lane down the tile and 9 for each across, and a pair of

@@ -38,9 +38,7 @@ impl Fitted {
             Some(Solver::Conjugate { steps }) => steps.into(),
             None => Value::Null,
         };
-        about["min_interactions"] = rules.min_interactions.into();
-        about["min_rating"] = rules.min_rating.map(shortest).into();
-        about["duplicates"] = rules.duplicates.to_possible_value().map(|value| value.get_name().to_owned()).into();
+        rules.tell(about);
     }
 
     /// From a record; runs of earlier versions tell neither steps nor rules.

@@ -8,15 +8,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use clap::ValueEnum;
 use indicatif::ProgressBar;
+use serde_json::Value;
 use wgloss::Random;
 
 pub use self::layout::Fields;
 use self::layout::{Columns, Separator, WEIGHTS};
 use self::time::{Form, Time};
 use crate::failure::Failure;
-use crate::progress;
 use crate::sparse::{self, Matrix};
+use crate::{progress, shortest};
 
 /// Which lines count, and how.
 #[derive(Debug, Clone, Copy, PartialEq, clap::Args)]
@@ -56,6 +58,14 @@ impl Rules {
         held_out_users: u32::MAX,
         negative: false,
     };
+
+    /// Adds them to a record.
+    pub fn tell(&self, about: &mut Value) {
+        about["min_rating"] = self.min_rating.map(shortest).into();
+        about["min_interactions"] = self.min_interactions.into();
+        about["duplicates"] = self.duplicates.to_possible_value().map(|value| value.get_name().to_owned()).into();
+        about["held_out_users"] = self.held_out_users.into();
+    }
 
     /// A weight as it is kept.
     pub fn weight(&self, value: f64) -> Result<f32, String> {

@@ -140,15 +140,15 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     say!("adapter: {}", crate::describe(gpu.info()));
     let mut run = Run::open(arguments.out.as_deref(), "runs/interactions", arguments.overwrite)?;
-    let about = json!({
+    let mut about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
         "dim": config.dim, "hidden": config.hidden, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
         "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
         "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
-        "seed": config.seed, "min_rating": options.rules.min_rating.map(crate::shortest), "min_interactions": options.rules.min_interactions,
-        "duplicates": format!("{:?}", options.rules.duplicates).to_lowercase(), "held_out_users": options.rules.held_out_users,
+        "seed": config.seed,
     });
+    options.rules.tell(&mut about);
     let mut stop = Stop::on_ctrl_c()?;
     let mut bar = indicatif::ProgressBar::hidden();
     let (start, mut trains, mut steps, mut last) = (Instant::now(), false, 0, Quality::default());

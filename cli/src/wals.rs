@@ -184,7 +184,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
         "sweeps": config.sweeps, "solver": told(solver), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
-        "seed": config.seed, "held_out_users": rules.held_out_users, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
+        "seed": config.seed, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
     });
     Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;

@@ -150,6 +150,10 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     compare_lse(check, &lse, &x, cols, options).await?;
     let want = textbook::z_loss(&wide_x, cols, wide, wide_weights, options);
     check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options)).await?;
+    // The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the capped logits.
+    let cap = f64::from(options.softcap);
+    let capped: Vec<f64> =
+        wide_x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
         let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
@@ -157,10 +161,6 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
             check.compare_gradient(what, held, &old, &want, &yardstick).await?;
             continue;
         }
-        // The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the capped logits.
-        let cap = f64::from(options.softcap);
-        let capped: Vec<f64> =
-            wide_x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
         let of_capped =
             textbook::backward(&capped, cols, wide, wide_weights, &cast(dy), Options { softcap: 0.0, ..options });
         let terms: Vec<f64> = of_capped.iter().zip(&capped).map(|(g, y)| g.abs() * (1.0 + (y / cap).powi(2))).collect();

@@ -27,10 +27,9 @@ fn word(field: &str) -> String {
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether a word is one of the names, be it with an end.
-fn is_named(word: &str, names: &str, end: &str) -> bool {
-    let is = |name: &str| word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end);
-    names.split_whitespace().any(is)
+/// Whether a word is a name, be it with an end.
+fn is_named(word: &str, name: &str, end: &str) -> bool {
+    word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end)
 }
 
 impl Columns {
@@ -132,7 +131,9 @@ pub fn is_unknown_header(lines: &[Vec<String>]) -> bool {
     let is_whole = |field: &String| !field.trim().is_empty() && field.trim().bytes().all(|byte| byte.is_ascii_digit());
     let Some((first, others)) = lines.split_first() else { return false };
     let is_known = |at: usize, names: &str| {
-        is_named(&word(&first[at]), names, "id") && !others.iter().any(|fields| fields.get(at) == Some(&first[at]))
+        let word = word(&first[at]);
+        names.split_whitespace().any(|name| is_named(&word, name, "id"))
+            && !others.iter().any(|fields| fields.get(at) == Some(&first[at]))
     };
     first.len() == 2
         && !others.is_empty()

@@ -155,9 +155,16 @@ fn undetermined(side: Side, row: usize, found: String) -> Error {
     Error::Undetermined { side: side.one(), row, found }
 }
 
-/// Solves `own` with `held`; the objective then.
-pub(super) fn solve(gpu: &Gpu, own: &mut Half, held: &mut Half, config: &Config, watch: Watch) -> Result<f64> {
-    let (options, solver) = (config.preset.options(), config.chosen(Values::default()));
+/// Solves `own` with `held` by `solver`; the objective then.
+pub(super) fn solve(
+    gpu: &Gpu,
+    own: &mut Half,
+    held: &mut Half,
+    config: &Config,
+    solver: Solver,
+    watch: Watch,
+) -> Result<f64> {
+    let options = config.preset.options();
     if matches!(solver, Solver::Conjugate { .. }) && config.dim <= WIDEST_TURNED {
         held.turn(gpu, config)?;
     }

@@ -174,12 +174,11 @@ pub fn fold_in(gpu: &Gpu, items: &[f32], data: &Interactions, values: Values, co
         Solver::Conjugate { steps } => Solver::Conjugate { steps: steps.max(STEPS_FROM_NOTHING) },
         Solver::Direct => Solver::Direct,
     };
-    let config = Config { solver: Some(solver), ..*config };
-    let mut users = Half::new(gpu, Side::Users, data, values, &config)?;
+    let mut users = Half::new(gpu, Side::Users, data, values, config)?;
     let nothing = Interactions::new(Vec::new(), Vec::new(), data.user_count, data.item_count)?;
-    let mut items = Half::new(gpu, Side::Items, &nothing, Values::default(), &config)?;
+    let mut items = Half::new(gpu, Side::Items, &nothing, Values::default(), config)?;
     items.begin(gpu, &start.items)?;
-    solve(gpu, &mut users, &mut items, &config, &mut |_| ControlFlow::Continue(()))?;
+    solve(gpu, &mut users, &mut items, config, solver, &mut |_| ControlFlow::Continue(()))?;
     users.read(gpu)
 }
 
@@ -199,7 +198,7 @@ pub fn fit_from(
     watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     check(data, values, config, start)?;
-    let config = &Config { solver: Some(config.chosen(values)), ..*config };
+    let solver = config.chosen(values);
     let mut users = Half::new(gpu, Side::Users, data, values, config)?;
     let mut items = Half::new(gpu, Side::Items, data, values, config)?;
     if !start.users.is_empty() {
@@ -215,7 +214,7 @@ pub fn fit_from(
                 Side::Users => (&mut users, &mut items),
                 Side::Items => (&mut items, &mut users),
             };
-            match solve(gpu, own, held, config, &mut patient(|progress| watch(Event::Within { progress }))) {
+            match solve(gpu, own, held, config, solver, &mut patient(|progress| watch(Event::Within { progress }))) {
                 Err(Error::Cancelled { .. }) => {
                     end = End::Stopped;
                     break 'sweeps;
