@@ -117,28 +117,29 @@ impl<'e> Recorder<'e> {
         let gpu = self.gpu;
         let has_own_scratch = self.split.is_some();
         let scratch = RefCell::new(core::mem::take(&mut self.scratch));
-        let mut plan = Plan { gpu, steps: Vec::new(), scratch, has_own_scratch };
+        let mut plan = Plan { gpu, op: None, steps: Vec::new(), scratch, has_own_scratch };
         let planned = op(&mut plan);
         if has_own_scratch {
             self.scratch = plan.scratch.into_inner();
         }
         planned?;
-        self.dispatch(&plan.steps)
+        self.dispatch(plan.op, &plan.steps)
     }
 
     /// Records `steps`, and submits between them where there is more work than one submit holds.
-    fn dispatch(&mut self, steps: &[Step]) -> Result<()> {
+    fn dispatch(&mut self, op: Option<&'static str>, steps: &[Step]) -> Result<()> {
+        let Some(op) = op.or(steps.first().map(|step| step.kernel.shader.op)) else { return Ok(()) };
         let whole: u64 = steps.iter().map(|step| step.work).sum();
         let mut done = 0;
         let at_once = if self.split.is_some() { READY } else { steps.len() };
         for part in steps.chunks(at_once.max(1)) {
-            self.dispatch_part(part, &mut done, whole)?;
+            self.dispatch_part(op, part, &mut done, whole)?;
         }
         Ok(())
     }
 
     /// The same for some of them; `done` of the `whole` work is recorded.
-    fn dispatch_part(&mut self, steps: &[Step], done: &mut u64, whole: u64) -> Result<()> {
+    fn dispatch_part(&mut self, op: &'static str, steps: &[Step], done: &mut u64, whole: u64) -> Result<()> {
         let gpu = self.gpu;
         let mut page = self.page.take();
         let ready = gpu.guard(|| {
@@ -148,7 +149,6 @@ impl<'e> Recorder<'e> {
         });
         self.page = page;
         let groups = ready?;
-        let op = steps[0].kernel.shader.op;
         let mut first = 0;
         while first < steps.len() {
             if *done > 0 && (first > 0 || self.is_full(&steps[0])) {
@@ -212,6 +212,8 @@ impl<'e> Recorder<'e> {
 #[derive(Debug)]
 pub(crate) struct Plan<'g> {
     gpu: &'g Gpu,
+    /// The op's name, where it is not that of its first kernel.
+    op: Option<&'static str>,
     steps: Vec<Step>,
     /// What [`Plan::scratch`] gave.
     scratch: RefCell<Scratch>,
@@ -322,6 +324,11 @@ type Shape = [usize; SHAPE.len()];
 impl<'g> Plan<'g> {
     pub(crate) fn gpu(&self) -> &'g Gpu {
         self.gpu
+    }
+
+    /// Of an op that is made of others' kernels.
+    pub(crate) fn name(&mut self, op: &'static str) {
+        self.op = Some(op);
     }
 
     /// A buffer for intermediate results, the same for a slot as long as no more is asked for: another thread may meanwhile have the device's

@@ -24,6 +24,7 @@ mod info_nce_reference;
 mod kl;
 mod l2;
 mod linear;
+mod linear_cross_entropy;
 mod normalize;
 mod sample;
 mod sgd;

@@ -16,6 +16,8 @@
 //! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
 //! torch.nn.functional.cross_entropy.
 
+use core::ops::Range;
+
 use super::{Accum, Reduction, disjoint, named, not_added, only_f32, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
 use crate::recorder::{Arg, Plan, Scalar};
@@ -85,8 +87,8 @@ static PREDICT: Kernel =
     Kernel { shader: &SHADER, entry: "predict", uses: &["x", "predicted", "part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &DIVISORS, &WEIGH, &Z_PART, &PREDICT];
 
-/// Scratch: what `weigh` knows of each row, and the three sums that it needs.
-const ROW: usize = 0;
+/// Scratch: what `weigh` knows of each row (`linear_cross_entropy` has its logits in slot 0), and the three sums that it needs.
+const ROW: usize = 2;
 const SUMS: usize = 1;
 /// The workgroup that adds up over all rows also weighs them, where each of its lanes has so few, or all are so few that another dispatch takes longer.
 const FEW_A_LANE: usize = 4;
@@ -141,17 +143,17 @@ impl Default for Options {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    fn check(&self, op: &'static str) -> Result<()> {
         let [smoothing, z, cap] = [self.label_smoothing, self.z_loss, self.softcap];
-        required(OP, "label_smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "between 0 and 1")?;
-        required(OP, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
-        required(OP, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a normal number above 0")
+        required(op, "label_smoothing", smoothing, (0.0..=1.0).contains(&smoothing), "between 0 and 1")?;
+        required(op, "z_loss", z, z >= 0.0 && z.is_finite(), "a finite number, 0 or above")?;
+        required(op, "softcap", cap, cap == 0.0 || (cap > 0.0 && cap.is_normal()), "0 or a normal number above 0")
     }
 }
 
 /// What all dispatches of a call share.
 #[derive(Clone, Copy)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     rows: usize,
     classes: usize,
     target: Target<'a>,
@@ -162,19 +164,30 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(rows: usize, classes: usize, target: Target<'a>, weights: Weights<'a>, options: Options) -> Result<Self> {
-        options.check()?;
+    pub(super) fn new(
+        op: &'static str,
+        [rows, classes]: [usize; 2],
+        target: Target<'a>,
+        weights: Weights<'a>,
+        options: Options,
+    ) -> Result<Self> {
+        options.check(op)?;
         match target {
-            Target::Ids(id) => shaped(OP, "id", id, [rows, 1])?,
-            Target::Soft(soft) => shaped(OP, "soft", soft, [rows, classes])?,
+            Target::Ids(id) => shaped(op, "id", id, [rows, 1])?,
+            Target::Soft(soft) => shaped(op, "soft", soft, [rows, classes])?,
         }
         if let Some(class) = weights.class {
-            shaped(OP, "class", class, [1, classes])?;
+            shaped(op, "class", class, [1, classes])?;
         }
         if let Some(row) = weights.row {
-            shaped(OP, "row", row, [rows, 1])?;
+            shaped(op, "row", row, [rows, 1])?;
         }
         Ok(Batch { rows, classes, target, weights, options, dy_by_row: false, has_dx: false })
+    }
+
+    /// With gradients of the logits, for a loss whose own gradient is `dy`.
+    pub(super) fn with_dx(self, has_dx: bool, dy: Option<Tensor>) -> Self {
+        Batch { has_dx, dy_by_row: dy.is_some() && self.options.reduction.by_row(), ..self }
     }
 
     /// The same for logits `x`, which may have any number of rows but no row without classes.
@@ -183,7 +196,7 @@ impl<'a> Batch<'a> {
             let (expected, found) = ("at least one class".into(), "0 columns".into());
             return Err(Error::Shape { op: OP, what: "x", expected, found });
         }
-        Batch::new(x.rows, x.cols, target, weights, options)
+        Batch::new(OP, x.shape(), target, weights, options)
     }
 
     fn id(&self) -> Option<Tensor<'a, u32>> {
@@ -194,7 +207,7 @@ impl<'a> Batch<'a> {
         if let Target::Soft(soft) = self.target { Some(soft) } else { None }
     }
 
-    fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 4] {
+    pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 4] {
         let Weights { class, row } = self.weights;
         [named("id", self.id()), named("soft", self.soft()), named("class", class), named("row", row)]
     }
@@ -234,7 +247,7 @@ impl<'a> Batch<'a> {
     }
 
     /// What each row counts, in scratch.
-    fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
+    pub(super) fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
         let sums = plan.scratch(SUMS, 3)?;
         let sums: Tensor = Tensor::vector(&sums, 3)?;
         let scratch = plan.scratch(ROW, 4 * self.rows)?;
@@ -269,6 +282,49 @@ impl<'a> Batch<'a> {
         plan.each_row(&WEIGH, [self.rows, self.classes], &args, &self.scalars(true), &flags)?;
         Ok(scratch)
     }
+
+    /// The losses of the `rows` whose logits are `x`, of each segment that a row is cut into, weighed by what `row` says of each.
+    pub(super) fn losses(
+        &self,
+        plan: &mut Plan,
+        rows: Range<usize>,
+        x: Tensor,
+        row: Tensor<u32>,
+        [value, lse]: [Tensor; 2],
+        dx: Option<Tensor>,
+    ) -> Result<()> {
+        let args = [
+            Arg::by_row(x),
+            self.soft().map_or(Arg::NONE, |soft| Arg::by_row(soft.row_range(rows.clone()))),
+            self.weights.class.map_or(Arg::NONE, Arg::whole),
+            Arg::by_row(row.row_range(rows)),
+            Arg::by_row(value),
+            Arg::by_row(lse),
+            dx.map_or(Arg::NONE, Arg::by_row),
+        ];
+        plan.rows(&FORWARD, x.shape(), &args, &self.scalars(true), &self.flags())
+    }
+
+    /// The gradients of the logits `x` of `rows`, whose log-sum-exps are `lse`.
+    pub(super) fn gradients(
+        &self,
+        plan: &mut Plan,
+        rows: Range<usize>,
+        x: Tensor,
+        row: Tensor<u32>,
+        lse: Tensor,
+        dx: Tensor,
+    ) -> Result<()> {
+        let args = [
+            Arg::by_row(x),
+            self.soft().map_or(Arg::NONE, |soft| Arg::by_row(soft.row_range(rows.clone()))),
+            self.weights.class.map_or(Arg::NONE, Arg::whole),
+            Arg::by_row(row.row_range(rows)),
+            Arg::by_row(lse),
+            Arg::by_row(dx),
+        ];
+        plan.rows(&BACKWARD, x.shape(), &args, &self.scalars(true), &self.flags())
+    }
 }
 
 /// `loss` of logits `x` [rows, classes]: [rows, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
@@ -289,7 +345,7 @@ pub fn forward(
     dx: Option<Tensor>,
     options: Options,
 ) -> Result<()> {
-    let batch = Batch { has_dx: dx.is_some(), ..Batch::of(x, target, weights, options)? };
+    let batch = Batch::of(x, target, weights, options)?.with_dx(dx.is_some(), None);
     shaped(OP, "lse", lse, [x.rows, 2])?;
     only_f32(OP, "lse", lse)?;
     shaped(OP, "loss", loss, options.reduction.of_rows(x.rows))?;
@@ -309,16 +365,7 @@ pub fn forward(
         let direct = options.reduction.by_row() && segments == 1;
         let values = total::values(plan, x.rows, segments)?;
         let value = if direct { loss } else { Tensor::matrix(&values, x.rows, segments)? };
-        let args = [
-            Arg::by_row(x),
-            batch.soft().map_or(Arg::NONE, Arg::by_row),
-            weights.class.map_or(Arg::NONE, Arg::whole),
-            Arg::by_row(row),
-            Arg::by_row(value),
-            Arg::by_row(lse),
-            dx.map_or(Arg::NONE, Arg::by_row),
-        ];
-        plan.rows(&FORWARD, x.shape(), &args, &batch.scalars(true), &batch.flags())?;
+        batch.losses(plan, 0..x.rows, x, row, [value, lse], dx)?;
         match (direct, options.reduction.by_row()) {
             (true, _) => Ok(()),
             (_, true) => total::row_totals(plan, value, loss, 1.0),
@@ -343,8 +390,7 @@ pub fn backward(
     dx: Tensor,
     options: Options,
 ) -> Result<()> {
-    let dy_by_row = dy.is_some() && options.reduction.by_row();
-    let batch = Batch { has_dx: true, dy_by_row, ..Batch::of(x, target, weights, options)? };
+    let batch = Batch::of(x, target, weights, options)?.with_dx(true, dy);
     shaped(OP, "lse", lse, [x.rows, 2])?;
     only_f32(OP, "lse", lse)?;
     shaped(OP, "dx", dx, x.shape())?;
@@ -359,15 +405,7 @@ pub fn backward(
     recorder.plan(|plan| {
         let row = batch.weigh(plan, dy)?;
         let row = Tensor::<u32>::matrix(&row, x.rows, 4)?;
-        let args = [
-            Arg::by_row(x),
-            batch.soft().map_or(Arg::NONE, Arg::by_row),
-            weights.class.map_or(Arg::NONE, Arg::whole),
-            Arg::by_row(row),
-            Arg::by_row(lse),
-            Arg::by_row(dx),
-        ];
-        plan.rows(&BACKWARD, x.shape(), &args, &batch.scalars(true), &batch.flags())
+        batch.gradients(plan, 0..x.rows, x, row, lse, dx)
     })
 }
 
@@ -390,7 +428,7 @@ pub fn z_loss(
         let expected = "from 1 to 4294967295";
         return Err(Error::Option { op: OP, option: "classes", expected, found: classes.to_string() });
     }
-    let batch = Batch::new(rows, classes, target, weights, options)?;
+    let batch = Batch::new(OP, [rows, classes], target, weights, options)?;
     shaped(OP, "lse", lse, [rows, 2])?;
     only_f32(OP, "lse", lse)?;
     shaped(OP, "z", z, options.reduction.of_rows(rows))?;
@@ -414,18 +452,26 @@ pub fn z_loss(
 /// [`Error::Shape`], [`Error::SameBuffer`].
 pub fn predict(recorder: &mut Recorder, x: Tensor, predicted: Tensor<u32>) -> Result<()> {
     shaped(OP, "predicted", predicted, [x.rows, 1])?;
-    let scalars = Batch {
-        rows: x.rows,
-        classes: x.cols,
-        target: Target::Soft(x),
-        weights: Weights::default(),
-        options: Options::default(),
-        dy_by_row: false,
-        has_dx: false,
-    }
-    .scalars(true);
+    recorder.plan(|plan| predictions(plan, x, predicted))
+}
+
+pub(super) fn predictions(plan: &mut Plan, x: Tensor, predicted: Tensor<u32>) -> Result<()> {
+    let (target, weights, options) = (Target::Soft(x), Weights::default(), Options::default());
+    let scalars = Batch::new(OP, x.shape(), target, weights, options)?.scalars(true);
     let args = [Arg::by_row(x), Arg::by_row(predicted)];
-    recorder.plan(|plan| plan.rows(&PREDICT, x.shape(), &args, &scalars, &[]))
+    plan.rows(&PREDICT, x.shape(), &args, &scalars, &[])
+}
+
+/// Refuses ids on the host that are no class.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn check_ids(op: &'static str, ids: &[u32], classes: usize, options: Options) -> Result<()> {
+    match ids.iter().find(|&&id| id != options.ignore && id as usize >= classes) {
+        None => Ok(()),
+        Some(bad) => {
+            let found = format!("{bad} with {classes} classes");
+            Err(Error::Option { op, option: "id", expected: "below the number of classes", found })
+        }
+    }
 }
 
 /// The loss of the rows of a slice of logits, `classes` elements each, and its gradient.
@@ -443,10 +489,7 @@ pub fn predict(recorder: &mut Recorder, x: Tensor, predicted: Tensor<u32>) -> Re
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Options) -> Result<(Vec<f32>, Vec<f32>)> {
     let rows = rows_of(OP, "x", x, classes)?;
-    if let Some(&bad) = ids.iter().find(|&&id| id != options.ignore && id as usize >= classes) {
-        let found = format!("{bad} with {classes} classes");
-        return Err(Error::Option { op: OP, option: "id", expected: "below the number of classes", found });
-    }
+    check_ids(OP, ids, classes, options)?;
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let (logits, id) = (gpu.upload(x)?, gpu.upload(ids)?);
     let (loss, lse) = (gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?);

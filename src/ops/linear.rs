@@ -234,7 +234,7 @@ pub(super) fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, sum: Tensor<'b>, add: b
 }
 
 /// `db` = the column sums of `dy` (+ `db` if `add`).
-fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Result<()> {
+pub(super) fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Result<()> {
     let at_once = plan.rows_per_binding(dy) as usize;
     if at_once == 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;

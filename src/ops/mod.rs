@@ -14,6 +14,7 @@ pub mod info_nce;
 pub mod kl;
 pub mod l2;
 pub mod linear;
+pub mod linear_cross_entropy;
 mod lists;
 pub mod normalize;
 mod pairs;

@@ -17,6 +17,7 @@ pub mod info_nce;
 pub mod kl;
 pub mod l2;
 pub mod linear;
+pub mod linear_cross_entropy;
 pub mod normalize;
 pub mod sample;
 pub mod sgd;

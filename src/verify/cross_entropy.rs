@@ -80,7 +80,7 @@ async fn predicted(check: &mut Check, [rows, cols]: [usize; 2], fill: Fill, stor
 }
 
 /// The largest logits and the rests: numbers of different sizes, each compared with its own.
-async fn compare_lse(check: &mut Check, lse: &Held, x: &[f32], cols: usize, options: Options) -> Result<()> {
+pub(super) async fn compare_lse(check: &mut Check, lse: &Held, x: &[f32], cols: usize, options: Options) -> Result<()> {
     let Some(got) = check.body("lse", lse).await? else { return Ok(()) };
     let (want, yardstick) = (textbook::lse::<f64>(&cast(x), cols, options), textbook::lse(x, cols, options));
     for (at, what) in ["lse: max", "lse: rest"].into_iter().enumerate() {
@@ -150,10 +150,6 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     compare_lse(check, &lse, &x, cols, options).await?;
     let want = textbook::z_loss(&wide_x, cols, wide, wide_weights, options);
     check.compare("z", &z, &want, &textbook::z_loss(&x, cols, target, weights, options)).await?;
-    // The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the capped logits.
-    let cap = f64::from(options.softcap);
-    let capped: Vec<f64> =
-        wide_x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
         let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
@@ -161,12 +157,30 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
             check.compare_gradient(what, held, &old, &want, &yardstick).await?;
             continue;
         }
-        let of_capped =
-            textbook::backward(&capped, cols, wide, wide_weights, &cast(dy), Options { softcap: 0.0, ..options });
-        let terms: Vec<f64> = of_capped.iter().zip(&capped).map(|(g, y)| g.abs() * (1.0 + (y / cap).powi(2))).collect();
+        let terms = slope_terms(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         check.compare_added(what, held, &old, &want, &yardstick, &terms).await?;
     }
     Ok(())
+}
+
+/// The magnitudes of what the gradient of each logit is made of. The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the
+/// capped logits.
+pub(super) fn slope_terms(
+    x: &[f64],
+    cols: usize,
+    target: textbook::Target<f64>,
+    weights: textbook::Weights<f64>,
+    dy: &[f64],
+    options: Options,
+) -> Vec<f64> {
+    let cap = f64::from(options.softcap);
+    if cap == 0.0 {
+        let g = textbook::backward(x, cols, target, weights, dy, options);
+        return g.into_iter().map(f64::abs).collect();
+    }
+    let capped: Vec<f64> = x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
+    let of_capped = textbook::backward(&capped, cols, target, weights, dy, Options { softcap: 0.0, ..options });
+    of_capped.iter().zip(&capped).map(|(g, y)| g.abs() * (1.0 + (y / cap).powi(2))).collect()
 }
 
 async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Reduction) -> Result<()> {
