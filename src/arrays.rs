@@ -34,6 +34,19 @@ pub struct Pairs {
     pub d_log_scale: f32,
 }
 
+/// What the loss of a layer returns: the loss, one number or one for each row, and the gradients for a loss whose own gradient is 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// As many as rows without a reduction, else one.
+    pub loss: Array1<f32>,
+    /// [rows, inputs].
+    pub dx: Array2<f32>,
+    /// [classes, inputs].
+    pub dw: Array2<f32>,
+    /// Of the classes.
+    pub db: Array1<f32>,
+}
+
 /// y = x wᵀ + b of `x` [rows, inputs] and `w` [outputs, inputs]: [rows, outputs].
 ///
 /// # Errors
@@ -90,6 +103,27 @@ pub fn cross_entropy(
     same("cross_entropy", "ids", ids.len(), x.nrows())?;
     let (loss, dx) = ops::cross_entropy::compute(gpu, &matrix(&x), x.ncols(), &vector(&ids), options)?;
     Ok((loss.into(), array("cross_entropy", shape(&x), dx)?))
+}
+
+/// Cross entropy of the logits x wᵀ + b, which are never stored, of `x` [rows, inputs] and `w` [classes, inputs], and as many class ids as rows.
+///
+/// # Errors
+/// As [`linear_cross_entropy::compute`](crate::linear_cross_entropy::compute).
+pub fn linear_cross_entropy(
+    gpu: &Gpu,
+    x: ArrayView2<f32>,
+    w: ArrayView2<f32>,
+    b: Option<ArrayView1<f32>>,
+    ids: ArrayView1<u32>,
+    options: ops::linear_cross_entropy::Options,
+) -> Result<Layer> {
+    const OP: &str = "linear_cross_entropy";
+    same(OP, "columns of w", w.ncols(), x.ncols())?;
+    let b = b.as_ref().map(vector);
+    let (inputs, ids) = (x.ncols(), vector(&ids));
+    let found = ops::linear_cross_entropy::compute(gpu, &matrix(&x), &matrix(&w), b.as_deref(), inputs, &ids, options)?;
+    let (dx, dw) = (array(OP, shape(&x), found.dx)?, array(OP, shape(&w), found.dw)?);
+    Ok(Layer { loss: found.loss.into(), dx, dw, db: found.db.into() })
 }
 
 /// Binary cross entropy of logits and targets [rows, cols]: the loss, one for each element, row or all, and the gradient of x.

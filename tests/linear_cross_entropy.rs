@@ -6,7 +6,7 @@ use wgloss::{Accum, Error, Gpu, Reduction, Result, Storage, Tuning, cross_entrop
 use crate::harness::*;
 
 /// x, W, b and class ids on the device.
-struct Data {
+pub struct Data {
     x: Held,
     w: Held,
     b: Held,
@@ -15,7 +15,7 @@ struct Data {
 }
 
 impl Data {
-    fn new(gpu: &Gpu, [rows, inputs, classes]: [usize; 3]) -> Data {
+    pub fn new(gpu: &Gpu, [rows, inputs, classes]: [usize; 3]) -> Data {
         let ids: Vec<u32> = (0..rows as u32).map(|row| row * 7 % classes as u32).collect();
         Data {
             x: input(gpu, rows, inputs, &Fill::Small.matrix(rows, inputs, 1)),
@@ -26,22 +26,22 @@ impl Data {
         }
     }
 
-    fn layer(&self) -> Result<Layer<'_>> {
+    pub fn layer(&self) -> Result<Layer<'_>> {
         Ok(Layer { b: Some(self.b.view()?), ..Layer::new(self.x.view()?, self.w.view()?) })
     }
 
-    fn target(&self) -> Result<Target<'_>> {
+    pub fn target(&self) -> Result<Target<'_>> {
         Ok(Target::Ids(self.ids.view()?))
     }
 
     /// Where dx, dW and db go.
-    fn gradients(&self, gpu: &Gpu) -> [Held; 3] {
+    pub fn gradients(&self, gpu: &Gpu) -> [Held; 3] {
         let [rows, inputs, classes] = self.shape;
         [(rows, inputs), (classes, inputs), (classes, 1)].map(|(rows, cols)| output(gpu, rows, cols))
     }
 
     /// Loss, dx, dW, db; without a gradient of the loss by the forward, else by the backward.
-    fn run(&self, gpu: &Gpu, dy: Option<&Held>, options: Options) -> [Vec<f64>; 4] {
+    pub fn run(&self, gpu: &Gpu, dy: Option<&Held>, options: Options) -> [Vec<f64>; 4] {
         let rows = self.shape[0];
         let by_row = matches!(options.reduction, Reduction::None | Reduction::Rows);
         let (loss, lse) = (output(gpu, if by_row { rows } else { 1 }, 1), output(gpu, rows, 2));

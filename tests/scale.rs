@@ -6,11 +6,11 @@ use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
     Accum, Error, Gpu, Random, Reduction, Storage, Tensor, Tuning, adam, cast, cross_entropy, info_nce, l2, linear,
-    normalize, reference, sgd, siglip, sigmoid, softmax, tanh, wgpu,
+    linear_cross_entropy, normalize, reference, sgd, siglip, sigmoid, softmax, tanh, wgpu,
 };
 
 use crate::harness::*;
-use crate::{info_nce as nce, linear as lin, siglip as sig};
+use crate::{info_nce as nce, linear as lin, linear_cross_entropy as lce, siglip as sig};
 
 /// Limits so small that everything beyond a few thousand elements is split, and the same device without them.
 fn small() -> Option<(Gpu, Gpu)> {
@@ -225,6 +225,29 @@ fn chunks_are_added_once() {
             assert_near("added", added, &want, largest(&want));
         }
     }
+}
+
+/// Logits of which a binding holds few rows, and parameters of which it holds some.
+#[test]
+fn layers_in_many_dispatches() {
+    let Some((small, large)) = small() else { return };
+    for shape in [[300, 20, 1000], [2000, 5, 40], [7, 12, 7000]] {
+        let data = |gpu: &Gpu| lce::Data::new(gpu, shape).run(gpu, None, Default::default());
+        let (found, want) = (data(&small), data(&large));
+        for (index, what) in ["loss", "dx", "dw", "db"].into_iter().enumerate() {
+            assert_near(&format!("{what} of {shape:?}"), &found[index], &want[index], largest(&want[index]));
+        }
+    }
+    let row = refused(&small, &[], |r| {
+        let (x, w, ids) = (output(&small, 2, 1), output(&small, 20_000, 1), input(&small, 2, 1, &[0u32; 2]));
+        let (loss, lse) = (output(&small, 1, 1), output(&small, 2, 2));
+        let (layer, target) = (linear_cross_entropy::Layer::new(x.view()?, w.view()?), ids.view()?);
+        let (target, weights) = (linear_cross_entropy::Target::Ids(target), Default::default());
+        let (loss, lse, none) = (loss.view()?, lse.view()?, Default::default());
+        linear_cross_entropy::forward(r, layer, target, weights, loss, lse, None, none, Default::default())
+    });
+    let what = "linear_cross_entropy: one row of logits".to_owned();
+    assert_eq!(row, Error::Limit { what, needed: 80_000, limit: 64 << 10 });
 }
 
 /// What cannot be split is refused before anything is recorded, and the message names what and which limit.
@@ -547,6 +570,46 @@ fn a_batch_of_65536() {
             sum.iter_mut().zip(&k[j * dim..]).for_each(|(sum, k)| *sum += g * k);
         }
         assert_near(&format!("dq of {i}"), &dq[i * dim..][..dim], &sum, 2.0 / n as f64);
+    }
+}
+
+/// 4,096 rows of 65,536 classes: 1 GiB of logits if they were stored, and as much of their gradient.
+#[test]
+fn logits_that_are_never_stored() {
+    let Some(gpu) = open(None) else { return };
+    let (rows, dim, classes) = (4096, 2, 65_536);
+    let (x, w) = (Fill::Small.matrix(rows, dim, 14), Fill::Small.matrix(classes, dim, 15));
+    let (held_x, held_w) = (input(&gpu, rows, dim, &x), input(&gpu, classes, dim, &w));
+    let own = |row: usize| row * 7919 % classes;
+    let ids = input(&gpu, rows, 1, &(0..rows).map(|row| own(row) as u32).collect::<Vec<_>>());
+    let (loss, lse) = (output(&gpu, 1, 1), output(&gpu, rows, 2));
+    let (dx, dw) = (output(&gpu, rows, dim), output(&gpu, classes, dim));
+    takes_little(&gpu, |r| {
+        let layer = linear_cross_entropy::Layer::new(held_x.view()?, held_w.view()?);
+        let gradients = linear_cross_entropy::Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: None };
+        let (target, weights) = (linear_cross_entropy::Target::Ids(ids.view()?), Default::default());
+        let (loss, lse, options) = (loss.view()?, lse.view()?, Default::default());
+        linear_cross_entropy::forward(r, layer, target, weights, loss, lse, None, gradients, options)
+    });
+
+    let (x, w) = (wide(&x), wide(&w));
+    let [loss, lse, dx, dw] = [&loss, &lse, &dx, &dw].map(|held| read(&gpu, held));
+    let lse: Vec<f64> = lse.chunks(2).map(|lse| lse[0] + lse[1].ln_1p()).collect();
+    let logit = |row: usize, class: usize| dot(&x[row * dim..][..dim], &w[class * dim..][..dim]);
+    let mean = (0..rows).map(|row| lse[row] - logit(row, own(row))).sum::<f64>() / rows as f64;
+    assert_near("loss", &loss, &[mean], mean);
+    let g = |row: usize, class: usize| {
+        ((logit(row, class) - lse[row]).exp() - f64::from(u8::from(class == own(row)))) / rows as f64
+    };
+    for row in (0..rows).step_by(997) {
+        let want = (0..classes).map(|class| logit(row, class).exp()).sum::<f64>().ln();
+        assert_near(&format!("lse of {row}"), &[lse[row]], &[want], want);
+        let sum = |at: usize| (0..classes).map(|class| g(row, class) * w[class * dim + at]).sum::<f64>();
+        assert_near(&format!("dx of {row}"), &dx[row * dim..][..dim], &[sum(0), sum(1)], 2.0 / rows as f64);
+    }
+    for class in (0..classes).step_by(7919) {
+        let sum = |at: usize| (0..rows).map(|row| g(row, class) * x[row * dim + at]).sum::<f64>();
+        assert_near(&format!("dw of {class}"), &dw[class * dim..][..dim], &[sum(0), sum(1)], 2.0 / rows as f64);
     }
 }
 

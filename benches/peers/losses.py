@@ -90,6 +90,12 @@ def cross_entropy(shape, make):
     return with_gradients(make.compiled(lambda x: F.cross_entropy(x, ids)), x)
 
 
+def linear_cross_entropy(shape, make):
+    x, w = make.unit(shape), make.normal((8 * shape[0], shape[1]))
+    ids = torch.arange(shape[0], device=make.device)
+    return with_gradients(make.compiled(lambda x, w: F.cross_entropy(F.linear(x, w).float(), ids)), x, w)
+
+
 def kl(shape, make):
     x, t = make.normal(shape), make.normal(shape)
 
@@ -212,6 +218,7 @@ OPS = {
         normalize,
         softmax,
         cross_entropy,
+        linear_cross_entropy,
         bce,
         l2,
         kl,

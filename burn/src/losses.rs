@@ -203,6 +203,49 @@ pub fn cross_entropy(
     }))
 }
 
+/// [`cross_entropy`] of the logits x Wᵀ + b without ever storing them, `[1]`: `x` [rows, inputs], `w` [classes, inputs], `b` `[classes]`, for the last layer
+/// of a language model or of a classifier with many classes. Gradients reach x, W and b, those that ask for one, in the same pass.
+///
+/// The weight of burn's `Linear` is [inputs, classes]: give `linear.weight.val().transpose()`, which is copied.
+///
+/// [`wgloss::linear_cross_entropy`] has the memory, the sources and what each option does.
+///
+/// # Errors
+/// As [`cross_entropy`]; a loss per row has no gradient here and is refused.
+pub fn linear_cross_entropy(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    b: Option<Tensor<1>>,
+    target: impl Into<Target>,
+    weights: Weights,
+    options: wgloss::linear_cross_entropy::Options,
+) -> Result<Tensor<1>> {
+    use wgloss::linear_cross_entropy::{Gradients, Layer, Target as View, Weights as Views, forward};
+    const OP: &str = "linear_cross_entropy";
+    summed(OP, options.reduction, options.accum)?;
+    let (rows, classes) = (x.dims()[0], w.dims()[0]);
+    let mut inputs = Inputs::new(OP, [("x", x), ("w", w)], [1].into());
+    inputs.column(2, "b", b);
+    inputs.float(4, "weights of classes", weights.class.map(|class| class.reshape([1, classes])));
+    inputs.column(5, "weights of rows", weights.row);
+    match target.into() {
+        Target::Ids(ids) => inputs.ids.push(("target", ids)),
+        Target::Soft(shares) => inputs.float(3, "target", Some(fixed(shares))),
+    }
+    inputs.spare = 2 * rows;
+    inputs.run(Arc::new(move |recorder, views| {
+        let target = match views.input(3)? {
+            Some(shares) => View::Soft(shares),
+            None => View::Ids(views.ids(0)?),
+        };
+        let layer = Layer { b: views.input(2)?, ..Layer::new(views.given(0)?, views.given(1)?) };
+        let weights = Views { class: views.input(4)?, row: views.input(5)? };
+        let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
+        let (loss, lse) = (views.value()?, views.spare([rows, 2])?);
+        forward(recorder, layer, target, weights, loss, lse, None, gradients, options)
+    }))
+}
+
 /// The divergence of the rows of two sides [rows, cols], the model's `x` and the target's `t`: `[rows]` for [`Reduction::Rows`], else `[1]`.
 /// Gradients reach both, those that ask for one, in the same pass.
 ///
@@ -237,7 +280,7 @@ fn written(op: &'static str, accum: Accum) -> Result<()> {
     if accum == Accum::Write { Ok(()) } else { Err(refused(op, "accum", "Write", accum)) }
 }
 
-/// A gradient of a loss of pairs reaches keys from all queries: it cannot be weighted by query afterwards.
+/// A gradient of a loss of pairs reaches keys from all queries, one of a layer's weights comes from all rows: it cannot be weighted by query or row afterwards.
 fn summed(op: &'static str, reduction: Reduction, accum: Accum) -> Result<()> {
     if matches!(reduction, Reduction::None | Reduction::Rows) {
         return Err(refused(op, "reduction", "Sum, Mean or BatchMean", reduction));

@@ -9,7 +9,9 @@ use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, Device, DeviceKind, Distribution, Int, Tensor, TensorData};
 use wgloss::Reduction;
 use wgloss::reference::info_nce as reference;
-use wgloss_burn::{Batch, Error, Learned, Target, Weights, cross_entropy, info_nce, kl, siglip, wgloss};
+use wgloss_burn::{
+    Batch, Error, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, siglip, wgloss,
+};
 
 /// Opened once for all tests.
 fn device() -> Device {
@@ -202,6 +204,38 @@ fn class_ids_and_shares() {
     let ours = cross_entropy(x.clone(), Target::from(shares.clone()), Weights::default(), Default::default()).unwrap();
     let theirs = (log_softmax(x.clone(), 1) * shares).sum().neg() / 37.0;
     same(&[("logits", x)], &[], ours, theirs);
+}
+
+#[test]
+fn classes_of_a_layer() {
+    let (x, w) = (random([37, 20]), random([50, 20]));
+    let b = Tensor::<1>::random([50], Distribution::Normal(0.0, 1.0), &device()).require_grad();
+    let ids: Vec<i32> = (0..37).map(|row| row * 7 % 50).collect();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device());
+    let logits = || x.clone().matmul(w.clone().transpose()) + b.clone().unsqueeze_dim(0);
+    let layer = [("x", x.clone()), ("w", w.clone())];
+
+    let ours = linear_cross_entropy(
+        x.clone(),
+        w.clone(),
+        Some(b.clone()),
+        ids.clone(),
+        Weights::default(),
+        Default::default(),
+    );
+    let theirs = log_softmax(logits(), 1).gather(1, ids.clone().reshape([37, 1])).mean().neg();
+    same(&layer, &[("b", b.clone())], ours.unwrap(), theirs);
+
+    let shares = burn::tensor::activation::softmax(fixed([37, 50]), 1);
+    let row = Tensor::<1>::random([37], Distribution::Uniform(0.5, 2.0), &device());
+    let (weights, target) = (Weights { class: None, row: Some(row.clone()) }, Target::from(shares.clone()));
+    let ours = linear_cross_entropy(x.clone(), w.clone(), None, target, weights, Default::default()).unwrap();
+    let of_rows = (log_softmax(x.clone().matmul(w.clone().transpose()), 1) * shares).sum_dim(1).reshape([37]);
+    same(&layer, &[], ours, (of_rows * row.clone()).sum().neg() / row.sum());
+
+    let none = wgloss::linear_cross_entropy::Options { reduction: Reduction::None, ..Default::default() };
+    let refused = linear_cross_entropy(x, w, None, ids, Weights::default(), none).unwrap_err();
+    assert!(refused.to_string().contains("Sum, Mean or BatchMean"), "{refused}");
 }
 
 #[test]

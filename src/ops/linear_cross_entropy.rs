@@ -122,6 +122,10 @@ fn walk<'g>(
     for (index, range) in parts.into_iter().enumerate() {
         let scratch = plan.scratch(LOGITS, range.len() * stride)?;
         let logits = Tensor::view(Storage::F32, &scratch, range.len(), classes, 0, stride)?;
+        if plan.rows_per_binding(logits) == 0 {
+            let (what, needed) = (format!("{OP}: one row of logits"), 4 * classes as u64);
+            return Err(Error::Limit { what, needed, limit: plan.gpu().limits().max_storage_buffer_binding_size });
+        }
         let x = layer.x.row_range(range.clone());
         linear::product(plan, Operand::by_k(x), Operand::by_k(layer.w), layer.b, logits, false)?;
         of_logits(plan, range.clone(), logits)?;

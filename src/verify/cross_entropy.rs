@@ -1,7 +1,7 @@
 use super::{Check, FILLS, Fill, Held, before, cast, rounded};
 use crate::cross_entropy::{self, Options};
 use crate::reference::cross_entropy as textbook;
-use crate::{Accum, Random, Reduction, Result, Storage, reference};
+use crate::{Accum, Random, Reduction, Result, Storage, reference, softmax};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
     for (rows, cols) in [(1, 1), (1, 7), (3, 255), (3, 256), (3, 257), (5, 1000)] {
@@ -153,18 +153,14 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     for (what, dy, held) in [("fused dx", &[][..], &fused), ("dx", &dy, &back)] {
         let want = textbook::backward(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         let yardstick = textbook::backward(&x, cols, target, weights, dy, options);
-        if options.softcap == 0.0 {
-            check.compare_gradient(what, held, &old, &want, &yardstick).await?;
-            continue;
-        }
         let terms = slope_terms(&wide_x, cols, wide, wide_weights, &cast(dy), options);
         check.compare_added(what, held, &old, &want, &yardstick, &terms).await?;
     }
     Ok(())
 }
 
-/// The magnitudes of what the gradient of each logit is made of. The softcap's slope is 1 - y^2, with y = tanh(x/cap), times the gradient of the
-/// capped logits.
+/// The sum of the magnitudes of what the gradient of each logit is made of, r ((1 − e) w_t (p − [c = t]) + p Σ w q − w q + 2 z p ln Σ e^x), where p − 1 is
+/// no difference but the sum of the others. The softcap's slope is 1 − y², with y = tanh(x/cap), of which both are terms.
 pub(super) fn slope_terms(
     x: &[f64],
     cols: usize,
@@ -173,14 +169,46 @@ pub(super) fn slope_terms(
     dy: &[f64],
     options: Options,
 ) -> Vec<f64> {
-    let cap = f64::from(options.softcap);
-    if cap == 0.0 {
-        let g = textbook::backward(x, cols, target, weights, dy, options);
-        return g.into_iter().map(f64::abs).collect();
-    }
-    let capped: Vec<f64> = x.iter().map(|&x| if x == f64::NEG_INFINITY { x } else { cap * (x / cap).tanh() }).collect();
-    let of_capped = textbook::backward(&capped, cols, target, weights, dy, Options { softcap: 0.0, ..options });
-    of_capped.iter().zip(&capped).map(|(g, y)| g.abs() * (1.0 + (y / cap).powi(2))).collect()
+    use textbook::Target::{Ids, Soft};
+    let [cap, e, z] = [options.softcap, options.label_smoothing, options.z_loss].map(f64::from);
+    let rows = x.len() / cols;
+    let class_weight = |class: usize| weights.class.get(class).copied().unwrap_or(1.0);
+    let id = |row: usize| if let Ids(ids) = target { Some(ids[row]) } else { None };
+    let row_weight = |row: usize| match id(row) {
+        Some(id) if id == options.ignore => 0.0,
+        _ => weights.row.get(row).copied().unwrap_or(1.0),
+    };
+    let counted = |row: usize| row_weight(row) * id(row).map_or(1.0, |id| class_weight(id as usize));
+    let reduced = |sum: f64| match options.reduction {
+        Reduction::Mean => 1.0 / sum,
+        Reduction::BatchMean => 1.0 / rows as f64,
+        Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
+    };
+    let (of_loss, of_z) = (reduced((0..rows).map(counted).sum()), reduced((0..rows).map(row_weight).sum()));
+    let of_row = |row: usize| -> Vec<f64> {
+        let x = &x[row * cols..][..cols];
+        let capped: Vec<f64> = x.iter().map(|&x| if cap == 0.0 { x } else { cap * (x / cap).tanh() }).collect();
+        let p = reference::softmax::forward(&capped, cols, softmax::Options::default());
+        let lse = textbook::lse(x, cols, options);
+        let lse = (lse[0] + lse[1].ln_1p()).abs();
+        let soft = |class: usize| match target {
+            Ids(_) => class_weight(class) * e / cols as f64,
+            Soft(shares) => class_weight(class) * ((1.0 - e) * shares[row * cols + class] + e / cols as f64),
+        };
+        let whole: f64 = (0..cols).map(soft).sum();
+        let own = id(row).map(|id| id as usize).filter(|&id| id < cols);
+        let others: f64 = (0..cols).filter(|&class| Some(class) != own).map(|class| p[class]).sum();
+        let hot = own.map_or(0.0, |own| (1.0 - e) * class_weight(own));
+        let dy = dy.get(row).or(dy.first()).map_or(1.0, |dy| dy.abs()) * row_weight(row);
+        let term = |class: usize| {
+            let from_own = hot * if Some(class) == own { others } else { p[class] };
+            let g = of_loss * (from_own + whole * p[class] + soft(class)) + of_z * 2.0 * z * lse * p[class];
+            let capped = if cap == 0.0 { 0.0 } else { (capped[class] / cap).powi(2) };
+            dy * g * (1.0 + capped)
+        };
+        (0..cols).map(term).collect()
+    };
+    (0..rows).flat_map(of_row).collect()
 }
 
 async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, reduction: Reduction) -> Result<()> {

@@ -134,9 +134,13 @@ impl Input {
         self.data.iter().map(|&value| <F as From<f32>>::from(value)).collect()
     }
 
+    pub(super) fn again(&self) -> Input {
+        Input { data: self.data.clone(), buffer: self.buffer.clone(), ..*self }
+    }
+
     /// Its numbers' magnitudes, on the host.
     pub(super) fn sizes(&self) -> Input {
-        Input { data: self.data.iter().map(|value| value.abs()).collect(), buffer: self.buffer.clone(), ..*self }
+        Input { data: self.data.iter().map(|value| value.abs()).collect(), ..self.again() }
     }
 }
 

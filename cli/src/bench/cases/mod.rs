@@ -59,6 +59,11 @@ pub const CASES: &[Case] = &[
     memory("normalize", rows::normalize, 2.0),
     memory("softmax", rows::softmax, 2.0),
     memory("cross_entropy", rows::cross_entropy, 2.0),
+    Case {
+        sizes: &[[512, 256], [1024, 1024], [4096, 1024], [16_384, 4096]],
+        products: (3 * pairs::CLASSES) as f64,
+        ..memory("linear_cross_entropy", pairs::linear_cross_entropy, (2 + 2 * pairs::CLASSES) as f64)
+    },
     memory("bce", rows::bce, 3.0),
     memory("l2", rows::l2, 3.0),
     memory("gaussian_kl", rows::gaussian_kl, 4.0),

@@ -226,6 +226,55 @@ pub(super) fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) ->
     Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options.temperature, truth, truth))
 }
 
+/// Classes of a layer for each of its rows: 4,096 tokens of 1,024 numbers have a vocabulary of 32,768, 16,384 of 4,096 one of 131,072.
+pub(super) const CLASSES: usize = 8;
+
+/// The last layer and the cross entropy of `rows` unit vectors of `cols` elements, with the gradients of both. Row i is of class i.
+pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
+    use wgloss::linear_cross_entropy::{Gradients, Layer, Options, Target, Weights, forward};
+    let classes = CLASSES * rows;
+    let x = Input::new(gpu, [rows, cols], storage, unit(normal(period([rows, cols]) * cols, 0), cols))?;
+    let both = Rc::new([x, Input::normal(gpu, [classes, cols], storage, 1)?]);
+    let (loss, dx) = (Output::new(gpu, [1, 1], Storage::F32)?, Output::new(gpu, [rows, cols], storage)?);
+    let dw = Output::new(gpu, [classes, cols], storage)?;
+    let (ids, lse) = (gpu.upload(&(0..rows as u32).collect::<Vec<_>>())?, gpu.zeros::<f32>(2 * rows)?);
+    let (inputs, outputs) = (both.clone(), [loss.again(), dx.again(), dw.again()]);
+    let record = move |recorder: &mut Recorder| {
+        let (target, lse) = (Target::Ids(Tensor::vector(&ids, rows)?), Tensor::matrix(&lse, rows, 2)?);
+        let [loss, dx, dw] = [0, 1, 2].map(|at| outputs[at].view());
+        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), db: None };
+        let layer = Layer::new(inputs[0].view()?, inputs[1].view()?);
+        forward(recorder, layer, target, Weights::default(), loss?, lse, None, gradients, Options::default())
+    };
+    // With r_i = ln Σ_j e^s_ij, loss = Σ_i (r_i − s_ii)/N.
+    fn truth<F: Real>(both: [&Input; 2], terms: fn(usize) -> Terms<F>, of: Of) -> Found<F> {
+        let rows = terms(both[0].rows);
+        let classes = Terms { rows: rows.rows, ..terms(both[1].rows) }; // gradients of as many
+        let total = number::<F>(both[0].rows);
+        let s = scores(both, F::one(), F::zero());
+        let lse: Vec<F> = s.iter().map(|row| classes.sum(|j| row[j].exp()).ln()).collect();
+        let slope = |i: usize, j: usize| (s[i][j] - lse[i]).exp() / total;
+        let sizes = of.sizes(both, F::one(), F::zero());
+        let size = |i: usize, j: usize| sizes.as_ref().map_or(F::zero(), |sizes| sizes[i][j]);
+        // As `Terms::gradients`, of two numbers of terms.
+        let grown = |i: usize, j: usize| slope(i, j) * (F::one() + size(i, j));
+        let sign = if of == Of::Sizes { -F::one() } else { F::one() };
+        let own = |i: usize| sign * (F::one() + size(i, i)) / total;
+        let [x, w] = both.map(|side| if of == Of::Sizes { side.sizes() } else { side.again() });
+        let loss = rows.sum(|i| lse[i] - s[i][i] + size(i, i)) / total;
+        vec![vec![loss], classes.gradient(&w, grown, own), rows.gradient(&x, |j, i| grown(i, j), own)]
+    }
+    // Of the classes those that some row is of.
+    let of_rows = Output { rows, ..dw.again() };
+    let sides = both.clone();
+    let truth_of_both = move || {
+        let both = both.each_ref();
+        (truth(both, Terms::counted, Of::Numbers), truth(both, Terms::each, Of::Numbers))
+    };
+    let job = Job::new(vec![loss, dx, of_rows], truth_of_both, work(gpu, record));
+    Ok(job.of_sums(move || truth(sides.each_ref(), Terms::counted, Of::Sizes)))
+}
+
 /// The sigmoid loss of the same pairs, with the gradients of both sides.
 pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::siglip::{Gradients, Learned, Options, forward};
