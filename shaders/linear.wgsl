@@ -6,6 +6,7 @@
 
 override A_BY_K: u32 = 1u;
 override B_BY_K: u32 = 1u;
+override DOWN: u32 = 0u; // whether a tile is followed by the one below it, and not by the one beside it
 
 fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
     if A_BY_K == 1u {
@@ -49,8 +50,9 @@ fn finish4(i: u32, j: u32, slice: u32, values: vec4<f32>) {
 // c = a b^T (+ bias) (+ c), each operand as it lies or transposed: y, dx and dw alike.
 @compute @workgroup_size(TX, TY)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row0 = group.y * 16u * TY;
-    let col0 = group.x * 4u * TX;
+    let at = select(group.xy, group.yx, DOWN == 1u);
+    let row0 = at.y * 16u * TY;
+    let col0 = at.x * 4u * TX;
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
     let t = tile_product(row0, col0, first, end, lane);

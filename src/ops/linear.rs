@@ -33,6 +33,11 @@ const SHORTEST_SLICE: usize = 256;
 /// And, for the sake of its error, into slices of at most so many.
 const LONGEST_SLICE: usize = 8192;
 
+/// Bytes of an operand stored [k, columns] that a CPU's caches hold. Of a larger one each tile reads a line of a few columns from every row, a page away from the one before:
+/// tiles of the same columns then follow each other, and slices end before the pages that are known without a walk do.
+const CACHED: usize = 8 << 20;
+const CACHED_SLICE: usize = 2048;
+
 /// `y` [rows, out] = `x` [rows, in] · `w`ᵀ + `b`, with `w` [out, in] and `b` [out, 1].
 ///
 /// # Errors
@@ -117,11 +122,11 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// How many slices to split a sum of `depth` terms into when `groups` workgroups hold one slice of the whole result.
-fn slices(plan: &Plan, depth: usize, groups: usize, elements: usize) -> (usize, usize) {
+/// How many slices, of at most `longest` terms, to split a sum of `depth` into when `groups` workgroups hold one slice of the whole result.
+fn slices(plan: &Plan, [depth, longest]: [usize; 2], groups: usize, elements: usize) -> (usize, usize) {
     let tuning = plan.gpu().tuning();
     let most = (tuning.workspace as usize / 4 / elements.max(1)).min(u16::MAX as usize);
-    let enough = (tuning.groups as usize / groups.max(1)).max(depth / LONGEST_SLICE);
+    let enough = (tuning.groups as usize / groups.max(1)).max(depth / longest);
     let wanted = enough.min(depth / SHORTEST_SLICE).min(most).max(1);
     let most = plan.gpu().limits().max_compute_workgroups_per_dimension as usize;
     let per_slice = depth.div_ceil(wanted.min(most)).next_multiple_of(tuning.tile_depth as usize);
@@ -170,10 +175,14 @@ pub(super) fn product<'a>(
                 let (a_part, b_part) = (a.part(rows.clone(), k.clone()), b.part(cols.clone(), k.clone()));
                 let bias = bias.filter(|_| index == 0).map(|bias| bias.row_range(cols.clone()));
                 let grid = [target.cols.div_ceil(tile_cols), target.rows.div_ceil(tile_rows)];
-                let (splits, per_split) = slices(plan, k.len(), grid[0] * grid[1], target.rows * target.cols);
+                let down = tuning.by_subgroup && a.by_k && !b.by_k && 4 * k.len() * target.cols > CACHED;
+                let longest = if down { CACHED_SLICE } else { LONGEST_SLICE };
+                let (splits, per_split) =
+                    slices(plan, [k.len(), longest], grid[0] * grid[1], target.rows * target.cols);
                 let shape = Sum { depth: k.len(), splits, per_split };
                 let form = |bias: bool, accumulate: bool| shape.scalars([bias, accumulate]);
-                let flags = [("A_BY_K", a.by_k.into()), ("B_BY_K", b.by_k.into())];
+                let flags = [("A_BY_K", a.by_k.into()), ("B_BY_K", b.by_k.into()), ("DOWN", down.into())];
+                let grid = if down { [grid[1], grid[0], splits] } else { [grid[0], grid[1], splits] };
                 let accumulate = add || index > 0;
                 let bias_arg = bias.map_or(Arg::NONE, Arg::whole);
                 let [a_arg, b_arg] = [a_part, b_part].map(Arg::whole);
@@ -185,7 +194,7 @@ pub(super) fn product<'a>(
                         [target.rows, target.cols, k.len()],
                         &form(bias.is_some(), accumulate),
                         &flags,
-                        [grid[0], grid[1], 1],
+                        grid,
                     )?;
                 } else {
                     let scratch = plan.scratch(PART, splits * target.rows * target.cols)?;
@@ -197,7 +206,7 @@ pub(super) fn product<'a>(
                         [target.rows, target.cols, k.len()],
                         &form(false, false),
                         &flags,
-                        [grid[0], grid[1], splits],
+                        grid,
                     )?;
                     merge(plan, part, bias_arg, target, &form(bias.is_some(), accumulate))?;
                 }
@@ -246,7 +255,7 @@ pub(super) fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: b
     let (db, add) = sum_of(&wide, whole, added)?;
     for (index, k) in depths.into_iter().enumerate() {
         let groups = db.rows.div_ceil(plan.gpu().tuning().workgroup as usize);
-        let (splits, per_split) = slices(plan, k.len(), groups, db.rows);
+        let (splits, per_split) = slices(plan, [k.len(), LONGEST_SLICE], groups, db.rows);
         let shape = Sum { depth: k.len(), splits, per_split };
         let source = Arg::whole(dy.row_range(k));
         let [first, last] = [false, add || index > 0].map(|accumulate| shape.scalars([false, accumulate]));

@@ -13,6 +13,8 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         (2100, 31, 9),
         (65_537, 3, 2),
     ];
+    // dx of a W that no cache of a CPU holds, in slices.
+    case(check, [17, 500, 4500], Fill::Small, true, Storage::F32, Accum::Write).await?;
     for (rows, inputs, outputs) in shapes {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier] {
             for bias in [true, false] {
