@@ -83,7 +83,7 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Options, adapters};
 pub use ops::{
     Accum, Lists, Reduction, adam, bce, cast, clip, cross_entropy, dot, folding, gather, gaussian_kl, info_nce, kl, l2,
-    linear, linear_cross_entropy, normalize, sample, sgd, siglip, sigmoid, softmax, tanh, top_k, wals,
+    linear, linear_cross_entropy, linear_kl, normalize, sample, sgd, siglip, sigmoid, softmax, tanh, top_k, wals,
 };
 pub use random::Random;
 pub use recorder::{Progress, Recorder, Watch};

@@ -25,6 +25,7 @@ mod kl;
 mod l2;
 mod linear;
 mod linear_cross_entropy;
+mod linear_kl;
 mod normalize;
 mod sample;
 mod sgd;

@@ -105,6 +105,19 @@ def kl(shape, make):
     return with_gradients(make.compiled(loss), x, t)
 
 
+def linear_kl(shape, make):
+    classes = (8 * shape[0], shape[1])
+    x, w = make.unit(shape), make.normal(classes)
+    teacher_x, teacher_w = make.unit(shape).detach(), make.normal(classes, False)
+
+    def loss(x, w):
+        with torch.no_grad():
+            t = F.log_softmax(F.linear(teacher_x, teacher_w).float(), 1)
+        return F.kl_div(F.log_softmax(F.linear(x, w).float(), 1), t, log_target=True, reduction="batchmean")
+
+    return with_gradients(make.compiled(loss), x, w)
+
+
 def bce(shape, make):
     x, t = make.normal(shape), make.uniform(shape)
     return with_gradients(make.compiled(lambda x: F.binary_cross_entropy_with_logits(x, t)), x)
@@ -222,6 +235,7 @@ OPS = {
         bce,
         l2,
         kl,
+        linear_kl,
         gaussian_kl,
         info_nce,
         siglip,

@@ -10,7 +10,9 @@ mod ops;
 
 pub use burn;
 pub use device::{device, gpu, open, register};
-pub use losses::{Batch, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, siglip};
+pub use losses::{
+    Batch, Layer, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, linear_kl, siglip,
+};
 pub use wgloss;
 
 /// What can go wrong. A loss that returns one has changed nothing.

@@ -203,19 +203,15 @@ pub fn cross_entropy(
     }))
 }
 
-/// [`cross_entropy`] of the logits x Wᵀ + b without ever storing them, `[1]`: `x` [rows, inputs], `w` [classes, inputs], `b` `[classes]`, for the last layer
-/// of a language model or of a classifier with many classes. Gradients reach x, W and b, those that ask for one, in the same pass.
-///
-/// The weight of burn's `Linear` is [inputs, classes]: give `linear.weight.val().transpose()`, which is copied.
+/// [`cross_entropy`] of the logits x Wᵀ + b without ever storing them, `[1]`, for the last layer of a language model or of a classifier with many classes. Gradients reach
+/// x, W and b, those that ask for one, in the same pass.
 ///
 /// [`wgloss::linear_cross_entropy`] has the memory, the sources and what each option does.
 ///
 /// # Errors
 /// As [`cross_entropy`]; a loss per row has no gradient here and is refused.
 pub fn linear_cross_entropy(
-    x: Tensor<2>,
-    w: Tensor<2>,
-    b: Option<Tensor<1>>,
+    layer: Layer,
     target: impl Into<Target>,
     weights: Weights,
     options: wgloss::linear_cross_entropy::Options,
@@ -223,6 +219,7 @@ pub fn linear_cross_entropy(
     use wgloss::linear_cross_entropy::{Gradients, Layer, Target as View, Weights as Views, forward};
     const OP: &str = "linear_cross_entropy";
     summed(OP, options.reduction, options.accum)?;
+    let self::Layer { x, w, b } = layer;
     let (rows, classes) = (x.dims()[0], w.dims()[0]);
     let mut inputs = Inputs::new(OP, [("x", x), ("w", w)], [1].into());
     inputs.column(2, "b", b);
@@ -263,6 +260,48 @@ pub fn kl(x: Tensor<2>, t: Tensor<2>, options: wgloss::kl::Options) -> Result<Te
     Inputs::new("kl", [("x", x), ("t", t)], shape).run(Arc::new(move |recorder, views| {
         let gradients = Gradients { dx: views.gradient(0)?, dt: views.gradient(1)? };
         forward(recorder, views.given(0)?, views.given(1)?, views.value()?, gradients, options)
+    }))
+}
+
+/// A linear layer and what it is applied to: `x` [rows, inputs], `w` [classes, inputs], `b` `[classes]`.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// [rows, inputs].
+    pub x: Tensor<2>,
+    /// [classes, inputs]. The weight of burn's `Linear` is [inputs, classes]: give `linear.weight.val().transpose()`, which is copied.
+    pub w: Tensor<2>,
+    /// `[classes]`.
+    pub b: Option<Tensor<1>>,
+}
+
+impl Layer {
+    /// Without a bias.
+    pub fn new(x: Tensor<2>, w: Tensor<2>) -> Self {
+        Layer { x, w, b: None }
+    }
+}
+
+/// [`kl`] of the logits of two layers without ever storing them, `[1]`: distillation where the logits of either model do not fit. Gradients reach the student's x, W and b,
+/// those that ask for one, in the same pass; the teacher gets none.
+///
+/// [`wgloss::linear_kl`] has the memory, the sources and what each option does.
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+pub fn linear_kl(student: Layer, teacher: Layer, options: wgloss::linear_kl::Options) -> Result<Tensor<1>> {
+    use wgloss::linear_kl::{Gradients, Layer, forward};
+    const OP: &str = "linear_kl";
+    summed(OP, options.reduction, options.accum)?;
+    let mut inputs = Inputs::new(OP, [("x", student.x), ("w", student.w)], [1].into());
+    inputs.column(2, "b", student.b);
+    inputs.float(3, "teacher's x", Some(fixed(teacher.x)));
+    inputs.float(4, "teacher's w", Some(fixed(teacher.w)));
+    inputs.column(5, "teacher's b", teacher.b);
+    inputs.run(Arc::new(move |recorder, views| {
+        let student = Layer { b: views.input(2)?, ..Layer::new(views.given(0)?, views.given(1)?) };
+        let teacher = Layer { b: views.input(5)?, ..Layer::new(views.given(3)?, views.given(4)?) };
+        let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
+        forward(recorder, student, teacher, views.value()?, gradients, options)
     }))
 }
 

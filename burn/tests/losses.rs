@@ -10,7 +10,8 @@ use burn::tensor::{DType, Device, DeviceKind, Distribution, Int, Tensor, TensorD
 use wgloss::Reduction;
 use wgloss::reference::info_nce as reference;
 use wgloss_burn::{
-    Batch, Error, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, siglip, wgloss,
+    Batch, Error, Layer, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, linear_kl,
+    siglip, wgloss,
 };
 
 /// Opened once for all tests.
@@ -215,27 +216,35 @@ fn classes_of_a_layer() {
     let logits = || x.clone().matmul(w.clone().transpose()) + b.clone().unsqueeze_dim(0);
     let layer = [("x", x.clone()), ("w", w.clone())];
 
-    let ours = linear_cross_entropy(
-        x.clone(),
-        w.clone(),
-        Some(b.clone()),
-        ids.clone(),
-        Weights::default(),
-        Default::default(),
-    );
+    let biased = || Layer { b: Some(b.clone()), ..Layer::new(x.clone(), w.clone()) };
+    let ours = linear_cross_entropy(biased(), ids.clone(), Weights::default(), Default::default());
     let theirs = log_softmax(logits(), 1).gather(1, ids.clone().reshape([37, 1])).mean().neg();
     same(&layer, &[("b", b.clone())], ours.unwrap(), theirs);
 
     let shares = burn::tensor::activation::softmax(fixed([37, 50]), 1);
     let row = Tensor::<1>::random([37], Distribution::Uniform(0.5, 2.0), &device());
     let (weights, target) = (Weights { class: None, row: Some(row.clone()) }, Target::from(shares.clone()));
-    let ours = linear_cross_entropy(x.clone(), w.clone(), None, target, weights, Default::default()).unwrap();
+    let plain = Layer::new(x.clone(), w.clone());
+    let ours = linear_cross_entropy(plain, target, weights, Default::default()).unwrap();
     let of_rows = (log_softmax(x.clone().matmul(w.clone().transpose()), 1) * shares).sum_dim(1).reshape([37]);
     same(&layer, &[], ours, (of_rows * row.clone()).sum().neg() / row.sum());
 
     let none = wgloss::linear_cross_entropy::Options { reduction: Reduction::None, ..Default::default() };
-    let refused = linear_cross_entropy(x, w, None, ids, Weights::default(), none).unwrap_err();
+    let refused = linear_cross_entropy(Layer::new(x, w), ids, Weights::default(), none).unwrap_err();
     assert!(refused.to_string().contains("Sum, Mean or BatchMean"), "{refused}");
+}
+
+#[test]
+fn divergence_of_layers() {
+    let (x, w, teacher_x, teacher_w) = (random([37, 20]), random([50, 20]), fixed([37, 30]), fixed([50, 30]));
+    let b = Tensor::<1>::random([50], Distribution::Normal(0.0, 1.0), &device()).require_grad();
+    let options = wgloss::linear_kl::Options { temperature: 2.0, scale_t2: true, ..Default::default() };
+    let student = Layer { b: Some(b.clone()), ..Layer::new(x.clone(), w.clone()) };
+    let ours = linear_kl(student, Layer::new(teacher_x.clone(), teacher_w.clone()), options).unwrap();
+    let q = log_softmax((x.clone().matmul(w.clone().transpose()) + b.clone().unsqueeze_dim(0)) / 2.0, 1);
+    let p = log_softmax(teacher_x.matmul(teacher_w.transpose()) / 2.0, 1);
+    let theirs = (p.clone().exp() * (p - q)).sum() * 4.0 / 37.0;
+    same(&[("x", x), ("w", w)], &[("b", b)], ours, theirs);
 }
 
 #[test]

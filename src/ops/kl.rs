@@ -110,27 +110,32 @@ impl Default for Options {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, op: &'static str) -> Result<()> {
         let temperature = self.temperature;
         let holds = (1e-30..=1e30).contains(&temperature);
-        required(OP, "temperature", temperature, holds, "between 1e-30 and 1e30")?;
+        required(op, "temperature", temperature, holds, "between 1e-30 and 1e30")?;
         let holds = !self.scale_t2 || (1e-15..=1e15).contains(&temperature);
-        required(OP, "temperature", temperature, holds, "between 1e-15 and 1e15 with scale_t2")?;
+        required(op, "temperature", temperature, holds, "between 1e-15 and 1e15 with scale_t2")?;
         if let Divergence::JensenShannon { beta } = self.divergence {
-            required(OP, "beta", beta, beta > 0.0 && beta < 1.0, "above 0 and below 1")?;
+            required(op, "beta", beta, beta > 0.0 && beta < 1.0, "above 0 and below 1")?;
         }
-        if self.divergence == Divergence::Kl {
-            return Ok(());
+        match self.divergence {
+            Divergence::Kl => Ok(()),
+            _ => self.of_rows_of_logits(op, ["Logits for this divergence", "one of rows for this divergence"]),
         }
+    }
+
+    /// Refuses what is not made of logits or has a loss for each element; `expected` is what is said then.
+    pub(super) fn of_rows_of_logits(&self, op: &'static str, [form, reduction]: [&'static str; 2]) -> Result<()> {
         if self.form != Form::Logits {
-            let (expected, found) = ("Logits for this divergence", format!("{:?}", self.form));
-            return Err(Error::Option { op: OP, option: "form", expected, found });
+            return Err(Error::Option { op, option: "form", expected: form, found: format!("{:?}", self.form) });
         }
-        if self.reduction == Reduction::None {
-            let (expected, found) = ("one of rows for this divergence", "None".to_owned());
-            return Err(Error::Option { op: OP, option: "reduction", expected, found });
+        match self.reduction {
+            Reduction::None => {
+                Err(Error::Option { op, option: "reduction", expected: reduction, found: "None".to_owned() })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether x is logarithms, so that every element stands for itself.
@@ -150,18 +155,18 @@ pub struct Gradients<'a> {
 
 /// One call: the loss, gradients or both.
 #[derive(Clone, Copy)]
-struct Call<'a> {
-    x: Tensor<'a>,
-    t: Tensor<'a>,
-    dy: Option<Tensor<'a>>,
-    loss: Option<Tensor<'a>>,
-    gradients: Gradients<'a>,
-    options: Options,
+pub(super) struct Call<'a> {
+    pub(super) x: Tensor<'a>,
+    pub(super) t: Tensor<'a>,
+    pub(super) dy: Option<Tensor<'a>>,
+    pub(super) loss: Option<Tensor<'a>>,
+    pub(super) gradients: Gradients<'a>,
+    pub(super) options: Options,
 }
 
 impl<'a> Call<'a> {
     fn check(&self) -> Result<()> {
-        self.options.check()?;
+        self.options.check(OP)?;
         let Call { x, t, dy, loss, gradients: Gradients { dx, dt }, .. } = *self;
         let whole = self.options.reduction.of_elements(x.shape());
         for (what, tensor, shape) in [
@@ -175,6 +180,12 @@ impl<'a> Call<'a> {
         }
         let inputs = [named("x", x), named("t", t), named("dy", dy)];
         disjoint(OP, &[named("loss", loss), named("dx", dx), named("dt", dt)], &inputs)
+    }
+
+    /// The losses of rows of logits, of each segment that they are cut into, and gradients times `factor`: some of the rows of a loss that is reduced
+    /// over more.
+    pub(super) fn rows_of(self, plan: &mut Plan, factor: f64) -> Result<()> {
+        self.turned().dispatch(plan, factor)
     }
 
     /// The reversed divergence is the first one of the sides exchanged.

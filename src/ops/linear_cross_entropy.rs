@@ -16,134 +16,13 @@
 
 use super::cross_entropy::Batch;
 pub use super::cross_entropy::{Options, Target, Weights};
-use super::linear::{self, Operand, chunks, in_f32, rounded, sum_of};
-use super::pairs::{WIDE_DK, WIDE_DQ};
+pub use super::layer::{Gradients, Layer};
+use super::layer::{Names, losses, walk};
 use super::{Accum, cross_entropy, disjoint, named, only_f32, rows_of, shaped, total};
-use crate::recorder::Plan;
-use crate::{Error, Gpu, Recorder, Result, Storage, Tensor};
+use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "linear_cross_entropy";
-
-/// Scratch: logits, and then their gradient; losses of the segments of rows. The two ops that it is made of have slots 1, 2, 4, 5 and 24.
-const LOGITS: usize = 0;
-const OF_SEGMENTS: usize = 3;
-
-/// A linear layer and what it is applied to.
-#[derive(Debug, Clone, Copy)]
-pub struct Layer<'a> {
-    /// [rows, inputs].
-    pub x: Tensor<'a>,
-    /// W, [classes, inputs].
-    pub w: Tensor<'a>,
-    /// [classes, 1].
-    pub b: Option<Tensor<'a>>,
-}
-
-impl<'a> Layer<'a> {
-    /// Without a bias.
-    pub fn new(x: Tensor<'a>, w: Tensor<'a>) -> Self {
-        Layer { x, w, b: None }
-    }
-
-    fn check(&self) -> Result<()> {
-        let Layer { x, w, b } = *self;
-        shaped(OP, "w", w, [w.rows, x.cols])?;
-        if w.rows == 0 {
-            let (expected, found) = ("at least one class".into(), "0 rows".into());
-            return Err(Error::Shape { op: OP, what: "w", expected, found });
-        }
-        b.map_or(Ok(()), |b| shaped(OP, "b", b, [w.rows, 1]))
-    }
-
-    fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
-        [named("x", self.x), named("w", self.w), named("b", self.b)]
-    }
-
-    /// Of the logits.
-    fn shape(&self) -> [usize; 2] {
-        [self.x.rows, self.w.rows]
-    }
-}
-
-/// Where gradients go, each of the shape of its input; absent: not computed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Gradients<'a> {
-    /// Of x.
-    pub dx: Option<Tensor<'a>>,
-    /// Of W.
-    pub dw: Option<Tensor<'a>>,
-    /// Of b, which need not be there.
-    pub db: Option<Tensor<'a>>,
-}
-
-impl<'a> Gradients<'a> {
-    fn is_empty(&self) -> bool {
-        self.dx.is_none() && self.dw.is_none() && self.db.is_none()
-    }
-
-    fn check(&self, layer: &Layer) -> Result<()> {
-        let of =
-            [("dx", self.dx, layer.x.shape()), ("dw", self.dw, layer.w.shape()), ("db", self.db, [layer.w.rows, 1])];
-        of.into_iter().try_for_each(|(what, gradient, shape)| gradient.map_or(Ok(()), |it| shaped(OP, what, it, shape)))
-    }
-
-    fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
-        [named("dx", self.dx), named("dw", self.dw), named("db", self.db)]
-    }
-}
-
-/// Rows whose logits, of so many numbers each, are formed at once: parts of one size, of whole tiles where the workspace holds one.
-fn rows_at_once(plan: &Plan, rows: usize, stride: usize) -> usize {
-    let tuning = plan.gpu().tuning();
-    let tile = tuning.tile()[0];
-    let fit = (tuning.workspace as usize / (4 * stride)).max(1);
-    let (fit, whole) = if fit < tile { (fit, 1) } else { (fit / tile * tile, tile) };
-    rows.div_ceil(rows.div_ceil(fit).max(1)).next_multiple_of(whole)
-}
-
-/// Lets `of_logits` do with the logits of some rows after the other what it does, at last put their gradient in their place, if gradients are wanted, and makes
-/// those of the layer of it.
-fn walk<'g>(
-    plan: &mut Plan<'g>,
-    layer: Layer,
-    gradients: Gradients,
-    accum: Accum,
-    mut of_logits: impl FnMut(&mut Plan<'g>, core::ops::Range<usize>, Tensor) -> Result<()>,
-) -> Result<()> {
-    let [rows, classes] = layer.shape();
-    let stride = classes.next_multiple_of(4); // so that rows are written and read four at a time
-    let at_once = rows_at_once(plan, rows, stride);
-    let parts: Vec<_> = chunks(rows, at_once).chain((rows == 0).then_some(0..0)).collect();
-    let add = accum == Accum::Add;
-    // What of several parts is added up in 16 bits would lose a digit with each.
-    let several = parts.len() > 1;
-    let (wide_dw, wide_db) =
-        (in_f32(plan, WIDE_DQ, gradients.dw, several)?, in_f32(plan, WIDE_DK, gradients.db, several)?);
-    for (index, range) in parts.into_iter().enumerate() {
-        let scratch = plan.scratch(LOGITS, range.len() * stride)?;
-        let logits = Tensor::view(Storage::F32, &scratch, range.len(), classes, 0, stride)?;
-        if plan.rows_per_binding(logits) == 0 {
-            let (what, needed) = (format!("{OP}: one row of logits"), 4 * classes as u64);
-            return Err(Error::Limit { what, needed, limit: plan.gpu().limits().max_storage_buffer_binding_size });
-        }
-        let x = layer.x.row_range(range.clone());
-        linear::product(plan, Operand::by_k(x), Operand::by_k(layer.w), layer.b, logits, false)?;
-        of_logits(plan, range.clone(), logits)?;
-        if let Some(dx) = gradients.dx {
-            linear::product(plan, Operand::by_k(logits), Operand::by_row(layer.w), None, dx.row_range(range), add)?;
-        }
-        if let Some(dw) = gradients.dw {
-            let (dw, add) = sum_of(&wide_dw, dw, add)?;
-            linear::product(plan, Operand::by_row(logits), Operand::by_row(x), None, dw, add || index > 0)?;
-        }
-        if let Some(db) = gradients.db {
-            let (db, add) = sum_of(&wide_db, db, add)?;
-            linear::column_sum(plan, logits, db, add || index > 0)?;
-        }
-    }
-    rounded(plan, &wide_dw, gradients.dw, add)?;
-    rounded(plan, &wide_db, gradients.db, add)
-}
+const NAMES: Names = ["x", "w", "b"];
 
 /// `loss`: [rows, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `lse` [rows, 2], stored as f32, receives what [`backward`]
 /// needs, and [`cross_entropy::z_loss`]. `predicted` [rows, 1], if given, receives the class of the largest logit, as [`cross_entropy::predict`] finds
@@ -167,7 +46,8 @@ fn walk<'g>(
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`]; [`Error::Limit`] if the device cannot bind one row of logits, of W or of x.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
+/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind one row of logits, of W or of x.
 #[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn forward(
     recorder: &mut Recorder,
@@ -180,7 +60,7 @@ pub fn forward(
     gradients: Gradients,
     options: Options,
 ) -> Result<()> {
-    layer.check()?;
+    layer.check(OP, NAMES)?;
     let (rows, wants) = (layer.x.rows, !gradients.is_empty());
     let batch = Batch::new(OP, layer.shape(), target, weights, written(options))?.with_dx(wants, None);
     shaped(OP, "lse", lse, [rows, 2])?;
@@ -189,9 +69,9 @@ pub fn forward(
     if let Some(predicted) = predicted {
         shaped(OP, "predicted", predicted, [rows, 1])?;
     }
-    gradients.check(&layer)?;
+    gradients.check(OP, &layer)?;
     let values = [named("loss", loss), named("lse", lse), named("predicted", predicted)];
-    disjoint(OP, &[values, gradients.named()].concat(), &[&layer.named()[..], &batch.named()].concat())?;
+    disjoint(OP, &[values, gradients.named()].concat(), &[&layer.named(NAMES)[..], &batch.named()].concat())?;
     recorder.plan(|plan| {
         plan.name(OP);
         let row = batch.weigh(plan, None)?;
@@ -199,20 +79,14 @@ pub fn forward(
         let direct = options.reduction.by_row();
         let scratch = total::values(plan, if direct { 0 } else { rows }, 1)?;
         let value = if direct { loss } else { Tensor::vector(&scratch, rows)? };
-        walk(plan, layer, gradients, options.accum, |plan, range, logits| {
+        walk(plan, OP, layer, gradients, options.accum, |plan, range, [logits]| {
+            layer.logits(plan, range.clone(), logits)?;
             if let Some(predicted) = predicted {
                 cross_entropy::predictions(plan, logits, predicted.row_range(range.clone()))?;
             }
             let (value, lse) = (value.row_range(range.clone()), lse.row_range(range.clone()));
             let dx = wants.then_some(logits);
-            let segments = plan.cut(logits.rows, logits.cols).segments;
-            if segments == 1 {
-                return batch.losses(plan, range, logits, row, [value, lse], dx);
-            }
-            let scratch = plan.scratch(OF_SEGMENTS, range.len() * segments)?;
-            let of_segments = Tensor::matrix(&scratch, range.len(), segments)?;
-            batch.losses(plan, range, logits, row, [of_segments, lse], dx)?;
-            total::row_totals(plan, of_segments, value, 1.0)
+            losses(plan, logits.shape(), value, |plan, value| batch.losses(plan, range, logits, row, [value, lse], dx))
         })?;
         if direct { Ok(()) } else { total::total(plan, value, loss, 1.0) }
     })
@@ -233,7 +107,7 @@ pub fn backward(
     gradients: Gradients,
     options: Options,
 ) -> Result<()> {
-    layer.check()?;
+    layer.check(OP, NAMES)?;
     let rows = layer.x.rows;
     let batch = Batch::new(OP, layer.shape(), target, weights, written(options))?.with_dx(true, dy);
     shaped(OP, "lse", lse, [rows, 2])?;
@@ -241,8 +115,8 @@ pub fn backward(
     if let Some(dy) = dy {
         shaped(OP, "dy", dy, options.reduction.of_rows(rows))?;
     }
-    gradients.check(&layer)?;
-    let inputs = [&layer.named()[..], &batch.named(), &[named("lse", lse), named("dy", dy)]].concat();
+    gradients.check(OP, &layer)?;
+    let inputs = [&layer.named(NAMES)[..], &batch.named(), &[named("lse", lse), named("dy", dy)]].concat();
     disjoint(OP, &gradients.named(), &inputs)?;
     if gradients.is_empty() {
         return Ok(());
@@ -251,7 +125,8 @@ pub fn backward(
         plan.name(OP);
         let row = batch.weigh(plan, dy)?;
         let row = Tensor::<u32>::matrix(&row, rows, 4)?;
-        walk(plan, layer, gradients, options.accum, |plan, range, logits| {
+        walk(plan, OP, layer, gradients, options.accum, |plan, range, [logits]| {
+            layer.logits(plan, range.clone(), logits)?;
             batch.gradients(plan, range.clone(), logits, row, lse.row_range(range), logits)
         })
     })
@@ -287,7 +162,7 @@ pub struct Output {
 /// ```
 ///
 /// # Errors
-/// As [`forward`]; [`Error::Option`] for an id that is neither below the number of classes nor [`Options::ignore`]; any error of the device.
+/// As [`forward`]; [`Error::Option`](crate::Error::Option) for an id that is neither below the number of classes nor [`Options::ignore`]; any error of the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(
     gpu: &Gpu,

@@ -18,6 +18,7 @@ pub mod kl;
 pub mod l2;
 pub mod linear;
 pub mod linear_cross_entropy;
+pub mod linear_kl;
 pub mod normalize;
 pub mod sample;
 pub mod sgd;

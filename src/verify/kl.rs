@@ -2,7 +2,7 @@ use super::{Check, FILLS, Fill, REDUCTIONS, before, cast, largest, rounded};
 use crate::kl::{self, Divergence, Form, Gradients, Options};
 use crate::{Accum, Reduction, Result, Storage, reference, softmax};
 
-const DIVERGENCES: [Divergence; 4] =
+pub(super) const DIVERGENCES: [Divergence; 4] =
     [Divergence::Kl, Divergence::ReverseKl, Divergence::JensenShannon { beta: 0.3 }, Divergence::TotalVariation];
 const FORMS: [Form; 4] = [Form::Logits, Form::Probabilities, Form::LogQ, Form::LogQLogP];
 
@@ -127,7 +127,7 @@ async fn case(
 
 /// What the gradients dx and dt subtract from each other, times what the loss's own gradient and its reduction make of it. Of logits
 /// (p + q) (1 + l + the sum over the row of (p + q) l), with [`log_size`] l, beside probabilities dx of p + q Σ p; of probabilities |ln p| + |ln q| + 1.
-fn gradient_terms([x, t]: [&[f32]; 2], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
+pub(super) fn gradient_terms([x, t]: [&[f32]; 2], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
     let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
     let temperature = f64::from(options.temperature);
     let scale =
@@ -185,7 +185,7 @@ fn log_size(log_p: f64, log_q: f64, options: Options) -> f64 {
 }
 
 /// (p + q) l of each element, reduced as the loss, with [`log_size`] l.
-fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
+pub(super) fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
     let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
     let scale = if options.scale_t2 { f64::from(options.temperature).powi(2) } else { 1.0 };
     let weight = |p: f64, q: f64| if options.by_element() { p.exp() } else { p.exp() + q.exp() };

@@ -3,7 +3,7 @@ use super::{Check, Fill, before, cast, rounded};
 use crate::linear_cross_entropy::{self, Gradients, Options};
 use crate::reference::cross_entropy::{Target, Weights};
 use crate::reference::linear_cross_entropy::{self as textbook, Layer};
-use crate::{Accum, Random, Reduction, Result, Storage, Tuning, reference};
+use crate::{Accum, Gpu, Random, Reduction, Result, Storage, Tuning, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let plain = Case { soft: false, weighted: false, bias: false, storage: Storage::F32, options: Options::default() };
@@ -16,12 +16,9 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         ..Default::default()
     };
     let own = check.gpu.clone();
-    let tuning = *own.tuning();
     // All rows at once, a tile of rows at a time, and a row.
-    let [tile_rows, _] = tuning.tile();
-    let in_parts = |rows: usize, classes: usize| {
-        own.with_tuning(Tuning { workspace: (4 * rows * classes.next_multiple_of(4)) as u64, ..tuning })
-    };
+    let [tile_rows, _] = own.tuning().tile();
+    let in_parts = |rows: usize, classes: usize| in_parts(&own, rows, classes, 1);
     for shape in [[1, 1, 1], [3, 7, 5], [65, 33, 130], [70, 16, 1000], [2, 5, 40_000]] {
         for rows in [usize::MAX, tile_rows, 1] {
             check.gpu = if rows < shape[0] { in_parts(rows, shape[2]) } else { own.clone() };
@@ -67,6 +64,17 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     case(check, [rows, inputs, classes], fill, form).await
 }
 
+/// Eighths: logits are exact in every order of their terms, so that what is compared is what becomes of them.
+pub(super) fn eighths(fill: Fill, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
+    fill.matrix(rows, cols, seed).into_iter().map(|v| (8.0 * v).round() / 8.0).collect()
+}
+
+/// The device with a workspace for so many rows of `matrices` matrices.
+pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) -> Gpu {
+    let workspace = (4 * matrices * rows * classes.next_multiple_of(4)) as u64;
+    gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() })
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Case {
     soft: bool,
@@ -82,10 +90,6 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let workspace = check.gpu.tuning().workspace;
     check.case(format_args!("{rows} x {inputs} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
     let matrix = |fill: Fill, rows, cols, seed| rounded(storage, &fill.matrix(rows, cols, seed));
-    // Eighths: logits are exact in every order of their terms, so that what is compared is what becomes of them.
-    let eighths = |fill: Fill, rows, cols, seed| -> Vec<f32> {
-        fill.matrix(rows, cols, seed).into_iter().map(|v| (8.0 * v).round() / 8.0).collect()
-    };
     let sizes = |rows, cols, seed| -> Vec<f32> {
         let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
         rounded(storage, &sizes)

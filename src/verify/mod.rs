@@ -21,6 +21,7 @@ mod kl;
 mod l2;
 mod linear;
 mod linear_cross_entropy;
+mod linear_kl;
 mod normalize;
 mod sample;
 mod sgd;
@@ -63,8 +64,8 @@ macro_rules! suites {
 }
 
 /// Every op with its cases, in the order of the README's table.
-pub const SUITES: [Suite; 23] = suites![
-    linear sigmoid tanh normalize softmax cross_entropy linear_cross_entropy bce l2 gaussian_kl info_nce kl siglip dot gather
+pub const SUITES: [Suite; 24] = suites![
+    linear sigmoid tanh normalize softmax cross_entropy linear_cross_entropy bce l2 gaussian_kl info_nce kl linear_kl siglip dot gather
     sample sgd adam top_k clip wals folding cast
 ];
 

@@ -5,6 +5,7 @@
 //! a prime, so that no tile and no workgroup begins where one period does.
 
 mod job;
+mod layers;
 mod numbers;
 mod pairs;
 mod rows;
@@ -47,6 +48,8 @@ const MATRICES: &[[usize; 2]] =
     &[[1024, 1024], [32, 131_072], [4096, 4096], [16_384, 4096], [1024, 131_072], [4096, 131_072]];
 const BATCHES: &[[usize; 2]] = &[[1024, 128], [4096, 128], [8192, 256], [16_384, 512], [65_536, 512]];
 
+const LAYERS: &[[usize; 2]] = &[[512, 256], [1024, 1024], [4096, 1024], [16_384, 4096]];
+
 const fn memory(op: &'static str, build: fn(&Gpu, [usize; 2], Storage) -> Result<Job>, matrices: f64) -> Case {
     Case { op, sizes: MATRICES, build, matrices, products: 0.0, has_storages: true }
 }
@@ -60,15 +63,20 @@ pub const CASES: &[Case] = &[
     memory("softmax", rows::softmax, 2.0),
     memory("cross_entropy", rows::cross_entropy, 2.0),
     Case {
-        sizes: &[[512, 256], [1024, 1024], [4096, 1024], [16_384, 4096]],
-        products: (3 * pairs::CLASSES) as f64,
-        ..memory("linear_cross_entropy", pairs::linear_cross_entropy, (2 + 2 * pairs::CLASSES) as f64)
+        sizes: LAYERS,
+        products: (3 * layers::CLASSES) as f64,
+        ..memory("linear_cross_entropy", layers::linear_cross_entropy, (2 + 2 * layers::CLASSES) as f64)
     },
     memory("bce", rows::bce, 3.0),
     memory("l2", rows::l2, 3.0),
     memory("gaussian_kl", rows::gaussian_kl, 4.0),
     Case { sizes: BATCHES, products: 3.0, ..memory("info_nce", pairs::info_nce, 4.0) },
     memory("kl", rows::kl, 4.0),
+    Case {
+        sizes: LAYERS,
+        products: (4 * layers::CLASSES) as f64,
+        ..memory("linear_kl", layers::linear_kl, (3 + 3 * layers::CLASSES) as f64)
+    },
     Case { sizes: BATCHES, products: 3.0, ..memory("siglip", pairs::siglip, 4.0) },
     Case {
         sizes: &[[1024, 64], [4096, 128], [16_384, 128], [65_536, 128]],

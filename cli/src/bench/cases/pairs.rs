@@ -121,38 +121,43 @@ fn of_sums(
 }
 
 /// s_ij = scale ⟨a_i, b_j⟩ + bias of the rows of a period.
-fn scores<F: Real>([a, b]: [&Input; 2], scale: F, bias: F) -> Vec<Vec<F>> {
+pub(super) fn scores<F: Real>([a, b]: [&Input; 2], scale: F, bias: F) -> Vec<Vec<F>> {
     let (left, right) = (a.of::<F>(), b.of::<F>());
     let dot = |x: &[F], y: &[F]| x.iter().zip(y).map(|(&x, &y)| x * y).sum::<F>();
     left.chunks(a.cols).map(|x| right.chunks(b.cols).map(|y| scale * dot(x, y) + bias).collect()).collect()
 }
 
 /// What a sum over all rows goes over: the rows of a period, each as often as it occurs, or one by one, as a plain sum in f32 would.
-struct Terms<F> {
+pub(super) struct Terms<F> {
     of: Vec<(usize, F)>,
     /// Rows for which gradients are found: each costs the sum one by one.
     rows: usize,
 }
 
 impl<F: Real> Terms<F> {
-    fn counted(rows: usize) -> Self {
+    pub(super) fn counted(rows: usize) -> Self {
         let of: Vec<(usize, F)> = counts(rows, period([rows, 1])).into_iter().enumerate().collect();
         Terms { rows: of.len(), of }
     }
 
-    fn each(rows: usize) -> Self {
+    pub(super) fn each(rows: usize) -> Self {
         let period = period([rows, 1]);
         Terms { of: (0..rows).map(|row| (row % period, F::one())).collect(), rows: period.min(4) }
     }
 
-    fn sum(&self, of: impl Fn(usize) -> F) -> F {
+    /// With as many gradients as another sum has.
+    pub(super) fn with_gradients_of(self, other: &Self) -> Self {
+        Terms { rows: other.rows, ..self }
+    }
+
+    pub(super) fn sum(&self, of: impl Fn(usize) -> F) -> F {
         let period = self.of.iter().map(|(row, _)| row + 1).max().unwrap_or(0);
         let values: Vec<F> = (0..period).map(of).collect();
         self.of.iter().map(|&(row, count)| count * values[row]).sum()
     }
 
     /// Σ_j slope_ij v_j − own_i v_i of the first rows i, the own pair in its place: what comes after so large a term is rounded to its last digits.
-    fn gradient(&self, v: &Input, slope: impl Fn(usize, usize) -> F, own: impl Fn(usize) -> F) -> Vec<F> {
+    pub(super) fn gradient(&self, v: &Input, slope: impl Fn(usize, usize) -> F, own: impl Fn(usize) -> F) -> Vec<F> {
         let (v, dim) = (v.of::<F>(), v.cols);
         let mut gradient = vec![F::zero(); self.rows * dim];
         for (i, gradient) in gradient.chunks_mut(dim).enumerate() {
@@ -226,55 +231,6 @@ pub(super) fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) ->
     Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options.temperature, truth, truth))
 }
 
-/// Classes of a layer for each of its rows: 4,096 tokens of 1,024 numbers have a vocabulary of 32,768, 16,384 of 4,096 one of 131,072.
-pub(super) const CLASSES: usize = 8;
-
-/// The last layer and the cross entropy of `rows` unit vectors of `cols` elements, with the gradients of both. Row i is of class i.
-pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
-    use wgloss::linear_cross_entropy::{Gradients, Layer, Options, Target, Weights, forward};
-    let classes = CLASSES * rows;
-    let x = Input::new(gpu, [rows, cols], storage, unit(normal(period([rows, cols]) * cols, 0), cols))?;
-    let both = Rc::new([x, Input::normal(gpu, [classes, cols], storage, 1)?]);
-    let (loss, dx) = (Output::new(gpu, [1, 1], Storage::F32)?, Output::new(gpu, [rows, cols], storage)?);
-    let dw = Output::new(gpu, [classes, cols], storage)?;
-    let (ids, lse) = (gpu.upload(&(0..rows as u32).collect::<Vec<_>>())?, gpu.zeros::<f32>(2 * rows)?);
-    let (inputs, outputs) = (both.clone(), [loss.again(), dx.again(), dw.again()]);
-    let record = move |recorder: &mut Recorder| {
-        let (target, lse) = (Target::Ids(Tensor::vector(&ids, rows)?), Tensor::matrix(&lse, rows, 2)?);
-        let [loss, dx, dw] = [0, 1, 2].map(|at| outputs[at].view());
-        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), db: None };
-        let layer = Layer::new(inputs[0].view()?, inputs[1].view()?);
-        forward(recorder, layer, target, Weights::default(), loss?, lse, None, gradients, Options::default())
-    };
-    // With r_i = ln Σ_j e^s_ij, loss = Σ_i (r_i − s_ii)/N.
-    fn truth<F: Real>(both: [&Input; 2], terms: fn(usize) -> Terms<F>, of: Of) -> Found<F> {
-        let rows = terms(both[0].rows);
-        let classes = Terms { rows: rows.rows, ..terms(both[1].rows) }; // gradients of as many
-        let total = number::<F>(both[0].rows);
-        let s = scores(both, F::one(), F::zero());
-        let lse: Vec<F> = s.iter().map(|row| classes.sum(|j| row[j].exp()).ln()).collect();
-        let slope = |i: usize, j: usize| (s[i][j] - lse[i]).exp() / total;
-        let sizes = of.sizes(both, F::one(), F::zero());
-        let size = |i: usize, j: usize| sizes.as_ref().map_or(F::zero(), |sizes| sizes[i][j]);
-        // As `Terms::gradients`, of two numbers of terms.
-        let grown = |i: usize, j: usize| slope(i, j) * (F::one() + size(i, j));
-        let sign = if of == Of::Sizes { -F::one() } else { F::one() };
-        let own = |i: usize| sign * (F::one() + size(i, i)) / total;
-        let [x, w] = both.map(|side| if of == Of::Sizes { side.sizes() } else { side.again() });
-        let loss = rows.sum(|i| lse[i] - s[i][i] + size(i, i)) / total;
-        vec![vec![loss], classes.gradient(&w, grown, own), rows.gradient(&x, |j, i| grown(i, j), own)]
-    }
-    // Of the classes those that some row is of.
-    let of_rows = Output { rows, ..dw.again() };
-    let sides = both.clone();
-    let truth_of_both = move || {
-        let both = both.each_ref();
-        (truth(both, Terms::counted, Of::Numbers), truth(both, Terms::each, Of::Numbers))
-    };
-    let job = Job::new(vec![loss, dx, of_rows], truth_of_both, work(gpu, record));
-    Ok(job.of_sums(move || truth(sides.each_ref(), Terms::counted, Of::Sizes)))
-}
-
 /// The sigmoid loss of the same pairs, with the gradients of both sides.
 pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::siglip::{Gradients, Learned, Options, forward};
@@ -310,14 +266,14 @@ pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
 
 /// What is asked of a truth: numbers, or, of those that are sums, the sums of their terms' magnitudes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Of {
+pub(super) enum Of {
     Numbers,
     Sizes,
 }
 
 impl Of {
     /// Those of the scores, if they are asked for.
-    fn sizes<F: Real>(self, [q, k]: [&Input; 2], scale: F, bias: F) -> Option<Vec<Vec<F>>> {
+    pub(super) fn sizes<F: Real>(self, [q, k]: [&Input; 2], scale: F, bias: F) -> Option<Vec<Vec<F>>> {
         (self == Of::Sizes).then(|| scores([&q.sizes(), &k.sizes()], scale, bias))
     }
 }

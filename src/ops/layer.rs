@@ -1,0 +1,164 @@
+//! What losses of a layer's logits share, which are there for some rows at a time and never stored. No op of its own.
+
+use core::ops::Range;
+
+use super::linear::{self, Operand, chunks, in_f32, rounded, sum_of};
+use super::pairs::{WIDE_DK, WIDE_DQ};
+use super::{Accum, named, shaped, total};
+use crate::recorder::Plan;
+use crate::{Error, Result, Storage, Tensor};
+
+/// Scratch: matrices of logits and their gradients; losses of the segments of rows. What else these losses are made of has slots 1, 2, 4, 5 and 24.
+const MATRICES: [usize; 3] = [0, 6, 7];
+const OF_SEGMENTS: usize = 3;
+
+/// What x, W and b of a layer are called in errors.
+pub(super) type Names = [&'static str; 3];
+
+/// A linear layer and what it is applied to.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer<'a> {
+    /// [rows, inputs].
+    pub x: Tensor<'a>,
+    /// W, [classes, inputs].
+    pub w: Tensor<'a>,
+    /// [classes, 1].
+    pub b: Option<Tensor<'a>>,
+}
+
+impl<'a> Layer<'a> {
+    /// Without a bias.
+    pub fn new(x: Tensor<'a>, w: Tensor<'a>) -> Self {
+        Layer { x, w, b: None }
+    }
+
+    /// Refuses parts that do not fit each other; `names` are those of x, W and b.
+    pub(super) fn check(&self, op: &'static str, names: Names) -> Result<()> {
+        let ([_, of_w, of_b], Layer { x, w, b }) = (names, *self);
+        shaped(op, of_w, w, [w.rows, x.cols])?;
+        if w.rows == 0 {
+            let (expected, found) = ("at least one class".into(), "0 rows".into());
+            return Err(Error::Shape { op, what: of_w, expected, found });
+        }
+        b.map_or(Ok(()), |b| shaped(op, of_b, b, [w.rows, 1]))
+    }
+
+    pub(super) fn named(&self, [x, w, b]: Names) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
+        [named(x, self.x), named(w, self.w), named(b, self.b)]
+    }
+
+    /// Of the logits.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.x.rows, self.w.rows]
+    }
+
+    /// The logits of some rows.
+    pub(super) fn logits<'g>(&self, plan: &mut Plan<'g>, rows: Range<usize>, logits: Tensor) -> Result<()> {
+        linear::product(plan, Operand::by_k(self.x.row_range(rows)), Operand::by_k(self.w), self.b, logits, false)
+    }
+}
+
+/// Where gradients go, each of the shape of its input; absent: not computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gradients<'a> {
+    /// Of x.
+    pub dx: Option<Tensor<'a>>,
+    /// Of W.
+    pub dw: Option<Tensor<'a>>,
+    /// Of b, which need not be there.
+    pub db: Option<Tensor<'a>>,
+}
+
+impl<'a> Gradients<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.dx.is_none() && self.dw.is_none() && self.db.is_none()
+    }
+
+    pub(super) fn check(&self, op: &'static str, layer: &Layer) -> Result<()> {
+        let of =
+            [("dx", self.dx, layer.x.shape()), ("dw", self.dw, layer.w.shape()), ("db", self.db, [layer.w.rows, 1])];
+        of.into_iter().try_for_each(|(what, gradient, shape)| gradient.map_or(Ok(()), |it| shaped(op, what, it, shape)))
+    }
+
+    pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
+        [named("dx", self.dx), named("dw", self.dw), named("db", self.db)]
+    }
+}
+
+/// Rows whose logits, of so many bytes each, are there at once: parts of one size, of whole tiles where the workspace holds one.
+fn rows_at_once(plan: &Plan, rows: usize, bytes: usize) -> usize {
+    let tuning = plan.gpu().tuning();
+    let tile = tuning.tile()[0];
+    let fit = (tuning.workspace as usize / bytes).max(1);
+    let (fit, whole) = if fit < tile { (fit, 1) } else { (fit / tile * tile, tile) };
+    rows.div_ceil(rows.div_ceil(fit).max(1)).next_multiple_of(whole)
+}
+
+/// Lets `of_rows` put the gradient of the logits of some rows after the other into the first of N matrices of their size, if gradients are wanted, and makes
+/// those of the layer of it.
+pub(super) fn walk<'g, const N: usize>(
+    plan: &mut Plan<'g>,
+    op: &'static str,
+    layer: Layer,
+    gradients: Gradients,
+    accum: Accum,
+    mut of_rows: impl FnMut(&mut Plan<'g>, Range<usize>, [Tensor; N]) -> Result<()>,
+) -> Result<()> {
+    let [rows, classes] = layer.shape();
+    let stride = classes.next_multiple_of(4); // so that rows are written and read four at a time
+    let at_once = rows_at_once(plan, rows, N * 4 * stride);
+    let parts: Vec<_> = chunks(rows, at_once).chain((rows == 0).then_some(0..0)).collect();
+    let add = accum == Accum::Add;
+    // What of several parts is added up in 16 bits would lose a digit with each.
+    let several = parts.len() > 1;
+    let (wide_dw, wide_db) =
+        (in_f32(plan, WIDE_DQ, gradients.dw, several)?, in_f32(plan, WIDE_DK, gradients.db, several)?);
+    for (index, range) in parts.into_iter().enumerate() {
+        let mut scratch = Vec::with_capacity(N);
+        for slot in MATRICES.into_iter().take(N) {
+            scratch.push(plan.scratch(slot, range.len() * stride)?);
+        }
+        let mut matrices = Vec::with_capacity(N);
+        for buffer in &scratch {
+            matrices.push(Tensor::view(Storage::F32, buffer, range.len(), classes, 0, stride)?);
+        }
+        let Ok(matrices) = <[Tensor; N]>::try_from(matrices) else { unreachable!("as many as there are slots") };
+        let g = matrices[0];
+        if plan.rows_per_binding(g) == 0 {
+            let (what, needed) = (format!("{op}: one row of logits"), 4 * classes as u64);
+            return Err(Error::Limit { what, needed, limit: plan.gpu().limits().max_storage_buffer_binding_size });
+        }
+        of_rows(plan, range.clone(), matrices)?;
+        if let Some(dw) = gradients.dw {
+            let (dw, add) = sum_of(&wide_dw, dw, add)?;
+            let x = Operand::by_row(layer.x.row_range(range.clone()));
+            linear::product(plan, Operand::by_row(g), x, None, dw, add || index > 0)?;
+        }
+        if let Some(db) = gradients.db {
+            let (db, add) = sum_of(&wide_db, db, add)?;
+            linear::column_sum(plan, g, db, add || index > 0)?;
+        }
+        if let Some(dx) = gradients.dx {
+            linear::product(plan, Operand::by_k(g), Operand::by_row(layer.w), None, dx.row_range(range), add)?;
+        }
+    }
+    rounded(plan, &wide_dw, gradients.dw, add)?;
+    rounded(plan, &wide_db, gradients.db, add)
+}
+
+/// Lets `of_rows` put the losses of rows of `shape`, each of as many segments as it is cut into, where they belong, and adds the segments up.
+pub(super) fn losses<'g>(
+    plan: &mut Plan<'g>,
+    [rows, cols]: [usize; 2],
+    loss: Tensor,
+    of_rows: impl FnOnce(&mut Plan<'g>, Tensor) -> Result<()>,
+) -> Result<()> {
+    let segments = plan.cut(rows, cols).segments;
+    if segments == 1 {
+        return of_rows(plan, loss);
+    }
+    let scratch = plan.scratch(OF_SEGMENTS, rows * segments)?;
+    let of_segments = Tensor::matrix(&scratch, rows, segments)?;
+    of_rows(plan, of_segments)?;
+    total::row_totals(plan, of_segments, loss, 1.0)
+}
