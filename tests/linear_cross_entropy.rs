@@ -260,9 +260,17 @@ fn refusals() {
     };
     let (layer, right, plain) = (data.layer().unwrap(), [&dx, &dw, &db], Options::default());
     let narrow = Layer { w: lse.view().unwrap(), ..layer };
-    assert_eq!(forward(narrow, &loss, &lse, right, plain), shape(OP, "w", "2 x 3", "2 x 2"));
+    assert_eq!(
+        forward(narrow, &loss, &lse, right, plain),
+        shape(OP, "w", "classes x 3, with a class at least", "2 x 2")
+    );
     let none = Layer { w: data.w.view().unwrap().row_range(0..0), b: None, ..layer };
-    assert_eq!(forward(none, &loss, &lse, right, plain), shape(OP, "w", "at least one class", "0 rows"));
+    assert_eq!(forward(none, &loss, &lse, right, plain), shape(OP, "w", "classes x 3, with a class at least", "0 x 3"));
+    let turned = Layer { transposed: true, ..layer };
+    assert_eq!(
+        forward(turned, &loss, &lse, right, plain),
+        shape(OP, "w", "3 x classes, with a class at least", "4 x 3")
+    );
     let biased = Layer { b: Some(data.x.view().unwrap()), ..layer };
     assert_eq!(forward(biased, &loss, &lse, right, plain), shape(OP, "b", "4 x 1", "2 x 3"));
     assert_eq!(forward(layer, &lse, &lse, right, plain), shape(OP, "loss", "1 x 1", "2 x 2"));

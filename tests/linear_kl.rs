@@ -176,11 +176,17 @@ fn refusals() {
     };
     let (right, plain) = ([&dx, &dw, &db], Options::default());
     let narrow = Layer { w: data.of_teacher[1].view().unwrap(), ..student };
-    assert_eq!(forward(narrow, teacher, &loss, right, plain), shape(OP, "w", "4 x 3", "4 x 6"));
+    assert_eq!(
+        forward(narrow, teacher, &loss, right, plain),
+        shape(OP, "w", "classes x 3, with a class at least", "4 x 6")
+    );
     let fewer = Layer { x: data.of_teacher[0].view().unwrap().row_range(0..1), ..teacher };
     assert_eq!(forward(student, fewer, &loss, right, plain), shape(OP, "teacher's x", "2 x 6", "1 x 6"));
-    let fewer = Layer { w: data.of_teacher[1].view().unwrap().row_range(0..3), ..teacher };
-    assert_eq!(forward(student, fewer, &loss, right, plain), shape(OP, "teacher's w", "4 x 6", "3 x 6"));
+    let fewer = Layer { w: data.of_teacher[1].view().unwrap().row_range(0..3), b: None, ..teacher };
+    assert_eq!(
+        forward(student, fewer, &loss, right, plain),
+        shape(OP, "teacher's w", "of the student's 4 classes", "3")
+    );
     let biased = Layer { b: Some(data.x.view().unwrap()), ..teacher };
     assert_eq!(forward(student, biased, &loss, right, plain), shape(OP, "teacher's b", "4 x 1", "2 x 3"));
     assert_eq!(forward(student, teacher, &dx, right, plain), shape(OP, "loss", "1 x 1", "2 x 3"));

@@ -8,15 +8,20 @@ use crate::{Error, Result};
 /// burn's devices and their kernels.
 static KNOWN: Mutex<Vec<(Device, wgloss::Gpu)>> = Mutex::new(Vec::new());
 
-/// Opens burn's default wgpu device for burn and for the losses of this crate.
+/// Burn's default wgpu device, opened for burn and for the losses of this crate by the first call.
 ///
-/// burn hands out the queue of a device only where it is opened, so this stands before the first tensor on that device. What
+/// burn hands out the queue of a device only where it is opened, so that call stands before the first tensor on that device. What
 /// `Device::default()` returns afterwards is the same device.
 ///
 /// # Errors
 /// [`Error::Burn`] if there is no adapter, or burn has opened the device already.
 pub fn device() -> Result<Device> {
-    open(Device::wgpu_options())
+    static DEFAULT: Mutex<Option<Device>> = Mutex::new(None);
+    let mut opened = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.as_ref() {
+        return Ok(device.clone());
+    }
+    Ok(opened.insert(open(Device::wgpu_options())?).clone())
 }
 
 /// The same with options: which adapter, how much memory is kept, how many tasks make a submit.
@@ -24,7 +29,12 @@ pub fn device() -> Result<Device> {
 /// # Errors
 /// As [`device`].
 pub fn open(options: WgpuOptions) -> Result<Device> {
-    let (device, setup) = options.init_with_setup().map_err(Error::burn)?;
+    let (device, setup) = options.init_with_setup().map_err(|error| {
+        let message = format!(
+            "{error:?}: burn opens a device once a program, so wgloss_burn does it before the first tensor on it"
+        );
+        Error::Burn { message }
+    })?;
     register(&device, &setup)?;
     Ok(device)
 }
@@ -42,7 +52,18 @@ pub fn register(device: &Device, setup: &WgpuSetup) -> Result<()> {
     Ok(())
 }
 
-/// The kernels of a device: to look at its limits, to give them other sizes, to free their working memory.
+/// Gives the losses on a device other sizes, from now on: `gpu(&device)?.with_tuning(tuning)`, for a larger workspace say.
+///
+/// # Errors
+/// As [`gpu`].
+pub fn tune(device: &Device, tuning: wgloss::Tuning) -> Result<()> {
+    let tuned = gpu(device)?.with_tuning(tuning);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.iter_mut().filter(|(other, _)| other == device).for_each(|(_, gpu)| *gpu = tuned.clone());
+    Ok(())
+}
+
+/// The kernels of a device: to look at its limits and sizes, to free their working memory.
 ///
 /// # Errors
 /// [`Error::UnknownDevice`] if it was not opened by [`device`], [`open`] or [`register`].

@@ -9,7 +9,7 @@ mod losses;
 mod ops;
 
 pub use burn;
-pub use device::{device, gpu, open, register};
+pub use device::{device, gpu, open, register, tune};
 pub use losses::{
     Batch, Layer, Learned, Target, Weights, cross_entropy, info_nce, kl, linear_cross_entropy, linear_kl, siglip,
 };

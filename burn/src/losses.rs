@@ -14,9 +14,12 @@ pub struct Batch {
     pub queries: Tensor<2>,
     /// Keys [M, D]; key i is query i's positive unless `index` or `groups` say otherwise.
     pub keys: Tensor<2>,
-    /// `[1]`: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)); without it the scale is 1/temperature.
+    /// `[1]`: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)), whatever the temperature; without it the scale is 1/temperature.
+    /// Past the bound its gradient is 0, so that a step that goes too far, by momentum say, is never taken back: after each step, keep the parameter at
+    /// `clamp_max(most_log_scale(100.0))` ([`most_log_scale`](wgloss::info_nce::most_log_scale)).
     pub log_scale: Option<Tensor<1>>,
-    /// Further negatives of every query [L, D]: drawn ones, or past keys.
+    /// Further negatives of every query [L, D]: drawn ones, or past keys, which `detach().set_require_grad(false)` spares their gradient (`detach` alone leaves one to a
+    /// tensor that asked for it).
     pub shared: Option<Tensor<2>>,
     /// Weights of the queries' losses `[N]`. No gradient.
     pub weight: Option<Tensor<1>>,
@@ -70,6 +73,36 @@ impl From<Tensor<1, Int>> for Target {
 impl From<Tensor<2>> for Target {
     fn from(shares: Tensor<2>) -> Self {
         Target::Soft(shares)
+    }
+}
+
+/// A linear layer and what it is applied to.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// [rows, inputs].
+    pub x: Tensor<2>,
+    /// W, [inputs, classes], or [classes, inputs] if `tied`.
+    pub w: Tensor<2>,
+    /// `[classes]`.
+    pub b: Option<Tensor<1>>,
+    /// Whether W has a row for each class.
+    pub tied: bool,
+}
+
+impl Layer {
+    /// Without a bias, W [inputs, classes]: `weight.val()` of burn's `Linear`.
+    pub fn new(x: Tensor<2>, w: Tensor<2>) -> Self {
+        Layer { x, w, b: None, tied: false }
+    }
+
+    /// Without a bias, W [classes, inputs]: `weight.val()` of burn's `Embedding`.
+    pub fn tied(x: Tensor<2>, w: Tensor<2>) -> Self {
+        Layer { tied: true, ..Layer::new(x, w) }
+    }
+
+    /// With a bias `[classes]`, if there is one: `linear.bias.as_ref().map(Param::val)`.
+    pub fn biased(self, b: impl Into<Option<Tensor<1>>>) -> Self {
+        Layer { b: b.into(), ..self }
     }
 }
 
@@ -183,9 +216,9 @@ pub fn cross_entropy(
     use wgloss::cross_entropy::{Target as View, Weights as Views, forward};
     const OP: &str = "cross_entropy";
     written(OP, options.accum)?;
-    let [rows, classes] = logits.dims();
+    let [rows, _] = logits.dims();
     let mut inputs = Inputs::of(OP, ("logits", logits), shape_of(options.reduction, rows));
-    inputs.float(4, "weights of classes", weights.class.map(|class| class.reshape([1, classes])));
+    inputs.float(4, "weights of classes", weights.class.map(|class| class.unsqueeze_dim(0)));
     inputs.column(5, "weights of rows", weights.row);
     match target.into() {
         Target::Ids(ids) => inputs.ids.push(("target", ids)),
@@ -219,11 +252,11 @@ pub fn linear_cross_entropy(
     use wgloss::linear_cross_entropy::{Gradients, Layer, Target as View, Weights as Views, forward};
     const OP: &str = "linear_cross_entropy";
     summed(OP, options.reduction, options.accum)?;
-    let self::Layer { x, w, b } = layer;
-    let (rows, classes) = (x.dims()[0], w.dims()[0]);
+    let self::Layer { x, w, b, tied } = layer;
+    let rows = x.dims()[0];
     let mut inputs = Inputs::new(OP, [("x", x), ("w", w)], [1].into());
     inputs.column(2, "b", b);
-    inputs.float(4, "weights of classes", weights.class.map(|class| class.reshape([1, classes])));
+    inputs.float(4, "weights of classes", weights.class.map(|class| class.unsqueeze_dim(0)));
     inputs.column(5, "weights of rows", weights.row);
     match target.into() {
         Target::Ids(ids) => inputs.ids.push(("target", ids)),
@@ -235,7 +268,7 @@ pub fn linear_cross_entropy(
             Some(shares) => View::Soft(shares),
             None => View::Ids(views.ids(0)?),
         };
-        let layer = Layer { b: views.input(2)?, ..Layer::new(views.given(0)?, views.given(1)?) };
+        let layer = Layer { b: views.input(2)?, transposed: !tied, ..Layer::new(views.given(0)?, views.given(1)?) };
         let weights = Views { class: views.input(4)?, row: views.input(5)? };
         let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
         let (loss, lse) = (views.value()?, views.spare([rows, 2])?);
@@ -263,24 +296,6 @@ pub fn kl(x: Tensor<2>, t: Tensor<2>, options: wgloss::kl::Options) -> Result<Te
     }))
 }
 
-/// A linear layer and what it is applied to: `x` [rows, inputs], `w` [classes, inputs], `b` `[classes]`.
-#[derive(Debug, Clone)]
-pub struct Layer {
-    /// [rows, inputs].
-    pub x: Tensor<2>,
-    /// [classes, inputs]. The weight of burn's `Linear` is [inputs, classes]: give `linear.weight.val().transpose()`, which is copied.
-    pub w: Tensor<2>,
-    /// `[classes]`.
-    pub b: Option<Tensor<1>>,
-}
-
-impl Layer {
-    /// Without a bias.
-    pub fn new(x: Tensor<2>, w: Tensor<2>) -> Self {
-        Layer { x, w, b: None }
-    }
-}
-
 /// [`kl`] of the logits of two layers without ever storing them, `[1]`: distillation where the logits of either model do not fit. Gradients reach the student's x, W and b,
 /// those that ask for one, in the same pass; the teacher gets none.
 ///
@@ -292,14 +307,17 @@ pub fn linear_kl(student: Layer, teacher: Layer, options: wgloss::linear_kl::Opt
     use wgloss::linear_kl::{Gradients, Layer, forward};
     const OP: &str = "linear_kl";
     summed(OP, options.reduction, options.accum)?;
+    let transposed = [!student.tied, !teacher.tied];
     let mut inputs = Inputs::new(OP, [("x", student.x), ("w", student.w)], [1].into());
     inputs.column(2, "b", student.b);
     inputs.float(3, "teacher's x", Some(fixed(teacher.x)));
     inputs.float(4, "teacher's w", Some(fixed(teacher.w)));
     inputs.column(5, "teacher's b", teacher.b);
     inputs.run(Arc::new(move |recorder, views| {
-        let student = Layer { b: views.input(2)?, ..Layer::new(views.given(0)?, views.given(1)?) };
-        let teacher = Layer { b: views.input(5)?, ..Layer::new(views.given(3)?, views.given(4)?) };
+        let (student, teacher) =
+            (Layer::new(views.given(0)?, views.given(1)?), Layer::new(views.given(3)?, views.given(4)?));
+        let student = Layer { b: views.input(2)?, transposed: transposed[0], ..student };
+        let teacher = Layer { b: views.input(5)?, transposed: transposed[1], ..teacher };
         let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
         forward(recorder, student, teacher, views.value()?, gradients, options)
     }))
@@ -325,6 +343,25 @@ fn summed(op: &'static str, reduction: Reduction, accum: Accum) -> Result<()> {
         return Err(refused(op, "reduction", "Sum, Mean or BatchMean", reduction));
     }
     written(op, accum)
+}
+
+/// With the names that the arguments have in this crate.
+fn as_named_here(op: &'static str, error: wgloss::Error) -> wgloss::Error {
+    let here = |what| match what {
+        "q" => "queries",
+        "k" => "keys",
+        "x" if op == "cross_entropy" => "logits",
+        "id" | "soft" => "target",
+        "class" => "weights of classes",
+        "row" => "weights of rows",
+        what => what,
+    };
+    match error {
+        wgloss::Error::Shape { op, what, expected, found } => {
+            wgloss::Error::Shape { op, what: here(what), expected, found }
+        }
+        error => error,
+    }
 }
 
 fn shape_of(reduction: Reduction, rows: usize) -> Shape {
@@ -378,6 +415,11 @@ impl Inputs {
                 true => ("f32, f16 or bf16", matches!(dtype, DType::F32 | DType::Flex32 | DType::F16 | DType::BF16)),
                 false => ("i32 or u32", matches!(dtype, DType::I32 | DType::U32)),
             };
+            // burn would cast a gradient to it, and leave zeros.
+            let (expected, fits) = match fits && !device.supports_dtype(dtype) {
+                true => ("a type that burn has on this device, f32 for one", false),
+                false => (expected, fits),
+            };
             if !fits {
                 return Err(Error::Type { op, what, expected, found: format!("{dtype:?}") });
             }
@@ -402,7 +444,7 @@ impl Inputs {
         device.flush().map_err(Error::burn)?;
         match outcome.get() {
             Some(Ok(())) => Ok(value),
-            Some(Err(error)) => Err(error.clone().into()),
+            Some(Err(error)) => Err(as_named_here(op, error.clone()).into()),
             None => Err(Error::Burn { message: format!("{op} was not run") }),
         }
     }

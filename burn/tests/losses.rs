@@ -213,36 +213,44 @@ fn classes_of_a_layer() {
     let b = Tensor::<1>::random([50], Distribution::Normal(0.0, 1.0), &device()).require_grad();
     let ids: Vec<i32> = (0..37).map(|row| row * 7 % 50).collect();
     let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device());
-    let logits = || x.clone().matmul(w.clone().transpose()) + b.clone().unsqueeze_dim(0);
+    let turned = random([20, 50]);
+    let logits = |w: Tensor<2>| x.clone().matmul(w) + b.clone().unsqueeze_dim(0);
     let layer = [("x", x.clone()), ("w", w.clone())];
 
-    let biased = || Layer { b: Some(b.clone()), ..Layer::new(x.clone(), w.clone()) };
-    let ours = linear_cross_entropy(biased(), ids.clone(), Weights::default(), Default::default());
-    let theirs = log_softmax(logits(), 1).gather(1, ids.clone().reshape([37, 1])).mean().neg();
-    same(&layer, &[("b", b.clone())], ours.unwrap(), theirs);
+    let of = |logits| log_softmax(logits, 1).gather(1, ids.clone().reshape([37, 1])).mean().neg();
+    let tied = Layer::tied(x.clone(), w.clone()).biased(b.clone());
+    let ours = linear_cross_entropy(tied, ids.clone(), Weights::default(), Default::default()).unwrap();
+    same(&layer, &[("b", b.clone())], ours, of(logits(w.clone().transpose())));
+    let linear = Layer::new(x.clone(), turned.clone()).biased(b.clone());
+    let ours = linear_cross_entropy(linear, ids.clone(), Weights::default(), Default::default()).unwrap();
+    same(&[("x", x.clone()), ("w", turned.clone())], &[("b", b.clone())], ours, of(logits(turned)));
 
     let shares = burn::tensor::activation::softmax(fixed([37, 50]), 1);
     let row = Tensor::<1>::random([37], Distribution::Uniform(0.5, 2.0), &device());
     let (weights, target) = (Weights { class: None, row: Some(row.clone()) }, Target::from(shares.clone()));
-    let plain = Layer::new(x.clone(), w.clone());
+    let plain = Layer::tied(x.clone(), w.clone());
     let ours = linear_cross_entropy(plain, target, weights, Default::default()).unwrap();
     let of_rows = (log_softmax(x.clone().matmul(w.clone().transpose()), 1) * shares).sum_dim(1).reshape([37]);
     same(&layer, &[], ours, (of_rows * row.clone()).sum().neg() / row.sum());
 
     let none = wgloss::linear_cross_entropy::Options { reduction: Reduction::None, ..Default::default() };
-    let refused = linear_cross_entropy(Layer::new(x, w), ids, Weights::default(), none).unwrap_err();
+    let refused =
+        linear_cross_entropy(Layer::tied(x.clone(), w.clone()), ids.clone(), Weights::default(), none).unwrap_err();
     assert!(refused.to_string().contains("Sum, Mean or BatchMean"), "{refused}");
+    let turned = linear_cross_entropy(Layer::new(x, w), ids, Weights::default(), Default::default()).unwrap_err();
+    let expected = "linear_cross_entropy: w should be 20 x classes, with a class at least, found 50 x 20";
+    assert_eq!(turned.to_string(), expected);
 }
 
 #[test]
 fn divergence_of_layers() {
-    let (x, w, teacher_x, teacher_w) = (random([37, 20]), random([50, 20]), fixed([37, 30]), fixed([50, 30]));
+    let (x, w, teacher_x, teacher_w) = (random([37, 20]), random([50, 20]), fixed([37, 30]), fixed([30, 50]));
     let b = Tensor::<1>::random([50], Distribution::Normal(0.0, 1.0), &device()).require_grad();
     let options = wgloss::linear_kl::Options { temperature: 2.0, scale_t2: true, ..Default::default() };
-    let student = Layer { b: Some(b.clone()), ..Layer::new(x.clone(), w.clone()) };
+    let student = Layer::tied(x.clone(), w.clone()).biased(b.clone());
     let ours = linear_kl(student, Layer::new(teacher_x.clone(), teacher_w.clone()), options).unwrap();
     let q = log_softmax((x.clone().matmul(w.clone().transpose()) + b.clone().unsqueeze_dim(0)) / 2.0, 1);
-    let p = log_softmax(teacher_x.matmul(teacher_w.transpose()) / 2.0, 1);
+    let p = log_softmax(teacher_x.matmul(teacher_w) / 2.0, 1);
     let theirs = (p.clone().exp() * (p - q)).sum() * 4.0 / 37.0;
     same(&[("x", x), ("w", w)], &[("b", b)], ours, theirs);
 }
@@ -354,21 +362,32 @@ fn refusals() {
     let said = |result: wgloss_burn::Result<Tensor<1>>| result.unwrap_err().to_string();
     let (q, k) = (random([4, 3]), random([4, 5]));
     let message = said(info_nce(Batch::new(q.clone(), k.clone()), Default::default()));
-    assert_eq!(message, "info_nce: k should be 4 x 3, found 4 x 5");
+    assert_eq!(message, "info_nce: keys should be 4 x 3, found 4 x 5");
     let options = wgloss::info_nce::Options { reduction: Reduction::None, ..Default::default() };
     let message = said(info_nce(Batch::new(q.clone(), q.clone()), options));
     assert_eq!(message, "info_nce: reduction should be Sum, Mean or BatchMean, found None");
     let options = wgloss::info_nce::Options { temperature: 0.0, ..Default::default() };
     assert!(said(info_nce(Batch::new(q.clone(), q.clone()), options)).contains("temperature"));
     let few = Tensor::<1, Int>::from_ints([1, 2], &device());
-    assert!(said(cross_entropy(q.clone(), few, Weights::default(), Default::default())).contains("4 x 1, found 2 x 1"));
+    let message = said(cross_entropy(q.clone(), few.clone(), Weights::default(), Default::default()));
+    assert_eq!(message, "cross_entropy: target should be 4 x 1, found 2 x 1");
+    let wide = Weights { class: Some(Tensor::ones([7], &device())), row: None };
+    let message = said(cross_entropy(q.clone(), Tensor::from_ints([1, 2, 0, 1], &device()), wide, Default::default()));
+    assert_eq!(message, "cross_entropy: weights of classes should be 1 x 3, found 1 x 7");
+    if !device().supports_dtype(DType::BF16) {
+        let narrow = Tensor::<2>::from_data(TensorData::from([[1f32; 3]; 4]), (&device(), DType::BF16));
+        let message = said(cross_entropy(narrow, few, Weights::default(), Default::default()));
+        assert!(message.contains("a type that burn has on this device"), "{message}");
+    }
 
     let elsewhere = Tensor::<2>::ones([4, 3], &Device::wgpu(DeviceKind::Cpu));
     let unknown = info_nce(Batch::new(elsewhere.clone(), elsewhere.clone()), Default::default()).unwrap_err();
     assert!(matches!(unknown, Error::UnknownDevice { .. }) && unknown.to_string().contains("wgloss_burn::device()"));
     let mixed = info_nce(Batch::new(q.clone(), elsewhere), Default::default()).unwrap_err();
     assert!(matches!(mixed, Error::Devices { what: "keys", .. }), "{mixed}");
-    assert!(matches!(wgloss_burn::device().unwrap_err(), Error::Burn { .. }));
+    let again = wgloss_burn::open(Device::wgpu_options()).unwrap_err();
+    assert!(again.to_string().contains("before the first tensor"), "{again}");
+    assert_eq!(wgloss_burn::device().unwrap().autodiff(), device());
 
     // and nothing of it stays
     assert!(info_nce(Batch::new(q.clone(), q), Default::default()).is_ok());

@@ -24,23 +24,36 @@ pub struct Layer<'a> {
     pub w: Tensor<'a>,
     /// [classes, 1].
     pub b: Option<Tensor<'a>>,
+    /// Whether W, and its gradient, is stored as [inputs, classes], as burn and Flax have it.
+    pub transposed: bool,
 }
 
 impl<'a> Layer<'a> {
-    /// Without a bias.
+    /// Without a bias, W as [classes, inputs].
     pub fn new(x: Tensor<'a>, w: Tensor<'a>) -> Self {
-        Layer { x, w, b: None }
+        Layer { x, w, b: None, transposed: false }
     }
 
     /// Refuses parts that do not fit each other; `names` are those of x, W and b.
     pub(super) fn check(&self, op: &'static str, names: Names) -> Result<()> {
-        let ([_, of_w, of_b], Layer { x, w, b }) = (names, *self);
-        shaped(op, of_w, w, [w.rows, x.cols])?;
-        if w.rows == 0 {
-            let (expected, found) = ("at least one class".into(), "0 rows".into());
-            return Err(Error::Shape { op, what: of_w, expected, found });
+        let ([_, what, of_b], [_, inputs], [rows, cols]) = (names, self.x.shape(), self.w.shape());
+        let (fits, expected) = match self.transposed {
+            false => (cols == inputs && rows > 0, format!("classes x {inputs}, with a class at least")),
+            true => (rows == inputs && cols > 0, format!("{inputs} x classes, with a class at least")),
+        };
+        if !fits {
+            return Err(Error::Shape { op, what, expected, found: format!("{rows} x {cols}") });
         }
-        b.map_or(Ok(()), |b| shaped(op, of_b, b, [w.rows, 1]))
+        self.b.map_or(Ok(()), |b| shaped(op, of_b, b, [self.classes(), 1]))
+    }
+
+    fn classes(&self) -> usize {
+        if self.transposed { self.w.cols } else { self.w.rows }
+    }
+
+    /// W as a factor of a product over its inputs, or over its classes.
+    fn weight(&self, over_inputs: bool) -> Operand<'a> {
+        if self.transposed == over_inputs { Operand::by_row(self.w) } else { Operand::by_k(self.w) }
     }
 
     pub(super) fn named(&self, [x, w, b]: Names) -> [(&'static str, Option<Tensor<'a, u32>>); 3] {
@@ -49,12 +62,12 @@ impl<'a> Layer<'a> {
 
     /// Of the logits.
     pub(super) fn shape(&self) -> [usize; 2] {
-        [self.x.rows, self.w.rows]
+        [self.x.rows, self.classes()]
     }
 
     /// The logits of some rows.
     pub(super) fn logits<'g>(&self, plan: &mut Plan<'g>, rows: Range<usize>, logits: Tensor) -> Result<()> {
-        linear::product(plan, Operand::by_k(self.x.row_range(rows)), Operand::by_k(self.w), self.b, logits, false)
+        linear::product(plan, Operand::by_k(self.x.row_range(rows)), self.weight(true), self.b, logits, false)
     }
 }
 
@@ -76,7 +89,7 @@ impl<'a> Gradients<'a> {
 
     pub(super) fn check(&self, op: &'static str, layer: &Layer) -> Result<()> {
         let of =
-            [("dx", self.dx, layer.x.shape()), ("dw", self.dw, layer.w.shape()), ("db", self.db, [layer.w.rows, 1])];
+            [("dx", self.dx, layer.x.shape()), ("dw", self.dw, layer.w.shape()), ("db", self.db, [layer.classes(), 1])];
         of.into_iter().try_for_each(|(what, gradient, shape)| gradient.map_or(Ok(()), |it| shaped(op, what, it, shape)))
     }
 
@@ -131,15 +144,16 @@ pub(super) fn walk<'g, const N: usize>(
         of_rows(plan, range.clone(), matrices)?;
         if let Some(dw) = gradients.dw {
             let (dw, add) = sum_of(&wide_dw, dw, add)?;
-            let x = Operand::by_row(layer.x.row_range(range.clone()));
-            linear::product(plan, Operand::by_row(g), x, None, dw, add || index > 0)?;
+            let (g, x) = (Operand::by_row(g), Operand::by_row(layer.x.row_range(range.clone())));
+            let [left, right] = if layer.transposed { [x, g] } else { [g, x] };
+            linear::product(plan, left, right, None, dw, add || index > 0)?;
         }
         if let Some(db) = gradients.db {
             let (db, add) = sum_of(&wide_db, db, add)?;
             linear::column_sum(plan, g, db, add || index > 0)?;
         }
         if let Some(dx) = gradients.dx {
-            linear::product(plan, Operand::by_k(g), Operand::by_row(layer.w), None, dx.row_range(range), add)?;
+            linear::product(plan, Operand::by_k(g), layer.weight(false), None, dx.row_range(range), add)?;
         }
     }
     rounded(plan, &wide_dw, gradients.dw, add)?;

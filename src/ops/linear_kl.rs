@@ -14,7 +14,7 @@ pub use super::kl::Options;
 pub use super::layer::{Gradients, Layer};
 use super::layer::{Names, losses, walk};
 use super::{Accum, disjoint, kl, named, rows_of, shaped, total};
-use crate::{Gpu, Recorder, Result, Tensor};
+use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "linear_kl";
 const STUDENT: Names = ["x", "w", "b"];
@@ -37,8 +37,12 @@ impl Call<'_> {
         options.of_rows_of_logits(OP, ["Logits", "one of rows"])?;
         student.check(OP, STUDENT)?;
         shaped(OP, TEACHER[0], teacher.x, [student.x.rows, teacher.x.cols])?;
-        shaped(OP, TEACHER[1], teacher.w, [student.w.rows, teacher.x.cols])?;
         teacher.check(OP, TEACHER)?;
+        let [[_, classes], [_, of_teacher]] = [student.shape(), teacher.shape()];
+        if of_teacher != classes {
+            let (expected, found) = (format!("of the student's {classes} classes"), format!("{of_teacher}"));
+            return Err(Error::Shape { op: OP, what: TEACHER[1], expected, found });
+        }
         gradients.check(OP, &student)?;
         for (what, tensor) in [("loss", loss), ("dy", dy)] {
             tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, options.reduction.of_rows(student.x.rows)))?;

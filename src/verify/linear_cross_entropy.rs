@@ -6,7 +6,8 @@ use crate::reference::linear_cross_entropy::{self as textbook, Layer};
 use crate::{Accum, Gpu, Random, Reduction, Result, Storage, Tuning, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
-    let plain = Case { soft: false, weighted: false, bias: false, storage: Storage::F32, options: Options::default() };
+    let (storage, options) = (Storage::F32, Options::default());
+    let plain = Case { transposed: false, soft: false, weighted: false, bias: false, storage, options };
     let all = Options {
         label_smoothing: 0.3,
         z_loss: 0.2,
@@ -23,7 +24,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         for rows in [usize::MAX, tile_rows, 1] {
             check.gpu = if rows < shape[0] { in_parts(rows, shape[2]) } else { own.clone() };
             for bias in [false, true] {
-                case(check, shape, Fill::Small, Case { bias, ..plain }).await?;
+                case(check, shape, Fill::Small, Case { bias, transposed: bias, ..plain }).await?;
             }
             if rows < shape[0] || check.is_brief {
                 continue;
@@ -41,7 +42,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     }
     for &storage in check.storages() {
         case(check, shape, Fill::Small, Case { storage, bias: true, ..plain }).await?;
-        case(check, shape, Fill::Small, Case { storage, ..added }).await?;
+        case(check, shape, Fill::Small, Case { storage, transposed: true, ..added }).await?;
     }
     check.gpu = own;
     Ok(())
@@ -60,13 +61,22 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         accum: draw.accum(),
         ..Default::default()
     };
-    let form = Case { soft: draw.yes(), weighted: draw.yes(), bias: draw.yes(), storage: draw.storage(), options };
+    let [transposed, soft, weighted, bias] = [(); 4].map(|()| draw.yes());
+    let form = Case { transposed, soft, weighted, bias, storage: draw.storage(), options };
     case(check, [rows, inputs, classes], fill, form).await
 }
 
 /// Eighths: logits are exact in every order of their terms, so that what is compared is what becomes of them.
 pub(super) fn eighths(fill: Fill, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
     fill.matrix(rows, cols, seed).into_iter().map(|v| (8.0 * v).round() / 8.0).collect()
+}
+
+/// A matrix as it is stored, and the shape of that.
+pub(super) fn stored<T: Copy>(transposed: bool, data: &[T], [rows, cols]: [usize; 2]) -> (Vec<T>, [usize; 2]) {
+    match transposed {
+        false => (data.to_vec(), [rows, cols]),
+        true => ((0..data.len()).map(|at| data[at % rows * cols + at / rows]).collect(), [cols, rows]),
+    }
 }
 
 /// The device with a workspace for so many rows of `matrices` matrices.
@@ -77,6 +87,7 @@ pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) 
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    transposed: bool,
     soft: bool,
     weighted: bool,
     bias: bool,
@@ -86,7 +97,7 @@ struct Case {
 
 /// Loss, log-sum-exps, predictions and both ways to the gradients.
 async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill, case: Case) -> Result<()> {
-    let Case { soft, weighted, bias, storage, options } = case;
+    let Case { transposed, soft, weighted, bias, storage, options } = case;
     let workspace = check.gpu.tuning().workspace;
     check.case(format_args!("{rows} x {inputs} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
     let matrix = |fill: Fill, rows, cols, seed| rounded(storage, &fill.matrix(rows, cols, seed));
@@ -103,12 +114,15 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let (class, row) = (sizes(1, classes, 6), sizes(rows, 1, 7));
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let dy = matrix(Fill::Small, loss_rows, 1, 8);
-    let shapes = [[rows, inputs], [classes, inputs], [classes, 1]];
+    let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
+    let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
     let old: Vec<Vec<f32>> =
         shapes.iter().zip(9..).map(|([rows, cols], seed)| before(options.accum, storage, rows * cols, seed)).collect();
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
-    let (held_x, held_w, held_b) = (input(rows, inputs, &x)?, input(classes, inputs, &w)?, input(classes, 1, &b)?);
+    let [w_rows, w_cols] = shape_of_w;
+    let (held_x, held_w) = (input(rows, inputs, &x)?, input(w_rows, w_cols, &stored_w)?);
+    let held_b = input(classes, 1, &b)?;
     let (held_class, held_row, held_dy) =
         (input(1, classes, &class)?, input(rows, 1, &row)?, input(loss_rows, 1, &dy)?);
     let held_soft = soft.then(|| input(rows, classes, &shares)).transpose()?;
@@ -121,7 +135,8 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let (fused, back) = (holding()?, holding()?);
     check.run(|recorder| {
         use linear_cross_entropy::{Layer, Target, Weights};
-        let layer = Layer { b: bias.then(|| held_b.view()).transpose()?, ..Layer::new(held_x.view()?, held_w.view()?) };
+        let b = bias.then(|| held_b.view()).transpose()?;
+        let layer = Layer { b, transposed, ..Layer::new(held_x.view()?, held_w.view()?) };
         let target = match &held_soft {
             Some(soft) => Target::Soft(soft.view()?),
             None => Target::Ids(held_ids.view()?),
@@ -165,7 +180,10 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
         let terms = reference::linear::backward(&magnitudes[0], &magnitudes[1], &g, inputs, classes, rows);
         let named = |name: &str| format!("{name} {what}");
         check.compare_added(&named("dx"), &held[0], &old[0], &want.0, &naive.0, &terms.0).await?;
-        check.compare_added(&named("dw"), &held[1], &old[1], &want.1, &naive.1, &terms.1).await?;
+        let of_w = [classes, inputs];
+        let [want_dw, terms_of_dw] = [&want.1, &terms.1].map(|dw| stored(transposed, dw, of_w).0);
+        let naive_dw = stored(transposed, &naive.1, of_w).0;
+        check.compare_added(&named("dw"), &held[1], &old[1], &want_dw, &naive_dw, &terms_of_dw).await?;
         check.compare_added(&named("db"), &held[2], &old[2], &want.2, &naive.2, &terms.2).await?;
     }
     Ok(())

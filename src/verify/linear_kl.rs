@@ -1,5 +1,5 @@
 use super::kl::{DIVERGENCES, gradient_terms, loss_terms};
-use super::linear_cross_entropy::{eighths, in_parts};
+use super::linear_cross_entropy::{eighths, in_parts, stored};
 use super::{Check, Fill, before, cast, rounded};
 use crate::kl::Divergence;
 use crate::linear_kl::{self, Gradients, Options};
@@ -7,14 +7,14 @@ use crate::reference::linear_kl::{self as textbook, Layer};
 use crate::{Accum, Reduction, Result, Storage, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
-    let plain = Case { bias: false, storage: Storage::F32, options: Options::default() };
+    let plain = Case { transposed: false, bias: false, storage: Storage::F32, options: Options::default() };
     let own = check.gpu.clone();
     let [tile_rows, _] = own.tuning().tile();
     // Rows, inputs of the student and of the teacher, classes.
     for shape in [[1, 1, 1, 1], [3, 7, 4, 5], [65, 33, 20, 130], [2, 5, 3, 20_000]] {
         for rows in [usize::MAX, tile_rows, 1] {
             check.gpu = if rows < shape[0] { in_parts(&own, rows, shape[3], 3) } else { own.clone() };
-            case(check, shape, Fill::Small, Case { bias: rows == 1, ..plain }).await?;
+            case(check, shape, Fill::Small, Case { bias: rows == 1, transposed: rows == tile_rows, ..plain }).await?;
         }
     }
     check.gpu = in_parts(&own, tile_rows, 100, 3);
@@ -47,12 +47,13 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let temperature = draw.one_of(&[1.0, 0.5, 5.0]);
     let options =
         Options { divergence, temperature, scale_t2: draw.yes(), reduction, accum: draw.accum(), ..Default::default() };
-    let form = Case { bias: draw.yes(), storage: draw.storage(), options };
+    let form = Case { transposed: draw.yes(), bias: draw.yes(), storage: draw.storage(), options };
     case(check, [rows, inputs, of_teacher, classes], fill, form).await
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    transposed: bool,
     bias: bool,
     storage: Storage,
     options: Options,
@@ -65,7 +66,7 @@ async fn case(
     fill: Fill,
     case: Case,
 ) -> Result<()> {
-    let Case { bias, storage, options } = case;
+    let Case { transposed, bias, storage, options } = case;
     let workspace = check.gpu.tuning().workspace;
     check
         .case(format_args!("{rows} x {inputs}, {of_teacher} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
@@ -74,13 +75,17 @@ async fn case(
     let (of_x, of_w) = (eighths(fill, rows, of_teacher, 4), eighths(Fill::Small, classes, of_teacher, 5));
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 6));
-    let shapes = [[rows, inputs], [classes, inputs], [classes, 1]];
+    let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
+    let (stored_of_w, [of_w_rows, of_w_cols]) = stored(transposed, &of_w, [classes, of_teacher]);
+    let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
     let old: Vec<Vec<f32>> =
         shapes.iter().zip(7..).map(|([rows, cols], seed)| before(options.accum, storage, rows * cols, seed)).collect();
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
-    let (held_x, held_w, held_b) = (input(rows, inputs, &x)?, input(classes, inputs, &w)?, input(classes, 1, &b)?);
-    let (held_of_x, held_of_w) = (input(rows, of_teacher, &of_x)?, input(classes, of_teacher, &of_w)?);
+    let [w_rows, w_cols] = shape_of_w;
+    let (held_x, held_w) = (input(rows, inputs, &x)?, input(w_rows, w_cols, &stored_w)?);
+    let held_b = input(classes, 1, &b)?;
+    let (held_of_x, held_of_w) = (input(rows, of_teacher, &of_x)?, input(of_w_rows, of_w_cols, &stored_of_w)?);
     let held_dy = input(loss_rows, 1, &dy)?;
     let [loss, again] = [check.output_as(storage, loss_rows, 1)?, check.output_as(storage, loss_rows, 1)?];
     let holding = || -> Result<Vec<_>> {
@@ -90,8 +95,8 @@ async fn case(
     check.run(|recorder| {
         use linear_kl::Layer;
         let bias = bias.then(|| held_b.view()).transpose()?;
-        let student = Layer { b: bias, ..Layer::new(held_x.view()?, held_w.view()?) };
-        let teacher = Layer { b: bias, ..Layer::new(held_of_x.view()?, held_of_w.view()?) };
+        let student = Layer { b: bias, transposed, ..Layer::new(held_x.view()?, held_w.view()?) };
+        let teacher = Layer { b: bias, transposed, ..Layer::new(held_of_x.view()?, held_of_w.view()?) };
         let [fused, back] = [&fused, &back].map(|held| {
             let [dx, dw, db] = [&held[0], &held[1], &held[2]].map(|held| held.view().ok());
             Gradients { dx, dw, db }
@@ -123,7 +128,10 @@ async fn case(
         let terms = reference::linear::backward(&magnitudes[0], &magnitudes[1], &g, inputs, classes, rows);
         let named = |name: &str| format!("{name} {what}");
         check.compare_added(&named("dx"), &held[0], &old[0], &want.0, &naive.0, &terms.0).await?;
-        check.compare_added(&named("dw"), &held[1], &old[1], &want.1, &naive.1, &terms.1).await?;
+        let of_w = [classes, inputs];
+        let [want_dw, terms_of_dw] = [&want.1, &terms.1].map(|dw| stored(transposed, dw, of_w).0);
+        let naive_dw = stored(transposed, &naive.1, of_w).0;
+        check.compare_added(&named("dw"), &held[1], &old[1], &want_dw, &naive_dw, &terms_of_dw).await?;
         check.compare_added(&named("db"), &held[2], &old[2], &want.2, &naive.2, &terms.2).await?;
     }
     Ok(())

@@ -27,8 +27,8 @@ pub fn bound(recorder: &mut Recorder, log_scale: Tensor, max_scale: f32) -> Resu
     recorder.plan(|plan| plan.single(&BOUND, &args, [1, 1], &scalars, &[]))
 }
 
-/// A logarithm of which no device's exponential exceeds `max_scale`.
-pub(crate) fn most_log_scale(max_scale: f32) -> f32 {
+/// A logarithm of which no device's exponential exceeds `max_scale`: what [`bound`] lowers to, for who keeps the parameter elsewhere.
+pub fn most_log_scale(max_scale: f32) -> f32 {
     let log = f64::from(max_scale).ln();
     (log - ROUNDING * log.abs().max(1.0)) as f32
 }

@@ -28,8 +28,7 @@ mod rank;
 mod values;
 
 pub use batch::{Batch, Gradients, Negatives, Positive};
-pub use bound::bound;
-pub(crate) use bound::most_log_scale;
+pub use bound::{bound, most_log_scale};
 pub use options::Options;
 pub use queue::Queue;
 pub use rank::rank;
