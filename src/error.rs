@@ -87,12 +87,14 @@ pub enum Error {
         usage: &'static str,
     },
     /// A size exceeds what this device allows, in a way that no splitting can help.
-    #[error("{what} needs {needed}, this device allows {limit}")]
+    #[error("{what} needs {needed} {unit}, this device allows {limit}")]
     Limit {
         /// The thing that is too large.
         what: String,
         /// What it needs.
         needed: u64,
+        /// Bytes, workgroups and the like.
+        unit: &'static str,
         /// What there is.
         limit: u64,
     },

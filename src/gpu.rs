@@ -230,12 +230,12 @@ impl Gpu {
     fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
         let (info, limits) = (device.adapter_info(), device.limits());
         let needed = [
-            ("workgroups in one dimension", limits.max_compute_workgroups_per_dimension, 1),
-            ("lanes of a workgroup", limits.max_compute_invocations_per_workgroup, 1),
-            ("storage buffers of a shader", limits.max_storage_buffers_per_shader_stage, 3),
+            ("a dispatch", limits.max_compute_workgroups_per_dimension, 1, "workgroups in one dimension"),
+            ("a workgroup", limits.max_compute_invocations_per_workgroup, 1, "lanes"),
+            ("a shader", limits.max_storage_buffers_per_shader_stage, 3, "storage buffers"),
         ];
-        if let Some((what, limit, needed)) = needed.into_iter().find(|(_, limit, needed)| limit < needed) {
-            return Err(Error::Limit { what: (*what).into(), needed: needed.into(), limit: limit.into() });
+        if let Some((what, limit, needed, unit)) = needed.into_iter().find(|(_, limit, needed, _)| limit < needed) {
+            return Err(Error::Limit { what: what.into(), needed: needed.into(), unit, limit: limit.into() });
         }
         let tuning = Tuning::for_device(&device);
         let place = alignment(&limits);
@@ -437,7 +437,7 @@ impl Gpu {
     pub(crate) fn buffer(&self, label: &'static str, bytes: u64) -> Result<wgpu::Buffer> {
         let limit = self.limits().max_buffer_size;
         if bytes > self.most_bytes() {
-            return Err(Error::Limit { what: format!("{label}: a buffer"), needed: bytes, limit });
+            return Err(Error::Limit { what: format!("{label}: a buffer"), needed: bytes, unit: "bytes", limit });
         }
         let descriptor = wgpu::BufferDescriptor {
             label: Some(label),

@@ -36,8 +36,9 @@ pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> ControlFlow<()>;
 /// Submits between dispatches, for encoders that belong to [`Gpu::run_watched`].
 struct Split<'e> {
     watch: Watch<'e>,
-    /// Multiply-adds that are recorded and not submitted.
+    /// Multiply-adds that are recorded and not submitted, and in how many dispatches.
     recorded: u64,
+    dispatches: usize,
     /// The submit before.
     before: Option<wgpu::SubmissionIndex>,
 }
@@ -60,6 +61,8 @@ struct Page {
 }
 
 const PAGE: u64 = 16 << 10;
+/// Dispatches in a submit at most where work is submitted in parts, of which two are under way: a driver that maps memory for the bindings of each (Mesa's llvmpipe) has some 65,000 mappings.
+const MOST_DISPATCHES: usize = 8192;
 /// Dispatches whose bindings are made at a time where work is submitted in parts, so that an op of a million dispatches takes no more memory than one of so many.
 const READY: usize = 4096;
 
@@ -105,7 +108,7 @@ impl<'e> Recorder<'e> {
         watch: Watch<'e>,
         scratch: Scratch,
     ) -> Self {
-        let split = Some(Split { watch, recorded: 0, before: None });
+        let split = Some(Split { watch, recorded: 0, dispatches: 0, before: None });
         Recorder { split, scratch, ..Recorder::new(gpu, encoder) }
     }
 
@@ -151,7 +154,7 @@ impl<'e> Recorder<'e> {
         let groups = ready?;
         let mut first = 0;
         while first < steps.len() {
-            if *done > 0 && (first > 0 || self.is_full(&steps[0])) {
+            if self.is_crowded() || (*done > 0 && (first > 0 || self.is_full(&steps[0]))) {
                 self.submit(Progress { op, share: *done as f64 / whole as f64 })?;
             }
             let end = first + self.at_once(&steps[first..]);
@@ -167,7 +170,10 @@ impl<'e> Recorder<'e> {
                 }
             })?;
             let work: u64 = steps[first..end].iter().map(|step| step.work).sum();
-            self.split.iter_mut().for_each(|split| split.recorded += work);
+            if let Some(split) = &mut self.split {
+                split.recorded += work;
+                split.dispatches += end - first;
+            }
             (first, *done) = (end, *done + work);
         }
         Ok(())
@@ -179,6 +185,11 @@ impl<'e> Recorder<'e> {
         self.split.as_ref().is_some_and(|split| split.recorded.saturating_add(step.work) > most)
     }
 
+    /// Whether no further dispatch has place beside those that are recorded, be they of other ops.
+    fn is_crowded(&self) -> bool {
+        self.split.as_ref().is_some_and(|split| split.dispatches >= MOST_DISPATCHES)
+    }
+
     /// How many dispatches to record before the next submit: all, if the encoder belongs to the caller.
     fn at_once(&self, steps: &[Step]) -> usize {
         let Some(split) = &self.split else { return steps.len() };
@@ -188,7 +199,8 @@ impl<'e> Recorder<'e> {
             sum = sum.saturating_add(step.work);
             sum <= most
         };
-        steps.iter().take_while(fits).count().max(1)
+        let place = MOST_DISPATCHES.saturating_sub(split.dispatches);
+        steps.iter().take(place).take_while(fits).count().max(1)
     }
 
     /// Submits what is recorded and goes on in a new encoder, once the submit before is done: so much is under way that the device does not
@@ -200,7 +212,7 @@ impl<'e> Recorder<'e> {
         if let Some(before) = split.before.replace(index) {
             self.gpu.wait_for(before)?;
         }
-        split.recorded = 0;
+        (split.recorded, split.dispatches) = (0, 0);
         match (split.watch)(progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Cancelled { op: progress.op }),
@@ -489,6 +501,7 @@ impl<'g> Plan<'g> {
             return Err(Error::Limit {
                 what: format!("{}: one row", kernel.shader.op),
                 needed: sizes.max().unwrap_or(0),
+                unit: "bytes",
                 limit: self.binding_limit(),
             });
         }
@@ -550,6 +563,7 @@ impl<'g> Plan<'g> {
             return Err(Error::Limit {
                 what: format!("{}: workgroup memory", kernel.shader.op),
                 needed: tuning.tile_bytes().into(),
+                unit: "bytes",
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
@@ -640,8 +654,8 @@ impl<'g> Plan<'g> {
         }
         let limit = self.gpu.limits().max_compute_workgroups_per_dimension;
         if let Some(&most) = groups.iter().find(|&&count| count > limit) {
-            let what = format!("{}.{}: workgroups in one dimension", shader.op, kernel.entry);
-            return Err(Error::Limit { what, needed: most.into(), limit: limit.into() });
+            let (what, unit) = (format!("{}.{}", shader.op, kernel.entry), "workgroups in one dimension");
+            return Err(Error::Limit { what, needed: most.into(), unit, limit: limit.into() });
         }
         let shares_buffer = self.check_overlaps(kernel, args)?;
         let mut params = vec![0u32; shader.params_size() as usize / 4];
@@ -663,7 +677,7 @@ impl<'g> Plan<'g> {
             let most = self.gpu.limits().max_storage_buffer_binding_size;
             if size > most {
                 let what = format!("{}.{}: {name}", shader.op, kernel.entry);
-                return Err(Error::Limit { what, needed: size, limit: most });
+                return Err(Error::Limit { what, needed: size, unit: "bytes", limit: most });
             }
             formats[index] = format;
             params[2 * index] = ((tensor.start_bytes() - start) / tensor.storage.bytes()) as u32;
@@ -672,8 +686,8 @@ impl<'g> Plan<'g> {
         }
         let (needed, limit) = (bindings.len() as u64, self.gpu.limits().max_storage_buffers_per_shader_stage);
         if needed > limit.into() {
-            let what = format!("{}.{}: storage buffers", shader.op, kernel.entry);
-            return Err(Error::Limit { what, needed, limit: limit.into() });
+            let (what, unit) = (format!("{}.{}", shader.op, kernel.entry), "storage buffers");
+            return Err(Error::Limit { what, needed, unit, limit: limit.into() });
         }
         if self.gpu.is_web() {
             apart(kernel, &bindings, shares_buffer)?;

@@ -453,7 +453,7 @@ fn slices() {
     let error = cross_entropy::compute(gpu, &x, 5, &[0; 2], MEAN).unwrap_err();
     assert_eq!(error, shape("cross_entropy", "id", "3 x 1", "2 x 1"));
     let error = cross_entropy::compute(gpu, &[], 0, &[], MEAN).unwrap_err();
-    assert_eq!(error, shape("cross_entropy", "x", "at least one column", "0 columns"));
+    assert_eq!(error, shape("cross_entropy", "x", "of at least one column", "0 columns"));
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn refusals() {
             cross_entropy::forward(r, x.view()?, target, Default::default(), loss.view()?, lse, None, options)
         })
     };
-    let no_class = shape("cross_entropy", "x", "at least one class", "0 columns");
+    let no_class = shape("cross_entropy", "x", "of at least one class", "0 columns");
     assert_eq!(forward(&narrow, &ids, &loss, &lse, MEAN), no_class);
     assert_eq!(forward(&x, &other_ids, &loss, &lse, MEAN), shape("cross_entropy", "id", "2 x 1", "3 x 1"));
     assert_eq!(forward(&x, &ids, &loss, &dx, MEAN), shape("cross_entropy", "lse", "2 x 2", "2 x 3"));
@@ -523,9 +523,9 @@ fn refused_alike() {
     let turned = view(&turned);
     refuse(Target::Soft(turned), none, &lse, MEAN, shape("cross_entropy", "soft", "2 x 3", "3 x 2"));
     let class = Weights { class: Some(turned), row: None };
-    refuse(of_ids, class, &lse, MEAN, shape("cross_entropy", "class", "1 x 3", "3 x 2"));
+    refuse(of_ids, class, &lse, MEAN, shape("cross_entropy", "weights.class", "1 x 3", "3 x 2"));
     let row = Weights { class: None, row: Some(turned) };
-    refuse(of_ids, row, &lse, MEAN, shape("cross_entropy", "row", "2 x 1", "3 x 2"));
+    refuse(of_ids, row, &lse, MEAN, shape("cross_entropy", "weights.row", "2 x 1", "3 x 2"));
     refuse(of_ids, none, &half, MEAN, shape("cross_entropy", "lse", "stored as f32", "F16"));
 }
 

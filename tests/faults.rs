@@ -246,7 +246,10 @@ fn more_than_a_device_has() {
         wgpu::Limits { max_buffer_size: 1 << 20, max_storage_buffer_binding_size: 1 << 20, ..Default::default() };
     let gpu = open(Some(small)).unwrap();
     let error = gpu.upload(&[0.0f32; (1 << 18) + 1]).unwrap_err();
-    assert_eq!(error, Error::Limit { what: "wgloss.data: a buffer".into(), needed: (1 << 20) + 4, limit: 1 << 20 });
+    assert_eq!(
+        error,
+        Error::Limit { what: "wgloss.data: a buffer".into(), needed: (1 << 20) + 4, unit: "bytes", limit: 1 << 20 }
+    );
     assert!(gpu.upload(&[0.0f32; 1 << 18]).is_ok());
     let beyond = wgpu::Limits { max_bind_groups: u32::MAX, ..Default::default() };
     let error = Gpu::open(&Options { limits: Some(beyond), ..Default::default() }).unwrap_err();
@@ -374,8 +377,8 @@ fn errors_say_where_what_was_expected_and_what_was_found() {
     let view = Error::OutOfBounds { rows: 4, cols: 6, stride: 7, offset: 1, needed: 112, size: 96 };
     let want = "a view of 4 x 6, stride 7, offset 1 (in elements) needs 112 bytes, the buffer has 96";
     assert_eq!(text(view), want);
-    let limit = Error::Limit { what: "softmax: one row".into(), needed: 9, limit: 8 };
-    assert_eq!(text(limit), "softmax: one row needs 9, this device allows 8");
+    let limit = Error::Limit { what: "softmax: one row".into(), needed: 9, unit: "bytes", limit: 8 };
+    assert_eq!(text(limit), "softmax: one row needs 9 bytes, this device allows 8");
     assert_eq!(text(Error::Usage { usage: "COPY_SRC" }), "the buffer lacks usage COPY_SRC");
 }
 

@@ -391,7 +391,7 @@ fn slices() {
     let error = info_nce::compute(gpu, &q[..10], &k[..12], 5, options).unwrap_err();
     assert_eq!(error, shape("info_nce", "k", "whole rows of 5", "12 elements"));
     let error = info_nce::compute(gpu, &[], &[], 0, options).unwrap_err();
-    assert_eq!(error, shape("info_nce", "q", "at least one column", "0 columns"));
+    assert_eq!(error, shape("info_nce", "q", "of at least one column", "0 columns"));
 }
 
 #[test]

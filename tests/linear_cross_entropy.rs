@@ -1,4 +1,4 @@
-use wgloss::linear_cross_entropy::{self, Gradients, Layer, Options, Target, Weights};
+use wgloss::linear_cross_entropy::{self, Batch, Gradients, Layer, Options, Target, Weights};
 use wgloss::reference::linear_cross_entropy as textbook;
 use wgloss::verify::{Fill, Held};
 use wgloss::{Accum, Error, Gpu, Reduction, Result, Storage, Tuning, cross_entropy, linear, reference};
@@ -30,8 +30,8 @@ impl Data {
         Ok(Layer { b: Some(self.b.view()?), ..Layer::new(self.x.view()?, self.w.view()?) })
     }
 
-    pub fn target(&self) -> Result<Target<'_>> {
-        Ok(Target::Ids(self.ids.view()?))
+    pub fn batch(&self) -> Result<Batch<'_>> {
+        Ok(Batch::new(self.layer()?, Target::Ids(self.ids.view()?)))
     }
 
     /// Where dx, dW and db go.
@@ -47,13 +47,13 @@ impl Data {
         let (loss, lse) = (output(gpu, if by_row { rows } else { 1 }, 1), output(gpu, rows, 2));
         let found = self.gradients(gpu);
         let record = gpu.run(|recorder| {
-            let (layer, target, weights) = (self.layer()?, self.target()?, Weights::default());
+            let batch = self.batch()?;
             let given = all(&found)?;
             let fused = if dy.is_none() { given } else { Gradients::default() };
             let (loss, lse) = (loss.view()?, lse.view()?);
-            linear_cross_entropy::forward(recorder, layer, target, weights, loss, lse, None, fused, options)?;
+            linear_cross_entropy::forward(recorder, batch, loss, Some(lse), None, fused, options)?;
             let Some(dy) = dy else { return Ok(()) };
-            linear_cross_entropy::backward(recorder, layer, target, weights, lse, Some(dy.view()?), given, options)
+            linear_cross_entropy::backward(recorder, batch, lse, Some(dy.view()?), given, options)
         });
         record.unwrap();
         [&loss, &found[0], &found[1], &found[2]].map(|held| read(gpu, held))
@@ -67,7 +67,7 @@ impl Data {
         let record = gpu.run(|recorder| {
             let (x, w, logits) = (self.x.view()?, self.w.view()?, logits.view()?);
             linear::forward(recorder, x, w, Some(self.b.view()?), logits)?;
-            let (target, lse, dlogits) = (self.target()?, lse.view()?, Some(logits));
+            let (target, lse, dlogits) = (self.batch()?.target, lse.view()?, Some(logits));
             cross_entropy::forward(recorder, logits, target, Weights::default(), loss.view()?, lse, dlogits, options)?;
             let [dx, dw, db] = [dx, dw, db].map(|held| held.view().map(Some));
             linear::backward(recorder, x, w, logits, dx?, dw?, db?, Accum::Write)
@@ -78,7 +78,7 @@ impl Data {
 }
 
 fn all([dx, dw, db]: &[Held; 3]) -> Result<Gradients<'_>> {
-    Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?) })
+    Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() })
 }
 
 /// A device whose workspace holds the logits of so many rows.
@@ -152,6 +152,37 @@ fn reference_gradient() {
     assert_gradient(&b, &db, |b| loss(&x, &w, b));
 }
 
+/// A batch in parts: dW and db are added up, each part has its own dx; weights of 1/count make the sum the mean.
+#[test]
+fn parts_of_a_batch() {
+    let Some(gpu) = gpu() else { return };
+    let data = Data::new(gpu, [60, 5, 11]);
+    let want = data.run(gpu, None, Options::default());
+    let weights = input(gpu, 60, 1, &[1.0f32 / 60.0; 60]);
+    let (loss, dx) = (output(gpu, 3, 1), output(gpu, 60, 5));
+    let (dw, db) = (input(gpu, 11, 5, &[0.0f32; 55]), input(gpu, 11, 1, &[0.0f32; 11]));
+    let options = Options { reduction: Reduction::Sum, accum: Accum::Add, ..Default::default() };
+    let record = gpu.run(|recorder| {
+        (0..3).try_for_each(|part| {
+            let rows = 20 * part..20 * (part + 1);
+            let (layer, ids) = (data.layer()?, data.ids.view()?.row_range(rows.clone()));
+            let layer = Layer { x: layer.x.row_range(rows.clone()), ..layer };
+            let weights = Weights { row: Some(weights.view()?.row_range(rows.clone())), class: None };
+            let batch = Batch { weights, ..Batch::new(layer, Target::Ids(ids)) };
+            let (dx, loss) = (Some(dx.view()?.row_range(rows)), loss.view()?.row_range(part..part + 1));
+            let gradients = Gradients { dx, dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() };
+            linear_cross_entropy::forward(recorder, batch, loss, None, None, gradients, options)
+        })
+    });
+    record.unwrap();
+    assert_close(&[read(gpu, &loss).iter().sum()], &want[0], 1e-6);
+    for (found, want) in [&dx, &dw, &db].iter().zip(&want[1..]) {
+        let largest = want.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
+        let near = |(found, want): (&f64, &f64)| (found - want).abs() <= 1e-6 * largest;
+        assert!(read(gpu, found).iter().zip(want).all(near));
+    }
+}
+
 /// Of an ignored row nothing counts but a NaN in x, which 0 times it does not end.
 #[test]
 fn special_values() {
@@ -209,19 +240,9 @@ fn outputs_that_are_not_asked_for() {
         let (loss, lse, found) = (output(gpu, 1, 1), output(gpu, 70, 2), data.gradients(gpu));
         let record = small.run(|recorder| {
             let [dx, dw, db] = [0, 1, 2].map(|at| found[at].view().ok().filter(|_| asked & (1 << at) != 0));
-            let (loss, lse, gradients) = (loss.view()?, lse.view()?, Gradients { dx, dw, db });
-            let (layer, target, options) = (data.layer()?, data.target()?, Options::default());
-            linear_cross_entropy::forward(
-                recorder,
-                layer,
-                target,
-                Weights::default(),
-                loss,
-                lse,
-                None,
-                gradients,
-                options,
-            )
+            let gradients = Gradients { dx, dw, db, ..Default::default() };
+            let (batch, loss, lse) = (data.batch()?, loss.view()?, Some(lse.view()?));
+            linear_cross_entropy::forward(recorder, batch, loss, lse, None, gradients, Options::default())
         });
         record.unwrap();
         assert_close(&read(gpu, &loss), &whole[0], 1e-6);
@@ -243,19 +264,9 @@ fn refusals() {
     let forward = |layer: Layer, loss: &Held, lse: &Held, gradients: [&Held; 3], options: Options| {
         refused(gpu, &[], |recorder| {
             let [dx, dw, db] = gradients.map(|held| held.view().ok());
-            let (target, gradients) = (data.target()?, Gradients { dx, dw, db });
-            let (loss, lse) = (loss.view()?, lse.view()?);
-            linear_cross_entropy::forward(
-                recorder,
-                layer,
-                target,
-                Weights::default(),
-                loss,
-                lse,
-                None,
-                gradients,
-                options,
-            )
+            let gradients = Gradients { dx, dw, db, ..Default::default() };
+            let batch = Batch { layer, ..data.batch()? };
+            linear_cross_entropy::forward(recorder, batch, loss.view()?, Some(lse.view()?), None, gradients, options)
         })
     };
     let (layer, right, plain) = (data.layer().unwrap(), [&dx, &dw, &db], Options::default());
@@ -285,15 +296,14 @@ fn refusals() {
     assert_eq!(forward(layer, &loss, &lse, [&dx, &data.w, &db], plain), overlap(OP, "dw", "w"));
     assert_eq!(forward(layer, &loss, &lse, [&dx, &dw, &data.b], plain), overlap(OP, "db", "b"));
     let soft = refused(gpu, &[&loss, &lse], |recorder| {
-        let (target, loss, lse) = (Target::Soft(data.w.view()?), loss.view()?, lse.view()?);
-        let none = Gradients::default();
-        linear_cross_entropy::forward(recorder, layer, target, Weights::default(), loss, lse, None, none, plain)
+        let (batch, none) = (Batch::new(layer, Target::Soft(data.w.view()?)), Gradients::default());
+        linear_cross_entropy::forward(recorder, batch, loss.view()?, Some(lse.view()?), None, none, plain)
     });
     assert_eq!(soft, shape(OP, "soft", "2 x 4", "4 x 3"));
     let backward = refused(gpu, &[&dx, &dw, &db], |recorder| {
         let (lse, dy, given) =
             (lse.view()?, Some(lse.view()?), Gradients { dx: Some(dx.view()?), ..Default::default() });
-        linear_cross_entropy::backward(recorder, layer, data.target()?, Weights::default(), lse, dy, given, plain)
+        linear_cross_entropy::backward(recorder, data.batch()?, lse, dy, given, plain)
     });
     assert_eq!(backward, shape(OP, "dy", "1 x 1", "2 x 2"));
     assert!([&dx, &dw, &db, &loss, &lse].into_iter().all(|held| untouched(gpu, held)));
@@ -316,10 +326,9 @@ fn sums_of_16_bits_are_rounded_once() {
     let (loss, lse) = (output(gpu, 1, 1), output(gpu, 2000, 2));
     let record = small.run(|recorder| {
         let options = Options { reduction: Reduction::Sum, ..Default::default() };
-        let (loss, lse, gradients) =
-            (loss.view()?, lse.view()?, Gradients { dx: None, dw: Some(dw.view()?), db: Some(db.view()?) });
-        let (layer, target) = (data.layer()?, data.target()?);
-        linear_cross_entropy::forward(recorder, layer, target, Weights::default(), loss, lse, None, gradients, options)
+        let gradients = Gradients { dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() };
+        let (batch, loss, lse) = (data.batch()?, loss.view()?, Some(lse.view()?));
+        linear_cross_entropy::forward(recorder, batch, loss, lse, None, gradients, options)
     });
     record.unwrap();
     assert_close(&read(gpu, &dw), &exact[2], 2f64.powi(-8));
@@ -342,19 +351,8 @@ fn cancelled() {
     };
     let ended = gpu.run_watched(
         |recorder| {
-            let (layer, target, gradients) = (data.layer()?, data.target()?, all(&found)?);
-            let (loss, lse, options) = (loss.view()?, lse.view()?, Options::default());
-            linear_cross_entropy::forward(
-                recorder,
-                layer,
-                target,
-                Weights::default(),
-                loss,
-                lse,
-                None,
-                gradients,
-                options,
-            )
+            let (batch, loss, lse) = (data.batch()?, loss.view()?, Some(lse.view()?));
+            linear_cross_entropy::forward(recorder, batch, loss, lse, None, all(&found)?, Options::default())
         },
         &mut watch,
     );

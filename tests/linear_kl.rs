@@ -53,7 +53,7 @@ impl Data {
 }
 
 fn all([dx, dw, db]: &[Held; 3]) -> Result<Gradients<'_>> {
-    Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?) })
+    Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() })
 }
 
 /// A device whose workspace holds three matrices of so many rows.
@@ -171,7 +171,14 @@ fn refusals() {
     let forward = |student: Layer, teacher: Layer, loss: &Held, [dx, dw, db]: [&Held; 3], options: Options| {
         refused(gpu, &[], |r| {
             let [dx, dw, db] = [dx, dw, db].map(|held| held.view().ok());
-            linear_kl::forward(r, student, teacher, loss.view()?, Gradients { dx, dw, db }, options)
+            linear_kl::forward(
+                r,
+                student,
+                teacher,
+                loss.view()?,
+                Gradients { dx, dw, db, ..Default::default() },
+                options,
+            )
         })
     };
     let (right, plain) = ([&dx, &dw, &db], Options::default());

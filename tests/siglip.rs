@@ -426,7 +426,7 @@ fn a_workspace_too_small_for_a_tile() {
     });
     let what = "siglip: the workspace of one tile".to_owned();
     let [rows, cols] = tight.tuning().tile();
-    assert_eq!(error, Error::Limit { what, needed: 4 * (rows * cols) as u64, limit: 1024 });
+    assert_eq!(error, Error::Limit { what, needed: 4 * (rows * cols) as u64, unit: "bytes", limit: 1024 });
 }
 
 #[test]

@@ -218,8 +218,8 @@ pub fn cross_entropy(
     written(OP, options.accum)?;
     let [rows, _] = logits.dims();
     let mut inputs = Inputs::of(OP, ("logits", logits), shape_of(options.reduction, rows));
-    inputs.float(4, "weights of classes", weights.class.map(|class| class.unsqueeze_dim(0)));
-    inputs.column(5, "weights of rows", weights.row);
+    inputs.float(4, "weights.class", weights.class.map(|class| class.unsqueeze_dim(0)));
+    inputs.column(5, "weights.row", weights.row);
     match target.into() {
         Target::Ids(ids) => inputs.ids.push(("target", ids)),
         Target::Soft(shares) => inputs.float(1, "target", Some(fixed(shares))),
@@ -249,20 +249,18 @@ pub fn linear_cross_entropy(
     weights: Weights,
     options: wgloss::linear_cross_entropy::Options,
 ) -> Result<Tensor<1>> {
-    use wgloss::linear_cross_entropy::{Gradients, Layer, Target as View, Weights as Views, forward};
+    use wgloss::linear_cross_entropy::{Batch, Gradients, Layer, Target as View, Weights as Views, forward};
     const OP: &str = "linear_cross_entropy";
     summed(OP, options.reduction, options.accum)?;
     let self::Layer { x, w, b, tied } = layer;
-    let rows = x.dims()[0];
     let mut inputs = Inputs::new(OP, [("x", x), ("w", w)], [1].into());
     inputs.column(2, "b", b);
-    inputs.float(4, "weights of classes", weights.class.map(|class| class.unsqueeze_dim(0)));
-    inputs.column(5, "weights of rows", weights.row);
+    inputs.float(4, "weights.class", weights.class.map(|class| class.unsqueeze_dim(0)));
+    inputs.column(5, "weights.row", weights.row);
     match target.into() {
         Target::Ids(ids) => inputs.ids.push(("target", ids)),
         Target::Soft(shares) => inputs.float(3, "target", Some(fixed(shares))),
     }
-    inputs.spare = 2 * rows;
     inputs.run(Arc::new(move |recorder, views| {
         let target = match views.input(3)? {
             Some(shares) => View::Soft(shares),
@@ -270,9 +268,9 @@ pub fn linear_cross_entropy(
         };
         let layer = Layer { b: views.input(2)?, transposed: !tied, ..Layer::new(views.given(0)?, views.given(1)?) };
         let weights = Views { class: views.input(4)?, row: views.input(5)? };
-        let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
-        let (loss, lse) = (views.value()?, views.spare([rows, 2])?);
-        forward(recorder, layer, target, weights, loss, lse, None, gradients, options)
+        let (dx, dw, db) = (views.gradient(0)?, views.gradient(1)?, views.gradient(2)?);
+        let (batch, gradients) = (Batch { layer, target, weights }, Gradients { dx, dw, db, ..Default::default() });
+        forward(recorder, batch, views.value()?, None, None, gradients, options)
     }))
 }
 
@@ -318,7 +316,8 @@ pub fn linear_kl(student: Layer, teacher: Layer, options: wgloss::linear_kl::Opt
             (Layer::new(views.given(0)?, views.given(1)?), Layer::new(views.given(3)?, views.given(4)?));
         let student = Layer { b: views.input(2)?, transposed: transposed[0], ..student };
         let teacher = Layer { b: views.input(5)?, transposed: transposed[1], ..teacher };
-        let gradients = Gradients { dx: views.gradient(0)?, dw: views.gradient(1)?, db: views.gradient(2)? };
+        let (dx, dw, db) = (views.gradient(0)?, views.gradient(1)?, views.gradient(2)?);
+        let gradients = Gradients { dx, dw, db, ..Default::default() };
         forward(recorder, student, teacher, views.value()?, gradients, options)
     }))
 }
@@ -352,8 +351,6 @@ fn as_named_here(op: &'static str, error: wgloss::Error) -> wgloss::Error {
         "k" => "keys",
         "x" if op == "cross_entropy" => "logits",
         "id" | "soft" => "target",
-        "class" => "weights of classes",
-        "row" => "weights of rows",
         what => what,
     };
     match error {

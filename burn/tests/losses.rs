@@ -373,7 +373,7 @@ fn refusals() {
     assert_eq!(message, "cross_entropy: target should be 4 x 1, found 2 x 1");
     let wide = Weights { class: Some(Tensor::ones([7], &device())), row: None };
     let message = said(cross_entropy(q.clone(), Tensor::from_ints([1, 2, 0, 1], &device()), wide, Default::default()));
-    assert_eq!(message, "cross_entropy: weights of classes should be 1 x 3, found 1 x 7");
+    assert_eq!(message, "cross_entropy: weights.class should be 1 x 3, found 1 x 7");
     if !device().supports_dtype(DType::BF16) {
         let narrow = Tensor::<2>::from_data(TensorData::from([[1f32; 3]; 4]), (&device(), DType::BF16));
         let message = said(cross_entropy(narrow, few, Weights::default(), Default::default()));

@@ -106,7 +106,7 @@ pub enum Target<'a> {
 /// How much classes and rows count; absent: 1 each.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weights<'a> {
-    /// w, [1, classes].
+    /// w, [1, classes]; [classes, 1] will do where its numbers lie next to each other.
     pub class: Option<Tensor<'a>>,
     /// r, [rows, 1].
     pub row: Option<Tensor<'a>>,
@@ -176,11 +176,17 @@ impl<'a> Batch<'a> {
             Target::Ids(id) => shaped(op, "id", id, [rows, 1])?,
             Target::Soft(soft) => shaped(op, "soft", soft, [rows, classes])?,
         }
+        // A column of them is a row, where nothing lies between.
+        let lain = |class: Tensor<'a>| match class.shape() == [classes, 1] && class.is_gapless() {
+            true => class.reshaped(1, classes, 0),
+            false => class,
+        };
+        let weights = Weights { class: weights.class.map(lain), ..weights };
         if let Some(class) = weights.class {
-            shaped(op, "class", class, [1, classes])?;
+            shaped(op, "weights.class", class, [1, classes])?;
         }
         if let Some(row) = weights.row {
-            shaped(op, "row", row, [rows, 1])?;
+            shaped(op, "weights.row", row, [rows, 1])?;
         }
         Ok(Batch { rows, classes, target, weights, options, dy_by_row: false, has_dx: false })
     }
@@ -193,7 +199,7 @@ impl<'a> Batch<'a> {
     /// The same for logits `x`, which may have any number of rows but no row without classes.
     fn of(x: Tensor, target: Target<'a>, weights: Weights<'a>, options: Options) -> Result<Self> {
         if x.cols == 0 {
-            let (expected, found) = ("at least one class".into(), "0 columns".into());
+            let (expected, found) = ("of at least one class".into(), "0 columns".into());
             return Err(Error::Shape { op: OP, what: "x", expected, found });
         }
         Batch::new(OP, x.shape(), target, weights, options)
@@ -209,7 +215,7 @@ impl<'a> Batch<'a> {
 
     pub(super) fn named(&self) -> [(&'static str, Option<Tensor<'a, u32>>); 4] {
         let Weights { class, row } = self.weights;
-        [named("id", self.id()), named("soft", self.soft()), named("class", class), named("row", row)]
+        [named("id", self.id()), named("soft", self.soft()), named("weights.class", class), named("weights.row", row)]
     }
 
     fn scalars(&self, fresh: bool) -> [Scalar; 9] {

@@ -119,7 +119,7 @@ fn at_once(plan: &Plan, n: usize, tensors: &[(Tensor, usize)]) -> Result<impl It
     if let Some((tensor, per)) = tensors.iter().find(|tensor| n > 0 && fits(tensor) == 0) {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
         let needed = (per * tensor.cols) as u64 * tensor.storage.bytes();
-        return Err(Error::Limit { what: format!("{OP}: one query's keys"), needed, limit });
+        return Err(Error::Limit { what: format!("{OP}: one query's keys"), needed, unit: "bytes", limit });
     }
     Ok(chunks(if tensors.iter().any(|(_, per)| *per == 0) { 0 } else { n }, at_once))
 }

@@ -208,7 +208,12 @@ pub(super) fn parts(plan: &Plan, op: &'static str, table: Tensor) -> Result<Vec<
     let at_once = plan.rows_per_binding(table) as usize;
     if at_once == 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: format!("{op}: one row of the table"), needed: table.span_bytes(), limit });
+        return Err(Error::Limit {
+            what: format!("{op}: one row of the table"),
+            needed: table.span_bytes(),
+            unit: "bytes",
+            limit,
+        });
     }
     // Without any row there is one part still: what is asked for is none.
     Ok((0..table.rows.max(1)).step_by(at_once).map(|first| first..table.rows.min(first + at_once)).collect())

@@ -80,6 +80,8 @@ pub struct Gradients<'a> {
     pub dw: Option<Tensor<'a>>,
     /// Of b, which need not be there.
     pub db: Option<Tensor<'a>>,
+    /// Whether dx is added to what it holds; dW and db are as the options' `accum` says. Default no: parts of a batch, whose dW and db are added up, have a dx each.
+    pub accum_dx: Accum,
 }
 
 impl<'a> Gradients<'a> {
@@ -118,10 +120,18 @@ pub(super) fn walk<'g, const N: usize>(
     mut of_rows: impl FnMut(&mut Plan<'g>, Range<usize>, [Tensor; N]) -> Result<()>,
 ) -> Result<()> {
     let [rows, classes] = layer.shape();
+    let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+    let too_long = || {
+        let (what, needed) = (format!("{op}: one row of logits"), 4 * classes as u64);
+        Error::Limit { what, needed, unit: "bytes", limit }
+    };
+    if 4 * classes as u64 > limit {
+        return Err(too_long());
+    }
     let stride = classes.next_multiple_of(4); // so that rows are written and read four at a time
     let at_once = rows_at_once(plan, rows, N * 4 * stride);
     let parts: Vec<_> = chunks(rows, at_once).chain((rows == 0).then_some(0..0)).collect();
-    let add = accum == Accum::Add;
+    let [add, add_dx] = [accum, gradients.accum_dx].map(|accum| accum == Accum::Add);
     // What of several parts is added up in 16 bits would lose a digit with each.
     let several = parts.len() > 1;
     let (wide_dw, wide_db) =
@@ -138,8 +148,7 @@ pub(super) fn walk<'g, const N: usize>(
         let Ok(matrices) = <[Tensor; N]>::try_from(matrices) else { unreachable!("as many as there are slots") };
         let g = matrices[0];
         if plan.rows_per_binding(g) == 0 {
-            let (what, needed) = (format!("{op}: one row of logits"), 4 * classes as u64);
-            return Err(Error::Limit { what, needed, limit: plan.gpu().limits().max_storage_buffer_binding_size });
+            return Err(too_long());
         }
         of_rows(plan, range.clone(), matrices)?;
         if let Some(dw) = gradients.dw {
@@ -153,11 +162,22 @@ pub(super) fn walk<'g, const N: usize>(
             linear::column_sum(plan, g, db, add || index > 0)?;
         }
         if let Some(dx) = gradients.dx {
-            linear::product(plan, Operand::by_k(g), layer.weight(false), None, dx.row_range(range), add)?;
+            linear::product(plan, Operand::by_k(g), layer.weight(false), None, dx.row_range(range), add_dx)?;
         }
     }
     rounded(plan, &wide_dw, gradients.dw, add)?;
     rounded(plan, &wide_db, gradients.db, add)
+}
+
+/// The same, of an op that is made of `linear`.
+pub(super) fn named_as<T>(op: &'static str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Limit { what, needed, unit, limit } => {
+            let what = what.strip_prefix("linear: ").map_or(what.clone(), |what| format!("{op}: {what} of x or w"));
+            Error::Limit { what, needed, unit, limit }
+        }
+        error => error,
+    })
 }
 
 /// Lets `of_rows` put the losses of rows of `shape`, each of as many segments as it is cut into, where they belong, and adds the segments up.

@@ -162,7 +162,7 @@ pub(super) fn product<'a>(
     if rows_at_once.min(cols_at_once).min(depth_at_once) == 0 {
         let widest = a.tensor.cols.max(b.tensor.cols).max(c.cols) as u64;
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * widest, limit });
+        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * widest, unit: "bytes", limit });
     }
     for rows in chunks(c.rows, rows_at_once) {
         for cols in chunks(c.cols, cols_at_once) {
@@ -247,7 +247,7 @@ pub(super) fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: b
     let at_once = plan.rows_per_binding(dy) as usize;
     if at_once == 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, limit });
+        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, unit: "bytes", limit });
     }
     let depths: Vec<_> = chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).collect();
     let wide = in_f32(plan, WIDE, Some(db), depths.len() > 1)?;

@@ -8,25 +8,61 @@
 //! is left out. Each part of the rows reads W twice and dW once and writes it: with more classes than 100,000, on a device with much compute for its
 //! bandwidth, a larger workspace is faster.
 //!
-//! Options, targets, weights and special values are those of [`cross_entropy`]; a NaN in a row of x reaches that row's logits, so its loss, dx and all of dW.
-//! A NaN or infinity in W reaches the dx of all rows, also of ignored ones.
+//! Options, targets, weights and special values are those of [`cross_entropy`], but for what sums over rows or classes make of them: a NaN or an infinity in x reaches the
+//! columns of dW that it stands in, also of an ignored row, whose loss, dx and part of db are 0 all the same, so that padding must be finite; one in W reaches the dx of all rows; a
+//! row whose loss is NaN, as of an id that is no class, makes all of dW and db NaN.
+//!
+//! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). The mean over the whole batch is, with
+//! [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
 //!
 //! Source: as of [`linear`] and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989,
 //! section 3.3.
 
-use super::cross_entropy::Batch;
 pub use super::cross_entropy::{Options, Target, Weights};
 pub use super::layer::{Gradients, Layer};
-use super::layer::{Names, losses, walk};
+use super::layer::{Names, losses, named_as, walk};
 use super::{Accum, cross_entropy, disjoint, named, only_f32, rows_of, shaped, total};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "linear_cross_entropy";
 const NAMES: Names = ["x", "w", "b"];
 
-/// `loss`: [rows, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `lse` [rows, 2], stored as f32, receives what [`backward`]
-/// needs, and [`cross_entropy::z_loss`]. `predicted` [rows, 1], if given, receives the class of the largest logit, as [`cross_entropy::predict`] finds
-/// it. With `gradients`, those of them that are given, for a loss whose own gradient is 1, from the same logits.
+/// Scratch: log-sum-exps that nobody asks for; logits of a prediction.
+const LSE: usize = 8;
+
+/// What is classified, and what it should be.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The layer, and its input.
+    pub layer: Layer<'a>,
+    /// Class ids [rows, 1], or shares [rows, classes].
+    pub target: Target<'a>,
+    /// Of classes and rows.
+    pub weights: Weights<'a>,
+}
+
+impl<'a> Batch<'a> {
+    /// Without weights.
+    pub fn new(layer: Layer<'a>, target: Target<'a>) -> Self {
+        Batch { layer, target, weights: Weights::default() }
+    }
+
+    /// The rows of logits that it stands for; their gradient is written in their place, whatever those of the layer are added to.
+    fn rows(&self, options: Options) -> Result<cross_entropy::Batch<'a>> {
+        self.layer.check(OP, NAMES)?;
+        let options = Options { accum: Accum::Write, ..options };
+        cross_entropy::Batch::new(OP, self.layer.shape(), self.target, self.weights, options)
+    }
+}
+
+fn check_lse(lse: Tensor, rows: usize) -> Result<()> {
+    shaped(OP, "lse", lse, [rows, 2])?;
+    only_f32(OP, "lse", lse)
+}
+
+/// `loss`: [rows, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `lse` [rows, 2], stored as f32, receives what
+/// [`backward`] and [`cross_entropy::z_loss`] need, if they are to follow; `predicted` [rows, 1] what [`predict`] finds. With `gradients`, those of them that are given, for a
+/// loss whose own gradient is 1, from the same logits.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {
@@ -35,12 +71,12 @@ const NAMES: Names = ["x", "w", "b"];
 /// # let (tokens, dim, vocabulary) = (32, 16, 1000);
 /// # let (hidden, head) = (gpu.zeros::<f32>(tokens * dim)?, gpu.zeros::<f32>(vocabulary * dim)?);
 /// # let (d_hidden, d_head) = (gpu.zeros::<f32>(tokens * dim)?, gpu.zeros::<f32>(vocabulary * dim)?);
-/// # let (next, loss, lse) = (gpu.zeros::<u32>(tokens)?, gpu.zeros::<f32>(1)?, gpu.zeros::<f32>(2 * tokens)?);
+/// # let (next, loss) = (gpu.zeros::<u32>(tokens)?, gpu.zeros::<f32>(1)?);
 /// let layer = lce::Layer::new(Tensor::matrix(&hidden, tokens, dim)?, Tensor::matrix(&head, vocabulary, dim)?);
+/// let batch = lce::Batch::new(layer, lce::Target::Ids(Tensor::vector(&next, tokens)?));
 /// let (dx, dw) = (Some(Tensor::matrix(&d_hidden, tokens, dim)?), Some(Tensor::matrix(&d_head, vocabulary, dim)?));
-/// let (target, loss, lse) = (lce::Target::Ids(Tensor::vector(&next, tokens)?), Tensor::scalar(&loss, 0)?, Tensor::matrix(&lse, tokens, 2)?);
-/// let gradients = lce::Gradients { dx, dw, db: None };
-/// gpu.run(|recorder| lce::forward(recorder, layer, target, lce::Weights::default(), loss, lse, None, gradients, lce::Options::default()))?;
+/// let (loss, gradients) = (Tensor::scalar(&loss, 0)?, lce::Gradients { dx, dw, ..Default::default() });
+/// gpu.run(|recorder| lce::forward(recorder, batch, loss, None, None, gradients, lce::Options::default()))?;
 /// assert!((gpu.read(loss)?[0] - 1000f32.ln()).abs() < 1e-5); // of logits that are all 0
 /// # Ok(()) }
 /// ```
@@ -48,34 +84,30 @@ const NAMES: Names = ["x", "w", "b"];
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
 /// [`Error::Limit`](crate::Error::Limit) if the device cannot bind one row of logits, of W or of x.
-#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn forward(
     recorder: &mut Recorder,
-    layer: Layer,
-    target: Target,
-    weights: Weights,
+    batch: Batch,
     loss: Tensor,
-    lse: Tensor,
+    lse: Option<Tensor>,
     predicted: Option<Tensor<u32>>,
     gradients: Gradients,
     options: Options,
 ) -> Result<()> {
-    layer.check(OP, NAMES)?;
-    let (rows, wants) = (layer.x.rows, !gradients.is_empty());
-    let batch = Batch::new(OP, layer.shape(), target, weights, written(options))?.with_dx(wants, None);
-    shaped(OP, "lse", lse, [rows, 2])?;
-    only_f32(OP, "lse", lse)?;
+    let (layer, wants) = (batch.layer, !gradients.is_empty());
+    let of_rows = batch.rows(options)?.with_dx(wants, None);
+    let rows = layer.x.rows;
+    lse.map_or(Ok(()), |lse| check_lse(lse, rows))?;
     shaped(OP, "loss", loss, options.reduction.of_rows(rows))?;
-    if let Some(predicted) = predicted {
-        shaped(OP, "predicted", predicted, [rows, 1])?;
-    }
+    predicted.map_or(Ok(()), |predicted| shaped(OP, "predicted", predicted, [rows, 1]))?;
     gradients.check(OP, &layer)?;
     let values = [named("loss", loss), named("lse", lse), named("predicted", predicted)];
-    disjoint(OP, &[values, gradients.named()].concat(), &[&layer.named(NAMES)[..], &batch.named()].concat())?;
-    recorder.plan(|plan| {
+    disjoint(OP, &[values, gradients.named()].concat(), &[&layer.named(NAMES)[..], &of_rows.named()].concat())?;
+    let planned = recorder.plan(|plan| {
         plan.name(OP);
-        let row = batch.weigh(plan, None)?;
+        let row = of_rows.weigh(plan, None)?;
         let row = Tensor::<u32>::matrix(&row, rows, 4)?;
+        let own_lse = plan.scratch(LSE, if lse.is_none() { 2 * rows } else { 0 })?;
+        let lse = lse.map_or_else(|| Tensor::matrix(&own_lse, rows, 2), Ok)?;
         let direct = options.reduction.by_row();
         let scratch = total::values(plan, if direct { 0 } else { rows }, 1)?;
         let value = if direct { loss } else { Tensor::vector(&scratch, rows)? };
@@ -86,55 +118,66 @@ pub fn forward(
             }
             let (value, lse) = (value.row_range(range.clone()), lse.row_range(range.clone()));
             let dx = wants.then_some(logits);
-            losses(plan, logits.shape(), value, |plan, value| batch.losses(plan, range, logits, row, [value, lse], dx))
+            losses(plan, logits.shape(), value, |plan, value| {
+                of_rows.losses(plan, range, logits, row, [value, lse], dx)
+            })
         })?;
         if direct { Ok(()) } else { total::total(plan, value, loss, 1.0) }
-    })
+    });
+    named_as(OP, planned)
 }
 
 /// Those of `gradients` that are given, from the forward's inputs and its `lse`; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
 ///
 /// # Errors
 /// As [`forward`].
-#[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn backward(
     recorder: &mut Recorder,
-    layer: Layer,
-    target: Target,
-    weights: Weights,
+    batch: Batch,
     lse: Tensor,
     dy: Option<Tensor>,
     gradients: Gradients,
     options: Options,
 ) -> Result<()> {
-    layer.check(OP, NAMES)?;
+    let layer = batch.layer;
+    let of_rows = batch.rows(options)?.with_dx(true, dy);
     let rows = layer.x.rows;
-    let batch = Batch::new(OP, layer.shape(), target, weights, written(options))?.with_dx(true, dy);
-    shaped(OP, "lse", lse, [rows, 2])?;
-    only_f32(OP, "lse", lse)?;
-    if let Some(dy) = dy {
-        shaped(OP, "dy", dy, options.reduction.of_rows(rows))?;
-    }
+    check_lse(lse, rows)?;
+    dy.map_or(Ok(()), |dy| shaped(OP, "dy", dy, options.reduction.of_rows(rows)))?;
     gradients.check(OP, &layer)?;
-    let inputs = [&layer.named(NAMES)[..], &batch.named(), &[named("lse", lse), named("dy", dy)]].concat();
+    let inputs = [&layer.named(NAMES)[..], &of_rows.named(), &[named("lse", lse), named("dy", dy)]].concat();
     disjoint(OP, &gradients.named(), &inputs)?;
     if gradients.is_empty() {
         return Ok(());
     }
-    recorder.plan(|plan| {
+    let planned = recorder.plan(|plan| {
         plan.name(OP);
-        let row = batch.weigh(plan, dy)?;
+        let row = of_rows.weigh(plan, dy)?;
         let row = Tensor::<u32>::matrix(&row, rows, 4)?;
         walk(plan, OP, layer, gradients, options.accum, |plan, range, [logits]| {
             layer.logits(plan, range.clone(), logits)?;
-            batch.gradients(plan, range.clone(), logits, row, lse.row_range(range), logits)
+            of_rows.gradients(plan, range.clone(), logits, row, lse.row_range(range), logits)
         })
-    })
+    });
+    named_as(OP, planned)
 }
 
-/// The gradient of logits is written in their place, whatever the layer's are added to.
-fn written(options: Options) -> Options {
-    Options { accum: Accum::Write, ..options }
+/// `predicted` [rows, 1]: the first class of each row's largest logit, as [`cross_entropy::predict`] finds it; logits before a softcap, which does not change their order.
+///
+/// # Errors
+/// As [`forward`].
+pub fn predict(recorder: &mut Recorder, layer: Layer, predicted: Tensor<u32>) -> Result<()> {
+    layer.check(OP, NAMES)?;
+    shaped(OP, "predicted", predicted, [layer.x.rows, 1])?;
+    disjoint(OP, &[named("predicted", predicted)], &layer.named(NAMES))?;
+    let planned = recorder.plan(|plan| {
+        plan.name(OP);
+        walk(plan, OP, layer, Gradients::default(), Accum::Write, |plan, range, [logits]| {
+            layer.logits(plan, range.clone(), logits)?;
+            cross_entropy::predictions(plan, logits, predicted.row_range(range))
+        })
+    });
+    named_as(OP, planned)
 }
 
 /// What [`compute`] returns.
@@ -174,21 +217,24 @@ pub fn compute(
     options: Options,
 ) -> Result<Output> {
     let (rows, classes) = (rows_of(OP, "x", x, inputs)?, rows_of(OP, "w", w, inputs)?);
-    cross_entropy::check_ids(OP, ids, classes, options)?;
+    if classes > 0 {
+        cross_entropy::check_ids(OP, ids, classes, options)?;
+    }
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let [x, w] = [gpu.upload(x)?, gpu.upload(w)?];
     let bias = b.map(|b| gpu.upload(b)).transpose()?;
     let id = gpu.upload(ids)?;
-    let [loss, lse] = [gpu.zeros::<f32>(loss_rows)?, gpu.zeros::<f32>(2 * rows)?];
+    let loss = gpu.zeros::<f32>(loss_rows)?;
     let [dx, dw, db] =
         [gpu.zeros::<f32>(rows * inputs)?, gpu.zeros::<f32>(classes * inputs)?, gpu.zeros::<f32>(classes)?];
     let b = bias.as_ref().zip(b).map(|(buffer, b)| Tensor::vector(buffer, b.len())).transpose()?;
     let layer = Layer { b, ..Layer::new(Tensor::matrix(&x, rows, inputs)?, Tensor::matrix(&w, classes, inputs)?) };
-    let (target, loss) = (Target::Ids(Tensor::vector(&id, ids.len())?), Tensor::vector(&loss, loss_rows)?);
-    let (lse, dx) = (Tensor::matrix(&lse, rows, 2)?, Tensor::matrix(&dx, rows, inputs)?);
-    let (dw, db) = (Tensor::matrix(&dw, classes, inputs)?, Tensor::vector(&db, classes)?);
-    let gradients = Gradients { dx: Some(dx), dw: Some(dw), db: Some(db) };
-    let options = written(options);
-    gpu.run(|recorder| forward(recorder, layer, target, Weights::default(), loss, lse, None, gradients, options))?;
+    let (batch, loss) =
+        (Batch::new(layer, Target::Ids(Tensor::vector(&id, ids.len())?)), Tensor::vector(&loss, loss_rows)?);
+    let (dx, dw) = (Tensor::matrix(&dx, rows, inputs)?, Tensor::matrix(&dw, classes, inputs)?);
+    let db = Tensor::vector(&db, classes)?;
+    let gradients = Gradients { dx: Some(dx), dw: Some(dw), db: Some(db), ..Default::default() };
+    let options = Options { accum: Accum::Write, ..options };
+    gpu.run(|recorder| forward(recorder, batch, loss, None, None, gradients, options))?;
     Ok(Output { loss: gpu.read(loss)?, dx: gpu.read(dx)?, dw: gpu.read(dw)?, db: gpu.read(db)? })
 }

@@ -6,13 +6,14 @@
 //! [`linear_cross_entropy`](crate::linear_cross_entropy), and the product of the teacher.
 //!
 //! Rows count as [`backward`]'s `dy` says, with [`Reduction::Rows`](crate::Reduction::Rows) a number for each: 0 for padding, 1 over their number for others. Options,
-//! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits). A NaN in a row of x reaches that row's loss and dx, and all of dW.
+//! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits), but that a row whose loss is NaN makes all of dW and db NaN, so that
+//! padding must be finite. Parts of a batch: [`Options::accum`](kl::Options::accum) adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]).
 //!
 //! Source: as of [`linear`](crate::linear) and [`kl`]; some rows at a time: Hsu et al. 2024, arXiv:2410.10989, section 3.3.
 
 pub use super::kl::Options;
 pub use super::layer::{Gradients, Layer};
-use super::layer::{Names, losses, walk};
+use super::layer::{Names, losses, named_as, walk};
 use super::{Accum, disjoint, kl, named, rows_of, shaped, total};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
@@ -54,7 +55,7 @@ impl Call<'_> {
         }
         let (rows, by_row) = (student.x.rows, options.reduction.by_row());
         let factor = options.reduction.factor(student.shape());
-        recorder.plan(|plan| {
+        let planned = recorder.plan(|plan| {
             plan.name(OP);
             let scratch = total::values(plan, if by_row || loss.is_none() { 0 } else { rows }, 1)?;
             let value = if by_row { loss } else { loss.map(|_| Tensor::vector(&scratch, rows)).transpose()? };
@@ -75,7 +76,8 @@ impl Call<'_> {
                 Some(loss) => total::total(plan, Tensor::vector(&scratch, rows)?, loss, factor as f32),
                 None => Ok(()),
             }
-        })
+        });
+        named_as(OP, planned)
     }
 }
 
@@ -160,7 +162,7 @@ pub fn compute(
         Layer::new(Tensor::matrix(&teacher_x, of_x, inputs[1])?, Tensor::matrix(&teacher_w, of_w, inputs[1])?);
     let (loss, dx) = (Tensor::vector(&loss, loss_rows)?, Tensor::matrix(&dx, rows, inputs[0])?);
     let dw = Tensor::matrix(&dw, classes, inputs[0])?;
-    let gradients = Gradients { dx: Some(dx), dw: Some(dw), db: None };
+    let gradients = Gradients { dx: Some(dx), dw: Some(dw), ..Default::default() };
     let options = Options { accum: Accum::Write, ..options };
     gpu.run(|recorder| forward(recorder, student, teacher, loss, gradients, options))?;
     Ok(Output { loss: gpu.read(loss)?, dx: gpu.read(dx)?, dw: gpu.read(dw)? })

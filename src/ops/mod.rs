@@ -220,7 +220,7 @@ fn required(op: &'static str, option: &'static str, value: f32, holds: bool, exp
 /// Refuses slices that do not have the same number of rows of `cols` elements; returns that number.
 pub(crate) fn rows_of(op: &'static str, what: &'static str, data: &[f32], cols: usize) -> Result<usize> {
     if cols == 0 {
-        return Err(Error::Shape { op, what, expected: "at least one column".into(), found: "0 columns".into() });
+        return Err(Error::Shape { op, what, expected: "of at least one column".into(), found: "0 columns".into() });
     }
     if data.len().is_multiple_of(cols) {
         return Ok(data.len() / cols);

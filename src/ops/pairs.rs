@@ -284,12 +284,22 @@ impl<'a> Pairs<'a> {
         let rows = whole_tiles((at_once / cols).min(fit_q).min(self.q.rows.next_multiple_of(tile_rows)), tile_rows);
         if pairs < rows * cols {
             let (needed, limit) = (((rows * cols) as f64 * bytes).ceil() as u64, tuning.workspace);
-            return Err(Error::Limit { what: format!("{}: the workspace of one tile", self.op), needed, limit });
+            return Err(Error::Limit {
+                what: format!("{}: the workspace of one tile", self.op),
+                needed,
+                unit: "bytes",
+                limit,
+            });
         }
         if (fit_k < cols && fit_k < self.k.rows) || (fit_q < rows && fit_q < self.q.rows) {
             let limit = plan.gpu().limits().max_storage_buffer_binding_size;
             let needed = 4 * (tile_rows.max(tile_cols) * self.q.stride.max(self.k.stride)) as u64;
-            return Err(Error::Limit { what: format!("{}: the rows of one tile", self.op), needed, limit });
+            return Err(Error::Limit {
+                what: format!("{}: the rows of one tile", self.op),
+                needed,
+                unit: "bytes",
+                limit,
+            });
         }
         Ok((rows, cols))
     }

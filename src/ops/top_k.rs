@@ -121,7 +121,12 @@ fn sizes(plan: &Plan, n: usize, k: usize) -> Result<(usize, usize)> {
     let slices = wanted.min(1 << lists.ilog2());
     if k > binding {
         let limit = limits.max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: format!("{OP}: the keys of one query"), needed: 4 * k as u64, limit });
+        return Err(Error::Limit {
+            what: format!("{OP}: the keys of one query"),
+            needed: 4 * k as u64,
+            unit: "bytes",
+            limit,
+        });
     }
     Ok((lists / slices, slices))
 }

@@ -7,7 +7,8 @@ use crate::{Accum, Gpu, Random, Reduction, Result, Storage, Tuning, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let (storage, options) = (Storage::F32, Options::default());
-    let plain = Case { transposed: false, soft: false, weighted: false, bias: false, storage, options };
+    let accum_dx = Accum::Write;
+    let plain = Case { accum_dx, transposed: false, soft: false, weighted: false, bias: false, storage, options };
     let all = Options {
         label_smoothing: 0.3,
         z_loss: 0.2,
@@ -42,7 +43,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     }
     for &storage in check.storages() {
         case(check, shape, Fill::Small, Case { storage, bias: true, ..plain }).await?;
-        case(check, shape, Fill::Small, Case { storage, transposed: true, ..added }).await?;
+        case(check, shape, Fill::Small, Case { accum_dx: Accum::Add, storage, transposed: true, ..added }).await?;
     }
     check.gpu = own;
     Ok(())
@@ -62,7 +63,8 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         ..Default::default()
     };
     let [transposed, soft, weighted, bias] = [(); 4].map(|()| draw.yes());
-    let form = Case { transposed, soft, weighted, bias, storage: draw.storage(), options };
+    let (accum_dx, storage) = (draw.accum(), draw.storage());
+    let form = Case { accum_dx, transposed, soft, weighted, bias, storage, options };
     case(check, [rows, inputs, classes], fill, form).await
 }
 
@@ -87,6 +89,7 @@ pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) 
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    accum_dx: Accum,
     transposed: bool,
     soft: bool,
     weighted: bool,
@@ -97,7 +100,7 @@ struct Case {
 
 /// Loss, log-sum-exps, predictions and both ways to the gradients.
 async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill, case: Case) -> Result<()> {
-    let Case { transposed, soft, weighted, bias, storage, options } = case;
+    let Case { accum_dx, transposed, soft, weighted, bias, storage, options } = case;
     let workspace = check.gpu.tuning().workspace;
     check.case(format_args!("{rows} x {inputs} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
     let matrix = |fill: Fill, rows, cols, seed| rounded(storage, &fill.matrix(rows, cols, seed));
@@ -116,8 +119,13 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let dy = matrix(Fill::Small, loss_rows, 1, 8);
     let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
     let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
-    let old: Vec<Vec<f32>> =
-        shapes.iter().zip(9..).map(|([rows, cols], seed)| before(options.accum, storage, rows * cols, seed)).collect();
+    let accums = [accum_dx, options.accum, options.accum];
+    let old: Vec<Vec<f32>> = shapes
+        .iter()
+        .zip(accums)
+        .zip(9..)
+        .map(|(([rows, cols], accum), seed)| before(accum, storage, rows * cols, seed))
+        .collect();
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let [w_rows, w_cols] = shape_of_w;
@@ -128,13 +136,13 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let held_soft = soft.then(|| input(rows, classes, &shares)).transpose()?;
     let held_ids = check.input(rows, 1, &ids)?;
     let (loss, lse) = (check.output_as(storage, loss_rows, 1)?, check.output(rows, 2)?);
-    let predicted = check.output::<u32>(rows, 1)?;
+    let [predicted, alone] = [check.output::<u32>(rows, 1)?, check.output::<u32>(rows, 1)?];
     let holding = || -> Result<Vec<_>> {
         shapes.iter().zip(&old).map(|([rows, cols], old)| check.holding(storage, *rows, *cols, old)).collect()
     };
     let (fused, back) = (holding()?, holding()?);
     check.run(|recorder| {
-        use linear_cross_entropy::{Layer, Target, Weights};
+        use linear_cross_entropy::{Batch, Layer, Target, Weights};
         let b = bias.then(|| held_b.view()).transpose()?;
         let layer = Layer { b, transposed, ..Layer::new(held_x.view()?, held_w.view()?) };
         let target = match &held_soft {
@@ -148,11 +156,13 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
         let (loss, lse, dy) = (loss.view()?, lse.view()?, Some(held_dy.view()?));
         let [fused, back] = [&fused, &back].map(|held| {
             let [dx, dw, db] = [&held[0], &held[1], &held[2]].map(|held| held.view().ok());
-            Gradients { dx, dw, db }
+            Gradients { dx, dw, db, accum_dx }
         });
         let predicted = Some(predicted.view()?);
-        linear_cross_entropy::forward(recorder, layer, target, weights, loss, lse, predicted, fused, options)?;
-        linear_cross_entropy::backward(recorder, layer, target, weights, lse, dy, back, options)
+        let batch = Batch { layer, target, weights };
+        linear_cross_entropy::forward(recorder, batch, loss, Some(lse), predicted, fused, options)?;
+        linear_cross_entropy::predict(recorder, layer, alone.view()?)?;
+        linear_cross_entropy::backward(recorder, batch, lse, dy, back, options)
     })?;
 
     let shape = [rows, inputs, classes];
@@ -171,7 +181,9 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     check.compare("loss", &loss, &want, &textbook::forward(layer, target, weights, options)).await?;
     let logits = layer.logits();
     compare_lse(check, &lse, &logits, classes, options).await?;
-    check.compare_ids("predicted", &predicted, &reference::cross_entropy::predict(&logits, classes)).await?;
+    for (what, found) in [("predicted", &predicted), ("predicted alone", &alone)] {
+        check.compare_ids(what, found, &reference::cross_entropy::predict(&logits, classes)).await?;
+    }
     let magnitudes = [wide_x, wide_w].map(|data| data.iter().map(|v| v.abs()).collect::<Vec<_>>());
     for (what, dy, held) in [("fused", &[][..], &fused), ("from dy", &dy, &back)] {
         let want = textbook::backward(wide, wide_target, wide_weights, &cast(dy), options);

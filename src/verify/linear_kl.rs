@@ -7,7 +7,8 @@ use crate::reference::linear_kl::{self as textbook, Layer};
 use crate::{Accum, Reduction, Result, Storage, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
-    let plain = Case { transposed: false, bias: false, storage: Storage::F32, options: Options::default() };
+    let accum_dx = Accum::Write;
+    let plain = Case { accum_dx, transposed: false, bias: false, storage: Storage::F32, options: Options::default() };
     let own = check.gpu.clone();
     let [tile_rows, _] = own.tuning().tile();
     // Rows, inputs of the student and of the teacher, classes.
@@ -27,7 +28,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
             .await?;
     }
     for &storage in check.storages() {
-        case(check, shape, Fill::Small, Case { storage, bias: true, ..plain }).await?;
+        case(check, shape, Fill::Small, Case { accum_dx: Accum::Add, storage, bias: true, ..plain }).await?;
     }
     check.gpu = own;
     Ok(())
@@ -47,12 +48,14 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let temperature = draw.one_of(&[1.0, 0.5, 5.0]);
     let options =
         Options { divergence, temperature, scale_t2: draw.yes(), reduction, accum: draw.accum(), ..Default::default() };
-    let form = Case { transposed: draw.yes(), bias: draw.yes(), storage: draw.storage(), options };
+    let form =
+        Case { accum_dx: draw.accum(), transposed: draw.yes(), bias: draw.yes(), storage: draw.storage(), options };
     case(check, [rows, inputs, of_teacher, classes], fill, form).await
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    accum_dx: Accum,
     transposed: bool,
     bias: bool,
     storage: Storage,
@@ -66,7 +69,7 @@ async fn case(
     fill: Fill,
     case: Case,
 ) -> Result<()> {
-    let Case { transposed, bias, storage, options } = case;
+    let Case { accum_dx, transposed, bias, storage, options } = case;
     let workspace = check.gpu.tuning().workspace;
     check
         .case(format_args!("{rows} x {inputs}, {of_teacher} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
@@ -78,8 +81,13 @@ async fn case(
     let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
     let (stored_of_w, [of_w_rows, of_w_cols]) = stored(transposed, &of_w, [classes, of_teacher]);
     let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
-    let old: Vec<Vec<f32>> =
-        shapes.iter().zip(7..).map(|([rows, cols], seed)| before(options.accum, storage, rows * cols, seed)).collect();
+    let accums = [accum_dx, options.accum, options.accum];
+    let old: Vec<Vec<f32>> = shapes
+        .iter()
+        .zip(accums)
+        .zip(7..)
+        .map(|(([rows, cols], accum), seed)| before(accum, storage, rows * cols, seed))
+        .collect();
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let [w_rows, w_cols] = shape_of_w;
@@ -99,7 +107,7 @@ async fn case(
         let teacher = Layer { b: bias, transposed, ..Layer::new(held_of_x.view()?, held_of_w.view()?) };
         let [fused, back] = [&fused, &back].map(|held| {
             let [dx, dw, db] = [&held[0], &held[1], &held[2]].map(|held| held.view().ok());
-            Gradients { dx, dw, db }
+            Gradients { dx, dw, db, accum_dx }
         });
         let (loss, again, dy) = (loss.view()?, Some(again.view()?), Some(held_dy.view()?));
         linear_kl::forward(recorder, student, teacher, loss, fused, options)?;

@@ -45,7 +45,12 @@ impl<'a> Call<'a> {
         if at_once == 0 && q.rows > 0 {
             let needed = (per * each.k.cols) as u64 * 4;
             let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-            return Err(Error::Limit { what: format!("{OP}: one query's own negatives"), needed, limit });
+            return Err(Error::Limit {
+                what: format!("{OP}: one query's own negatives"),
+                needed,
+                unit: "bytes",
+                limit,
+            });
         }
         let part = |rows: Range<usize>| {
             let own = rows.start * per..rows.end * per;

@@ -272,7 +272,7 @@ fn parts(
     let at_once = fits.min((AT_ONCE / cols.max(1)).max(1));
     if at_once == 0 && rows > 0 {
         let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: format!("{OP}: one row"), needed: 4 * cols as u64, limit });
+        return Err(Error::Limit { what: format!("{OP}: one row"), needed: 4 * cols as u64, unit: "bytes", limit });
     }
     Ok((0..rows).step_by(at_once.max(1)).map(|first| (first, first..rows.min(first + at_once))).collect())
 }

@@ -155,7 +155,7 @@ pub fn fit(
     let numbers = data.item_count.saturating_mul(config.dim);
     let (needed, limit) = ((numbers as u64).saturating_mul(config.storage.bytes()), gpu.limits().max_buffer_size);
     if needed > limit {
-        return Err(Error::Limit { what: "the factors of the items".into(), needed, limit });
+        return Err(Error::Limit { what: "the factors of the items".into(), needed, unit: "bytes", limit });
     }
     let start = Model { users: Vec::new(), items: config.drawn(data.item_count), dim: config.dim };
     fit_from(gpu, &start, data, values, config, watch)

@@ -14,20 +14,20 @@ pub(super) const CLASSES: usize = 8;
 
 /// The last layer and the cross entropy of `rows` unit vectors of `cols` elements, with the gradients of both. Row i is of class i.
 pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
-    use wgloss::linear_cross_entropy::{Gradients, Layer, Options, Target, Weights, forward};
+    use wgloss::linear_cross_entropy::{Batch, Gradients, Layer, Options, Target, forward};
     let classes = CLASSES * rows;
     let x = Input::new(gpu, [rows, cols], storage, unit(normal(period([rows, cols]) * cols, 0), cols))?;
     let both = Rc::new([x, Input::normal(gpu, [classes, cols], storage, 1)?]);
     let (loss, dx) = (Output::new(gpu, [1, 1], Storage::F32)?, Output::new(gpu, [rows, cols], storage)?);
     let dw = Output::new(gpu, [classes, cols], storage)?;
-    let (ids, lse) = (gpu.upload(&(0..rows as u32).collect::<Vec<_>>())?, gpu.zeros::<f32>(2 * rows)?);
+    let ids = gpu.upload(&(0..rows as u32).collect::<Vec<_>>())?;
     let (inputs, outputs) = (both.clone(), [loss.again(), dx.again(), dw.again()]);
     let record = move |recorder: &mut Recorder| {
-        let (target, lse) = (Target::Ids(Tensor::vector(&ids, rows)?), Tensor::matrix(&lse, rows, 2)?);
+        let target = Target::Ids(Tensor::vector(&ids, rows)?);
         let [loss, dx, dw] = [0, 1, 2].map(|at| outputs[at].view());
-        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), db: None };
-        let layer = Layer::new(inputs[0].view()?, inputs[1].view()?);
-        forward(recorder, layer, target, Weights::default(), loss?, lse, None, gradients, Options::default())
+        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), ..Default::default() };
+        let batch = Batch::new(Layer::new(inputs[0].view()?, inputs[1].view()?), target);
+        forward(recorder, batch, loss?, None, None, gradients, Options::default())
     };
     // With r_i = ln Σ_j e^s_ij, loss = Σ_i (r_i − s_ii)/N.
     fn truth<F: Real>(both: [&Input; 2], terms: fn(usize) -> Terms<F>, of: Of) -> Found<F> {
@@ -70,7 +70,7 @@ pub(super) fn linear_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -
     let (inputs, outputs) = (both.clone(), [loss.again(), dx.again(), dw.again()]);
     let record = move |recorder: &mut Recorder| {
         let [loss, dx, dw] = [0, 1, 2].map(|at| outputs[at].view());
-        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), db: None };
+        let gradients = Gradients { dx: Some(dx?), dw: Some(dw?), ..Default::default() };
         let layer = |at: usize| Ok::<_, wgloss::Error>(Layer::new(inputs[at].view()?, inputs[at + 1].view()?));
         forward(recorder, layer(0)?, layer(2)?, loss?, gradients, Options::default())
     };
