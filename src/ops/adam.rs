@@ -2,7 +2,8 @@
 //!
 //! g' = g + λp (decoupled: g' = g and first p ← p − rate · λ p);  m ← m + (1 − β₁)(g' − m);  v ← v + (1 − β₂)(g'² − v);
 //! p ← p − rate/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε) at step t = 1, 2, …; with [`State::most`] the largest v so far in place of v (AMSGrad).
-//! A NaN or an infinity in one gradient reaches its own parameter only. Sources: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov
+//! A NaN or an infinity in one gradient reaches its own parameter only. Each tensor may have a storage of its own; [`guide`](crate::guide) says how to train what is read
+//! in 16 bits. Sources: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov
 //! and Hutter 2019, arXiv:1711.05101; AMSGrad: Reddi, Kale and Kumar 2018, arXiv:1904.09237.
 
 use super::{each, shaped};

@@ -53,7 +53,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, w: Tensor, b: Option<Tensor>,
 }
 
 /// The gradients that are asked for: `dx` [rows, in] = `dy` · `w`, `dw` [out, in] = `dy`ᵀ · `x`, `db` [out, 1] = the column sums of `dy`;
-/// written, or added to what is there.
+/// written, or added to what is there. Where some are written and others added, two calls: no product is formed twice.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].

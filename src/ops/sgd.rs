@@ -1,7 +1,8 @@
 //! Stochastic gradient descent with momentum, dampening, Nesterov's form and weight decay, in torch.optim.SGD's order.
 //!
 //! g' = g + λp;  v = μv + (1 − dampening) g' (v = g' at the first step);  p ← p − rate · (nesterov ? g' + μv : v).
-//! A NaN or an infinity in one gradient reaches its own parameter only. Source: Sutskever, Martens, Dahl and Hinton, ICML 2013.
+//! A NaN or an infinity in one gradient reaches its own parameter only. Each tensor may have a storage of its own; [`guide`](crate::guide) says how to train what is read
+//! in 16 bits. Source: Sutskever, Martens, Dahl and Hinton, ICML 2013.
 
 use super::{each, required, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
