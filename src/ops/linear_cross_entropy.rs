@@ -1,7 +1,7 @@
 //! [`cross_entropy`] of the logits x Wᵀ + b, which are never stored: the last layer of a classifier or a language model with its
 //! loss, in the memory of a few rows of logits.
 //!
-//! Some rows at a time, as many as the workspace holds logits of ([`Tuning::workspace`](crate::Tuning::workspace)): the kernels of [`linear`] form their logits,
+//! Some rows at a time, as many as the workspace holds logits of ([`Tuning::workspace`](crate::Tuning::workspace)): the kernels of [`linear`](crate::linear) form their logits,
 //! those of [`cross_entropy`] put the gradient in their place, and from it come these rows' dx and what they add to dW and db. Memory beyond inputs and
 //! outputs is at most twice the workspace and a few numbers a row; gradients of 16 bits that come from several parts take four
 //! bytes a number more while they are summed. Work, with U = 2 · rows · inputs · classes: [`forward`] U, with gradients 3U, [`backward`] 3U; U less for each of dx and dW that
@@ -15,7 +15,7 @@
 //! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). The mean over the whole batch is, with
 //! [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
 //!
-//! Source: as of [`linear`] and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989,
+//! Source: as of [`linear`](crate::linear) and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989,
 //! section 3.3.
 
 pub use super::cross_entropy::{Options, Target, Weights};
