@@ -15,8 +15,7 @@
 //! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). The mean over the whole batch is, with
 //! [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
 //!
-//! Source: as of [`linear`](crate::linear) and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989,
-//! section 3.3.
+//! Source: as of [`linear`](crate::linear) and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989.
 
 pub use super::cross_entropy::{Options, Target, Weights};
 pub use super::layer::{Gradients, Layer};

@@ -9,7 +9,7 @@
 //! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits), but that a row whose loss is NaN makes all of dW and db NaN, so that
 //! padding must be finite. Parts of a batch: [`Options::accum`](kl::Options::accum) adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]).
 //!
-//! Source: as of [`linear`](crate::linear) and [`kl`]; some rows at a time: Hsu et al. 2024, arXiv:2410.10989, section 3.3.
+//! Source: as of [`linear`](crate::linear) and [`kl`]; some rows at a time: Hsu et al. 2024, arXiv:2410.10989.
 
 pub use super::kl::Options;
 pub use super::layer::{Gradients, Layer};
