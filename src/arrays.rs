@@ -171,6 +171,26 @@ pub fn kl(
     Ok((loss.into(), [array("kl", shape(&x), dx)?, array("kl", shape(&x), dt)?]))
 }
 
+/// The divergence of a student's logits x wᵀ from a teacher's, neither of which is stored, each of `x` [rows, inputs] and `w` [classes, inputs]: the loss, one for each row or
+/// all, and the gradients of the student's x and w.
+///
+/// # Errors
+/// As [`linear_kl::compute`](crate::linear_kl::compute).
+pub fn linear_kl(
+    gpu: &Gpu,
+    student: [ArrayView2<f32>; 2],
+    teacher: [ArrayView2<f32>; 2],
+    options: ops::linear_kl::Options,
+) -> Result<(Array1<f32>, [Array2<f32>; 2])> {
+    const OP: &str = "linear_kl";
+    same(OP, "columns of w", student[1].ncols(), student[0].ncols())?;
+    same(OP, "columns of the teacher's w", teacher[1].ncols(), teacher[0].ncols())?;
+    let [[x, w], [teacher_x, teacher_w]] = [&student, &teacher].map(|sides| sides.each_ref().map(matrix));
+    let inputs = [student[0].ncols(), teacher[0].ncols()];
+    let found = ops::linear_kl::compute(gpu, [&x, &w], [&teacher_x, &teacher_w], inputs, options)?;
+    Ok((found.loss.into(), [array(OP, shape(&student[0]), found.dx)?, array(OP, shape(&student[1]), found.dw)?]))
+}
+
 /// The divergence of normal distributions, means and log-variances [rows, cols], from the standard one: the loss, one for each element, row or all,
 /// and the gradients of both.
 ///

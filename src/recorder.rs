@@ -155,7 +155,7 @@ impl<'e> Recorder<'e> {
         let mut first = 0;
         while first < steps.len() {
             if self.is_crowded() || (*done > 0 && (first > 0 || self.is_full(&steps[0]))) {
-                self.submit(Progress { op, share: *done as f64 / whole as f64 })?;
+                self.submit(Progress { op, share: *done as f64 / whole.max(1) as f64 })?;
             }
             let end = first + self.at_once(&steps[first..]);
             gpu.guard(|| {

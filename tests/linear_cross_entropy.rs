@@ -335,6 +335,25 @@ fn sums_of_16_bits_are_rounded_once() {
     assert_close(&read(gpu, &db), &exact[3], 2f64.powi(-8));
 }
 
+/// In column-major order, which is copied.
+#[cfg(feature = "ndarray")]
+#[test]
+fn arrays() {
+    let Some(gpu) = gpu() else { return };
+    let (x, w, b) = (Fill::Small.matrix(3, 2, 1), Fill::Small.matrix(4, 2, 2), Fill::Small.matrix(4, 1, 3));
+    let want = linear_cross_entropy::compute(gpu, &x, &w, Some(&b), 2, &[3, 0, 1], Options::default()).unwrap();
+    let columns: Vec<f32> = (0..6).map(|at| x[at % 3 * 2 + at / 3]).collect();
+    let turned = ndarray::ArrayView2::from_shape((2, 3), &columns).unwrap();
+    let (w, b) = (ndarray::ArrayView2::from_shape((4, 2), &w).unwrap(), ndarray::ArrayView1::from(&b));
+    let ids = ndarray::arr1(&[3, 0, 1]);
+    let of = |x| wgloss::arrays::linear_cross_entropy(gpu, x, w, Some(b), ids.view(), Options::default());
+    let found = of(turned.t()).unwrap();
+    let shaped = |rows, data| ndarray::Array2::from_shape_vec((rows, 2), data).unwrap();
+    assert_eq!((found.loss, found.db), (want.loss.into(), want.db.into()));
+    assert_eq!((found.dx, found.dw), (shaped(3, want.dx), shaped(4, want.dw)));
+    assert_eq!(of(turned).unwrap_err(), shape("linear_cross_entropy", "columns of w", "3", "2"));
+}
+
 /// Long work can be ended between its submits, by its own name.
 #[test]
 fn cancelled() {

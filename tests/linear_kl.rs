@@ -216,3 +216,22 @@ fn refusals() {
     let error = linear_kl::compute(gpu, [&[0.0; 5], &[0.0; 4]], [&[0.0; 2], &[0.0; 2]], [2, 1], plain).unwrap_err();
     assert_eq!(error, shape(OP, "x", "whole rows of 2", "5 elements"));
 }
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn arrays() {
+    let Some(gpu) = gpu() else { return };
+    let (x, w) = (Fill::Small.matrix(3, 2, 1), Fill::Small.matrix(4, 2, 2));
+    let (of_x, of_w) = (Fill::Small.matrix(3, 5, 3), Fill::Small.matrix(4, 5, 4));
+    let want = linear_kl::compute(gpu, [&x, &w], [&of_x, &of_w], [2, 5], Options::default()).unwrap();
+    let view = |data, shape| ndarray::ArrayView2::from_shape(shape, data).unwrap();
+    let (student, teacher) = ([view(&x, (3, 2)), view(&w, (4, 2))], [view(&of_x, (3, 5)), view(&of_w, (4, 5))]);
+    let (loss, [dx, dw]) = wgloss::arrays::linear_kl(gpu, student, teacher, Options::default()).unwrap();
+    assert_eq!(
+        (loss.to_vec(), dx.into_raw_vec_and_offset().0, dw.into_raw_vec_and_offset().0),
+        (want.loss, want.dx, want.dw)
+    );
+    let turned = [student[0], student[1].t()];
+    let error = wgloss::arrays::linear_kl(gpu, turned, teacher, Options::default()).unwrap_err();
+    assert_eq!(error, shape("linear_kl", "columns of w", "2", "4"));
+}

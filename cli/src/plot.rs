@@ -160,47 +160,96 @@ fn whole(at: &f64) -> String {
 /// What the first half lies above the second is far if it is so many times what all later ones gain.
 const FAR: f64 = 4.0;
 
-/// An SVG of an objective after each half of a sweep, users and items solved in turn.
-pub fn objective(title: &str, halves: &[f64]) -> Result<String, Box<dyn std::error::Error>> {
+/// An SVG of an objective after each half of a sweep, users and items solved in turn, and beside it of what was measured after some sweeps, by its name; `kept` is the
+/// sweep whose factors are.
+pub fn objective(
+    title: &str,
+    halves: &[f64],
+    measured: (&str, &[(usize, f64)]),
+    kept: usize,
+) -> Result<String, Box<dyn std::error::Error>> {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
+        let width = if measured.1.is_empty() { 640 } else { 1040 };
+        let area = SVGBackend::with_string(&mut svg, (width, 400)).into_drawing_area();
         area.fill(&WHITE)?;
-        let area = area.titled(&shortened(title, 70), ("sans-serif", 16))?;
-        let shown: Vec<(f64, f64)> =
-            halves.iter().enumerate().map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
-        // After the first half all factors but the users' are as they were drawn: where that is far above what follows, which would be flat
-        // beside it, it is left out.
-        let is_far = halves.len() > 2 && halves[0] - halves[1] > FAR * (halves[1] - halves[halves.len() - 1]);
-        let shown = &shown[usize::from(is_far)..];
-        let values = || shown.iter().map(|&(_, value)| value).filter(|value| value.is_finite());
-        let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        let room = (0.06 * (high - low)).max(1e-6 * high.abs()).max(f64::MIN_POSITIVE);
-        let sweeps = halves.len().div_ceil(2).max(1);
-        let mut chart = ChartBuilder::on(&area)
-            .margin(12)
-            .x_label_area_size(36)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.25..sweeps as f64 + 0.25, low - room..high + room)?;
-        chart
-            .configure_mesh()
-            .x_desc("sweep")
-            .x_label_formatter(&whole)
-            .y_desc("objective")
-            .y_label_formatter(&|value| format!("{value:.4e}"))
-            .light_line_style(BLACK.mix(0.06))
-            .draw()?;
-        chart.draw_series(LineSeries::new(shown.iter().copied(), BLACK.mix(0.3)))?;
-        for (name, colour, is_half) in [("users solved", LOSS, true), ("items solved", RECALL_1, false)] {
-            let dots = shown.iter().filter(|(sweep, _)| (sweep.fract() != 0.0) == is_half);
-            let dots = dots.map(|&at| Circle::new(at, 4, colour.filled()));
-            chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
+        let area = area.titled(&shortened(title, if measured.1.is_empty() { 70 } else { 90 }), ("sans-serif", 16))?;
+        let sweeps = halves.len().div_ceil(2).max(1) as f64;
+        if measured.1.is_empty() {
+            of_halves(&area, halves, sweeps)?;
+        } else {
+            let (left, right) = area.split_horizontally(width / 2);
+            of_halves(&left, halves, sweeps)?;
+            of_sweeps(&right, measured, kept, sweeps)?;
         }
-        legend(&mut chart)?;
         area.present()?;
     }
     Ok(svg)
+}
+
+fn of_halves<'a>(area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>, halves: &[f64], sweeps: f64) -> Drawn {
+    let shown: Vec<(f64, f64)> = halves.iter().enumerate().map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
+    // After the first half all factors but the users' are as they were drawn: where that is far above what follows, which would be flat
+    // beside it, it is left out.
+    let is_far = halves.len() > 2 && halves[0] - halves[1] > FAR * (halves[1] - halves[halves.len() - 1]);
+    let shown = &shown[usize::from(is_far)..];
+    let values = || shown.iter().map(|&(_, value)| value).filter(|value| value.is_finite());
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let room = (0.06 * (high - low)).max(1e-6 * high.abs()).max(f64::MIN_POSITIVE);
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.25..sweeps + 0.25, low - room..high + room)?;
+    chart
+        .configure_mesh()
+        .x_desc("sweep")
+        .x_label_formatter(&whole)
+        .y_desc("objective")
+        .y_label_formatter(&|value| format!("{value:.4e}"))
+        .light_line_style(BLACK.mix(0.06))
+        .draw()?;
+    chart.draw_series(LineSeries::new(shown.iter().copied(), BLACK.mix(0.3)))?;
+    for (name, colour, is_half) in [("users solved", LOSS, true), ("items solved", RECALL_1, false)] {
+        let dots = shown.iter().filter(|(sweep, _)| (sweep.fract() != 0.0) == is_half);
+        let dots = dots.map(|&at| Circle::new(at, 4, colour.filled()));
+        chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
+    }
+    legend(&mut chart)
+}
+
+fn of_sweeps<'a>(
+    area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
+    (name, measured): (&str, &[(usize, f64)]),
+    kept: usize,
+    sweeps: f64,
+) -> Drawn {
+    let values = || measured.iter().map(|&(_, value)| value);
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let room = (0.15 * (high - low)).max(0.01);
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.25..sweeps + 0.25, (low - room).max(0.0)..high + room)?;
+    chart
+        .configure_mesh()
+        .x_desc("sweep")
+        .x_label_formatter(&whole)
+        .y_desc(name)
+        .light_line_style(BLACK.mix(0.06))
+        .draw()?;
+    let points = || measured.iter().map(|&(sweep, value)| (sweep as f64, value));
+    chart.draw_series(LineSeries::new(points(), RECALL_10.stroke_width(2)))?;
+    chart.draw_series(points().map(|at| Circle::new(at, 3, RECALL_10.filled())))?;
+    if let Some(at) = points().find(|&(sweep, _)| sweep == kept as f64) {
+        chart.draw_series([Circle::new(at, 6, RECALL_10.stroke_width(2))])?;
+        let text = ("sans-serif", 12).into_font().color(&RECALL_10);
+        let place = ((at.0 - 0.03 * sweeps).max(0.3), at.1 + 0.6 * room);
+        chart.draw_series([Text::new("kept", place, text)])?;
+    }
+    Ok(())
 }
 
 fn legend<'a, C: CoordTranslate>(chart: &mut ChartContext<'a, SVGBackend<'a>, C>) -> Drawn {

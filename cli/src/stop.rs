@@ -42,6 +42,11 @@ impl Stop {
         }
     }
 
+    /// Whether something that was told could not be kept.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
     /// The failure that ended the training.
     pub fn failure(self) -> Result<(), Failure> {
         self.failure.map_or(Ok(()), Err)

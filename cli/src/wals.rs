@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use wgloss::Storage;
-use wgloss::train::tables::{End, Quality, recommend};
-use wgloss::train::wals::{Config, Event, Preset, Solver, Values, fit, fit_from, fold_in};
+use wgloss::train::tables::{End, Model, Quality, recommend};
+use wgloss::train::wals::{Config, Event, Outcome, Preset, Solver, Values, fit, fit_from, fold_in};
+use wgloss::{Gpu, Storage};
 
 use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
 use crate::interactions::{self, Rules};
 use crate::recommend::{clause, compare, keep, record};
 use crate::run::{self, EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
-use crate::split::New;
+use crate::split::{New, Split};
 use crate::stop::Stop;
 use crate::{plot, progress, warm};
 
@@ -71,6 +71,12 @@ pub struct Arguments {
     /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100. Recall is of a user's held-out items, of K at most.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u16).range(1..=1000))]
     at: Vec<u16>,
+    /// Measure after every so many sweeps too, and keep the factors of the best: of the largest recall of the first --at.
+    #[arg(long, value_name = "SWEEPS", value_parser = clap::value_parser!(u32).range(1..))]
+    measure_every: Option<u32>,
+    /// End once so many of these measurements in a row have found nothing better.
+    #[arg(long, value_name = "MEASUREMENTS", requires = "measure_every", value_parser = clap::value_parser!(u32).range(1..))]
+    patience: Option<u32>,
     /// Start from the factors of an earlier run, as wide as --dim says: users and items that it does not know start as they do without. What it learned from
     /// and is held out now is measured too well.
     #[arg(long, value_name = "RUN", conflicts_with = "new_users")]
@@ -155,6 +161,50 @@ impl Arguments {
     }
 }
 
+/// What a fit is measured with.
+struct Measuring<'a> {
+    gpu: &'a Gpu,
+    split: &'a Split,
+    config: &'a Config,
+    at: Vec<usize>,
+}
+
+impl Measuring<'_> {
+    /// Solves the users that the fit has not seen, if there are any, and asks for what is held out.
+    fn of(&self, model: &mut Model) -> Result<Vec<Quality>, wgloss::Error> {
+        let mut known = &self.split.train;
+        if let Some(New { users, known: own, values }) = &self.split.new {
+            let folded = fold_in(self.gpu, &model.items, own, Values::of(values), self.config)?;
+            let rows = folded.chunks(model.dim).zip(model.users.chunks_mut(model.dim));
+            rows.zip(users).filter(|(_, is_new)| **is_new).for_each(|((folded, row), _)| row.copy_from_slice(folded));
+            known = own;
+        }
+        let Some(held_out) = self.split.measured() else { return Ok(Vec::new()) };
+        Quality::measure(held_out, &self.at, |users, k| recommend(self.gpu, model, known, users, k))
+    }
+}
+
+/// Factors, and what they are worth.
+struct Found {
+    model: Model,
+    quality: Vec<Quality>,
+    /// After which sweep.
+    sweep: usize,
+}
+
+impl Found {
+    fn is_better(&self, other: &Found) -> bool {
+        let of = |found: &Found| found.quality.first().map_or((0.0, 0.0), |quality| (quality.recall, quality.ndcg));
+        of(self) > of(other)
+    }
+}
+
+/// Each number once, in their order.
+fn distinct(at: &[u16]) -> Vec<usize> {
+    let mut asked = HashSet::new();
+    at.iter().copied().map(usize::from).filter(|&at| asked.insert(at)).collect()
+}
+
 pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.configure()?;
     let path = &arguments.interactions;
@@ -167,6 +217,10 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let train = &split.train;
     loaded.describe(path, &split);
+    if arguments.measure_every.is_some() && split.measured().is_none() {
+        let expected = "expected something that is held out to measure with";
+        return Err(Failure::input(format!("--measure-every: {expected}, found nothing")));
+    }
     let from = match &arguments.from {
         Some(folder) => {
             warm::check_folders(folder, arguments.out.as_deref())?;
@@ -188,87 +242,116 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;
+    let measuring = Measuring { gpu: &gpu, split: &split, config: &config, at: distinct(&arguments.at) };
+    let every = arguments.measure_every.map_or(config.sweeps, |every| every as usize);
     let mut stop = Stop::on_ctrl_c()?;
     let bar =
         progress::bar((config.sweeps as u64).saturating_mul(2), "{pos}/{len} halves of sweeps, {eta} left, {msg}");
-    let start = Instant::now();
-    let (mut halves, mut share) = (Vec::new(), 0.0f64);
-    let mut watch = |event| {
-        let logged = match event {
-            Event::Within { progress } => {
-                share = progress.share.max(share); // what solves the rows comes first and takes longest
-                bar.set_message(format!("{:.0} % of this half", 100.0 * share));
-                Ok(())
-            }
-            Event::Solved { sweep, side, objective } => {
-                bar.inc(1);
-                share = 0.0;
-                halves.push(objective);
-                bar.set_message(format!("objective {objective:.6e}"));
-                let side = format!("{side:?}").to_lowercase();
-                run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
-            }
+    let (mut halves, mut share, mut seconds) = (Vec::new(), 0.0f64, 0.0);
+    let (mut objectives, mut measured, mut start, mut best) = (Vec::<f64>::new(), Vec::new(), from, None::<Found>);
+    let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
+    let end = loop {
+        let (done, clock) = (objectives.len(), Instant::now());
+        let mut watch = |event| {
+            let logged = match event {
+                Event::Within { progress } => {
+                    share = progress.share.max(share); // what solves the rows comes first and takes longest
+                    bar.set_message(format!("{:.0} % of this half", 100.0 * share));
+                    Ok(())
+                }
+                Event::Solved { sweep, side, objective } => {
+                    bar.inc(1);
+                    share = 0.0;
+                    halves.push(objective);
+                    bar.set_message(format!("objective {objective:.6e}"));
+                    let (side, sweep) = (format!("{side:?}").to_lowercase(), done + sweep);
+                    run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
+                }
+            };
+            stop.after(logged)
         };
-        stop.after(logged)
-    };
-    let outcome = match &from {
-        Some(from) => fit_from(&gpu, from, train, values, &config, &mut watch),
-        None => fit(&gpu, train, values, &config, &mut watch),
+        let part = Config { sweeps: every.min(config.sweeps - done), ..config };
+        let outcome = match &start {
+            Some(start) => fit_from(&gpu, start, train, values, &part, &mut watch),
+            None => fit(&gpu, train, values, &part, &mut watch),
+        };
+        seconds += clock.elapsed().as_secs_f64();
+        if stop.has_failed() {
+            break End::Stopped;
+        }
+        let Outcome { mut model, objectives: of_part, end } = outcome.map_err(of_rows)?;
+        let is_stopped = end == End::Stopped;
+        objectives.extend(&of_part);
+        if objectives.is_empty() {
+            bar.finish_and_clear();
+            say!("stopped before the first sweep was done: nothing to keep");
+            return Ok(ExitCode::from(130));
+        }
+        if of_part.is_empty() {
+            break end; // what was solved since the last measurement is not worth another
+        }
+        let whole = model.clone(); // new users of the fit itself have no data, and are solved to be measured
+        if best.is_none() {
+            keep(&mut run, &loaded, &model, &about)?; // should measuring fail, nothing is lost
+        }
+        bar.set_message("measured");
+        let quality = measuring.of(&mut model).map_err(of_rows)?;
+        let sweep = objectives.len();
+        if arguments.measure_every.is_some() {
+            run.log(&json!({"event": "measured", "sweep": sweep, "held_out": record(&quality)}))?;
+            measured.extend(quality.first().map(|quality| (sweep, quality.recall)));
+        }
+        let found = Found { model, quality, sweep };
+        if best.as_ref().is_none_or(|best| found.is_better(best)) {
+            if best.is_some() || split.new.is_some() {
+                keep(&mut run, &loaded, &found.model, &about)?;
+            }
+            best = Some(found);
+        }
+        let kept = best.as_ref().map_or(sweep, |best| best.sweep);
+        let in_vain = (sweep - kept).div_ceil(every);
+        let by_less = |pair: &[f64]| config.tolerance > 0.0 && pair[0] - pair[1] < config.tolerance * pair[0];
+        let is_done = sweep == config.sweeps || of_part.len() < part.sweeps;
+        if is_stopped || is_done || objectives[done.saturating_sub(1)..].windows(2).any(by_less) {
+            break end;
+        }
+        if arguments.patience.is_some_and(|patience| in_vain >= patience as usize) {
+            break end;
+        }
+        start = Some(whole);
     };
     bar.finish_and_clear();
     stop.failure()?;
-    let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
-    let mut outcome = outcome.map_err(of_rows)?;
-    if outcome.objectives.is_empty() {
-        say!("stopped before the first sweep was done: nothing to keep");
-        return Ok(ExitCode::from(130));
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    keep(&mut run, &loaded, &outcome.model, &about)?;
-    let mut known = train;
-    if let Some(New { users, known: own, values }) = &split.new {
-        let folded = fold_in(&gpu, &outcome.model.items, own, Values::of(values), &config).map_err(of_rows)?;
-        let rows = folded.chunks(config.dim).zip(outcome.model.users.chunks_mut(config.dim));
-        rows.zip(users).for_each(|((folded, row), &is_new)| {
-            if is_new {
-                row.copy_from_slice(folded)
-            }
-        });
-        keep(&mut run, &loaded, &outcome.model, &about)?;
-        known = own;
-    }
-    let quality = match split.measured() {
-        Some(held_out) => {
-            let mut at: Vec<usize> = arguments.at.iter().copied().map(usize::from).collect();
-            let mut asked = HashSet::new();
-            at.retain(|&at| asked.insert(at));
-            Quality::measure(held_out, &at, |users, k| recommend(&gpu, &outcome.model, known, users, k))?
-        }
-        None => Vec::new(),
-    };
-    let (stopped, count) = (outcome.end == End::Stopped, outcome.objectives.len());
-    let end = run::word(&outcome.end);
+    let Some(Found { model, quality, sweep: kept }) = best else { return Ok(ExitCode::from(130)) };
+    let known = split.new.as_ref().map_or(train, |new| &new.known);
+    let (stopped, count) = (end == End::Stopped, objectives.len());
     // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
-    let distance = if config.preset == Preset::Explicit { split.distance(&outcome.model) } else { None };
+    let distance = if config.preset == Preset::Explicit { split.distance(&model) } else { None };
     run.log(&json!({
-        "event": "end", "end": end, "sweeps": count, "held_out": record(&quality), "rmse": distance.map(|[rmse, _]| rmse),
-        "seconds": seconds,
+        "event": "end", "end": run::word(&end), "sweeps": count, "kept": kept, "held_out": record(&quality),
+        "rmse": distance.map(|[rmse, _]| rmse), "seconds": seconds,
     }))?;
     if stopped {
-        say!("stopped: the factors are those of {count} whole sweeps and what was solved since");
+        let rest = if arguments.measure_every.is_none() { " and what was solved since" } else { "" };
+        say!("stopped: the factors are those of {kept} whole sweeps{rest}");
     }
     compare(&[("the factors", &quality)], &split, known);
     if let Some([rmse, by_mean]) = distance {
         say!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
     }
-    if let (Some(first), Some(last)) = (outcome.objectives.first(), halves.last()) {
+    if let (Some(first), Some(last)) = (objectives.first(), halves.last()) {
         say!(
             "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} at the end{}",
             quality.first().map(|quality| clause("; ", quality)).unwrap_or_default()
         );
     }
-    if let [.., before, last] = outcome.objectives[..]
+    if arguments.measure_every.is_some() {
+        let of = quality.first().map_or(String::new(), |quality| format!(", of the largest recall@{}", quality.at));
+        say!("kept:    the factors after sweep {kept}{of}; what they were chosen by flatters them a little");
+    }
+    if let [.., before, last] = objectives[..]
         && !stopped
+        && kept == count
         && before - last > FALLING * before.abs()
     {
         let share = 100.0 * (before - last) / before.abs();
@@ -277,7 +360,8 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
-    run.picture(OBJECTIVE, plot::objective(&title, &halves))?;
+    let name = arguments.at.first().map_or(String::new(), |at| format!("recall@{at}"));
+    run.picture(OBJECTIVE, plot::objective(&title, &halves, (&name, &measured), kept))?;
     for name in [EMBEDDINGS, IDS, METRICS, OBJECTIVE] {
         say!("wrote {}", run.path(name).display());
     }

@@ -653,6 +653,62 @@ fn wals_leaves_factors_and_an_objective_that_falls() {
     assert!(both.contains("--new-users <SHARE>' cannot be used with '--held-out-users"), "{both}");
 }
 
+/// Measured after each sweep a fit is what it is without, and the best factors are kept.
+#[test]
+fn wals_is_measured_as_it_goes_on() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = interactions(folder.path());
+    let run_of = |name: &str, sweeps: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let mut command = wgloss(&["wals", "--dim", "4", "--sweeps", sweeps, "--interactions", file.to_str().unwrap()]);
+        let output = command.args(more).arg("--out").arg(&out).output().unwrap();
+        assert!(output.status.success(), "{}", all_said(&output));
+        (all_said(&output), lines(&out), fs::read(out.join("embeddings.safetensors")).unwrap(), out)
+    };
+    let run = |name: &str, more: &[&str]| run_of(name, "5", more);
+    let of = |lines: &[serde_json::Value], event: &str, what: &str| -> Vec<f64> {
+        let all = lines.iter().filter(|line| line["event"] == event);
+        all.map(|line| line.pointer(what).unwrap().as_f64().unwrap()).collect()
+    };
+    let (_, plain, bytes, _) = run("plain", &[]);
+    for (every, count) in [("1", 5), ("2", 3)] {
+        let (said, lines, kept, out) = run(every, &["--measure-every", every]);
+        assert_eq!(of(&lines, "solved", "/objective"), of(&plain, "solved", "/objective"));
+        let recalls = of(&lines, "measured", "/held_out/recall_at_10");
+        let (last, best) = (lines.last().unwrap(), recalls.iter().copied().fold(0.0, f64::max));
+        assert_eq!((recalls.len(), last["held_out"]["recall_at_10"].as_f64()), (count, Some(best)), "{recalls:?}");
+        assert_eq!(last["sweeps"], 5);
+        assert!(last["kept"] != 5 || tensors(&kept) == tensors(&bytes), "{last}");
+        assert!(
+            said.contains(&format!("the factors after sweep {}, of the largest recall@10", last["kept"])),
+            "{said}"
+        );
+        let picture = fs::read_to_string(out.join("objective.svg")).unwrap();
+        assert!(picture.contains("recall@10") && picture.contains(">\nkept\n<"), "{picture}");
+    }
+    let (_, lines, ..) = run_of("patient", "40", &["--measure-every", "1", "--patience", "2"]);
+    let (last, recalls) = (lines.last().unwrap(), of(&lines, "measured", "/held_out/recall_at_10"));
+    let kept = last["kept"].as_u64().unwrap() as usize;
+    assert!(recalls.len() < 40 && recalls.len() == kept + 2 && last["end"] == "finished", "{last} {recalls:?}");
+    let (_, lines, ..) = run("new", &["--new-users", "0.3", "--measure-every", "2"]);
+    assert_eq!(of(&lines, "measured", "/sweep"), [2.0, 4.0, 5.0]);
+    let out = folder.path().join("none");
+    let to = ["--out", out.to_str().unwrap()];
+    let refuse = |more: &[&str], words: &[&str]| refused(&factors(&file, &[more, &to].concat()), words, &out);
+    refuse(&["--measure-every", "1", "--held-out-users", "0"], &["--measure-every", "held out", "found nothing"]);
+    let alone = all_said(&factors(&file, &["--patience", "2"]));
+    assert!(alone.contains("--measure-every"), "{alone}");
+}
+
+/// The tensors of a file, without what it says of its run.
+fn tensors(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let tensors = SafeTensors::deserialize(bytes).unwrap();
+    tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
 #[test]
 fn wals_takes_the_weights_that_its_preset_knows() {
     if !has_adapter() {

@@ -129,7 +129,7 @@ pub(super) fn walk<'g, const N: usize>(
         return Err(too_long());
     }
     let stride = classes.next_multiple_of(4); // so that rows are written and read four at a time
-    let at_once = rows_at_once(plan, rows, N * 4 * stride);
+    let at_once = rows_at_once(plan, rows, (4 * stride).saturating_mul(N));
     let parts: Vec<_> = chunks(rows, at_once).chain((rows == 0).then_some(0..0)).collect();
     let [add, add_dx] = [accum, gradients.accum_dx].map(|accum| accum == Accum::Add);
     // What of several parts is added up in 16 bits would lose a digit with each.
@@ -169,7 +169,7 @@ pub(super) fn walk<'g, const N: usize>(
     rounded(plan, &wide_db, gradients.db, add)
 }
 
-/// The same, of an op that is made of `linear`.
+/// What came of an op that is made of `linear`, with the op's own name where that has met a limit.
 pub(super) fn named_as<T>(op: &'static str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
         Error::Limit { what, needed, unit, limit } => {

@@ -26,7 +26,7 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "linear_cross_entropy";
 const NAMES: Names = ["x", "w", "b"];
 
-/// Scratch: log-sum-exps that nobody asks for; logits of a prediction.
+/// Scratch: log-sum-exps that nobody asks for.
 const LSE: usize = 8;
 
 /// What is classified, and what it should be.
