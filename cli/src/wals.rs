@@ -182,6 +182,102 @@ impl Measuring<'_> {
         let Some(held_out) = self.split.measured() else { return Ok(Vec::new()) };
         Quality::measure(held_out, &self.at, |users, k| recommend(self.gpu, model, known, users, k))
     }
+
+    /// The fit, measured after some sweeps or at its end, its best factors `kept` as it goes on; nothing where it was stopped in its first sweep.
+    fn course(
+        &self,
+        arguments: &Arguments,
+        values: Values,
+        mut start: Option<Model>,
+        run: &mut Run,
+        kept: impl Fn(&mut Run, &Model) -> Result<(), Failure>,
+        of_rows: impl Fn(wgloss::Error) -> Failure,
+    ) -> Result<Option<Course>, Failure> {
+        let Measuring { gpu, split, config, .. } = *self;
+        let every = arguments.measure_every.map_or(config.sweeps, |every| every as usize);
+        let mut stop = Stop::on_ctrl_c()?;
+        let length = (config.sweeps as u64).saturating_mul(2);
+        let bar = progress::bar(length, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
+        let (mut halves, mut measured, mut share, mut seconds) = (Vec::new(), Vec::new(), 0.0f64, 0.0);
+        let (mut objectives, mut best) = (Vec::<f64>::new(), None::<Found>);
+        let end = loop {
+            let (done, clock) = (objectives.len(), Instant::now());
+            let mut watch = |event| {
+                let logged = match event {
+                    Event::Within { progress } => {
+                        share = progress.share.max(share); // what solves the rows comes first and takes longest
+                        bar.set_message(format!("{:.0} % of this half", 100.0 * share));
+                        Ok(())
+                    }
+                    Event::Solved { sweep, side, objective } => {
+                        bar.inc(1);
+                        share = 0.0;
+                        halves.push(objective);
+                        bar.set_message(format!("objective {objective:.6e}"));
+                        let (side, sweep) = (format!("{side:?}").to_lowercase(), done + sweep);
+                        run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
+                    }
+                };
+                stop.after(logged)
+            };
+            let part = Config { sweeps: every.min(config.sweeps - done), ..*config };
+            let outcome = match &start {
+                Some(start) => fit_from(gpu, start, &split.train, values, &part, &mut watch),
+                None => fit(gpu, &split.train, values, &part, &mut watch),
+            };
+            seconds += clock.elapsed().as_secs_f64();
+            if stop.has_failed() {
+                break End::Stopped;
+            }
+            let Outcome { mut model, objectives: of_part, end } = outcome.map_err(&of_rows)?;
+            objectives.extend(&of_part);
+            let sweep = objectives.len();
+            if of_part.is_empty() {
+                break end; // what was solved since the last measurement is not worth another
+            }
+            let by_less = |pair: &[f64]| config.tolerance > 0.0 && pair[0] - pair[1] < config.tolerance * pair[0];
+            let ends_early = objectives[done.saturating_sub(1)..].windows(2).any(by_less);
+            let is_last = end == End::Stopped || sweep == config.sweeps || of_part.len() < part.sweeps || ends_early;
+            // Users that the fit has not seen have no row in it, and are solved to be measured.
+            start = (!is_last).then(|| model.clone());
+            if best.is_none() {
+                kept(run, &model)?; // should measuring fail, nothing is lost
+            }
+            bar.set_message("measuring");
+            let quality = self.of(&mut model).map_err(&of_rows)?;
+            if arguments.measure_every.is_some() {
+                run.log(&json!({"event": "measured", "sweep": sweep, "held_out": record(&quality)}))?;
+                measured.extend(quality.first().map(|quality| (sweep, quality.recall)));
+            }
+            let found = Found { model, quality, sweep };
+            if best.as_ref().is_none_or(|best| found.is_better(best)) {
+                if best.is_some() || split.new.is_some() {
+                    kept(run, &found.model)?;
+                }
+                best = Some(found);
+            }
+            let in_vain = best.as_ref().map_or(0, |best| (sweep - best.sweep).div_ceil(every));
+            if is_last || arguments.patience.is_some_and(|patience| in_vain >= patience as usize) {
+                break end;
+            }
+        };
+        bar.finish_and_clear();
+        stop.failure()?;
+        Ok(best.map(|best| Course { best, objectives, halves, measured, seconds, end }))
+    }
+}
+
+/// What came of a fit.
+struct Course {
+    best: Found,
+    /// After each sweep, after each half of one.
+    objectives: Vec<f64>,
+    halves: Vec<f64>,
+    /// Sweeps, and the first recall after them.
+    measured: Vec<(usize, f64)>,
+    /// That the fit took, without what was measured.
+    seconds: f64,
+    end: End,
 }
 
 /// Factors, and what they are worth.
@@ -243,86 +339,13 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;
     let measuring = Measuring { gpu: &gpu, split: &split, config: &config, at: distinct(&arguments.at) };
-    let every = arguments.measure_every.map_or(config.sweeps, |every| every as usize);
-    let mut stop = Stop::on_ctrl_c()?;
-    let bar =
-        progress::bar((config.sweeps as u64).saturating_mul(2), "{pos}/{len} halves of sweeps, {eta} left, {msg}");
-    let (mut halves, mut share, mut seconds) = (Vec::new(), 0.0f64, 0.0);
-    let (mut objectives, mut measured, mut start, mut best) = (Vec::<f64>::new(), Vec::new(), from, None::<Found>);
+    let kept = |run: &mut Run, model: &Model| keep(run, &loaded, model, &about);
     let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
-    let end = loop {
-        let (done, clock) = (objectives.len(), Instant::now());
-        let mut watch = |event| {
-            let logged = match event {
-                Event::Within { progress } => {
-                    share = progress.share.max(share); // what solves the rows comes first and takes longest
-                    bar.set_message(format!("{:.0} % of this half", 100.0 * share));
-                    Ok(())
-                }
-                Event::Solved { sweep, side, objective } => {
-                    bar.inc(1);
-                    share = 0.0;
-                    halves.push(objective);
-                    bar.set_message(format!("objective {objective:.6e}"));
-                    let (side, sweep) = (format!("{side:?}").to_lowercase(), done + sweep);
-                    run.log(&json!({"event": "solved", "sweep": sweep, "side": side, "objective": objective}))
-                }
-            };
-            stop.after(logged)
-        };
-        let part = Config { sweeps: every.min(config.sweeps - done), ..config };
-        let outcome = match &start {
-            Some(start) => fit_from(&gpu, start, train, values, &part, &mut watch),
-            None => fit(&gpu, train, values, &part, &mut watch),
-        };
-        seconds += clock.elapsed().as_secs_f64();
-        if stop.has_failed() {
-            break End::Stopped;
-        }
-        let Outcome { mut model, objectives: of_part, end } = outcome.map_err(of_rows)?;
-        let is_stopped = end == End::Stopped;
-        objectives.extend(&of_part);
-        if objectives.is_empty() {
-            bar.finish_and_clear();
-            say!("stopped before the first sweep was done: nothing to keep");
-            return Ok(ExitCode::from(130));
-        }
-        if of_part.is_empty() {
-            break end; // what was solved since the last measurement is not worth another
-        }
-        let whole = model.clone(); // new users of the fit itself have no data, and are solved to be measured
-        if best.is_none() {
-            keep(&mut run, &loaded, &model, &about)?; // should measuring fail, nothing is lost
-        }
-        bar.set_message("measured");
-        let quality = measuring.of(&mut model).map_err(of_rows)?;
-        let sweep = objectives.len();
-        if arguments.measure_every.is_some() {
-            run.log(&json!({"event": "measured", "sweep": sweep, "held_out": record(&quality)}))?;
-            measured.extend(quality.first().map(|quality| (sweep, quality.recall)));
-        }
-        let found = Found { model, quality, sweep };
-        if best.as_ref().is_none_or(|best| found.is_better(best)) {
-            if best.is_some() || split.new.is_some() {
-                keep(&mut run, &loaded, &found.model, &about)?;
-            }
-            best = Some(found);
-        }
-        let kept = best.as_ref().map_or(sweep, |best| best.sweep);
-        let in_vain = (sweep - kept).div_ceil(every);
-        let by_less = |pair: &[f64]| config.tolerance > 0.0 && pair[0] - pair[1] < config.tolerance * pair[0];
-        let is_done = sweep == config.sweeps || of_part.len() < part.sweeps;
-        if is_stopped || is_done || objectives[done.saturating_sub(1)..].windows(2).any(by_less) {
-            break end;
-        }
-        if arguments.patience.is_some_and(|patience| in_vain >= patience as usize) {
-            break end;
-        }
-        start = Some(whole);
+    let Some(course) = measuring.course(arguments, values, from, &mut run, kept, of_rows)? else {
+        say!("stopped before the first sweep was done: nothing to keep");
+        return Ok(ExitCode::from(130));
     };
-    bar.finish_and_clear();
-    stop.failure()?;
-    let Some(Found { model, quality, sweep: kept }) = best else { return Ok(ExitCode::from(130)) };
+    let Course { best: Found { model, quality, sweep: kept }, objectives, halves, measured, seconds, end } = course;
     let known = split.new.as_ref().map_or(train, |new| &new.known);
     let (stopped, count) = (end == End::Stopped, objectives.len());
     // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
