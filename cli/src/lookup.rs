@@ -116,11 +116,7 @@ pub fn lookup(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("{table}");
         return Ok(ExitCode::SUCCESS);
     };
-    let mut lines = csv::Writer::from_writer(Vec::new());
-    let written = lines.write_record(heads).and_then(|()| rows.into_iter().try_for_each(|row| lines.write_record(row)));
-    written.map_err(|error| Failure { message: format!("{}: {error}", out.display()), code: 1 })?;
-    let bytes = lines.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
-    run::write_file(out, &bytes)?;
+    run::write_file(out, &run::csv(&out.display().to_string(), heads, rows)?)?;
     println!("wrote {}", out.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -246,8 +246,7 @@ fn of_sweeps<'a>(
     if let Some(at) = points().find(|&(sweep, _)| sweep == kept as f64) {
         chart.draw_series([Circle::new(at, 6, RECALL_10.stroke_width(2))])?;
         let text = ("sans-serif", 12).into_font().color(&RECALL_10);
-        let place = ((at.0 - 0.03 * sweeps).max(0.3), at.1 + 0.6 * room);
-        chart.draw_series([Text::new("kept", place, text)])?;
+        chart.draw_series([EmptyElement::at(at) + Text::new("kept", (-12, -22), text)])?;
     }
     Ok(())
 }

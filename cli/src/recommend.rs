@@ -10,7 +10,7 @@ use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negat
 use crate::failure::Failure;
 use crate::interactions::{self, Duplicates, Loaded, Rules};
 use crate::progress;
-use crate::run::{self, EMBEDDINGS, IDS, METRICS, Run};
+use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, Run};
 use crate::split::Split;
 use crate::stop::Stop;
 use crate::table;
@@ -194,7 +194,8 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
                     say!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
                 }
                 let line = json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])});
-                run.log(&line).and_then(|()| best.map_or(Ok(()), |model| keep(&mut run, &loaded, model, &about)))
+                run.log(&line)
+                    .and_then(|()| best.map_or(Ok(()), |model| keep(&mut run, &loaded, &split, model, &about)))
             }
         };
         stop.after(logged)
@@ -214,7 +215,7 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
             }
         });
     }
-    keep(&mut run, &loaded, &outcome.model, &about)?;
+    keep(&mut run, &loaded, &split, &outcome.model, &about)?;
     let end = run::word(&outcome.end);
     run.log(&json!({"event": "end", "end": end, "epoch": outcome.best_epoch, "held_out": record(&[outcome.best])}))?;
     match &outcome.end {
@@ -228,14 +229,20 @@ pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCo
     compare(&[("before training", &[outcome.before]), (&after, &[outcome.best])], &split, train);
     let seconds = start.elapsed().as_secs_f64();
     say!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
-    for name in [EMBEDDINGS, IDS, METRICS] {
+    for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS].into_iter().filter(|&name| run.path(name).exists()) {
         say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
 }
 
-/// The tables, and whose rows they are.
-pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
+/// The tables, whose rows they are, and what is held out, if anything is.
+pub fn keep(
+    run: &mut Run,
+    loaded: &Loaded,
+    split: &Split,
+    model: &Model,
+    about: &serde_json::Value,
+) -> Result<(), Failure> {
     let shape = |ids: &[String]| vec![ids.len(), model.dim];
     let tensors = [
         ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
@@ -243,7 +250,13 @@ pub fn keep(run: &mut Run, loaded: &Loaded, model: &Model, about: &serde_json::V
     ];
     let tables = run::safetensors(EMBEDDINGS, &tensors, about)?;
     let ids = json!({"users": loaded.users, "items": loaded.items});
-    run.write(&[(EMBEDDINGS, &tables), (IDS, ids.to_string().as_bytes())])
+    let held_out = split.asked_for.iter().map(|&(user, item, weight)| {
+        [loaded.users[user as usize].clone(), loaded.items[item as usize].clone(), weight.to_string()]
+    });
+    let held_out = run::csv(HELD_OUT, ["user", "item", "weight"], held_out)?;
+    let ids = ids.to_string();
+    let files = [(EMBEDDINGS, &tables[..]), (IDS, ids.as_bytes()), (HELD_OUT, &held_out)];
+    run.write(if split.asked_for.is_empty() { &files[..2] } else { &files })
 }
 
 /// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.

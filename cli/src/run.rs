@@ -20,8 +20,10 @@ pub const PLOT: &str = "training.svg";
 /// The objective after each half of a sweep.
 pub const OBJECTIVE: &str = "objective.svg";
 pub const FOLDING: &str = "folding.svg";
+/// Who took what of what was held out.
+pub const HELD_OUT: &str = "held_out.csv";
 /// All that runs leave.
-const FILES: [&str; 7] = [WEIGHTS, EMBEDDINGS, IDS, PLOT, OBJECTIVE, FOLDING, METRICS];
+const FILES: [&str; 8] = [WEIGHTS, EMBEDDINGS, IDS, HELD_OUT, PLOT, OBJECTIVE, FOLDING, METRICS];
 
 /// The folder of a run. An earlier run that it replaces is there until it has a result of its own; one that ends without any leaves nothing behind.
 pub struct Run {
@@ -172,6 +174,18 @@ pub fn word(end: &End) -> &'static str {
 /// A file of an earlier run.
 fn earlier(folder: &Path) -> Option<&'static str> {
     FILES.into_iter().find(|name| folder.join(name).exists())
+}
+
+/// Lines of a file, by its name, under their heads.
+pub fn csv<const N: usize>(
+    name: &str,
+    heads: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Result<Vec<u8>, Failure> {
+    let mut lines = csv::Writer::from_writer(Vec::new());
+    let written = lines.write_record(heads).and_then(|()| rows.into_iter().try_for_each(|row| lines.write_record(row)));
+    written.map_err(|error| Failure { message: format!("{name}: {error}"), code: 1 })?;
+    lines.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })
 }
 
 /// Writes a file beside its place, then moves it there: it is whole or not there at all. Behind a link the file it leads to; what is no file, as a

@@ -13,7 +13,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Asked for by Ctrl-C, which twice ends the program at once, or by SIGTERM.
+    /// Asked for by Ctrl-C, which twice ends the program at once, or by SIGTERM or SIGHUP.
     pub fn on_ctrl_c() -> Result<Stop, Failure> {
         let asked = Arc::new(AtomicBool::new(false));
         let again = asked.clone();
@@ -23,10 +23,12 @@ impl Stop {
             }
         });
         handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
-        // What batch queues and containers send before they kill.
+        // What batch queues and containers send before they kill, and a terminal that is gone.
         #[cfg(unix)]
-        signal_hook::flag::register(signal_hook::consts::SIGTERM, asked.clone())
-            .map_err(|error| Failure { message: format!("SIGTERM cannot be caught: {error}"), code: 1 })?;
+        for (name, signal) in [("SIGTERM", signal_hook::consts::SIGTERM), ("SIGHUP", signal_hook::consts::SIGHUP)] {
+            signal_hook::flag::register(signal, asked.clone())
+                .map_err(|error| Failure { message: format!("{name} cannot be caught: {error}"), code: 1 })?;
+        }
         Ok(Stop { asked, failure: None })
     }
 

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::fitted::{self, Fitted};
 use crate::interactions::{self, Rules};
 use crate::recommend::{clause, compare, keep, record};
-use crate::run::{self, EMBEDDINGS, IDS, METRICS, OBJECTIVE, Run};
+use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, OBJECTIVE, Run};
 use crate::split::{New, Split};
 use crate::stop::Stop;
 use crate::{plot, progress, warm};
@@ -68,10 +68,11 @@ pub struct Arguments {
     /// of what they took, and asked for the rest. The factors that are written have them so.
     #[arg(long, value_name = "SHARE", conflicts_with = "held_out_users", allow_negative_numbers = true)]
     new_users: Option<f64>,
-    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100. Recall is of a user's held-out items, of K at most.
+    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100, 1000 at most. Recall is of a user's held-out items, of K at most.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u16).range(1..=1000))]
     at: Vec<u16>,
-    /// Measure after every so many sweeps too, and keep the factors of the best: of the largest recall of the first --at.
+    /// Measure after every so many sweeps, and after the last, and keep the factors of the best, which are written at once: of the largest recall of the first K
+    /// that --at names, of equals of the largest NDCG; with explicit of the smallest RMSE. Something must be held out.
     #[arg(long, value_name = "SWEEPS", value_parser = clap::value_parser!(u32).range(1..))]
     measure_every: Option<u32>,
     /// End once so many of these measurements in a row have found nothing better.
@@ -200,7 +201,7 @@ impl Measuring<'_> {
         let bar = progress::bar(length, "{pos}/{len} halves of sweeps, {eta} left, {msg}");
         let (mut halves, mut measured, mut share, mut seconds) = (Vec::new(), Vec::new(), 0.0f64, 0.0);
         let (mut objectives, mut best) = (Vec::<f64>::new(), None::<Found>);
-        let end = loop {
+        let (end, why) = loop {
             let (done, clock) = (objectives.len(), Instant::now());
             let mut watch = |event| {
                 let logged = match event {
@@ -227,29 +228,36 @@ impl Measuring<'_> {
             };
             seconds += clock.elapsed().as_secs_f64();
             if stop.has_failed() {
-                break End::Stopped;
+                break (End::Stopped, STOPPED);
             }
             let Outcome { mut model, objectives: of_part, end } = outcome.map_err(&of_rows)?;
             objectives.extend(&of_part);
             let sweep = objectives.len();
-            if of_part.is_empty() {
-                break end; // what was solved since the last measurement is not worth another
+            if of_part.is_empty() || (end == End::Stopped && best.is_some()) {
+                break (end, STOPPED); // what was solved since the last measurement is no number of sweeps
             }
             let by_less = |pair: &[f64]| config.tolerance > 0.0 && pair[0] - pair[1] < config.tolerance * pair[0];
             let ends_early = objectives[done.saturating_sub(1)..].windows(2).any(by_less);
-            let is_last = end == End::Stopped || sweep == config.sweeps || of_part.len() < part.sweeps || ends_early;
+            let why = match end {
+                End::Stopped => Some(STOPPED),
+                _ if sweep == config.sweeps => Some("--sweeps"),
+                _ => (of_part.len() < part.sweeps || ends_early).then_some("--tolerance"),
+            };
             // Users that the fit has not seen have no row in it, and are solved to be measured.
-            start = (!is_last).then(|| model.clone());
+            start = why.is_none().then(|| model.clone());
             if best.is_none() {
                 kept(run, &model)?; // should measuring fail, nothing is lost
             }
             bar.set_message("measuring");
             let quality = self.of(&mut model).map_err(&of_rows)?;
+            // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
+            let distance = if config.preset == Preset::Explicit { split.distance(&model) } else { None };
+            let rmse = distance.map(|[rmse, _]| rmse);
             if arguments.measure_every.is_some() {
-                run.log(&json!({"event": "measured", "sweep": sweep, "held_out": record(&quality)}))?;
-                measured.extend(quality.first().map(|quality| (sweep, quality.recall)));
+                run.log(&json!({"event": "measured", "sweep": sweep, "held_out": record(&quality), "rmse": rmse}))?;
+                measured.extend(rmse.or(quality.first().map(|quality| quality.recall)).map(|value| (sweep, value)));
             }
-            let found = Found { model, quality, sweep };
+            let found = Found { model, quality, distance, sweep, is_partial: end == End::Stopped };
             if best.as_ref().is_none_or(|best| found.is_better(best)) {
                 if best.is_some() || split.new.is_some() {
                     kept(run, &found.model)?;
@@ -257,13 +265,14 @@ impl Measuring<'_> {
                 best = Some(found);
             }
             let in_vain = best.as_ref().map_or(0, |best| (sweep - best.sweep).div_ceil(every));
-            if is_last || arguments.patience.is_some_and(|patience| in_vain >= patience as usize) {
-                break end;
+            let is_patient = arguments.patience.is_none_or(|patience| in_vain < patience as usize);
+            if let Some(why) = why.or((!is_patient).then_some("--patience")) {
+                break (end, why);
             }
         };
         bar.finish_and_clear();
         stop.failure()?;
-        Ok(best.map(|best| Course { best, objectives, halves, measured, seconds, end }))
+        Ok(best.map(|best| Course { best, objectives, halves, measured, seconds, end, why }))
     }
 }
 
@@ -273,27 +282,39 @@ struct Course {
     /// After each sweep, after each half of one.
     objectives: Vec<f64>,
     halves: Vec<f64>,
-    /// Sweeps, and the first recall after them.
+    /// Sweeps, and the first recall after them, with explicit the RMSE.
     measured: Vec<(usize, f64)>,
     /// That the fit took, without what was measured.
     seconds: f64,
     end: End,
+    /// The option that ended it, or [`STOPPED`].
+    why: &'static str,
 }
 
 /// Factors, and what they are worth.
 struct Found {
     model: Model,
     quality: Vec<Quality>,
+    /// Of the held-out weights, and by their mean.
+    distance: Option<[f64; 2]>,
     /// After which sweep.
     sweep: usize,
+    /// Whether a part of the next is in them.
+    is_partial: bool,
 }
 
 impl Found {
     fn is_better(&self, other: &Found) -> bool {
+        if let (Some([own, _]), Some([others, _])) = (self.distance, other.distance) {
+            return own < others;
+        }
         let of = |found: &Found| found.quality.first().map_or((0.0, 0.0), |quality| (quality.recall, quality.ndcg));
         of(self) > of(other)
     }
 }
+
+/// Why a fit ended.
+const STOPPED: &str = "stopped";
 
 /// Each number once, in their order.
 fn distinct(at: &[u16]) -> Vec<usize> {
@@ -334,43 +355,58 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
         "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
         "sweeps": config.sweeps, "solver": told(solver), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
-        "seed": config.seed, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
+        "seed": config.seed, "at": arguments.at, "measure_every": arguments.measure_every, "patience": arguments.patience, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
     });
     Fitted { config, rules }.tell(&mut about);
     run.log(&json!({"event": "start", "run": about}))?;
     let measuring = Measuring { gpu: &gpu, split: &split, config: &config, at: distinct(&arguments.at) };
-    let kept = |run: &mut Run, model: &Model| keep(run, &loaded, model, &about);
+    let kept = |run: &mut Run, model: &Model| keep(run, &loaded, &split, model, &about);
     let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
     let Some(course) = measuring.course(arguments, values, from, &mut run, kept, of_rows)? else {
         say!("stopped before the first sweep was done: nothing to keep");
         return Ok(ExitCode::from(130));
     };
-    let Course { best: Found { model, quality, sweep: kept }, objectives, halves, measured, seconds, end } = course;
+    let Course {
+        best: Found { quality, distance, sweep: kept, is_partial, .. },
+        objectives,
+        halves,
+        measured,
+        seconds,
+        end,
+        why,
+    } = course;
     let known = split.new.as_ref().map_or(train, |new| &new.known);
     let (stopped, count) = (end == End::Stopped, objectives.len());
-    // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
-    let distance = if config.preset == Preset::Explicit { split.distance(&model) } else { None };
     run.log(&json!({
-        "event": "end", "end": run::word(&end), "sweeps": count, "kept": kept, "held_out": record(&quality),
+        "event": "end", "end": run::word(&end), "by": why, "sweeps": count, "kept": kept, "held_out": record(&quality),
         "rmse": distance.map(|[rmse, _]| rmse), "seconds": seconds,
     }))?;
     if stopped {
-        let rest = if arguments.measure_every.is_none() { " and what was solved since" } else { "" };
+        let rest = if is_partial { " and what was solved since" } else { "" };
         say!("stopped: the factors are those of {kept} whole sweeps{rest}");
     }
     compare(&[("the factors", &quality)], &split, known);
     if let Some([rmse, by_mean]) = distance {
         say!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
     }
+    let measuring = arguments.measure_every.is_some();
+    let worth = quality.first().map(|quality| clause("; ", quality)).unwrap_or_default();
     if let (Some(first), Some(last)) = (objectives.first(), halves.last()) {
+        let (plural, worth) = (if count == 1 { "" } else { "s" }, if measuring { "" } else { &worth });
+        let why = if [STOPPED, "--sweeps"].contains(&why) { String::new() } else { format!(", ended by {why}") };
         say!(
-            "{count} sweeps in {seconds:.1} s: objective {first:.6e} after the first, {last:.6e} at the end{}",
-            quality.first().map(|quality| clause("; ", quality)).unwrap_or_default()
+            "{count} sweep{plural} in {seconds:.1} s{why}: objective {first:.6e} after the first, {last:.6e} at the end{worth}"
         );
     }
-    if arguments.measure_every.is_some() {
-        let of = quality.first().map_or(String::new(), |quality| format!(", of the largest recall@{}", quality.at));
-        say!("kept:    the factors after sweep {kept}{of}; what they were chosen by flatters them a little");
+    if let (true, Some(objective)) = (measuring, objectives.get(kept - 1)) {
+        let best = match (distance, quality.first()) {
+            (Some(_), _) => ", of the smallest RMSE".into(),
+            (None, Some(quality)) => format!(", of the largest recall@{}", quality.at),
+            (None, None) => String::new(),
+        };
+        say!(
+            "kept:    the factors after sweep {kept}{best}, objective {objective:.6e}{worth}; by what they were chosen flatters them a little"
+        );
     }
     if let [.., before, last] = objectives[..]
         && !stopped
@@ -383,9 +419,10 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
         );
     }
     let title = format!("{}: alternating least squares, {} wide", path.display(), config.dim);
-    let name = arguments.at.first().map_or(String::new(), |at| format!("recall@{at}"));
+    let recall = || arguments.at.first().map_or(String::new(), |at| format!("recall@{at}"));
+    let name = if distance.is_some() { "RMSE".into() } else { recall() };
     run.picture(OBJECTIVE, plot::objective(&title, &halves, (&name, &measured), kept))?;
-    for name in [EMBEDDINGS, IDS, METRICS, OBJECTIVE] {
+    for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS, OBJECTIVE].into_iter().filter(|&name| run.path(name).exists()) {
         say!("wrote {}", run.path(name).display());
     }
     Ok(ExitCode::from(if stopped { 130 } else { 0 }))

@@ -680,7 +680,14 @@ fn wals_is_measured_as_it_goes_on() {
         let recalls = of(&lines, "measured", "/held_out/recall_at_10");
         let (last, best) = (lines.last().unwrap(), recalls.iter().copied().fold(0.0, f64::max));
         assert_eq!((recalls.len(), last["held_out"]["recall_at_10"].as_f64()), (count, Some(best)), "{recalls:?}");
-        assert_eq!(last["sweeps"], 5);
+        assert!(last["sweeps"] == 5 && last["by"] == "--sweeps", "{last}");
+        let held_out = fs::read_to_string(out.join("held_out.csv")).unwrap();
+        assert_eq!(held_out.lines().next(), Some("user,item,weight"));
+        assert_eq!(
+            held_out.lines().count() as u64,
+            1 + last["held_out"]["users"].as_u64().unwrap(),
+            "one of each user"
+        );
         assert!(last["kept"] != 5 || tensors(&kept) == tensors(&bytes), "{last}");
         assert!(
             said.contains(&format!("the factors after sweep {}, of the largest recall@10", last["kept"])),
@@ -692,7 +699,11 @@ fn wals_is_measured_as_it_goes_on() {
     let (_, lines, ..) = run_of("patient", "40", &["--measure-every", "1", "--patience", "2"]);
     let (last, recalls) = (lines.last().unwrap(), of(&lines, "measured", "/held_out/recall_at_10"));
     let kept = last["kept"].as_u64().unwrap() as usize;
-    assert!(recalls.len() < 40 && recalls.len() == kept + 2 && last["end"] == "finished", "{last} {recalls:?}");
+    assert!(recalls.len() < 40 && recalls.len() == kept + 2 && last["by"] == "--patience", "{last} {recalls:?}");
+    let (said, lines, ..) = run("explicit", &["--preset", "explicit", "--measure-every", "1"]);
+    let (last, errors) = (lines.last().unwrap(), of(&lines, "measured", "/rmse"));
+    assert_eq!(last["rmse"].as_f64(), Some(errors.iter().copied().fold(f64::INFINITY, f64::min)), "{errors:?}");
+    assert!(said.contains("of the smallest RMSE"), "{said}");
     let (_, lines, ..) = run("new", &["--new-users", "0.3", "--measure-every", "2"]);
     assert_eq!(of(&lines, "measured", "/sweep"), [2.0, 4.0, 5.0]);
     let out = folder.path().join("none");

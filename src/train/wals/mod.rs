@@ -223,6 +223,9 @@ pub fn fit_from(
             }
             if watch(Event::Solved { sweep, side, objective: last }).is_break() {
                 end = End::Stopped;
+                if side == Side::Items {
+                    objectives.push(last);
+                }
                 break 'sweeps;
             }
         }
