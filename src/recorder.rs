@@ -529,7 +529,7 @@ impl<'g> Plan<'g> {
     }
 
     /// Bytes that one binding can hold, whatever its alignment.
-    fn binding_limit(&self) -> u64 {
+    pub(crate) fn binding_limit(&self) -> u64 {
         let limits = self.gpu.limits();
         // Element numbers are u32 in the shaders: 2^31 bytes keep every sum of an offset and a row below 2^32.
         limits.max_storage_buffer_binding_size.min(1 << 31).saturating_sub(alignment(limits))

@@ -201,7 +201,10 @@ fn refusals() {
     let form = Options { form: Form::LogQ, ..plain };
     assert_eq!(forward(student, teacher, &loss, right, form), option(OP, "form", "Logits", "LogQ"));
     let each = Options { reduction: Reduction::None, ..plain };
-    assert_eq!(forward(student, teacher, &loss, right, each), option(OP, "reduction", "one of rows", "None"));
+    assert_eq!(
+        forward(student, teacher, &loss, right, each),
+        option(OP, "reduction", "Rows, Sum, Mean or BatchMean", "None")
+    );
     let frozen = Options { temperature: 0.0, ..plain };
     let error = forward(student, teacher, &loss, right, frozen);
     assert_eq!(error, option(OP, "temperature", "between 1e-30 and 1e30", "0"));

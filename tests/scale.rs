@@ -227,6 +227,57 @@ fn chunks_are_added_once() {
     }
 }
 
+/// One row of 16 bits whose sum is of several parts, and columns whose gaps make them longer than a binding.
+#[test]
+fn columns_with_gaps_and_single_rows() {
+    let Some((small, large)) = small() else { return };
+    let run = |gpu: &Gpu| {
+        let check = wgloss::verify::Check::new(gpu);
+        let matrix = |rows, cols, seed| input(gpu, rows, cols, &Fill::Small.matrix(rows, cols, seed));
+        let (x, w, g) = (matrix(1, 40, 1), matrix(800, 40, 2), matrix(1, 800, 3));
+        let dx = check.output_as(Storage::Bf16, 1, 40).unwrap();
+        let record = gpu.run(|r| {
+            let dx = Some(dx.view()?);
+            linear::backward(r, x.view()?, w.view()?, g.view()?, dx, None, None, Accum::Write)
+        });
+        record.unwrap();
+        // Columns of matrices: each number lies 200 from the one before.
+        let (rows, classes) = (300, 150);
+        let (x, w) = (matrix(rows, 3, 4), matrix(classes, 3, 5));
+        let [b, db, dy, loss] =
+            [(classes, 6), (classes, 7), (rows, 8), (rows, 9)].map(|(len, seed)| matrix(len, 200, seed));
+        let (class, ids) = (matrix(1, classes, 10), input(gpu, rows, 1, &vec![3u32; rows]));
+        let (lse, dw) = (output(gpu, rows, 2), output(gpu, classes, 3));
+        let record = gpu.run(|r| {
+            let [b, db, dy, loss] = [b.view()?, db.view()?, dy.view()?, loss.view()?].map(|all| all.col_range(7..8));
+            let layer =
+                linear_cross_entropy::Layer { b: Some(b), ..linear_cross_entropy::Layer::new(x.view()?, w.view()?) };
+            let batch = linear_cross_entropy::Batch::new(layer, linear_cross_entropy::Target::Ids(ids.view()?));
+            let weights = linear_cross_entropy::Weights { class: Some(class.view()?), row: None };
+            let batch = linear_cross_entropy::Batch { weights, ..batch };
+            let options = linear_cross_entropy::Options {
+                label_smoothing: 0.1,
+                reduction: Reduction::None,
+                ..Default::default()
+            };
+            let gradients =
+                linear_cross_entropy::Gradients { dw: Some(dw.view()?), db: Some(db), ..Default::default() };
+            let lse = lse.view()?;
+            linear_cross_entropy::forward(r, batch, loss, Some(lse), None, Default::default(), options)?;
+            linear_cross_entropy::backward(r, batch, lse, Some(dy), gradients, options)
+        });
+        record.unwrap();
+        let column = |held: &wgloss::verify::Held| read(gpu, held).into_iter().skip(7).step_by(200).collect::<Vec<_>>();
+        [read(gpu, &dx), column(&loss), read(gpu, &dw), column(&db)]
+    };
+    let (found, want) = (run(&small), run(&large));
+    for (index, what) in ["dx", "loss", "dw", "db"].into_iter().enumerate() {
+        // What is stored in bf16 is rounded once, from sums of another order.
+        let size = largest(&want[index]) * if what == "dx" { 3e3 } else { 1.0 };
+        assert_near(what, &found[index], &want[index], size);
+    }
+}
+
 /// Logits of which a binding holds few rows, and parameters of which it holds some.
 #[test]
 fn layers_in_many_dispatches() {
@@ -246,8 +297,8 @@ fn layers_in_many_dispatches() {
         let (loss, none) = (loss.view()?, Default::default());
         linear_cross_entropy::forward(r, batch, loss, None, None, none, Default::default())
     });
-    let what = "linear_cross_entropy: one row of logits".to_owned();
-    assert_eq!(row, Error::Limit { what, needed: 80_000, unit: "bytes", limit: 64 << 10 });
+    let Error::Limit { what, needed: 80_000, limit, .. } = row else { panic!("{row:?}") };
+    assert!(what == "linear_cross_entropy: one row of logits" && limit <= 64 << 10, "{what}, {limit}");
 }
 
 /// More dispatches than a driver has place for at once, of an op and of many, are submitted in parts: Mesa's llvmpipe maps memory for the bindings of each, and crashes where no

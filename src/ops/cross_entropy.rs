@@ -261,8 +261,9 @@ impl<'a> Batch<'a> {
         let class = self.weights.class.map_or(Arg::NONE, Arg::whole);
         let at_once = self.id().map_or(usize::MAX, |id| plan.rows_per_binding(id) as usize);
         let at_once = self.weights.row.map_or(at_once, |row| at_once.min(plan.rows_per_binding(row) as usize)).max(1);
+        let fit_dy = dy.map_or(u64::MAX, |dy| plan.rows_per_binding(dy)) as usize;
         let few = (FEW_A_LANE * plan.gpu().tuning().widest as usize).max(FEW);
-        let weighs = self.rows <= at_once.min(few);
+        let weighs = self.rows <= at_once.min(few).min(fit_dy);
         let summed = if self.needs_sums() { self.rows.max(1) } else { 0 };
         for first in (0..summed).step_by(at_once) {
             let range = first..self.rows.min(first.saturating_add(at_once));

@@ -8,7 +8,7 @@ use super::{Accum, named, shaped, total};
 use crate::recorder::Plan;
 use crate::{Error, Result, Storage, Tensor};
 
-/// Scratch: matrices of logits and their gradients; losses of the segments of rows. What else these losses are made of has slots 1, 2, 4, 5 and 24.
+/// Scratch: matrices of logits and their gradients; losses of the segments of rows. What else these losses are made of has slots 1, 2, 4, 5, 8, 20, 21 and 24.
 const MATRICES: [usize; 3] = [0, 6, 7];
 const OF_SEGMENTS: usize = 3;
 
@@ -120,7 +120,7 @@ pub(super) fn walk<'g, const N: usize>(
     mut of_rows: impl FnMut(&mut Plan<'g>, Range<usize>, [Tensor; N]) -> Result<()>,
 ) -> Result<()> {
     let [rows, classes] = layer.shape();
-    let limit = plan.gpu().limits().max_storage_buffer_binding_size;
+    let limit = plan.binding_limit();
     let too_long = || {
         let (what, needed) = (format!("{op}: one row of logits"), 4 * classes as u64);
         Error::Limit { what, needed, unit: "bytes", limit }
@@ -172,9 +172,8 @@ pub(super) fn walk<'g, const N: usize>(
 /// What came of an op that is made of `linear`, with the op's own name where that has met a limit.
 pub(super) fn named_as<T>(op: &'static str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
-        Error::Limit { what, needed, unit, limit } => {
-            let what = what.strip_prefix("linear: ").map_or(what.clone(), |what| format!("{op}: {what} of x or w"));
-            Error::Limit { what, needed, unit, limit }
+        Error::Limit { what, needed, unit, limit } if !what.starts_with(op) => {
+            Error::Limit { what: format!("{op}: {what}"), needed, unit, limit }
         }
         error => error,
     })

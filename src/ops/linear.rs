@@ -149,20 +149,23 @@ pub(super) fn product<'a>(
         true => plan.rows_per_binding(tensor) as usize,
         false => usize::MAX,
     };
-    let cols_at_once = fit(b.tensor, b.by_k).min(most.saturating_mul(tile_cols));
+    let fit_bias = bias.map_or(usize::MAX, |bias| fit(bias, true));
+    let cols_at_once = fit(b.tensor, b.by_k).min(fit_bias).min(most.saturating_mul(tile_cols));
     let depth_at_once = fit(a.tensor, !a.by_k).min(fit(b.tensor, !b.by_k));
     let work_of_row = (c.cols.min(cols_at_once) as u64).saturating_mul(a.depth().min(depth_at_once) as u64).max(1);
     let rows_in_time = (tuning.work / work_of_row) as usize / tile_rows * tile_rows;
     // What is summed in f32 first takes twice the room.
     let room = if depth_at_once < a.depth() && c.storage != Storage::F32 { 2 } else { 1 };
+    // One row of 16 bits has place in f32 too, or its dispatch says that it has not.
     let rows_at_once = (fit(c, true) / room)
+        .max(fit(c, true).min(1))
         .min(fit(a.tensor, a.by_k))
         .min(most.saturating_mul(tile_rows))
         .min(rows_in_time.max(tile_rows));
     if rows_at_once.min(cols_at_once).min(depth_at_once) == 0 {
-        let widest = a.tensor.cols.max(b.tensor.cols).max(c.cols) as u64;
-        let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * widest, unit: "bytes", limit });
+        let sizes = [a.tensor, b.tensor, c].map(|tensor| tensor.cols as u64 * tensor.storage.bytes());
+        let (needed, limit) = (sizes.into_iter().max().unwrap_or(0), plan.binding_limit());
+        return Err(Error::Limit { what: "linear: one row".into(), needed, unit: "bytes", limit });
     }
     for rows in chunks(c.rows, rows_at_once) {
         for cols in chunks(c.cols, cols_at_once) {
@@ -246,8 +249,13 @@ pub(super) fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, sum: Tensor<'b>, add: b
 pub(super) fn column_sum<'a>(plan: &mut Plan<'a>, dy: Tensor, db: Tensor, add: bool) -> Result<()> {
     let at_once = plan.rows_per_binding(dy) as usize;
     if at_once == 0 {
-        let limit = plan.gpu().limits().max_storage_buffer_binding_size;
-        return Err(Error::Limit { what: "linear: one row".into(), needed: 4 * dy.cols as u64, unit: "bytes", limit });
+        let (needed, limit) = (dy.cols as u64 * dy.storage.bytes(), plan.binding_limit());
+        return Err(Error::Limit { what: "linear: one row".into(), needed, unit: "bytes", limit });
+    }
+    let fit_db = plan.rows_per_binding(db) as usize;
+    if fit_db < db.rows {
+        return chunks(db.rows, fit_db)
+            .try_for_each(|part| column_sum(plan, dy.col_range(part.clone()), db.row_range(part), add));
     }
     let depths: Vec<_> = chunks(dy.rows, at_once).chain((dy.rows == 0).then_some(0..0)).collect();
     let wide = in_f32(plan, WIDE, Some(db), depths.len() > 1)?;

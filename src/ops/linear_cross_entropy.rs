@@ -3,8 +3,8 @@
 //!
 //! Some rows at a time, as many as the workspace holds logits of ([`Tuning::workspace`](crate::Tuning::workspace)): the kernels of [`linear`](crate::linear) form their logits,
 //! those of [`cross_entropy`] put the gradient in their place, and from it come these rows' dx and what they add to dW and db. Memory beyond inputs and
-//! outputs is at most twice the workspace and a few numbers a row; gradients of 16 bits that come from several parts take four
-//! bytes a number more while they are summed. Work, with U = 2 · rows · inputs · classes: [`forward`] U, with gradients 3U, [`backward`] 3U; U less for each of dx and dW that
+//! outputs is at most twice the workspace and a few numbers a row, and four bytes for each number of a gradient of 16 bits that comes from several parts, taken in powers of two: a workspace that is one
+//! leaves no rest. Work, with U = 2 · rows · inputs · classes: [`forward`] U, with gradients 3U, [`backward`] 3U; U less for each of dx and dW that
 //! is left out. Each part of the rows reads W twice and dW once and writes it: with more classes than 100,000, on a device with much compute for its
 //! bandwidth, a larger workspace is faster.
 //!
@@ -12,8 +12,8 @@
 //! columns of dW that it stands in, also of an ignored row, whose loss, dx and part of db are 0 all the same, so that padding must be finite; one in W reaches the dx of all rows; a
 //! row whose loss is NaN, as of an id that is no class, makes all of dW and db NaN.
 //!
-//! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). The mean over the whole batch is, with
-//! [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
+//! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). Without weights of classes the mean over the
+//! whole batch is, with [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
 //!
 //! Source: as of [`linear`](crate::linear) and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989.
 

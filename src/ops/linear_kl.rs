@@ -6,8 +6,8 @@
 //! [`linear_cross_entropy`](crate::linear_cross_entropy), and the product of the teacher.
 //!
 //! Rows count as [`backward`]'s `dy` says, with [`Reduction::Rows`](crate::Reduction::Rows) a number for each: 0 for padding, 1 over their number for others. Options,
-//! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits), but that a row whose loss is NaN makes all of dW and db NaN, so that
-//! padding must be finite. Parts of a batch: [`Options::accum`](kl::Options::accum) adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]).
+//! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits), but that a row whose loss is NaN makes all of dW and db NaN, whatever
+//! its `dy`, so that padding must be finite. Parts of a batch: [`Options::accum`](kl::Options::accum) adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]).
 //!
 //! Source: as of [`linear`](crate::linear) and [`kl`]; some rows at a time: Hsu et al. 2024, arXiv:2410.10989.
 
@@ -34,8 +34,8 @@ struct Call<'a> {
 impl Call<'_> {
     fn record(self, recorder: &mut Recorder) -> Result<()> {
         let Call { student, teacher, loss, dy, gradients, options } = self;
+        options.of_rows_of_logits(OP, ["Logits", "Rows, Sum, Mean or BatchMean"])?;
         options.check(OP)?;
-        options.of_rows_of_logits(OP, ["Logits", "one of rows"])?;
         student.check(OP, STUDENT)?;
         shaped(OP, TEACHER[0], teacher.x, [student.x.rows, teacher.x.cols])?;
         teacher.check(OP, TEACHER)?;
@@ -99,7 +99,7 @@ pub fn forward(
 }
 
 /// Those of `gradients` that are given, from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. Where it is known
-/// before, as weights of rows are, `loss` may be had from the same logits.
+/// before, as weights of rows are, `loss` may be had from the same logits: that of [`forward`], which `dy` does not multiply.
 ///
 /// # Errors
 /// As [`forward`].
