@@ -117,6 +117,21 @@ pub fn overlap(op: &'static str, output: &'static str, other: &'static str) -> E
     Error::SameBuffer { op, output, other }
 }
 
+/// The largest magnitude.
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// Panics unless there are as many elements as are wanted, each within `bound` of its own.
+#[track_caller]
+pub fn assert_within(what: &str, got: &[f64], want: &[f64], bound: f64) {
+    for (index, (got, want)) in got.iter().zip(want).enumerate() {
+        let near = (got - want).abs() <= bound; // false for NaN
+        assert!(near, "{what}[{index}]: got {got:e}, want {want:e} within {bound:e}");
+    }
+    assert_eq!(got.len(), want.len(), "{what}");
+}
+
 /// Panics unless each element is within `relative` of what is wanted, or the same infinity, or NaN where NaN is wanted.
 #[track_caller]
 pub fn assert_close(got: &[f64], want: &[f64], relative: f64) {

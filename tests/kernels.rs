@@ -350,7 +350,7 @@ fn every_place_has_the_same_ops() {
     };
     assert_eq!(without("src/ops", "elementwise layer lists mod pairs total"), want);
     assert_eq!(without("src/reference", "mod"), want);
-    assert_eq!(without("src/verify", "draw fill mod"), want);
+    assert_eq!(without("src/verify", "draw fill layer mod"), want);
     let of_no_op = "main harness golden examples faults info_nce_reference kernels scale tables tensors traffic train";
     assert_eq!(without("tests", of_no_op), want);
     assert_eq!(verify::SUITES.into_iter().map(|suite| suite.op.to_owned()).collect::<BTreeSet<_>>(), want);

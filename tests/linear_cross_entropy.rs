@@ -34,18 +34,12 @@ impl Data {
         Ok(Batch::new(self.layer()?, Target::Ids(self.ids.view()?)))
     }
 
-    /// Where dx, dW and db go.
-    pub fn gradients(&self, gpu: &Gpu) -> [Held; 3] {
-        let [rows, inputs, classes] = self.shape;
-        [(rows, inputs), (classes, inputs), (classes, 1)].map(|(rows, cols)| output(gpu, rows, cols))
-    }
-
     /// Loss, dx, dW, db; without a gradient of the loss by the forward, else by the backward.
     pub fn run(&self, gpu: &Gpu, dy: Option<&Held>, options: Options) -> [Vec<f64>; 4] {
         let rows = self.shape[0];
         let by_row = matches!(options.reduction, Reduction::None | Reduction::Rows);
         let (loss, lse) = (output(gpu, if by_row { rows } else { 1 }, 1), output(gpu, rows, 2));
-        let found = self.gradients(gpu);
+        let found = gradients(gpu, self.shape);
         let record = gpu.run(|recorder| {
             let batch = self.batch()?;
             let given = all(&found)?;
@@ -63,7 +57,7 @@ impl Data {
     fn apart(&self, gpu: &Gpu, options: Options) -> [Vec<f64>; 4] {
         let [rows, _, classes] = self.shape;
         let (logits, loss, lse) = (output(gpu, rows, classes), output(gpu, 1, 1), output(gpu, rows, 2));
-        let [dx, dw, db] = &self.gradients(gpu);
+        let [dx, dw, db] = &gradients(gpu, self.shape);
         let record = gpu.run(|recorder| {
             let (x, w, logits) = (self.x.view()?, self.w.view()?, logits.view()?);
             linear::forward(recorder, x, w, Some(self.b.view()?), logits)?;
@@ -77,12 +71,17 @@ impl Data {
     }
 }
 
-fn all([dx, dw, db]: &[Held; 3]) -> Result<Gradients<'_>> {
+/// Where dx, dW and db of rows, inputs and classes go.
+pub fn gradients(gpu: &Gpu, [rows, inputs, classes]: [usize; 3]) -> [Held; 3] {
+    [(rows, inputs), (classes, inputs), (classes, 1)].map(|(rows, cols)| output(gpu, rows, cols))
+}
+
+pub fn all([dx, dw, db]: &[Held; 3]) -> Result<Gradients<'_>> {
     Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() })
 }
 
 /// A device whose workspace holds the logits of so many rows.
-fn with_rows(gpu: &Gpu, rows: usize, classes: usize) -> Gpu {
+pub fn with_rows(gpu: &Gpu, rows: usize, classes: usize) -> Gpu {
     gpu.with_tuning(Tuning { workspace: (4 * rows * classes.next_multiple_of(4)) as u64, ..*gpu.tuning() })
 }
 
@@ -118,10 +117,7 @@ fn in_parts() {
         let gpu = with_rows(gpu, rows, shape[2]);
         let found = [data.run(&gpu, None, Options::default()), data.run(&gpu, Some(&dy), none)];
         for (found, want) in found.iter().flatten().zip(whole.iter().chain(&of_rows)) {
-            let largest = want.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
-            for (at, (found, want)) in found.iter().zip(want).enumerate() {
-                assert!((found - want).abs() <= 1e-6 * largest, "[{at}] with {rows} rows: {found} for {want}");
-            }
+            assert_within(&format!("with {rows} rows"), found, want, 1e-6 * largest(want));
         }
     }
 }
@@ -177,9 +173,7 @@ fn parts_of_a_batch() {
     record.unwrap();
     assert_close(&[read(gpu, &loss).iter().sum()], &want[0], 1e-6);
     for (found, want) in [&dx, &dw, &db].iter().zip(&want[1..]) {
-        let largest = want.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
-        let near = |(found, want): (&f64, &f64)| (found - want).abs() <= 1e-6 * largest;
-        assert!(read(gpu, found).iter().zip(want).all(near));
+        assert_within("gradient", &read(gpu, found), want, 1e-6 * largest(want));
     }
 }
 
@@ -237,7 +231,7 @@ fn outputs_that_are_not_asked_for() {
     let whole = data.run(gpu, None, Options::default());
     let small = with_rows(gpu, 64, shape[2]);
     for asked in 0..8 {
-        let (loss, lse, found) = (output(gpu, 1, 1), output(gpu, 70, 2), data.gradients(gpu));
+        let (loss, lse, found) = (output(gpu, 1, 1), output(gpu, 70, 2), gradients(gpu, data.shape));
         let record = small.run(|recorder| {
             let [dx, dw, db] = [0, 1, 2].map(|at| found[at].view().ok().filter(|_| asked & (1 << at) != 0));
             let gradients = Gradients { dx, dw, db, ..Default::default() };
@@ -260,7 +254,7 @@ fn refusals() {
     const OP: &str = "linear_cross_entropy";
     let Some(gpu) = gpu() else { return };
     let data = Data::new(gpu, [2, 3, 4]);
-    let (loss, lse, [dx, dw, db]) = (output(gpu, 1, 1), output(gpu, 2, 2), data.gradients(gpu));
+    let (loss, lse, [dx, dw, db]) = (output(gpu, 1, 1), output(gpu, 2, 2), gradients(gpu, data.shape));
     let forward = |layer: Layer, loss: &Held, lse: &Held, gradients: [&Held; 3], options: Options| {
         refused(gpu, &[], |recorder| {
             let [dx, dw, db] = gradients.map(|held| held.view().ok());
@@ -362,7 +356,7 @@ fn cancelled() {
     let data = Data::new(gpu, [300, 9, 33]);
     let gpu = with_rows(gpu, 64, 33);
     let gpu = gpu.with_tuning(Tuning { work: 1, ..*gpu.tuning() });
-    let (loss, lse, found) = (output(&gpu, 1, 1), output(&gpu, 300, 2), data.gradients(&gpu));
+    let (loss, lse, found) = (output(&gpu, 1, 1), output(&gpu, 300, 2), gradients(&gpu, data.shape));
     let mut seen = Vec::new();
     let mut watch = |progress: wgloss::Progress| {
         seen.push(progress);

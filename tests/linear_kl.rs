@@ -2,9 +2,10 @@ use wgloss::kl::{Divergence, Form};
 use wgloss::linear_kl::{self, Gradients, Layer, Options};
 use wgloss::reference::linear_kl as textbook;
 use wgloss::verify::{Fill, Held};
-use wgloss::{Gpu, Reduction, Result, Tuning, kl, linear};
+use wgloss::{Gpu, Reduction, Result, kl, linear};
 
 use crate::harness::*;
+use crate::linear_cross_entropy::{all, gradients};
 
 /// A student's x and W and a teacher's on the device, and its bias for both.
 struct Data {
@@ -33,16 +34,10 @@ impl Data {
         Ok([Layer { b, ..Layer::new(self.x.view()?, self.w.view()?) }, Layer { b, ..Layer::new(x.view()?, w.view()?) }])
     }
 
-    /// Where dx, dW and db go.
-    fn gradients(&self, gpu: &Gpu) -> [Held; 3] {
-        let [rows, inputs, classes] = self.shape;
-        [(rows, inputs), (classes, inputs), (classes, 1)].map(|(rows, cols)| output(gpu, rows, cols))
-    }
-
     /// Loss, dx, dW, db.
     fn run(&self, gpu: &Gpu, options: Options) -> [Vec<f64>; 4] {
         let loss = output(gpu, if options.reduction == Reduction::Rows { self.shape[0] } else { 1 }, 1);
-        let found = self.gradients(gpu);
+        let found = gradients(gpu, self.shape);
         let record = gpu.run(|recorder| {
             let [student, teacher] = self.layers()?;
             linear_kl::forward(recorder, student, teacher, loss.view()?, all(&found)?, options)
@@ -52,13 +47,9 @@ impl Data {
     }
 }
 
-fn all([dx, dw, db]: &[Held; 3]) -> Result<Gradients<'_>> {
-    Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?), ..Default::default() })
-}
-
 /// A device whose workspace holds three matrices of so many rows.
 fn with_rows(gpu: &Gpu, rows: usize, classes: usize) -> Gpu {
-    gpu.with_tuning(Tuning { workspace: (12 * rows * classes.next_multiple_of(4)) as u64, ..*gpu.tuning() })
+    crate::linear_cross_entropy::with_rows(gpu, 3 * rows, classes)
 }
 
 #[test]
@@ -89,9 +80,7 @@ fn two_ops_in_one() {
         for small in [gpu.clone(), with_rows(gpu, 64, classes), with_rows(gpu, 1, classes)] {
             let found = data.run(&small, options);
             for (found, want) in found.iter().zip([&loss, &dx, &dw].map(|held| read(gpu, held))) {
-                let largest = want.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
-                let near = |(found, want): (&f64, &f64)| (found - want).abs() <= 3e-6 * largest;
-                assert!(found.iter().zip(&want).all(near), "{divergence:?}: {found:?} for {want:?}");
+                assert_within(&format!("{divergence:?}"), found, &want, 3e-6 * largest(&want));
             }
         }
     }
@@ -126,7 +115,7 @@ fn padding() {
     let Some(gpu) = gpu() else { return };
     let (data, options) = (Data::new(gpu, [5, 4, 7]), Options { reduction: Reduction::Rows, ..Default::default() });
     let dy = input(gpu, 5, 1, &[0.25f32, 0.25, 0.0, 0.25, 0.25]);
-    let (loss, found) = (output(gpu, 5, 1), data.gradients(gpu));
+    let (loss, found) = (output(gpu, 5, 1), gradients(gpu, data.shape));
     let record = gpu.run(|r| {
         let [student, teacher] = data.layers()?;
         linear_kl::backward(r, student, teacher, Some(dy.view()?), Some(loss.view()?), all(&found)?, options)
@@ -146,9 +135,7 @@ fn padding() {
     };
     let want = kept.run(gpu, Options::default());
     for (found, want) in [(&found[1], &want[2]), (&found[2], &want[3])] {
-        let largest = want.iter().fold(0.0f64, |largest, v| largest.max(v.abs()));
-        let near = |(found, want): (&f64, &f64)| (found - want).abs() <= 1e-6 * largest;
-        assert!(read(gpu, found).iter().zip(want).all(near));
+        assert_within("gradient", &read(gpu, found), want, 1e-6 * largest(want));
     }
     assert_eq!(read(gpu, &found[0])[8..12], [0.0; 4]);
 }
@@ -166,7 +153,7 @@ fn refusals() {
     const OP: &str = "linear_kl";
     let Some(gpu) = gpu() else { return };
     let data = Data::new(gpu, [2, 3, 4]);
-    let (loss, [dx, dw, db]) = (output(gpu, 1, 1), data.gradients(gpu));
+    let (loss, [dx, dw, db]) = (output(gpu, 1, 1), gradients(gpu, data.shape));
     let [student, teacher] = data.layers().unwrap();
     let forward = |student: Layer, teacher: Layer, loss: &Held, [dx, dw, db]: [&Held; 3], options: Options| {
         refused(gpu, &[], |r| {

@@ -109,17 +109,9 @@ fn sums_of_16_bits_are_rounded_once() {
     }
 }
 
-fn largest(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
-}
-
 /// Elements within 3·10⁻⁶ of `size`, the magnitude of what they are sums of.
 fn assert_near(what: &str, got: &[f64], want: &[f64], size: f64) {
-    for (index, (got, want)) in got.iter().zip(want).enumerate() {
-        let near = (got - want).abs() <= 3e-6 * size; // false for NaN
-        assert!(near, "{what}[{index}]: got {got:e}, want {want:e}, size {size:e}");
-    }
-    assert_eq!(got.len(), want.len(), "{what}");
+    assert_within(what, got, want, 3e-6 * size);
 }
 
 #[test]

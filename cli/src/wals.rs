@@ -389,16 +389,16 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some([rmse, by_mean]) = distance {
         say!("RMSE of the held-out weights {rmse:.4}; by the mean of all {by_mean:.4}");
     }
-    let measuring = arguments.measure_every.is_some();
+    let is_measured = arguments.measure_every.is_some();
     let worth = quality.first().map(|quality| clause("; ", quality)).unwrap_or_default();
     if let (Some(first), Some(last)) = (objectives.first(), halves.last()) {
-        let (plural, worth) = (if count == 1 { "" } else { "s" }, if measuring { "" } else { &worth });
+        let (plural, worth) = (if count == 1 { "" } else { "s" }, if is_measured { "" } else { &worth });
         let why = if [STOPPED, "--sweeps"].contains(&why) { String::new() } else { format!(", ended by {why}") };
         say!(
             "{count} sweep{plural} in {seconds:.1} s{why}: objective {first:.6e} after the first, {last:.6e} at the end{worth}"
         );
     }
-    if let (true, Some(objective)) = (measuring, objectives.get(kept - 1)) {
+    if let (true, Some(objective)) = (is_measured, objectives.get(kept - 1)) {
         let best = match (distance, quality.first()) {
             (Some(_), _) => ", of the smallest RMSE".into(),
             (None, Some(quality)) => format!(", of the largest recall@{}", quality.at),

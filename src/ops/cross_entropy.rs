@@ -290,6 +290,19 @@ impl<'a> Batch<'a> {
         Ok(scratch)
     }
 
+    /// What the passes over the logits `x` of `rows` begin with.
+    fn inputs<'b>(&self, rows: Range<usize>, x: Tensor<'b>, row: Tensor<'b, u32>) -> [Arg<'b>; 4]
+    where
+        'a: 'b,
+    {
+        [
+            Arg::by_row(x),
+            self.soft().map_or(Arg::NONE, |soft| Arg::by_row(soft.row_range(rows.clone()))),
+            self.weights.class.map_or(Arg::NONE, Arg::whole),
+            Arg::by_row(row.row_range(rows)),
+        ]
+    }
+
     /// The losses of the `rows` whose logits are `x`, of each segment that a row is cut into, weighed by what `row` says of each.
     pub(super) fn losses(
         &self,
@@ -300,15 +313,8 @@ impl<'a> Batch<'a> {
         [value, lse]: [Tensor; 2],
         dx: Option<Tensor>,
     ) -> Result<()> {
-        let args = [
-            Arg::by_row(x),
-            self.soft().map_or(Arg::NONE, |soft| Arg::by_row(soft.row_range(rows.clone()))),
-            self.weights.class.map_or(Arg::NONE, Arg::whole),
-            Arg::by_row(row.row_range(rows)),
-            Arg::by_row(value),
-            Arg::by_row(lse),
-            dx.map_or(Arg::NONE, Arg::by_row),
-        ];
+        let outputs = [Arg::by_row(value), Arg::by_row(lse), dx.map_or(Arg::NONE, Arg::by_row)];
+        let args = [&self.inputs(rows, x, row)[..], &outputs].concat();
         plan.rows(&FORWARD, x.shape(), &args, &self.scalars(true), &self.flags())
     }
 
@@ -322,14 +328,7 @@ impl<'a> Batch<'a> {
         lse: Tensor,
         dx: Tensor,
     ) -> Result<()> {
-        let args = [
-            Arg::by_row(x),
-            self.soft().map_or(Arg::NONE, |soft| Arg::by_row(soft.row_range(rows.clone()))),
-            self.weights.class.map_or(Arg::NONE, Arg::whole),
-            Arg::by_row(row.row_range(rows)),
-            Arg::by_row(lse),
-            Arg::by_row(dx),
-        ];
+        let args = [&self.inputs(rows, x, row)[..], &[Arg::by_row(lse), Arg::by_row(dx)]].concat();
         plan.rows(&BACKWARD, x.shape(), &args, &self.scalars(true), &self.flags())
     }
 }

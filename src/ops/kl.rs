@@ -125,7 +125,7 @@ impl Options {
         }
     }
 
-    /// Refuses what is not made of logits or has a loss for each element; `expected` is what is said then.
+    /// Refuses what is not made of logits or has a loss for each element, and says that it should be `form` or `reduction`.
     pub(super) fn of_rows_of_logits(&self, op: &'static str, [form, reduction]: [&'static str; 2]) -> Result<()> {
         if self.form != Form::Logits {
             return Err(Error::Option { op, option: "form", expected: form, found: format!("{:?}", self.form) });

@@ -120,13 +120,9 @@ pub(super) fn walk<'g, const N: usize>(
     mut of_rows: impl FnMut(&mut Plan<'g>, Range<usize>, [Tensor; N]) -> Result<()>,
 ) -> Result<()> {
     let [rows, classes] = layer.shape();
-    let limit = plan.binding_limit();
-    let too_long = || {
-        let (what, needed) = (format!("{op}: one row of logits"), 4 * classes as u64);
-        Error::Limit { what, needed, unit: "bytes", limit }
-    };
-    if 4 * classes as u64 > limit {
-        return Err(too_long());
+    let (needed, limit) = (4 * classes as u64, plan.binding_limit());
+    if needed > limit {
+        return Err(Error::Limit { what: format!("{op}: one row of logits"), needed, unit: "bytes", limit });
     }
     let stride = classes.next_multiple_of(4); // so that rows are written and read four at a time
     let at_once = rows_at_once(plan, rows, (4 * stride).saturating_mul(N));
@@ -137,19 +133,12 @@ pub(super) fn walk<'g, const N: usize>(
     let (wide_dw, wide_db) =
         (in_f32(plan, WIDE_DQ, gradients.dw, several)?, in_f32(plan, WIDE_DK, gradients.db, several)?);
     for (index, range) in parts.into_iter().enumerate() {
-        let mut scratch = Vec::with_capacity(N);
-        for slot in MATRICES.into_iter().take(N) {
-            scratch.push(plan.scratch(slot, range.len() * stride)?);
-        }
-        let mut matrices = Vec::with_capacity(N);
-        for buffer in &scratch {
-            matrices.push(Tensor::view(Storage::F32, buffer, range.len(), classes, 0, stride)?);
-        }
+        let scratch = MATRICES[..N].iter().map(|&slot| plan.scratch(slot, range.len() * stride));
+        let scratch = scratch.collect::<Result<Vec<_>>>()?;
+        let view = |buffer| Tensor::view(Storage::F32, buffer, range.len(), classes, 0, stride);
+        let matrices = scratch.iter().map(view).collect::<Result<Vec<_>>>()?;
         let Ok(matrices) = <[Tensor; N]>::try_from(matrices) else { unreachable!("as many as there are slots") };
         let g = matrices[0];
-        if plan.rows_per_binding(g) == 0 {
-            return Err(too_long());
-        }
         of_rows(plan, range.clone(), matrices)?;
         if let Some(dw) = gradients.dw {
             let (dw, add) = sum_of(&wide_dw, dw, add)?;

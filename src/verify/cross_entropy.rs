@@ -99,6 +99,12 @@ struct Variant {
     options: Options,
 }
 
+/// Numbers above 0 as `storage` holds them: weights, shares.
+pub(super) fn sizes(storage: Storage, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
+    let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
+    rounded(storage, &sizes)
+}
+
 /// Loss, both ways to the gradient, and the z part. The log-sum-exps are f32.
 async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Variant) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {variant:?}"));
@@ -107,10 +113,7 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     let mut random = Random::new(22, 0);
     let mut ids: Vec<u32> = (0..rows).map(|_| random.below(cols as u32)).collect();
     ids.iter_mut().skip(1).step_by(4).for_each(|id| *id = options.ignore);
-    let sizes = |rows, cols, seed| -> Vec<f32> {
-        let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
-        rounded(storage, &sizes)
-    };
+    let sizes = |rows, cols, seed| sizes(storage, rows, cols, seed);
     let (shares, class, row) = (sizes(rows, cols, 23), sizes(1, cols, 24), sizes(rows, 1, 25));
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 26));

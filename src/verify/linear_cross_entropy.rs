@@ -1,9 +1,10 @@
-use super::cross_entropy::{compare_lse, slope_terms};
-use super::{Check, Fill, before, cast, rounded};
-use crate::linear_cross_entropy::{self, Gradients, Options};
+use super::cross_entropy::{compare_lse, sizes, slope_terms};
+use super::layer::{OfLayer, eighths, in_parts, stored};
+use super::{Check, Fill, cast, rounded};
+use crate::linear_cross_entropy::{self, Options};
 use crate::reference::cross_entropy::{Target, Weights};
 use crate::reference::linear_cross_entropy::{self as textbook, Layer};
-use crate::{Accum, Gpu, Random, Reduction, Result, Storage, Tuning, reference};
+use crate::{Accum, Random, Reduction, Result, Storage, reference};
 
 pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let (storage, options) = (Storage::F32, Options::default());
@@ -68,25 +69,6 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     case(check, [rows, inputs, classes], fill, form).await
 }
 
-/// Eighths: logits are exact in every order of their terms, so that what is compared is what becomes of them.
-pub(super) fn eighths(fill: Fill, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
-    fill.matrix(rows, cols, seed).into_iter().map(|v| (8.0 * v).round() / 8.0).collect()
-}
-
-/// A matrix as it is stored, and the shape of that.
-pub(super) fn stored<T: Copy>(transposed: bool, data: &[T], [rows, cols]: [usize; 2]) -> (Vec<T>, [usize; 2]) {
-    match transposed {
-        false => (data.to_vec(), [rows, cols]),
-        true => ((0..data.len()).map(|at| data[at % rows * cols + at / rows]).collect(), [cols, rows]),
-    }
-}
-
-/// The device with a workspace for so many rows of `matrices` matrices.
-pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) -> Gpu {
-    let workspace = (4 * matrices * rows * classes.next_multiple_of(4)) as u64;
-    gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() })
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Case {
     accum_dx: Accum,
@@ -104,10 +86,7 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let workspace = check.gpu.tuning().workspace;
     check.case(format_args!("{rows} x {inputs} -> {classes} {fill:?} {case:?}, workspace of {workspace}"));
     let matrix = |fill: Fill, rows, cols, seed| rounded(storage, &fill.matrix(rows, cols, seed));
-    let sizes = |rows, cols, seed| -> Vec<f32> {
-        let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
-        rounded(storage, &sizes)
-    };
+    let sizes = |rows, cols, seed| sizes(storage, rows, cols, seed);
     let (x, w) = (eighths(fill, rows, inputs, 1), eighths(Fill::Small, classes, inputs, 2));
     let b = eighths(Fill::Small, classes, 1, 3);
     let mut random = Random::new(4, 0);
@@ -118,14 +97,9 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let [loss_rows, _] = options.reduction.of_rows(rows);
     let dy = matrix(Fill::Small, loss_rows, 1, 8);
     let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
-    let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
-    let accums = [accum_dx, options.accum, options.accum];
-    let old: Vec<Vec<f32>> = shapes
-        .iter()
-        .zip(accums)
-        .zip(9..)
-        .map(|(([rows, cols], accum), seed)| before(accum, storage, rows * cols, seed))
-        .collect();
+    let accums = [accum_dx, options.accum];
+    let of_layer = || OfLayer::new(check, storage, [rows, inputs, classes], transposed, accums, 9);
+    let (fused, back) = (of_layer()?, of_layer()?);
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let [w_rows, w_cols] = shape_of_w;
@@ -137,10 +111,6 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
     let held_ids = check.input(rows, 1, &ids)?;
     let (loss, lse) = (check.output_as(storage, loss_rows, 1)?, check.output(rows, 2)?);
     let [predicted, alone] = [check.output::<u32>(rows, 1)?, check.output::<u32>(rows, 1)?];
-    let holding = || -> Result<Vec<_>> {
-        shapes.iter().zip(&old).map(|([rows, cols], old)| check.holding(storage, *rows, *cols, old)).collect()
-    };
-    let (fused, back) = (holding()?, holding()?);
     check.run(|recorder| {
         use linear_cross_entropy::{Batch, Layer, Target, Weights};
         let b = bias.then(|| held_b.view()).transpose()?;
@@ -154,10 +124,7 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
             false => Weights::default(),
         };
         let (loss, lse, dy) = (loss.view()?, lse.view()?, Some(held_dy.view()?));
-        let [fused, back] = [&fused, &back].map(|held| {
-            let [dx, dw, db] = [&held[0], &held[1], &held[2]].map(|held| held.view().ok());
-            Gradients { dx, dw, db, accum_dx }
-        });
+        let (fused, back) = (fused.views()?, back.views()?);
         let predicted = Some(predicted.view()?);
         let batch = Batch { layer, target, weights };
         linear_cross_entropy::forward(recorder, batch, loss, Some(lse), predicted, fused, options)?;
@@ -185,18 +152,12 @@ async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill
         check.compare_ids(what, found, &reference::cross_entropy::predict(&logits, classes)).await?;
     }
     let magnitudes = [wide_x, wide_w].map(|data| data.iter().map(|v| v.abs()).collect::<Vec<_>>());
-    for (what, dy, held) in [("fused", &[][..], &fused), ("from dy", &dy, &back)] {
+    for (what, dy, found) in [("fused", &[][..], &fused), ("from dy", &dy, &back)] {
         let want = textbook::backward(wide, wide_target, wide_weights, &cast(dy), options);
         let naive = textbook::backward(layer, target, weights, dy, options);
         let g = slope_terms(&cast(&logits), classes, wide_target, wide_weights, &cast(dy), options);
         let terms = reference::linear::backward(&magnitudes[0], &magnitudes[1], &g, inputs, classes, rows);
-        let named = |name: &str| format!("{name} {what}");
-        check.compare_added(&named("dx"), &held[0], &old[0], &want.0, &naive.0, &terms.0).await?;
-        let of_w = [classes, inputs];
-        let [want_dw, terms_of_dw] = [&want.1, &terms.1].map(|dw| stored(transposed, dw, of_w).0);
-        let naive_dw = stored(transposed, &naive.1, of_w).0;
-        check.compare_added(&named("dw"), &held[1], &old[1], &want_dw, &naive_dw, &terms_of_dw).await?;
-        check.compare_added(&named("db"), &held[2], &old[2], &want.2, &naive.2, &terms.2).await?;
+        found.compare(check, what, [&want, &terms], &naive).await?;
     }
     Ok(())
 }

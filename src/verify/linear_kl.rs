@@ -1,8 +1,8 @@
 use super::kl::{DIVERGENCES, gradient_terms, loss_terms};
-use super::linear_cross_entropy::{eighths, in_parts, stored};
-use super::{Check, Fill, before, cast, rounded};
+use super::layer::{OfLayer, eighths, in_parts, stored};
+use super::{Check, Fill, cast, rounded};
 use crate::kl::Divergence;
-use crate::linear_kl::{self, Gradients, Options};
+use crate::linear_kl::{self, Options};
 use crate::reference::linear_kl::{self as textbook, Layer};
 use crate::{Accum, Reduction, Result, Storage, reference};
 
@@ -80,14 +80,9 @@ async fn case(
     let dy = rounded(storage, &Fill::Small.matrix(loss_rows, 1, 6));
     let (stored_w, shape_of_w) = stored(transposed, &w, [classes, inputs]);
     let (stored_of_w, [of_w_rows, of_w_cols]) = stored(transposed, &of_w, [classes, of_teacher]);
-    let shapes = [[rows, inputs], shape_of_w, [classes, 1]];
-    let accums = [accum_dx, options.accum, options.accum];
-    let old: Vec<Vec<f32>> = shapes
-        .iter()
-        .zip(accums)
-        .zip(7..)
-        .map(|(([rows, cols], accum), seed)| before(accum, storage, rows * cols, seed))
-        .collect();
+    let accums = [accum_dx, options.accum];
+    let of_layer = || OfLayer::new(check, storage, [rows, inputs, classes], transposed, accums, 7);
+    let (fused, back) = (of_layer()?, of_layer()?);
 
     let input = |rows, cols, data: &[f32]| check.input_as(storage, rows, cols, data);
     let [w_rows, w_cols] = shape_of_w;
@@ -96,19 +91,12 @@ async fn case(
     let (held_of_x, held_of_w) = (input(rows, of_teacher, &of_x)?, input(of_w_rows, of_w_cols, &stored_of_w)?);
     let held_dy = input(loss_rows, 1, &dy)?;
     let [loss, again] = [check.output_as(storage, loss_rows, 1)?, check.output_as(storage, loss_rows, 1)?];
-    let holding = || -> Result<Vec<_>> {
-        shapes.iter().zip(&old).map(|([rows, cols], old)| check.holding(storage, *rows, *cols, old)).collect()
-    };
-    let (fused, back) = (holding()?, holding()?);
     check.run(|recorder| {
         use linear_kl::Layer;
         let bias = bias.then(|| held_b.view()).transpose()?;
         let student = Layer { b: bias, transposed, ..Layer::new(held_x.view()?, held_w.view()?) };
         let teacher = Layer { b: bias, transposed, ..Layer::new(held_of_x.view()?, held_of_w.view()?) };
-        let [fused, back] = [&fused, &back].map(|held| {
-            let [dx, dw, db] = [&held[0], &held[1], &held[2]].map(|held| held.view().ok());
-            Gradients { dx, dw, db, accum_dx }
-        });
+        let (fused, back) = (fused.views()?, back.views()?);
         let (loss, again, dy) = (loss.view()?, Some(again.view()?), Some(held_dy.view()?));
         linear_kl::forward(recorder, student, teacher, loss, fused, options)?;
         linear_kl::backward(recorder, student, teacher, dy, again, back, options)
@@ -129,18 +117,12 @@ async fn case(
     check.compare_sum("loss", &loss, &want, &naive, &terms).await?;
     check.compare_sum("loss beside a dy", &again, &want, &naive, &terms).await?;
     let magnitudes = [wide_x, wide_w].map(|data| data.iter().map(|v| v.abs()).collect::<Vec<_>>());
-    for (what, dy, held) in [("fused", &[][..], &fused), ("from dy", &dy, &back)] {
+    for (what, dy, found) in [("fused", &[][..], &fused), ("from dy", &dy, &back)] {
         let want = textbook::backward(wide, wide_teacher, &cast(dy), options);
         let naive = textbook::backward(student, teacher, dy, options);
         let [g, _] = gradient_terms([&logits[0], &logits[1]], classes, dy, options);
         let terms = reference::linear::backward(&magnitudes[0], &magnitudes[1], &g, inputs, classes, rows);
-        let named = |name: &str| format!("{name} {what}");
-        check.compare_added(&named("dx"), &held[0], &old[0], &want.0, &naive.0, &terms.0).await?;
-        let of_w = [classes, inputs];
-        let [want_dw, terms_of_dw] = [&want.1, &terms.1].map(|dw| stored(transposed, dw, of_w).0);
-        let naive_dw = stored(transposed, &naive.1, of_w).0;
-        check.compare_added(&named("dw"), &held[1], &old[1], &want_dw, &naive_dw, &terms_of_dw).await?;
-        check.compare_added(&named("db"), &held[2], &old[2], &want.2, &naive.2, &terms.2).await?;
+        found.compare(check, what, [&want, &terms], &naive).await?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod gaussian_kl;
 mod info_nce;
 mod kl;
 mod l2;
+mod layer;
 mod linear;
 mod linear_cross_entropy;
 mod linear_kl;
