@@ -9,7 +9,7 @@ use npyz::{NpyFile, NpyHeader, Order, TypeChar};
 use wgloss::train::Pairs;
 
 use crate::failure::Failure;
-use crate::sparse;
+use crate::npy;
 
 const DIGITS: &str = include_str!("../../data/digits.csv");
 /// Pixels of an image, 8 × 8, and the largest value of one.
@@ -68,7 +68,7 @@ pub fn of_file(path: &Path, error: wgloss::Error) -> Failure {
 pub fn ids(path: &Path) -> Result<Vec<u32>, Failure> {
     let (npy, [_]) = open(path, "[n]")?;
     let mut numbers = HashMap::new();
-    let ids = sparse::integers(npy).map_err(|what| refused(path, what))?.into_iter().map(|id| {
+    let ids = npy::integers(npy).map_err(|what| refused(path, what))?.into_iter().map(|id| {
         let next = numbers.len() as u32;
         *numbers.entry(id).or_insert(next)
     });
@@ -78,7 +78,7 @@ pub fn ids(path: &Path) -> Result<Vec<u32>, Failure> {
 /// The numbers of an [n] array.
 pub fn weights(path: &Path) -> Result<Vec<f32>, Failure> {
     let (npy, [_]) = open(path, "[n]")?;
-    Ok(sparse::numbers(npy).map_err(|what| refused(path, what))?.into_iter().map(|weight| weight as f32).collect())
+    Ok(npy::numbers(npy).map_err(|what| refused(path, what))?.into_iter().map(|weight| weight as f32).collect())
 }
 
 /// The numbers of an [n, d] array of float32 or float16, row by row, and d.
@@ -87,11 +87,11 @@ pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     if rows == 0 || cols == 0 {
         return Err(refused(path, format!("expected at least one row and one column, found {rows} x {cols}")));
     }
-    let (kind, width, descr) = sparse::kind(&npy);
+    let (kind, width, descr) = npy::kind(&npy);
     let order = npy.order();
     let data = match (kind, width) {
-        (Some(TypeChar::Float), 4) => sparse::all::<f32, _>(npy, |value| value),
-        (Some(TypeChar::Float), 2) => sparse::all::<half::f16, _>(npy, f32::from),
+        (Some(TypeChar::Float), 4) => npy::all::<f32, _>(npy, |value| value),
+        (Some(TypeChar::Float), 2) => npy::all::<half::f16, _>(npy, f32::from),
         _ => Err(format!("expected float32 or float16, found {descr}; numpy's .astype(\"float32\") converts")),
     };
     let data = data.map_err(|what| refused(path, what))?;
@@ -105,7 +105,7 @@ pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
 }
 
 /// A .npy file of so many dimensions, which has all numbers that its header announces.
-fn open<const N: usize>(path: &Path, shape: &str) -> Result<(sparse::Entry<'static>, [usize; N]), Failure> {
+fn open<const N: usize>(path: &Path, shape: &str) -> Result<(npy::Entry<'static>, [usize; N]), Failure> {
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => refused(path, "expected a .npy file, found none of that name".into()),
         _ => refused(path, format!("expected a readable .npy file, found: {error}")),
@@ -122,7 +122,7 @@ fn open<const N: usize>(path: &Path, shape: &str) -> Result<(sparse::Entry<'stat
         return Err(refused(path, format!("expected an array of shape {shape}, found {found:?}")));
     };
     // Asked before the numbers are read: a header may announce more than memory holds.
-    let (_, width, _) = sparse::kind(&npy);
+    let (_, width, _) = npy::kind(&npy);
     let bytes = announced.iter().try_fold(width.max(1), |bytes, &count| bytes.checked_mul(count));
     if bytes.is_none_or(|bytes| bytes > size - start) {
         let numbers = announced.map(|count| count.to_string()).join(" x ");

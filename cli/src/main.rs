@@ -10,24 +10,20 @@ mod bench;
 mod data;
 mod embed;
 mod failure;
-mod fitted;
 mod folding;
 mod interactions;
-mod lookup;
+mod npy;
 mod plot;
 mod progress;
+mod quality;
 mod recommend;
 mod run;
-mod sparse;
-mod split;
 mod stop;
 mod table;
 mod tables;
 mod train;
-mod update;
 mod verify;
 mod wals;
-mod warm;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -53,7 +49,7 @@ enum Command {
     /// Factors of interactions by weighted alternating least squares.
     Wals(wals::Arguments),
     /// Items for users, or like an item, from the embeddings or factors that a run has left.
-    Recommend(lookup::Arguments),
+    Recommend(recommend::Arguments),
     /// Train on planted groups with and without negatives, and see which fold onto each other.
     Folding(folding::Arguments),
     /// Time the kernels beside what the adapter can do at most.
@@ -77,7 +73,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::train(&arguments),
         Command::Embed(arguments) => embed::embed(&arguments),
         Command::Wals(arguments) => wals::wals(&arguments),
-        Command::Recommend(arguments) => lookup::lookup(&arguments),
+        Command::Recommend(arguments) => recommend::recommend(&arguments),
         Command::Folding(arguments) => folding::folding(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tune(arguments) => bench::tune::tune(&arguments),

@@ -1,314 +1,307 @@
-//! `wgloss train --interactions FILE`: embeddings of users and items, from which items are recommended.
+//! `wgloss recommend RUN`: items for users, and items like items, from what `train --interactions` or `wals` has left.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
-use serde_json::json;
-use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Model, Negatives, Quality, fit};
+use wgloss::train::tables::{self, Interactions, Model};
+use wgloss::train::wals::{Values, fold_in};
+use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
-use crate::interactions::{self, Duplicates, Loaded, Rules};
-use crate::progress;
-use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, Run};
-use crate::split::Split;
-use crate::stop::Stop;
-use crate::table;
-use crate::train::Arguments;
-use crate::update::{self, Kind};
+use crate::interactions::{self, Loaded, MARK, Rules};
+use crate::run::IDS;
+use crate::tables::{Ids, Tables};
+use crate::wals::fitted::{self, Fitted};
+use crate::{progress, run, table};
 
-/// Interactions instead of pairs.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Interactions")]
-pub struct Options {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
-    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
-    pub interactions: Option<PathBuf>,
-    #[command(flatten)]
-    rules: Rules,
-    /// What an interaction is compared with: the other items of the batch (in-batch), and with them items drawn for all (mixed); items drawn for each user from all alike
-    /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none, with the logistic loss).
-    /// [default: mixed, uniform for the logistic loss]
-    #[arg(long, value_enum)]
-    negatives: Option<Form>,
-    /// Negatives that are drawn [default: as many as the batch has pairs for mixed, else 16 a user].
-    #[arg(long, value_name = "COUNT")]
-    negative_count: Option<usize>,
-    /// Sampled softmax with logQ correction, or the logistic loss of skip-gram with negative sampling.
-    /// [default: softmax]
-    #[arg(long, value_enum)]
-    loss: Option<Kinds>,
-    /// Compare by cosine instead of the inner product; a temperature of 0.1 or less suits it.
+pub struct Arguments {
+    /// The folder of a run of `train --interactions` or `wals`.
+    #[arg(value_name = "RUN")]
+    folder: PathBuf,
+    /// Items for this user; may be repeated. Without any, and without --item, for all users, into --out.
+    #[arg(long, value_name = "ID")]
+    user: Vec<String>,
+    /// Items whose embeddings point where this item's does; may be repeated.
+    #[arg(long, value_name = "ID", conflicts_with = "user")]
+    item: Vec<String>,
+    /// How many for each, as far as there are items.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one. Users whom a run of `wals` does
+    /// not know are solved from them.
+    #[arg(long, value_name = "FILE", conflicts_with = "item")]
+    seen: Option<PathBuf>,
+    /// Items that are recommended to nobody, an id a line.
+    #[arg(long, value_name = "FILE")]
+    without: Option<PathBuf>,
+    /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
-    cosine: bool,
+    adapter: Option<String>,
+    /// Write lines of user,item,rank,score here, of --item item,like it,rank,score, instead of printing a table, scores with all their digits.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace the file that --out names.
+    #[arg(long, requires = "out")]
+    overwrite: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    Mixed,
-    InBatch,
-    Uniform,
-    Popular,
-    Hard,
-    None,
-}
+/// Users or items that are asked about at a time: progress is shown between, and the tables go to the device each time.
+const AT_ONCE: usize = 1 << 16;
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Kinds {
-    Softmax,
-    Logistic,
-}
-
-impl Options {
-    /// A given option that says nothing about pairs.
-    pub fn given(&self) -> Option<&'static str> {
-        [
-            ("--negatives", self.negatives.is_some()),
-            ("--negative-count", self.negative_count.is_some()),
-            ("--loss", self.loss.is_some()),
-            ("--cosine", self.cosine),
-            ("--min-rating", self.rules.min_rating.is_some()),
-            ("--min-interactions", self.rules.min_interactions != 1),
-            ("--duplicates", self.rules.duplicates != Duplicates::Last),
-        ]
-        .into_iter()
-        .find_map(|(option, given)| given.then_some(option))
-    }
-
-    fn loss(&self) -> Kinds {
-        self.loss.unwrap_or(Kinds::Softmax)
-    }
-
-    fn negatives(&self) -> Form {
-        self.negatives.unwrap_or(if self.loss() == Kinds::Softmax { Form::Mixed } else { Form::Uniform })
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        if self.negative_count.is_some() && matches!(self.negatives(), Form::InBatch | Form::None) {
-            return Err(Failure::input(
-                "--negative-count: expected with negatives that are drawn, found with none such",
-            ));
-        }
-        Ok(())
-    }
-
-    fn configure(&self, arguments: &Arguments, train: &Interactions) -> Config {
-        let defaults = Config::default();
-        let batch = arguments.batch.unwrap_or(defaults.batch.min(train.len()));
-        let each = self.negative_count.unwrap_or(16);
-        let negatives = match self.negatives() {
-            Form::Mixed => Negatives::Mixed { count: self.negative_count.unwrap_or(batch) },
-            Form::InBatch => Negatives::InBatch,
-            Form::Uniform => Negatives::Drawn { count: each, power: 0.0, uniform: 0.0 },
-            Form::Popular => Negatives::Drawn { count: each, power: 0.75, uniform: 0.0 },
-            Form::Hard => Negatives::Hard { count: each },
-            Form::None => Negatives::None,
-        };
-        let loss = if self.loss() == Kinds::Softmax { Loss::Softmax } else { Loss::Logistic };
-        Config {
-            dim: arguments.dim.unwrap_or(defaults.dim),
-            hidden: arguments.hidden.unwrap_or(defaults.hidden),
-            batch,
-            epochs: arguments.epochs.unwrap_or(defaults.epochs),
-            loss,
-            negatives,
-            temperature: arguments.temperature.unwrap_or(defaults.temperature),
-            normalize: self.cosine,
-            optimizer: arguments.update.optimizer(Kind::Adam, 0.0),
-            rate: arguments.update.lr.unwrap_or(defaults.rate),
-            schedule: arguments.update.schedule(),
-            seed: arguments.seed.unwrap_or(defaults.seed),
-            ..defaults
-        }
-    }
-}
-
-pub fn recommend(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, Failure> {
-    let options = &arguments.interactions;
-    if let Some(option) = arguments.only_for_pairs() {
-        return Err(Failure::input(format!("{option}: expected with pairs only, found with --interactions")));
-    }
-    options.check()?;
-    arguments.update.check(Kind::Adam)?;
-    let loaded = interactions::load("--interactions", path, options.rules)?;
-    let split = loaded.leave_last_out(options.rules.held_out_users)?;
-    let train = &split.train;
-    loaded.describe(path, &split);
-    let config = options.configure(arguments, train);
-    config.check(train)?;
-    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
-    say!("adapter: {}", crate::describe(gpu.info()));
-    let mut run = Run::open(arguments.out.as_deref(), "runs/interactions", arguments.overwrite)?;
-    let mut about = json!({
-        "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
-        "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
-        "dim": config.dim, "hidden": config.hidden, "batch": config.batch, "epochs": config.epochs, "lr": config.rate,
-        "update": update::record(config.optimizer, config.schedule), "temperature": crate::shortest(config.temperature),
-        "cosine": config.normalize, "loss": format!("{:?}", config.loss), "negatives": format!("{:?}", config.negatives),
-        "seed": config.seed,
-    });
-    options.rules.tell(&mut about);
-    let mut stop = Stop::on_ctrl_c()?;
-    let mut bar = indicatif::ProgressBar::hidden();
-    let (start, mut trains, mut steps, mut last) = (Instant::now(), false, 0, Quality::default());
-    let outcome = fit(&gpu, train, split.measured(), &config, &mut |event| {
-        let logged = match event {
-            Event::Start { before, steps: of_epoch } => {
-                bar.finish_and_clear();
-                trains = true;
-                if let Some(sentence) = sentence(&before) {
-                    say!("start:   {sentence}");
-                }
-                last = before;
-                bar = progress::bar(
-                    (of_epoch as u64).saturating_mul(config.epochs as u64),
-                    "{pos}/{len} steps, {eta} left, {msg}",
-                );
-                run.log(&json!({"event": "start", "run": about, "before": record(&[before])}))
-            }
-            Event::Within { progress } => {
-                if trains {
-                    bar.set_message(format!("{} {:.0} %", progress.op, 100.0 * progress.share));
-                } else {
-                    if bar.length().is_none_or(|length| length == 0) {
-                        bar = progress::bar(100, "% of what is measured before training");
-                    }
-                    bar.set_position((100.0 * progress.share) as u64);
-                }
-                Ok(())
-            }
-            Event::Steps { losses, .. } => {
-                bar.inc(losses.len() as u64);
-                if steps == 0 {
-                    bar.reset_eta(); // kernels were compiled
-                }
-                steps += losses.len();
-                let loss = losses.last().copied().unwrap_or(f32::NAN);
-                bar.set_message(format!("loss {loss:.4}{}", clause(", ", &last)));
-                Ok(())
-            }
-            Event::Epoch { epoch, loss, held_out, best } => {
-                last = held_out;
-                if progress::tells(&bar, epoch, config.epochs) {
-                    say!("epoch {epoch}: loss {loss:.4}{}", clause(", ", &held_out));
-                }
-                let line = json!({"event": "epoch", "epoch": epoch, "loss": loss, "held_out": record(&[held_out])});
-                run.log(&line)
-                    .and_then(|()| best.map_or(Ok(()), |model| keep(&mut run, &loaded, &split, model, &about)))
-            }
-        };
-        stop.after(logged)
-    });
-    bar.finish_and_clear();
-    stop.failure()?;
-    let outcome = outcome?;
-    if outcome.end != End::Finished && outcome.best_epoch == 0 {
-        return Ok(match &outcome.end {
-            End::Diverged(how) => {
-                say!("diverged: {how}; a lower --lr helps. No epoch did better than the start: nothing to keep");
-                ExitCode::from(1)
-            }
-            _ => {
-                say!("stopped before an epoch did better than the start: nothing to keep");
-                ExitCode::from(130)
-            }
-        });
-    }
-    keep(&mut run, &loaded, &split, &outcome.model, &about)?;
-    let end = run::word(&outcome.end);
-    run.log(&json!({"event": "end", "end": end, "epoch": outcome.best_epoch, "held_out": record(&[outcome.best])}))?;
-    match &outcome.end {
-        End::Finished => {}
-        End::Stopped => say!("stopped: the embeddings are those of epoch {}", outcome.best_epoch),
-        End::Diverged(how) => {
-            say!("diverged: {how}; a lower --lr helps. The embeddings are those of epoch {}", outcome.best_epoch);
-        }
-    }
-    let after = format!("after training (epoch {})", outcome.best_epoch);
-    compare(&[("before training", &[outcome.before]), (&after, &[outcome.best])], &split, train);
-    let seconds = start.elapsed().as_secs_f64();
-    say!("{steps} steps of {} interactions in {seconds:.1} s", config.batch);
-    for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS].into_iter().filter(|&name| run.path(name).exists()) {
-        say!("wrote {}", run.path(name).display());
-    }
-    Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
-}
-
-/// The tables, whose rows they are, and what is held out, if anything is.
-pub fn keep(
-    run: &mut Run,
-    loaded: &Loaded,
-    split: &Split,
-    model: &Model,
-    about: &serde_json::Value,
-) -> Result<(), Failure> {
-    let shape = |ids: &[String]| vec![ids.len(), model.dim];
-    let tensors = [
-        ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
-        ("items".to_owned(), shape(&loaded.items), model.items.as_slice()),
-    ];
-    let tables = run::safetensors(EMBEDDINGS, &tensors, about)?;
-    let ids = json!({"users": loaded.users, "items": loaded.items});
-    let held_out = split.asked_for.iter().map(|&(user, item, weight)| {
-        [loaded.users[user as usize].clone(), loaded.items[item as usize].clone(), weight.to_string()]
-    });
-    let held_out = run::csv(HELD_OUT, ["user", "item", "weight"], held_out)?;
-    let ids = ids.to_string();
-    let files = [(EMBEDDINGS, &tables[..]), (IDS, ids.as_bytes()), (HELD_OUT, &held_out)];
-    run.write(if split.asked_for.is_empty() { &files[..2] } else { &files })
-}
-
-/// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.
-pub fn compare(found: &[(&str, &[Quality])], split: &Split, known: &Interactions) {
-    let (Some(held_out), Some((_, first))) = (split.measured(), found.first()) else { return };
-    let at: Vec<usize> = first.iter().map(|quality| quality.at).collect();
-    let popular = popular(&split.train, known, held_out, &at);
-    let Some(Quality { users, .. }) = popular.first() else { return };
-    let mut header = vec![format!("{users} users' {} items", split.asked())];
-    header.extend(at.iter().flat_map(|at| [format!("recall@{at}"), format!("NDCG@{at}")]));
-    let mut table = table::with_header(&header, 1..header.len());
-    for (name, qualities) in found.iter().chain(&[("the most popular", &popular[..])]) {
-        let numbers = qualities.iter().flat_map(|quality| [quality.recall, quality.ndcg]);
-        table.add_row([(*name).to_owned()].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
-    }
-    say!("{table}");
-}
-
-/// What recommending the same to everyone is worth: the items that most have taken, but for those `known` of a user.
-fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions, at: &[usize]) -> Vec<Quality> {
-    let popularity = train.popularity();
-    let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
-    order.sort_by(|&a, &b| popularity[b as usize].total_cmp(&popularity[a as usize]).then(a.cmp(&b)));
-    let known = known.lists();
-    let best_of = |user: u32, count: usize| -> Vec<u32> {
-        let is_new = |item: &u32| known[user as usize].binary_search(item).is_err();
-        let mut best: Vec<u32> = order.iter().copied().filter(is_new).take(count).collect();
-        best.resize(count, u32::MAX);
-        best
+pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let Tables { mut model, mut ids, fitted } = Tables::load(&arguments.folder)?;
+    let seen = match &arguments.seen {
+        Some(path) => Some(Seen::load(path, fitted.as_ref())?),
+        None => None,
     };
-    let best = |users: &[u32], count| Ok(users.iter().flat_map(|&user| best_of(user, count)).collect());
-    Quality::measure(held_out, at, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
-}
-
-/// None where nothing was measured.
-fn sentence(quality: &Quality) -> Option<String> {
-    let Quality { at, recall, ndcg, users } = quality;
-    (*users > 0).then(|| format!("recall@{at} {recall:.4}, NDCG@{at} {ndcg:.4}"))
-}
-
-/// The same at the end of another sentence, after a `separator`.
-pub fn clause(separator: &str, quality: &Quality) -> String {
-    sentence(quality).map(|sentence| format!("{separator}{sentence}")).unwrap_or_default()
-}
-
-/// None where nothing was measured.
-pub fn record(qualities: &[Quality]) -> Option<serde_json::Value> {
-    let users = qualities.first().map(|quality| quality.users).filter(|&users| users > 0)?;
-    let mut all = json!({"users": users});
-    for Quality { at, recall, ndcg, .. } in qualities {
-        all[format!("recall_at_{at}")] = (*recall).into();
-        all[format!("ndcg_at_{at}")] = (*ndcg).into();
+    let known = ids.users.len();
+    if let Some(seen) = &seen {
+        println!("{}", seen.known(&ids)?);
     }
-    Some(all)
+    if let (Some(seen), Some(_)) = (&seen, &fitted) {
+        ids.users.extend(newcomers(seen.told(), &ids));
+    }
+    let by_item = !arguments.item.is_empty();
+    let missing = |id: &str| seen.as_ref().and_then(|seen| seen.unsolved(id, fitted.is_some()));
+    let asked = asked(arguments, if by_item { &ids.items } else { &ids.users }, missing)?;
+    if let Some(out) = &arguments.out {
+        run::check_output(out, arguments.overwrite)?;
+    }
+    let candidates = candidates(arguments, &ids.items)?;
+    let top = (arguments.top as usize).min(candidates.len()).max(1);
+    if !by_item && asked.iter().all(|&user| (user as usize) < known) {
+        ids.users.truncate(known); // who is not asked about need not be solved
+    }
+    let hidden = hidden(by_item, &candidates, &ids, seen.as_ref())?;
+    if let (Some(seen), Some(fitted), true) = (&seen, &fitted, ids.users.len() > known) {
+        fitted::check_weights(fitted.config.preset, seen.told(), SEEN, seen.path)?;
+    }
+    let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
+    if let (Some(seen), Some(fitted), true) = (&seen, &fitted, ids.users.len() > known) {
+        model.users.extend(solved(&gpu, &model, seen.told(), &ids, known, fitted)?);
+    }
+    let mut model = if by_item { among_items(&gpu, model)? } else { model };
+    if candidates.len() < ids.items.len() {
+        let row = |&item: &u32| &model.items[item as usize * model.dim..][..model.dim];
+        model.items = candidates.iter().flat_map(row).copied().collect();
+    }
+    let mut found = Vec::new();
+    let bar = progress::bar(asked.len() as u64, "{pos}/{len}, {eta} left");
+    for part in asked.chunks(AT_ONCE) {
+        found.extend(tables::recommend(&gpu, &model, &hidden, part, top)?);
+        bar.inc(part.len() as u64);
+    }
+    bar.finish_and_clear();
+    let rows = asked.iter().zip(found.chunks(top)).flat_map(|(&of, best)| {
+        let known = best.iter().copied().filter(|&place| place != u32::MAX).enumerate();
+        known.map(move |(rank, place)| (of, rank + 1, place))
+    });
+    let names = if by_item { &ids.items } else { &ids.users };
+    let told = |score: f32| match arguments.out {
+        Some(_) => format!("{score:?}"), // the shortest text that is read back as the same number
+        None => format!("{score:.4}"),
+    };
+    let rows = rows.map(|(of, rank, place)| {
+        let (score, item) = (score(&model, of, place) as f32, candidates[place as usize]);
+        [names[of as usize].clone(), ids.items[item as usize].clone(), rank.to_string(), told(score)]
+    });
+    let heads = [if by_item { "item" } else { "user" }, if by_item { "like it" } else { "item" }, "rank", "score"];
+    let Some(out) = &arguments.out else {
+        let mut table = table::with_header(heads, 2..4);
+        rows.for_each(|row| {
+            table.add_row(row);
+        });
+        println!("{table}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    run::write_file(out, &run::csv(&out.display().to_string(), heads, rows)?)?;
+    println!("wrote {}", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+const SEEN: &str = "--seen";
+
+/// What users have seen.
+struct Seen<'a> {
+    path: &'a Path,
+    all: Loaded,
+    /// By the rules of the run, where it has others.
+    by_rules: Option<Loaded>,
+}
+
+impl Seen<'_> {
+    fn load<'a>(path: &'a Path, fitted: Option<&Fitted>) -> Result<Seen<'a>, Failure> {
+        let rules = Rules { negative: fitted.is_none_or(|fitted| fitted.rules.negative), ..Rules::ALL };
+        let all = interactions::load(SEEN, path, rules)?;
+        let by_rules = match fitted {
+            Some(fitted) if fitted.rules != rules => Some(interactions::load_any(SEEN, path, fitted.rules)?),
+            _ => None,
+        };
+        Ok(Seen { path, all, by_rules })
+    }
+
+    /// What new users are solved from.
+    fn told(&self) -> &Loaded {
+        self.by_rules.as_ref().unwrap_or(&self.all)
+    }
+
+    /// One line about how much of the file the run knows; some item it must.
+    fn known(&self, ids: &Ids) -> Result<String, Failure> {
+        let path = self.path.display();
+        let known = |told: &[String], ids: &[String]| {
+            let places = places(ids);
+            told.iter().filter(|id| places.contains_key(id.as_str())).count()
+        };
+        let (users, items) = (&self.all.users, &self.all.items);
+        match known(items, &ids.items) {
+            0 => Err(Failure::input(format!(
+                "{SEEN} {path}: expected items that the run knows, found none among its {}, such as {:?}, where the run has {:?}",
+                items.len(),
+                items[0],
+                ids.items.first().map(String::as_str).unwrap_or_default()
+            ))),
+            of_items => Ok(format!(
+                "seen: {} of {} users and {of_items} of {} items of {path} are known to the run",
+                known(users, &ids.users),
+                users.len(),
+                items.len()
+            )),
+        }
+    }
+
+    /// Why a user whom the file has is none that the run knows or solves.
+    fn unsolved(&self, id: &str, solves: bool) -> Option<String> {
+        let has = |loaded: &Loaded| loaded.users.iter().any(|user| user == id);
+        let path = self.path.display();
+        Some(match () {
+            () if !has(&self.all) => return None,
+            () if !solves => {
+                format!(
+                    "expected a user of the run, since only runs of `wgloss wals` solve new ones, found one of {path} alone"
+                )
+            }
+            () if !has(self.told()) => {
+                format!(
+                    "expected a user with lines in {path} that the run's rules leave, such as --min-rating, found none of them"
+                )
+            }
+            () => format!(
+                "expected a user who took some item that the run knows, found none of its items among those in {path}"
+            ),
+        })
+    }
+}
+
+/// Users that a run does not know and that took some item that it knows.
+fn newcomers(told: &Loaded, ids: &Ids) -> Vec<String> {
+    let (users, items) = (places(&ids.users), places(&ids.items));
+    let mut took = vec![false; told.users.len()];
+    for entry in &told.entries {
+        took[entry.user as usize] |= items.contains_key(told.items[entry.item as usize].as_str());
+    }
+    let is_new = |(name, took): &(&String, bool)| *took && !users.contains_key(name.as_str());
+    told.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
+}
+
+/// What `seen` tells of these users and items, by their places among them: who took what, and its weight.
+fn taken<'a>(seen: &'a Loaded, users: &'a [String], items: &'a [String]) -> impl Iterator<Item = (u32, u32, f32)> + 'a {
+    let (users, items) = (places(users), places(items));
+    seen.entries.iter().filter_map(move |entry| {
+        let user = *users.get(seen.users[entry.user as usize].as_str())?;
+        let item = *items.get(seen.items[entry.item as usize].as_str())?;
+        Some((user, item, entry.value))
+    })
+}
+
+/// The factors of the users from the one numbered `known` on, from what is `told` of them.
+fn solved(
+    gpu: &Gpu,
+    model: &Model,
+    told: &Loaded,
+    ids: &Ids,
+    known: usize,
+    fitted: &Fitted,
+) -> Result<Vec<f32>, Failure> {
+    let new = &ids.users[known..];
+    let found: Vec<(u32, u32, f32)> = taken(told, new, &ids.items).collect();
+    let values: Vec<f32> = found.iter().map(|&(.., value)| value).collect();
+    let (users, items) = found.into_iter().map(|(user, item, _)| (user, item)).unzip();
+    let data = Interactions::new(users, items, new.len(), ids.items.len())?;
+    println!("users that the run does not know, solved from what they have seen: {}", new.len());
+    let solved = fold_in(gpu, &model.items, &data, Values::of(&values), &fitted.config);
+    solved.map_err(|error| Failure::of_rows(error, new, &ids.items))
+}
+
+/// The numbers of the ids that are asked about; `why` one is not there may be known.
+fn asked(arguments: &Arguments, names: &[String], why: impl Fn(&str) -> Option<String>) -> Result<Vec<u32>, Failure> {
+    let (option, wishes) =
+        if arguments.item.is_empty() { ("--user", &arguments.user) } else { ("--item", &arguments.item) };
+    if wishes.is_empty() {
+        return match arguments.out {
+            Some(_) => Ok((0..names.len() as u32).collect()),
+            None => Err(Failure::input("expected --user, --item, or --out for all users, found none of them")),
+        };
+    }
+    let places = places(names);
+    let place = |wish: &String| {
+        let missing = || {
+            let none = || format!("expected an id of {IDS}, found none such");
+            Failure::input(format!("{option} {wish}: {}", why(wish).unwrap_or_else(none)))
+        };
+        places.get(wish.as_str()).copied().ok_or_else(missing)
+    };
+    wishes.iter().map(place).collect()
+}
+
+fn places(names: &[String]) -> HashMap<&str, u32> {
+    names.iter().enumerate().map(|(at, name)| (name.as_str(), at as u32)).collect()
+}
+
+/// Items in the users' place, all of unit length: the largest product is the largest cosine.
+fn among_items(gpu: &Gpu, model: Model) -> wgloss::Result<Model> {
+    let items = normalize::compute(gpu, &model.items, model.dim, Default::default())?;
+    Ok(Model { users: items.clone(), items, dim: model.dim })
+}
+
+/// The items that may be recommended, ascending.
+fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failure> {
+    let mut is_hidden = vec![false; items.len()];
+    let Some(path) = &arguments.without else { return Ok((0..items.len() as u32).collect()) };
+    let refuse =
+        |expected: &str, found: String| Failure::input(format!("--without {}: {expected}, {found}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refuse("expected ids", format!("found: {error}")))?;
+    let places = places(items);
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let missing = || refuse("expected ids of items", format!("found {line:?}"));
+        is_hidden[*places.get(line).ok_or_else(missing)? as usize] = true;
+    }
+    let candidates: Vec<u32> = (0..items.len() as u32).filter(|&item| !is_hidden[item as usize]).collect();
+    if candidates.is_empty() {
+        return Err(refuse("expected some of the items to be left", "found all of them".into()));
+    }
+    Ok(candidates)
+}
+
+/// What shall not be recommended to whom, by its place among the candidates: what users have seen, an item to itself.
+fn hidden(by_item: bool, candidates: &[u32], ids: &Ids, seen: Option<&Seen>) -> Result<Interactions, Failure> {
+    let asked_of = if by_item { ids.items.len() } else { ids.users.len() };
+    let place = |item: u32| candidates.binary_search(&item).ok().map(|place| place as u32);
+    let pairs: Vec<(u32, u32)> = match seen {
+        _ if by_item => candidates.iter().zip(0..).map(|(&item, place)| (item, place)).collect(),
+        // Who came later than a run that solves no new users is not in it.
+        Some(seen) => {
+            taken(&seen.all, &ids.users, &ids.items).filter_map(|(user, item, _)| Some((user, place(item)?))).collect()
+        }
+        None => Vec::new(),
+    };
+    let (users, items) = pairs.into_iter().unzip();
+    Ok(Interactions::new(users, items, asked_of, candidates.len())?)
+}
+
+fn score(model: &Model, of: u32, item: u32) -> f64 {
+    let (a, b) = (&model.users[of as usize * model.dim..], &model.items[item as usize * model.dim..]);
+    a.iter().zip(b).take(model.dim).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

@@ -1,14 +1,16 @@
-//! The tables that a run of `train --interactions` or `wals` has left.
+//! The tables that a run of `train --interactions` or `wals` leaves.
 
 use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use serde_json::json;
 use wgloss::train::tables::Model;
 
 use crate::failure::Failure;
-use crate::fitted::Fitted;
-use crate::run::{self, EMBEDDINGS, IDS};
+use crate::interactions::{Loaded, Split};
+use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, Run};
+use crate::wals::fitted::Fitted;
 
 /// Whose rows the tables have.
 #[derive(Deserialize)]
@@ -51,4 +53,28 @@ impl Tables {
         let fitted = about.and_then(|about| Fitted::restored(&about)).filter(|fitted| fitted.config.dim == dim);
         Ok(Tables { model: Model { users, items, dim }, ids, fitted })
     }
+}
+
+/// The tables, whose rows they are, and what is held out, if anything is.
+pub fn keep(
+    run: &mut Run,
+    loaded: &Loaded,
+    split: &Split,
+    model: &Model,
+    about: &serde_json::Value,
+) -> Result<(), Failure> {
+    let shape = |ids: &[String]| vec![ids.len(), model.dim];
+    let tensors = [
+        ("users".to_owned(), shape(&loaded.users), model.users.as_slice()),
+        ("items".to_owned(), shape(&loaded.items), model.items.as_slice()),
+    ];
+    let tables = run::safetensors(EMBEDDINGS, &tensors, about)?;
+    let ids = json!({"users": loaded.users, "items": loaded.items});
+    let held_out = split.asked_for.iter().map(|&(user, item, weight)| {
+        [loaded.users[user as usize].clone(), loaded.items[item as usize].clone(), weight.to_string()]
+    });
+    let held_out = run::csv(HELD_OUT, ["user", "item", "weight"], held_out)?;
+    let ids = ids.to_string();
+    let files = [(EMBEDDINGS, &tables[..]), (IDS, ids.as_bytes()), (HELD_OUT, &held_out)];
+    run.write(if split.asked_for.is_empty() { &files[..2] } else { &files })
 }

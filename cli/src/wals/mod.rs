@@ -1,5 +1,8 @@
 //! `wgloss wals --interactions FILE`: factors of users and items, each solved with the other held.
 
+pub mod fitted;
+mod warm;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,14 +13,14 @@ use wgloss::train::tables::{End, Model, Quality, recommend};
 use wgloss::train::wals::{Config, Event, Outcome, Preset, Solver, Values, fit, fit_from, fold_in};
 use wgloss::{Gpu, Storage};
 
+use self::fitted::Fitted;
 use crate::failure::Failure;
-use crate::fitted::{self, Fitted};
-use crate::interactions::{self, Rules};
-use crate::recommend::{clause, compare, keep, record};
+use crate::interactions::{self, New, Rules, Split};
+use crate::quality::{clause, compare, record};
 use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, OBJECTIVE, Run};
-use crate::split::{New, Split};
 use crate::stop::Stop;
-use crate::{plot, progress, warm};
+use crate::tables::keep;
+use crate::{plot, progress};
 
 const OPTION: &str = "--interactions";
 /// A fit is told to be unfinished if its last sweep has lowered the objective by a larger share.

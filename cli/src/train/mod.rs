@@ -1,3 +1,8 @@
+//! `wgloss train`: two towers on pairs; with `--interactions` what interactions.rs has.
+
+mod interactions;
+mod update;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,16 +13,15 @@ use serde_json::json;
 use wgloss::train::{Config, End, Event, Metrics, Outcome, Pairs, fit};
 use wgloss::{Error, Gpu, info_nce};
 
+use self::update::{Kind, Update};
 use crate::adapters::HOW_TO_GET_ONE;
 use crate::data;
 use crate::failure::Failure;
 use crate::plot::Curves;
 use crate::progress;
-use crate::recommend;
 use crate::run::{self, METRICS, PLOT, Run, WEIGHTS};
 use crate::stop::Stop;
 use crate::table;
-use crate::update::{self, Kind, Update};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -78,7 +82,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub update: Update,
     #[command(flatten)]
-    pub interactions: recommend::Options,
+    pub interactions: interactions::Options,
 }
 
 /// The forms of the loss; see the options of wgloss::info_nce.
@@ -160,7 +164,7 @@ impl Arguments {
 
 pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = &arguments.interactions.interactions {
-        return recommend::recommend(arguments, path);
+        return interactions::train(arguments, path);
     }
     if let Some(option) = arguments.interactions.given() {
         return Err(Failure::input(format!("{option}: expected with --interactions, found without")));

@@ -5,8 +5,8 @@ use std::path::Path;
 use wgloss::Random;
 use wgloss::train::tables::{Interactions, Model};
 
+use super::{Entry, Fields, Loaded};
 use crate::failure::Failure;
-use crate::interactions::{Entry, Fields, Loaded};
 
 /// To train on and to measure with.
 pub struct Split {

@@ -1,6 +1,8 @@
 //! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
 
 mod layout;
+mod sparse;
+mod split;
 mod time;
 
 use std::collections::{HashMap, HashSet};
@@ -15,9 +17,10 @@ use wgloss::Random;
 
 pub use self::layout::Fields;
 use self::layout::{Columns, Separator, WEIGHTS};
+use self::sparse::Matrix;
+pub use self::split::{New, Split};
 use self::time::{Form, Time};
 use crate::failure::Failure;
-use crate::sparse::{self, Matrix};
 use crate::{progress, shortest};
 
 /// Which lines count, and how.
