@@ -9,7 +9,7 @@ use wgloss::train::wals::{Values, fold_in};
 use wgloss::{Gpu, normalize};
 
 use crate::failure::Failure;
-use crate::interactions::{self, Loaded, MARK, Rules};
+use crate::interactions::{self, Loaded, MARK, Named, Rules};
 use crate::run::IDS;
 use crate::tables::{Ids, Tables};
 use crate::wals::fitted::{self, Fitted};
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// not know are solved from them.
     #[arg(long, value_name = "FILE", conflicts_with = "item")]
     seen: Option<PathBuf>,
+    /// Which columns of --seen have what, by names or numbers, as for `train` and `wals`.
+    #[arg(long, value_name = "user=…,item=…[,weight=…][,time=…]", requires = "seen")]
+    columns: Option<Named>,
     /// Items that are recommended to nobody, an id a line.
     #[arg(long, value_name = "FILE")]
     without: Option<PathBuf>,
@@ -53,7 +56,7 @@ const AT_ONCE: usize = 1 << 16;
 pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Tables { mut model, mut ids, fitted } = Tables::load(&arguments.folder)?;
     let seen = match &arguments.seen {
-        Some(path) => Some(Seen::load(path, fitted.as_ref())?),
+        Some(path) => Some(Seen::load(path, arguments.columns.as_ref(), fitted.as_ref())?),
         None => None,
     };
     let known = ids.users.len();
@@ -132,13 +135,13 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn load<'a>(path: &'a Path, fitted: Option<&Fitted>) -> Result<Seen<'a>, Failure> {
-        let rules = Rules { negative: fitted.is_none_or(|fitted| fitted.rules.negative), ..Rules::ALL };
-        let all = interactions::load(SEEN, path, rules)?;
-        let by_rules = match fitted {
-            Some(fitted) if fitted.rules != rules => Some(interactions::load_any(SEEN, path, fitted.rules)?),
-            _ => None,
-        };
+    fn load<'a>(path: &'a Path, columns: Option<&Named>, fitted: Option<&Fitted>) -> Result<Seen<'a>, Failure> {
+        let columns = columns.cloned();
+        let negative = fitted.is_none_or(|fitted| fitted.rules.negative);
+        let rules = Rules { columns: columns.clone(), negative, ..Rules::ALL };
+        let all = interactions::load(SEEN, path, &rules)?;
+        let of_run = fitted.map(|fitted| Rules { columns, ..fitted.rules.clone() }).filter(|of_run| *of_run != rules);
+        let by_rules = of_run.map(|of_run| interactions::load_any(SEEN, path, &of_run)).transpose()?;
         Ok(Seen { path, all, by_rules })
     }
 

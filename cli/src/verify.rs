@@ -5,7 +5,7 @@ use indicatif::ProgressBar;
 use wgloss::verify::{self, Report, SUITES, Suite};
 
 use crate::failure::Failure;
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::{progress, table};
 
 #[derive(clap::Args)]
@@ -72,7 +72,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for failure in failures.iter().filter(|_| arguments.random.is_none()) {
         println!("{failure}");
     }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if failures.is_empty() { stop::code() } else { ExitCode::from(1) })
 }
 
 /// Most random cases have kernels of their own, which a device keeps; after so many another is opened.

@@ -807,7 +807,7 @@ fn a_stopped_fit_tells_its_whole_sweeps() {
     }
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", all_said(&output));
+    assert_eq!(output.status.code(), Some(143), "{}", all_said(&output));
     let end = lines(&out).pop().unwrap();
     let halves = objectives(&out).len() as u64;
     assert!(end["event"] == "end" && end["end"] == "stopped", "{end}");

@@ -1,5 +1,9 @@
 //! How lines of text are parted, and which of their fields is what.
 
+use std::str::FromStr;
+
+use super::time::Time;
+
 /// Where a line has what.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Columns {
@@ -49,6 +53,76 @@ impl Columns {
     }
 }
 
+const WHATS: [&str; 4] = ["user", "item", "weight", "time"];
+
+/// Which columns the user says have what: each the name of one, or its number from 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    user: String,
+    item: String,
+    weight: Option<String>,
+    time: Option<String>,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        let mut names = [const { None }; 4];
+        for part in text.split(',') {
+            let (what, name) = part.split_once('=').unwrap_or((part, ""));
+            let Some(at) = WHATS.iter().position(|known| *known == what.trim()) else {
+                return Err(format!("expected one of {} before =, found {what:?}", WHATS.join(", ")));
+            };
+            if name.trim().is_empty() {
+                return Err(format!("expected a column's name or number, as in {what}=3, found {part:?}"));
+            }
+            if names[at].replace(name.trim().to_owned()).is_some() {
+                return Err(format!("expected {what} once, found it twice"));
+            }
+        }
+        let [user, item, weight, time] = names;
+        let missing = |what: &str| format!("expected columns of user and item, found none of {what}");
+        Ok(Named {
+            user: user.ok_or_else(|| missing("user"))?,
+            item: item.ok_or_else(|| missing("item"))?,
+            weight,
+            time,
+        })
+    }
+}
+
+impl Named {
+    /// Where they are in a text of which `first` is the first line, and whether that is a header: if one of them is a name, if it `is_headed`, or if there is
+    /// no number or date where there should be one.
+    pub fn among(&self, first: &[&str], is_headed: bool) -> Result<(Columns, bool), String> {
+        let mut by_name = false;
+        let mut place = |name: &String| {
+            if let Ok(number) = name.parse::<usize>() {
+                let at = number.checked_sub(1).filter(|&at| at < first.len());
+                return at
+                    .ok_or_else(|| format!("--columns: expected numbers from 1 to {}, found {number}", first.len()));
+            }
+            by_name = true;
+            let exact = first.iter().position(|field| field.trim() == name);
+            exact.or_else(|| first.iter().position(|field| word(field) == word(name))).ok_or_else(|| {
+                format!("--columns: expected columns of the first line, {}, found {name}", first.join(", "))
+            })
+        };
+        let (user, item) = (place(&self.user)?, place(&self.item)?);
+        let [weight, time] = [&self.weight, &self.time].map(|name| name.as_ref().map(&mut place).transpose());
+        let (weight, time) = (weight?, time?);
+        if user == item {
+            return Err(format!("--columns: expected user and item in two columns, found both in column {}", user + 1));
+        }
+        let text = |at: Option<usize>| at.map_or("", |at| first[at].trim());
+        let is_word = |text: &str| !text.is_empty() && text.parse::<f64>().is_err();
+        let is_headed =
+            is_headed || by_name || is_word(text(weight)) || (is_word(text(time)) && Time::parse(text(time)).is_none());
+        Ok((Columns { user, item, weight, time, count: Some(first.len()) }, is_headed))
+    }
+}
+
 /// Which fields of a text's lines were taken for what.
 #[derive(Debug, Clone)]
 pub struct Fields {
@@ -58,6 +132,7 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// Of a header whose words do not tell where weight and time are it also says which columns are not read.
     pub fn describe(&self) -> String {
         let Columns { user, item, weight, time, .. } = self.columns;
         let of = |(what, at): (&str, Option<usize>)| match (at, &self.header) {
@@ -65,7 +140,14 @@ impl Fields {
             (Some(at), None) => format!("{what} from field {}", at + 1),
             (Some(at), Some(names)) => format!("{what} from {}", names[at]),
         };
-        [("user", Some(user)), ("item", Some(item)), ("weight", weight), ("time", time)].map(of).join(", ")
+        let read = [Some(user), Some(item), weight, time];
+        let mut told: Vec<String> = WHATS.into_iter().zip(read).map(of).collect();
+        let names = self.header.iter().flatten().enumerate();
+        let unread: Vec<&str> = names.filter(|(at, _)| !read.contains(&Some(*at))).map(|(_, name)| &**name).collect();
+        if read.contains(&None) && !unread.is_empty() {
+            told.push(format!("nothing from {} (--columns says which column has what)", unread.join(", ")));
+        }
+        told.join(", ")
     }
 }
 

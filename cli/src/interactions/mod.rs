@@ -11,12 +11,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use clap::ValueEnum;
+use flate2::bufread::MultiGzDecoder;
 use indicatif::ProgressBar;
 use serde_json::Value;
 use wgloss::Random;
 
-pub use self::layout::Fields;
 use self::layout::{Columns, Separator, WEIGHTS};
+pub use self::layout::{Fields, Named};
 use self::sparse::Matrix;
 pub use self::split::{New, Split};
 use self::time::{Form, Time};
@@ -24,8 +25,12 @@ use crate::failure::Failure;
 use crate::{progress, shortest};
 
 /// Which lines count, and how.
-#[derive(Debug, Clone, Copy, PartialEq, clap::Args)]
+#[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Rules {
+    /// Which columns have what, by the names that the first line gives them or by their numbers from 1, where the program does not find out by itself or shall
+    /// not: those of users and items, and of weights and times if they are to be read.
+    #[arg(long, value_name = "user=…,item=…[,weight=…][,time=…]", requires = "interactions")]
+    pub columns: Option<Named>,
     /// Leave out lines of less weight, before lines of one pair are joined.
     #[arg(long, value_name = "WEIGHT", requires = "interactions", allow_negative_numbers = true)]
     pub min_rating: Option<f32>,
@@ -55,6 +60,7 @@ pub enum Duplicates {
 impl Rules {
     /// All lines count.
     pub const ALL: Rules = Rules {
+        columns: None,
         min_rating: None,
         min_interactions: 1,
         duplicates: Duplicates::Last,
@@ -115,6 +121,8 @@ pub struct Loaded {
 
 /// How a .npz file begins.
 const ZIP: &[u8] = b"PK\x03\x04";
+/// How what gzip has packed begins.
+const GZIP: &[u8] = b"\x1f\x8b";
 /// What some programs begin a text in UTF-8 with.
 pub const MARK: &str = "\u{feff}";
 /// So many lines show how a text is laid out.
@@ -146,37 +154,48 @@ struct Reader {
 
 impl Reader {
     /// Takes a line's fields; what is wrong with them, else.
-    fn take(&mut self, fields: &[&str], rules: Rules) -> Result<(), String> {
+    fn take(&mut self, fields: &[&str], rules: &Rules) -> Result<(), String> {
         let columns = match self.columns {
             Some(columns) => columns,
             None => {
-                let unknown = || Columns { count: Some(fields.len()), ..Columns::positional(fields.len()) };
-                let header = Columns::named(fields).or_else(|| self.is_headed.then(unknown));
-                if header.is_some() {
-                    self.columns = header;
+                let named = Columns::named(fields);
+                let is_headed = named.is_some() || self.is_headed;
+                let (columns, is_headed) = match (&rules.columns, named) {
+                    (Some(wish), _) => wish.among(fields, is_headed)?,
+                    (None, Some(named)) => (named, true),
+                    (None, None) if is_headed => {
+                        (Columns { count: Some(fields.len()), ..Columns::positional(fields.len()) }, true)
+                    }
+                    (None, None) => (Columns::positional(fields.len()), false),
+                };
+                self.columns = Some(columns);
+                if is_headed {
                     self.header = Some(fields.iter().map(|field| field.trim().to_owned()).collect());
                     return Ok(());
                 }
-                *self.columns.insert(Columns::positional(fields.len()))
+                columns
             }
         };
+        // A first line may be a header of words that are not known.
+        let is_first = self.all == 0 && self.header.is_none() && rules.columns.is_none();
+        let hint = if is_first { "; --columns says which column has what" } else { "" };
         let fits = columns.count.map_or((2..=4).contains(&fields.len()), |count| fields.len() == count);
         if !fits {
             let expected = columns.count.map_or("user, item[, weight[, timestamp]]".to_owned(), |count| {
-                format!("{count} fields as in the header")
+                format!("{count} fields as in the first line")
             });
-            return Err(format!("expected {expected}, found {} fields{}", fields.len(), self.separated()));
+            return Err(format!("expected {expected}, found {} fields{}{hint}", fields.len(), self.separated()));
         }
         let field = |at: Option<usize>| at.and_then(|at| fields.get(at)).map(|text| text.trim());
         let weight = match field(columns.weight) {
             Some(text) => match text.parse::<f64>() {
                 Ok(value) if (value as f32).is_finite() => Some(value),
-                _ => return Err(format!("expected a number as weight, found {text:?}{}", self.separated())),
+                _ => return Err(format!("expected a number as weight, found {text:?}{}{hint}", self.separated())),
             },
             None => None,
         };
         let time = match columns.time {
-            Some(_) => self.time(field(columns.time).unwrap_or_default())?,
+            Some(_) => self.time(field(columns.time).unwrap_or_default()).map_err(|what| what + hint)?,
             None => Time::of(0),
         };
         let weight = weight.map(|weight| rules.weight(weight)).transpose()?;
@@ -233,7 +252,10 @@ impl Reader {
 
     /// The entries of a matrix, whose rows and columns are known by their numbers; zeros are none. It tells no times: the order of a user's is drawn, so that
     /// what is held out is any of them and not the one with the largest number.
-    fn of(matrix: Matrix, rules: Rules) -> Loaded {
+    fn of(matrix: Matrix, rules: &Rules) -> Result<Loaded, String> {
+        if rules.columns.is_some() {
+            return Err("expected lines of text, since --columns is given, found a sparse matrix".into());
+        }
         let least = rules.min_rating.unwrap_or(f32::NEG_INFINITY);
         let Matrix { entries, first, has_values, .. } = matrix;
         let (mut all, mut largest) = (0, None);
@@ -262,7 +284,7 @@ impl Reader {
         reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
         reader.entries.iter_mut().for_each(|entry| entry.time = Time::of(random.word().into()));
-        reader.loaded(rules)
+        Ok(reader.loaded(rules))
     }
 
     /// Sorts entries by user, then by time, equal times in the order of the file. Of a pair the last stays, with what the weights up to it make.
@@ -292,7 +314,7 @@ impl Reader {
         self.joined += before - self.entries.len();
     }
 
-    fn loaded(mut self, rules: Rules) -> Loaded {
+    fn loaded(mut self, rules: &Rules) -> Loaded {
         self.join(rules.duplicates);
         loop {
             let [mut of_users, mut of_items] = [0, 1].map(|side| vec![0usize; self.names[side].len()]);
@@ -328,7 +350,7 @@ impl Reader {
 
 impl Loaded {
     /// Why there are no interactions, if there are none.
-    fn none_left(&self, rules: Rules) -> Option<String> {
+    fn none_left(&self, rules: &Rules) -> Option<String> {
         if !self.entries.is_empty() {
             return None;
         }
@@ -356,7 +378,7 @@ fn larger(a: Option<f32>, b: Option<f32>) -> Option<f32> {
 }
 
 /// Refuses to leave out lines by weights that the file does not have.
-fn check_rating(loaded: &Loaded, rules: Rules) -> Result<(), String> {
+fn check_rating(loaded: &Loaded, rules: &Rules) -> Result<(), String> {
     let found = match &loaded.fields {
         _ if rules.min_rating.is_none() => return Ok(()),
         Some(Fields { columns: Columns { weight: None, .. }, header }) => match header {
@@ -373,7 +395,7 @@ fn check_rating(loaded: &Loaded, rules: Rules) -> Result<(), String> {
 }
 
 /// Reads the file that `option` names; some interaction must be left.
-pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
+pub fn load(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Failure> {
     if let Some(least) = rules.min_rating.filter(|least| !least.is_finite()) {
         return Err(Failure::input(format!("--min-rating: expected a finite number, found {least}")));
     }
@@ -387,7 +409,7 @@ pub fn load(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> 
 }
 
 /// Reads the file that `option` names.
-pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failure> {
+pub fn load_any(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Failure> {
     let refuse = |what: String| Failure::input(format!("{option} {}: {what}", path.display()));
     let unreadable = |error: std::io::Error| refuse(format!("expected a file of interactions, found: {error}"));
     let file = File::open(path).map_err(unreadable)?;
@@ -400,41 +422,49 @@ pub fn load_any(option: &str, path: &Path, rules: Rules) -> Result<Loaded, Failu
         _ => ProgressBar::hidden(),
     };
     let mut input = BufReader::with_capacity(1 << 20, bar.wrap_read(file));
-    let mut start = input.fill_buf().map_err(unreadable)?;
-    if start.starts_with(MARK.as_bytes()) {
-        input.consume(MARK.len());
-        start = input.fill_buf().map_err(unreadable)?;
-    }
-    if let Some(found) = no_text(start) {
-        return Err(refuse(format!(
-            "expected text, a MatrixMarket file or an .npz file of interactions, found {found}"
-        )));
-    }
+    let start = input.fill_buf().map_err(unreadable)?;
     let loaded = if start.starts_with(ZIP) {
         let file = File::open(path).map_err(unreadable)?;
-        sparse::csr(file, &rules).map(|matrix| Reader::of(matrix, rules))
-    } else if start.get(..sparse::BANNER.len()).is_some_and(|start| start.eq_ignore_ascii_case(sparse::BANNER)) {
-        sparse::matrix_market(input, &rules).map(|matrix| Reader::of(matrix, rules))
+        sparse::npz(file, rules).and_then(|matrix| Reader::of(matrix, rules))
+    } else if start.starts_with(GZIP) {
+        load_text(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(input)), rules)
     } else {
-        read(input, rules)
+        load_text(input, rules)
     };
     bar.finish_and_clear();
     loaded.map_err(refuse)
 }
 
+/// Lines or a matrix of MatrixMarket, no longer packed.
+fn load_text(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
+    let mut start = input.fill_buf().map_err(unread)?;
+    if start.starts_with(MARK.as_bytes()) {
+        input.consume(MARK.len());
+        start = input.fill_buf().map_err(unread)?;
+    }
+    if let Some(found) = no_text(start) {
+        return Err(format!("expected text, a MatrixMarket file or an .npz file of interactions, found {found}"));
+    }
+    if start.get(..sparse::BANNER.len()).is_some_and(|start| start.eq_ignore_ascii_case(sparse::BANNER)) {
+        return sparse::matrix_market(input, rules).and_then(|matrix| Reader::of(matrix, rules));
+    }
+    read(input, rules)
+}
+
 /// What a file is that looks like text to nobody.
 fn no_text(start: &[u8]) -> Option<&'static str> {
-    let kinds: [(&[u8], _); 4] = [
-        (b"\x1f\x8b", "what gzip has packed; gunzip unpacks it"),
-        (b"\x93NUMPY", "an .npy file"),
-        (b"\xff\xfe", "text in UTF-16"),
-        (b"\xfe\xff", "text in UTF-16"),
-    ];
+    let kinds: [(&[u8], _); 3] =
+        [(b"\x93NUMPY", "an .npy file"), (b"\xff\xfe", "text in UTF-16"), (b"\xfe\xff", "text in UTF-16")];
     kinds.into_iter().find_map(|(mark, kind)| start.starts_with(mark).then_some(kind))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, String> {
     core::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found other bytes".to_owned())
+}
+
+/// Of a disk, or of what gzip has packed and something has cut.
+fn unread(error: impl core::fmt::Display) -> String {
+    format!("expected a file of interactions that can be read to its end, found: {error}")
 }
 
 /// The first lines that are not blank, and all blank ones before them.
@@ -451,8 +481,8 @@ fn first_lines(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
 }
 
 /// What is wrong is said with its line.
-pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
-    let start = first_lines(&mut input).map_err(|error| error.to_string())?;
+pub fn read(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
+    let start = first_lines(&mut input).map_err(unread)?;
     let shown = String::from_utf8_lossy(&start);
     let shown: Vec<&str> = shown.lines().filter(|line| !line.trim().is_empty()).collect();
     let first = shown.first().copied().unwrap_or_default();
@@ -473,7 +503,7 @@ pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
         let mut records = format.from_reader(input.chain(&b"\n"[..]));
         let mut record = csv::ByteRecord::new();
         loop {
-            let more = records.read_byte_record(&mut record).map_err(|error| error.to_string())?;
+            let more = records.read_byte_record(&mut record).map_err(unread)?;
             if !more {
                 break;
             }
@@ -491,7 +521,7 @@ pub fn read(mut input: impl BufRead, rules: Rules) -> Result<Loaded, String> {
         for number in 1.. {
             line.clear();
             let length = input.by_ref().take(LONGEST).read_until(b'\n', &mut line);
-            if length.map_err(|error| error.to_string())? == 0 {
+            if length.map_err(unread)? == 0 {
                 break;
             }
             let line = text(&line).map_err(|what| at(number, what))?.trim();
@@ -517,7 +547,7 @@ mod tests {
     const OPTION: &str = "--interactions";
 
     fn parsed(text: &str) -> Result<Loaded, String> {
-        read(text.as_bytes(), Rules::ALL)
+        read(text.as_bytes(), &Rules::ALL)
     }
 
     /// Ids of users and items and time of each entry.
@@ -589,7 +619,7 @@ mod tests {
     fn weights_of_duplicates() {
         let of = |duplicates| {
             let rules = Rules { duplicates, ..Rules::ALL };
-            let loaded = read("a,x,4,3\na,x,1,9\na,x,2,5\na,y,7,1\nb,x,1,2\n".as_bytes(), rules).unwrap();
+            let loaded = read("a,x,4,3\na,x,1,9\na,x,2,5\na,y,7,1\nb,x,1,2\n".as_bytes(), &rules).unwrap();
             loaded.entries.iter().map(|entry| entry.value).collect::<Vec<_>>()
         };
         assert_eq!(of(Duplicates::Last), [7.0, 1.0, 1.0]);
@@ -600,13 +630,13 @@ mod tests {
     #[test]
     fn rules() {
         let rated = Rules { min_rating: Some(4.0), ..Rules::ALL };
-        let loaded = read("u,i,3.9\nu,j,4\nv,i,5\n".as_bytes(), rated).unwrap();
+        let loaded = read("u,i,3.9\nu,j,4\nv,i,5\n".as_bytes(), &rated).unwrap();
         assert_eq!(told(&loaded), [("u", "j", 0), ("v", "i", 0)]);
         let tenth = Rules { min_rating: Some(0.1), ..Rules::ALL };
-        assert_eq!(read("u,i,0.1\n".as_bytes(), tenth).unwrap().entries.len(), 1);
+        assert_eq!(read("u,i,0.1\n".as_bytes(), &tenth).unwrap().entries.len(), 1);
         // Without z its user has one left, without which x has one.
         let core = Rules { min_interactions: 2, ..Rules::ALL };
-        let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), core).unwrap();
+        let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), &core).unwrap();
         assert_eq!(told(&loaded), [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]);
         assert_eq!((loaded.users.len(), loaded.items.len()), (2, 2));
     }
@@ -614,12 +644,16 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         for (text, want) in [
+            (
+                "a,x,much\n",
+                "line 1: expected a number as weight, found \"much\" (fields separated by commas); --columns says which column has what",
+            ),
             ("a,x,1\nb,y,much\n", "line 2: expected a number as weight, found \"much\" (fields separated by commas)"),
             ("a,x,1\nb,y,nan\n", "line 2: expected a number as weight, found \"nan\" (fields separated by commas)"),
             ("a,x,-1\n", "line 1: expected a weight of at least 0, found -1"),
             (
                 "a,x,1,noon\n",
-                "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\" (fields separated by commas)",
+                "line 1: expected a number or a date of ISO 8601 as timestamp, found \"noon\" (fields separated by commas); --columns says which column has what",
             ),
             (
                 "a,x,1,5\na,y,1,2018-09-20\n",
@@ -637,11 +671,11 @@ mod tests {
             ),
             (
                 "user,item,rating\na,x\n",
-                "line 2: expected 3 fields as in the header, found 2 fields (fields separated by commas)",
+                "line 2: expected 3 fields as in the first line, found 2 fields (fields separated by commas)",
             ),
             (
                 "a x 1 2 3\n",
-                "line 1: expected user, item[, weight[, timestamp]], found 5 fields (fields separated by spaces)",
+                "line 1: expected user, item[, weight[, timestamp]], found 5 fields (fields separated by spaces); --columns says which column has what",
             ),
         ] {
             assert_eq!(parsed(text).unwrap_err(), want, "{text:?}");
@@ -651,8 +685,8 @@ mod tests {
             ("\nuser,item,rating\r\na,x,1\r\n\r\nb,y,much\r\n", "line 5: "),
             ("a,\"x\nx\",1\n\nb,\"y\n\ny\",much\n", "line 4: "),
             ("\n\na::x::1\n\nb::y::much\n", "line 5: "),
-            ("u1 i1 4,5 9\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by spaces)"),
-            ("u1;i1;4,5\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by semicolons)"),
+            ("u1 i1 4,5 9\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by spaces); "),
+            ("u1;i1;4,5\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by semicolons); "),
             (
                 "\n{\"user\": 1, \"item\": 2}\n",
                 "expected lines of user, item[, weight[, timestamp]], found JSON: {\"user",
@@ -662,11 +696,11 @@ mod tests {
             let told = parsed(text).unwrap_err();
             assert!(told.starts_with(want), "{text:?}: {told}");
         }
-        let latin = read(&b"a,x\nb,caf\xe9\n"[..], Rules::ALL).unwrap_err();
+        let latin = read(&b"a,x\nb,caf\xe9\n"[..], &Rules::ALL).unwrap_err();
         assert_eq!(latin, "line 2: expected text in UTF-8, found other bytes");
         assert!(parsed("").unwrap().entries.is_empty());
         let binary: Vec<u8> = (0..1 << 21).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        assert!(read(binary.as_slice(), Rules::ALL).is_err());
+        assert!(read(binary.as_slice(), &Rules::ALL).is_err());
     }
 
     #[test]
@@ -675,7 +709,7 @@ mod tests {
         let path = folder.path().join("plays.mtx");
         let load_text = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            load(OPTION, &path, Rules::ALL)
+            load(OPTION, &path, &Rules::ALL)
         };
         let text = "%%MatrixMarket matrix coordinate integer general\n% plays\n3 4 3\n1 4 5\n3 1 2\n1 2 7\n";
         let loaded = load_text(text).unwrap();
@@ -721,6 +755,10 @@ mod tests {
         bytes
     }
 
+    fn told_of(loaded: &Loaded) -> Vec<(&str, &str, f32)> {
+        loaded.entries.iter().zip(told(loaded)).map(|(entry, (user, item, _))| (user, item, entry.value)).collect()
+    }
+
     /// As SciPy's save_npz writes it: 3 × 4 with 5 at (0, 3), 7 at (0, 1) and 2 at (2, 0), but for `others`.
     fn npz(path: &Path, format: &[u8], others: &[(&str, Vec<u8>)]) {
         let mut word = Vec::new();
@@ -736,6 +774,8 @@ mod tests {
             ("shape", npy(&[3i64, 4])),
             ("data", npy(&[5.0f64, 7.0, 2.0])),
             ("format", word),
+            ("row", Vec::new()),
+            ("col", Vec::new()),
         ] {
             let bytes = others.iter().find_map(|(other, bytes)| (*other == name).then_some(bytes)).unwrap_or(&bytes);
             archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
@@ -750,7 +790,7 @@ mod tests {
         let path = folder.path().join("plays.npz");
         let of = |format: &[u8], others: &[(&str, Vec<u8>)]| {
             npz(&path, format, others);
-            load(OPTION, &path, Rules::ALL)
+            load(OPTION, &path, &Rules::ALL)
         };
         let half = |value: f32| half::f16::from_f32(value);
         for others in [
@@ -780,10 +820,27 @@ mod tests {
             let told = of(b"csr", &[(name, bytes)]).unwrap_err().message;
             assert!(told.ends_with(want) || told.contains(&format!(": {want}")), "{want}: {told}");
         }
+        let told = of(b"bsr", &[]).unwrap_err().message;
+        assert!(told.contains("expected a matrix in the format csr, csc or coo, found \"bsr\""), "{told}");
+        // The same numbers by columns are the transpose.
+        let loaded = of(b"csc", &[("shape", npy(&[4i64, 3]))]).unwrap();
+        let mut entries: Vec<_> = told_of(&loaded);
+        entries.sort_by(|a, b| a.0.cmp(b.0));
+        assert_eq!(entries, [("0", "2", 2.0), ("1", "0", 7.0), ("3", "0", 5.0)]);
         let told = of(b"csc", &[]).unwrap_err().message;
-        assert!(told.contains("expected a matrix in the format csr, found \"csc\""), "{told}");
+        assert!(told.ends_with("expected 5 numbers in indptr, found 4"), "{told}");
+        let coo = |rows: &[i32]| of(b"coo", &[("row", npy(rows)), ("col", npy(&[3i64, 1, 0]))]);
+        assert_eq!(told_of(&coo(&[0, 0, 2]).unwrap()).len(), 3);
+        for (rows, want) in [
+            (&[0, 3, 2][..], "entry 1: expected a row from 0 to 2, found 3"),
+            (&[0, -1, 2], "entry 1: expected a row from 0 to 2, found -1"),
+            (&[0, 0], "expected as many numbers in row as in data, 3, found 2"),
+        ] {
+            let told = coo(rows).unwrap_err().message;
+            assert!(told.ends_with(want), "{told}");
+        }
         std::fs::write(&path, b"PK\x03\x04 and nothing else").unwrap();
-        assert!(load(OPTION, &path, Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
+        assert!(load(OPTION, &path, &Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
     }
 
     /// A pair that a matrix has several times is joined in the order of the file before its time is drawn; zeros are no interactions; ids that do not occur
@@ -799,7 +856,7 @@ mod tests {
             lines.map(|(at, value)| format!("{} {} {value}\n", at / 8 + 1, 4_294_967_295 - at)).collect();
         std::fs::write(&path, format!("{head} 123\n{text}1 1 0\n9 9 0\n1 4294967295 0\n")).unwrap();
         for (duplicates, want) in [(Duplicates::Last, 2.0), (Duplicates::Max, 5.0), (Duplicates::Sum, 8.0)] {
-            let loaded = load(OPTION, &path, Rules { duplicates, ..Rules::ALL }).unwrap();
+            let loaded = load(OPTION, &path, &Rules { duplicates, ..Rules::ALL }).unwrap();
             assert_eq!((loaded.entries.len(), loaded.users.len(), loaded.items.len()), (40, 5, 40));
             assert!(loaded.entries.iter().all(|entry| entry.value == want), "{:?}", loaded.entries);
             assert_eq!((&*loaded.users[4], &*loaded.items[39]), ("5", "4294967295"));
@@ -810,14 +867,14 @@ mod tests {
     #[test]
     fn weights_below_0_are_taken_where_they_mean_something() {
         let rules = Rules { negative: true, ..Rules::ALL };
-        let loaded = read("a,x,-1.5\nb,x,2\n".as_bytes(), rules).unwrap();
+        let loaded = read("a,x,-1.5\nb,x,2\n".as_bytes(), &rules).unwrap();
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).collect::<Vec<_>>(), [-1.5, 2.0]);
-        let least = Rules { min_rating: Some(-1.0), ..rules };
-        assert_eq!(read("a,x,-1.5\nb,x,-1\n".as_bytes(), least).unwrap().users, ["b"]);
+        let least = Rules { min_rating: Some(-1.0), ..rules.clone() };
+        assert_eq!(read("a,x,-1.5\nb,x,-1\n".as_bytes(), &least).unwrap().users, ["b"]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plays.npz");
         npz(&path, b"csr", &[("data", npy(&[5i8, -7, 2]))]);
-        let loaded = load(OPTION, &path, rules).unwrap();
+        let loaded = load(OPTION, &path, &rules).unwrap();
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 0.0);
     }
 
@@ -847,13 +904,97 @@ mod tests {
         assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
     }
 
+    /// Of columns that the user names, and of the others: what was read, and what a bad name is told.
+    #[test]
+    fn columns_are_named() {
+        let of = |columns: &str, text: &str| {
+            let columns = Some(columns.parse::<Named>().map_err(|error| error.to_string())?);
+            read(text.as_bytes(), &Rules { columns, ..Rules::ALL })
+        };
+        let headed = "reader,clip,grade,at\nu,i,7,1\nu,j,2,0\n";
+        for (columns, text) in [
+            ("user=reader,item=clip,weight=grade,time=at", headed),
+            ("time=AT,weight=grade,item=clip,user=Reader", headed),
+            ("user=1,item=2,weight=3,time=4", headed),
+            ("user=1,item=2,weight=3,time=4", "u,i,7,1\nu,j,2,0\n"),
+            ("user=2,item=1,weight=4,time=3", "i::u::1::7::more\nj::u::0::2::more\n"),
+            ("user=user_id,item=product,weight=3,time=4", "user_id;product;x;y;rating\nu;i;7;1;9\nu;j;2;0;9\n"),
+        ] {
+            let loaded = of(columns, text).unwrap();
+            assert_eq!(told_of(&loaded), [("u", "j", 2.0), ("u", "i", 7.0)], "{columns}: {text}");
+        }
+        let loaded = of("user=reader,item=clip", headed).unwrap();
+        assert_eq!(told_of(&loaded), [("u", "i", 1.0), ("u", "j", 1.0)]);
+        assert!(!loaded.weighted);
+        for (columns, text, want) in [
+            (
+                "user=reader,item=film",
+                headed,
+                "line 1: --columns: expected columns of the first line, reader, clip, grade, at, found film",
+            ),
+            ("user=1,item=5", headed, "line 1: --columns: expected numbers from 1 to 4, found 5"),
+            ("user=0,item=2", headed, "line 1: --columns: expected numbers from 1 to 4, found 0"),
+            (
+                "user=1,item=reader",
+                headed,
+                "line 1: --columns: expected user and item in two columns, found both in column 1",
+            ),
+            (
+                "user=1,item=2,weight=3",
+                "u,i,7\nu,j\n",
+                "line 2: expected 3 fields as in the first line, found 2 fields (fields separated by commas)",
+            ),
+            (
+                "user=1,item=2,weight=2",
+                "u,7\nu,j\n",
+                "line 2: expected a number as weight, found \"j\" (fields separated by commas)",
+            ),
+            ("user=1,users=2", headed, "expected one of user, item, weight, time before =, found \"users\""),
+            ("user=1", headed, "expected columns of user and item, found none of item"),
+            ("user=1,user=2", headed, "expected user once, found it twice"),
+            ("user=,item=2", headed, "expected a column's name or number, as in user=3, found \"user=\""),
+        ] {
+            assert_eq!(of(columns, text).unwrap_err(), want);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plays.mtx");
+        std::fs::write(&path, "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n").unwrap();
+        let rules = Rules { columns: Some("user=1,item=2".parse().unwrap()), ..Rules::ALL };
+        let told = load(OPTION, &path, &rules).unwrap_err().message;
+        assert!(told.ends_with("expected lines of text, since --columns is given, found a sparse matrix"), "{told}");
+    }
+
+    #[test]
+    fn what_gzip_has_packed_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ratings.csv.gz");
+        let packed = |text: &str| {
+            let mut packer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            std::io::Write::write_all(&mut packer, text.as_bytes()).unwrap();
+            packer.finish().unwrap()
+        };
+        for parts in [
+            &["user,item,rating\nu,i,7\n"][..],
+            &["user,item,rating\n", "u,i,7\n"],
+            &["\u{feff}u\ti\t7\t1\n"],
+            &["%%MatrixMarket matrix coordinate real general\n2 2 1\n1 2 7\n"],
+        ] {
+            let packed: Vec<u8> = parts.iter().flat_map(|part| packed(part)).collect();
+            std::fs::write(&path, &packed).unwrap();
+            assert_eq!(load(OPTION, &path, &Rules::ALL).unwrap().entries[0].value, 7.0);
+            std::fs::write(&path, &packed[..packed.len() - 9]).unwrap();
+            let told = load(OPTION, &path, &Rules::ALL).unwrap_err().message;
+            assert!(told.contains("ratings.csv.gz: "), "{told}");
+        }
+    }
+
     #[test]
     fn a_least_weight_needs_weights() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ratings");
         let refused = |text: &str, least: f32| {
             std::fs::write(&path, text).unwrap();
-            load(OPTION, &path, Rules { min_rating: Some(least), ..Rules::ALL }).unwrap_err().message
+            load(OPTION, &path, &Rules { min_rating: Some(least), ..Rules::ALL }).unwrap_err().message
         };
         let pattern = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 2\n";
         let real = "%%MatrixMarket matrix coordinate real general\n2 2 3\n2 2 3.5\n1 1 0\n1 2 2\n";
@@ -900,7 +1041,7 @@ mod tests {
         let matrix = "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 2\n";
         for text in ["1::2::3\n", "1 2\n", "1,2\n", "user,item\n1,2\n", "\n \n\r\n\"user\";\"item\"\n1;2\n", matrix] {
             std::fs::write(&path, format!("{MARK}{text}")).unwrap();
-            let loaded = load(OPTION, &path, Rules::ALL).unwrap();
+            let loaded = load(OPTION, &path, &Rules::ALL).unwrap();
             assert_eq!(told(&loaded).iter().map(|of| (of.0, of.1)).collect::<Vec<_>>(), [("1", "2")], "{text:?}");
         }
     }
@@ -908,13 +1049,15 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let told = |path: &Path| load(OPTION, path, Rules::ALL).unwrap_err().message;
+        let told = |path: &Path| load(OPTION, path, &Rules::ALL).unwrap_err().message;
         assert!(told(&folder.path().join("missing.csv")).contains("expected a file of interactions"));
         assert!(told(folder.path()).contains("folder"));
         let empty = folder.path().join("empty.csv");
         std::fs::write(&empty, "user,item\n").unwrap();
         assert!(told(&empty).ends_with("expected interactions, found none"));
-        for (bytes, found) in [(&b"\x1f\x8b\x08"[..], "gzip"), (b"\x93NUMPY\x01", ".npy"), (b"\xff\xfeu\0", "UTF-16")] {
+        for (bytes, found) in
+            [(&b"\x1f\x8b\x08"[..], "end of file"), (b"\x93NUMPY\x01", ".npy"), (b"\xff\xfeu\0", "UTF-16")]
+        {
             std::fs::write(&empty, bytes).unwrap();
             assert!(told(&empty).contains(found));
         }

@@ -1,4 +1,4 @@
-//! Interactions as a sparse matrix, users by items: MatrixMarket's coordinates and SciPy's `save_npz` of a `csr_matrix`.
+//! Interactions as a sparse matrix, users by items: MatrixMarket's coordinates and SciPy's `save_npz`.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -101,8 +101,8 @@ pub fn matrix_market(input: impl BufRead, rules: &Rules) -> Result<Matrix, Strin
     }
 }
 
-/// What `scipy.sparse.save_npz` writes of a `csr_matrix` or `csr_array`.
-pub fn csr(file: File, rules: &Rules) -> Result<Matrix, String> {
+/// What `scipy.sparse.save_npz` writes of a matrix or array in the formats csr, csc and coo.
+pub fn npz(file: File, rules: &Rules) -> Result<Matrix, String> {
     let mut archive = ZipArchive::new(file).map_err(|error| format!("expected an .npz file, found: {error}"))?;
     let format = array(&mut archive, "format", |npy| {
         let DType::Plain(ty) = npy.dtype() else { return Err("expected a word".into()) };
@@ -111,8 +111,9 @@ pub fn csr(file: File, rules: &Rules) -> Result<Matrix, String> {
             if is_bytes { npy.into_vec().map_err(|error| error.to_string())? } else { Vec::new() };
         Ok(words.first().map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default())
     })?;
-    if format != "csr" {
-        return Err(format!("expected a matrix in the format csr, found {format:?}; SciPy's .tocsr() converts"));
+    if !["csr", "csc", "coo"].contains(&&*format) {
+        let expected = "expected a matrix in the format csr, csc or coo";
+        return Err(format!("{expected}, found {format:?}; SciPy's .tocsr() converts"));
     }
     let shape = array(&mut archive, "shape", integers)?;
     let [rows, cols] = shape[..] else { return Err(format!("expected two numbers as shape, found {shape:?}")) };
@@ -120,34 +121,61 @@ pub fn csr(file: File, rules: &Rules) -> Result<Matrix, String> {
         return Err(format!("expected a shape of numbers of at least 0, found {rows} x {cols}"));
     }
     let shape = checked([rows, cols].map(|size| size as usize))?;
-    let starts = array(&mut archive, "indptr", integers)?;
-    let columns = array(&mut archive, "indices", integers)?;
     let values = array(&mut archive, "data", numbers)?;
-    if starts.len() != shape[0] + 1 || columns.len() != values.len() {
-        let expected = format!("expected {} numbers in indptr and as many in indices as in data", shape[0] + 1);
-        return Err(format!("{expected}, found {}, {} and {}", starts.len(), columns.len(), values.len()));
-    }
-    let [first, last] = [starts[0], starts[shape[0]]];
-    if first != 0 || last != values.len() as i64 {
-        return Err(format!("expected indptr from 0 to {}, found {first} to {last}", values.len()));
-    }
+    let mut read = |name| array(&mut archive, name, integers).and_then(|all| expect_as_many(name, all, values.len()));
+    let [rows, columns] = match &*format {
+        "csr" => {
+            let columns = read("indices")?;
+            [lines("row", array(&mut archive, "indptr", integers)?, shape[0], values.len())?, columns]
+        }
+        "csc" => {
+            let rows = read("indices")?;
+            [rows, lines("column", array(&mut archive, "indptr", integers)?, shape[1], values.len())?]
+        }
+        _ => [read("row")?, read("col")?],
+    };
     let mut matrix = Matrix { shape, entries: Vec::with_capacity(values.len()), first: 0, has_values: true };
-    for (row, ends) in starts.windows(2).enumerate() {
-        let (first, end) = (ends[0], ends[1]);
-        if first < 0 || first > end || end as usize > values.len() {
-            let expected = format!("expected indptr to rise from 0 to {}", values.len());
-            return Err(format!("row {row}: {expected}, found {first} to {end}"));
-        }
-        for at in first as usize..end as usize {
-            let column = columns[at];
-            if column < 0 || column as usize >= shape[1] {
-                return Err(format!("row {row}: expected a column from 0 to {}, found {column}", shape[1].max(1) - 1));
-            }
-            let value = rules.weight(values[at]).map_err(|what| format!("row {row}: {what}"))?;
-            matrix.entries.push((row as u32, column as u32, value));
-        }
+    for (at, value) in values.into_iter().enumerate() {
+        let (row, column) = (rows[at], columns[at]);
+        let of = |index: i64, size: usize| u32::try_from(index).ok().filter(|&index| (index as usize) < size);
+        let refuse = |what: &str, size: usize, found: i64| match size {
+            0 => format!("expected no {what}, found {found}"),
+            _ => format!("expected a {what} from 0 to {}, found {found}", size - 1),
+        };
+        let row = of(row, shape[0]).ok_or_else(|| format!("entry {at}: {}", refuse("row", shape[0], row)))?;
+        let column =
+            of(column, shape[1]).ok_or_else(|| format!("row {row}: {}", refuse("column", shape[1], column)))?;
+        let value = rules.weight(value).map_err(|what| format!("row {row}: {what}"))?;
+        matrix.entries.push((row, column, value));
     }
     Ok(matrix)
+}
+
+fn expect_as_many(name: &str, all: Vec<i64>, values: usize) -> Result<Vec<i64>, String> {
+    match all.len() == values {
+        true => Ok(all),
+        false => Err(format!("expected as many numbers in {name} as in data, {values}, found {}", all.len())),
+    }
+}
+
+/// The row of each entry from where `rows` rows begin, or its column likewise.
+fn lines(what: &str, starts: Vec<i64>, rows: usize, values: usize) -> Result<Vec<i64>, String> {
+    if starts.len() != rows + 1 {
+        return Err(format!("expected {} numbers in indptr, found {}", rows + 1, starts.len()));
+    }
+    let [first, last] = [starts[0], starts[rows]];
+    if first != 0 || last != values as i64 {
+        return Err(format!("expected indptr from 0 to {values}, found {first} to {last}"));
+    }
+    let mut of_entries = Vec::with_capacity(values);
+    for (row, ends) in starts.windows(2).enumerate() {
+        let (first, end) = (ends[0], ends[1]);
+        if first > end || end > last {
+            return Err(format!("{what} {row}: expected indptr to rise from 0 to {values}, found {first} to {end}"));
+        }
+        of_entries.resize(end as usize, row as i64);
+    }
+    Ok(of_entries)
 }
 
 fn array<T>(

@@ -189,7 +189,7 @@ mod tests {
     use crate::interactions::{Rules, read};
 
     fn parsed(text: &str) -> Result<Loaded, String> {
-        read(text.as_bytes(), Rules::ALL)
+        read(text.as_bytes(), &Rules::ALL)
     }
 
     /// Of ten users who have three, four, none twice; nothing is lost.
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_disliked_is_not_held_out() {
         let text = "a,x,1,1\na,y,2,2\na,z,-3,3\nb,x,-1,1\nb,y,-1,2\nb,z,-1,3\n";
-        let loaded = read(text.as_bytes(), Rules { negative: true, ..Rules::ALL }).unwrap();
+        let loaded = read(text.as_bytes(), &Rules { negative: true, ..Rules::ALL }).unwrap();
         let split = loaded.leave_last_out(u32::MAX).unwrap();
         assert_eq!(split.values, [1.0, -3.0, -1.0, -1.0, -1.0]);
         assert_eq!(split.held_out.lists()[0], [loaded.items.iter().position(|item| item == "y").unwrap() as u32]);
@@ -271,11 +271,15 @@ mod tests {
                  pair; 1 left out by --min-interactions",
             ),
             (
+                "user,item,r\na,x,2\na,y,2\nb,x,2\nb,y,2\n",
+                "of 4 lines: user from user, item from item, no weight, no time, nothing from r (--columns says which column has what)",
+            ),
+            (
                 "Date;Item ID;uid\n1;x;a\n2;y;a\n1;x;b\n1;y;b\n",
                 "of 4 lines: user from uid, item from Item ID, no weight, time from Date",
             ),
         ] {
-            assert_eq!(read(text.as_bytes(), rules).unwrap().account().unwrap(), want);
+            assert_eq!(read(text.as_bytes(), &rules).unwrap().account().unwrap(), want);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::interactions::{self, Duplicates, Rules};
 use crate::progress;
 use crate::quality::{clause, compare, record, sentence};
 use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, Run};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::tables::keep;
 
 /// Interactions instead of pairs.
@@ -22,7 +22,7 @@ use crate::tables::keep;
 #[command(next_help_heading = "Interactions")]
 pub struct Options {
     /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
-    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz).
+    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz (.npz). Text may be packed by gzip.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
     #[command(flatten)]
@@ -71,6 +71,7 @@ impl Options {
             ("--min-rating", self.rules.min_rating.is_some()),
             ("--min-interactions", self.rules.min_interactions != 1),
             ("--duplicates", self.rules.duplicates != Duplicates::Last),
+            ("--columns", self.rules.columns.is_some()),
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))
@@ -131,7 +132,7 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
     }
     options.check()?;
     arguments.update.check(Kind::Adam)?;
-    let loaded = interactions::load("--interactions", path, options.rules)?;
+    let loaded = interactions::load("--interactions", path, &options.rules)?;
     let split = loaded.leave_last_out(options.rules.held_out_users)?;
     let train = &split.train;
     loaded.describe(path, &split);
@@ -211,7 +212,7 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
             }
             _ => {
                 say!("stopped before an epoch did better than the start: nothing to keep");
-                ExitCode::from(130)
+                stop::code()
             }
         });
     }
@@ -232,5 +233,5 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
     for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS].into_iter().filter(|&name| run.path(name).exists()) {
         say!("wrote {}", run.path(name).display());
     }
-    Ok(ExitCode::from(if outcome.end == End::Stopped { 130 } else { 0 }))
+    Ok(if outcome.end == End::Stopped { stop::code() } else { ExitCode::SUCCESS })
 }

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::plot::Curves;
 use crate::progress;
 use crate::run::{self, METRICS, PLOT, Run, WEIGHTS};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::table;
 
 #[derive(clap::Args)]
@@ -403,7 +403,7 @@ fn finish(
     let epoch = if interrupted { watch.epoch } else { outcome.best_epoch };
     if interrupted && watch.epoch == 0 {
         say!("stopped before the first epoch was done: nothing to keep");
-        return Ok(ExitCode::from(130));
+        return Ok(stop::code());
     }
     if !interrupted {
         run.weights(&outcome.model, &kept(about, epoch))?;
@@ -432,7 +432,7 @@ fn finish(
     for name in [WEIGHTS, METRICS, PLOT] {
         say!("wrote {}", run.path(name).display());
     }
-    Ok(ExitCode::from(if interrupted { 130 } else { 0 }))
+    Ok(if interrupted { stop::code() } else { ExitCode::SUCCESS })
 }
 
 fn comparison(watch: &Watch, epoch: usize) -> Table {

@@ -100,7 +100,10 @@ pub fn check_weights(preset: Preset, loaded: &Loaded, option: &str, path: &Path)
         return Ok(());
     }
     let (path, name) = (path.display(), name(preset));
-    Err(Failure::input(format!("{option} {path}: expected weights, which the preset {name} predicts, found none")))
+    let read = loaded.fields.as_ref().map(|fields| format!(": {}", fields.describe())).unwrap_or_default();
+    Err(Failure::input(format!(
+        "{option} {path}: expected weights, which the preset {name} predicts, found none{read}"
+    )))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::interactions::{self, New, Rules, Split};
 use crate::quality::{clause, compare, record};
 use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, OBJECTIVE, Run};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::tables::keep;
 use crate::{plot, progress};
 
@@ -29,7 +29,7 @@ const FALLING: f64 = 0.02;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
-    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz of a csr_matrix (.npz). Weights
+    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz (.npz). Text may be packed by gzip. Weights
     /// below 0 are taken by the presets implicit, of which they are dislikes, tf and explicit.
     #[arg(long, value_name = "FILE")]
     interactions: PathBuf,
@@ -328,8 +328,8 @@ fn distinct(at: &[u16]) -> Vec<usize> {
 pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.configure()?;
     let path = &arguments.interactions;
-    let rules = Rules { negative: config.preset.takes_negative(), ..arguments.rules };
-    let loaded = interactions::load(OPTION, path, rules)?;
+    let rules = Rules { negative: config.preset.takes_negative(), ..arguments.rules.clone() };
+    let loaded = interactions::load(OPTION, path, &rules)?;
     fitted::check_weights(config.preset, &loaded, OPTION, path)?;
     let split = match arguments.new_users {
         Some(share) => loaded.leave_users_out(share, config.seed)?,
@@ -367,7 +367,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let of_rows = |error| Failure::of_rows(error, &loaded.users, &loaded.items);
     let Some(course) = measuring.course(arguments, values, from, &mut run, kept, of_rows)? else {
         say!("stopped before the first sweep was done: nothing to keep");
-        return Ok(ExitCode::from(130));
+        return Ok(stop::code());
     };
     let Course {
         best: Found { quality, distance, sweep: kept, is_partial, .. },
@@ -428,5 +428,5 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS, OBJECTIVE].into_iter().filter(|&name| run.path(name).exists()) {
         say!("wrote {}", run.path(name).display());
     }
-    Ok(ExitCode::from(if stopped { 130 } else { 0 }))
+    Ok(if stopped { stop::code() } else { ExitCode::SUCCESS })
 }
