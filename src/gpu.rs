@@ -181,11 +181,7 @@ impl Gpu {
             let there = if names.is_empty() { "this machine has none".to_owned() } else { names.join(", ") };
             return Err(Error::NoAdapter { message: format!("asked for {wish}, found {there}") });
         };
-        let info = adapter.get_info();
-        if let Some(fault) = known_fault(&info) {
-            return Err(Error::NoAdapter { message: format!("{} ({}): {fault}", info.name, info.driver_info) });
-        }
-        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
         let wanted =
             if software { wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64 } else { wgpu::Features::SUBGROUP };
         let descriptor = wgpu::DeviceDescriptor {
@@ -229,6 +225,9 @@ impl Gpu {
 
     fn build(device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Result<Gpu> {
         let (info, limits) = (device.adapter_info(), device.limits());
+        if let Some(fault) = known_fault(&info) {
+            return Err(Error::NoAdapter { message: format!("{} ({}): {fault}", info.name, info.driver_info) });
+        }
         let needed = [
             ("a dispatch", limits.max_compute_workgroups_per_dimension, 1, "workgroups in one dimension"),
             ("a workgroup", limits.max_compute_invocations_per_workgroup, 1, "lanes"),

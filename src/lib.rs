@@ -61,6 +61,8 @@ mod gpu;
 mod kernel;
 pub mod metrics;
 mod ops;
+mod params;
+mod plan;
 #[cfg(not(target_arch = "wasm32"))] // as `train`
 pub mod planted;
 mod random;

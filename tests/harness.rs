@@ -54,7 +54,7 @@ pub fn verifies(op: &str) {
 
 /// Runs an op's own cases on one device.
 pub fn verifies_on(gpu: &Gpu, op: &str, run: impl Fn(&Gpu, verify::Suite) -> Result<verify::Report>) {
-    let suite = verify::SUITES.into_iter().find(|suite| suite.op == op).unwrap();
+    let suite = verify::SUITES.iter().copied().find(|suite| suite.op == op).unwrap();
     let report = run(gpu, suite).unwrap();
     let list = report.failures.join("\n  ");
     assert!(report.failures.is_empty(), "{op} under {:?}:\n  {list}", gpu.tuning());

@@ -353,7 +353,7 @@ fn every_place_has_the_same_ops() {
     assert_eq!(without("src/verify", "draw fill layer mod"), want);
     let of_no_op = "main harness golden examples faults info_nce_reference kernels scale tables tensors traffic train";
     assert_eq!(without("tests", of_no_op), want);
-    assert_eq!(verify::SUITES.into_iter().map(|suite| suite.op.to_owned()).collect::<BTreeSet<_>>(), want);
+    assert_eq!(verify::SUITES.iter().map(|suite| suite.op.to_owned()).collect::<BTreeSet<_>>(), want);
     let built = kernels().into_iter().map(|kernel| kernel.shader.op.to_owned()).filter(|op| op != "total");
     assert_eq!(built.collect::<BTreeSet<_>>(), shaders);
 }

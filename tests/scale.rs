@@ -411,7 +411,7 @@ fn a_block_of_the_output_over_another_block_of_the_input() {
 #[test]
 fn default_limits_of_webgpu() {
     let Some(gpu) = open(Some(wgpu::Limits::default())) else { return };
-    for suite in SUITES {
+    for &suite in SUITES {
         verifies_on(&gpu, suite.op, wgloss::verify::run_briefly);
     }
 }

@@ -26,12 +26,12 @@ pub struct Arguments {
 }
 
 pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    crate::check_ops(&arguments.op, &SUITES.map(|suite| suite.op))?;
+    crate::check_ops(&arguments.op, &SUITES.iter().map(|suite| suite.op).collect::<Vec<_>>())?;
     let asked = |op: &str| arguments.op.is_empty() || arguments.op.iter().any(|wish| wish == op);
     let gpu = crate::open(arguments.adapter.as_deref()).map_err(crate::no_adapter)?;
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
-    let suites: Vec<_> = SUITES.into_iter().filter(|suite| asked(suite.op)).collect();
+    let suites: Vec<_> = SUITES.iter().copied().filter(|suite| asked(suite.op)).collect();
     let mut stop = arguments.random.map(|_| Stop::on_ctrl_c()).transpose()?;
     let bar = progress::bar((suites.len() as u64).saturating_mul(arguments.random.unwrap_or(1)), "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);

@@ -5,7 +5,7 @@
 
 use super::{each, shaped};
 use crate::kernel::{self, Family, Kernel, Shader, input, new_ids, output, wgsl};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Recorder, Result, Tensor};
 
 const OP: &str = "cast";

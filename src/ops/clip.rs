@@ -6,7 +6,7 @@
 
 use super::{disjoint, named, required, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "clip";

@@ -20,7 +20,7 @@ use core::ops::Range;
 
 use super::{Accum, Reduction, disjoint, named, not_added, only_f32, required, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "cross_entropy";

@@ -35,7 +35,7 @@ use core::ops::Range;
 use super::linear::chunks;
 use super::{Accum, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "dot";

@@ -2,7 +2,7 @@
 
 use super::{Accum, Reduction, shaped, total};
 use crate::kernel::Kernel;
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Result, Tensor};
 
 /// One pass over `N` tensors of one shape, whose kernel binds them, `column` (one row, the same for all), `dy`, `loss` and `M` gradients, in

@@ -10,7 +10,7 @@ use super::pairs::{Form, Goal, Gradients, Pairs};
 use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, output, wgsl};
 use crate::metrics::Folding;
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "folding";

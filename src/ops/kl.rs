@@ -14,7 +14,7 @@
 
 use super::{Accum, Reduction, disjoint, named, required, rows_of, scale_of, shaped, tempered, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "kl";

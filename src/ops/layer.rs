@@ -5,7 +5,7 @@ use core::ops::Range;
 use super::linear::{self, Operand, chunks, in_f32, rounded, sum_of};
 use super::pairs::{WIDE_DK, WIDE_DQ};
 use super::{Accum, named, shaped, total};
-use crate::recorder::Plan;
+use crate::plan::Plan;
 use crate::{Error, Result, Storage, Tensor};
 
 /// Scratch: matrices of logits and their gradients; losses of the segments of rows. What else these losses are made of has slots 1, 2, 4, 5, 8, 20, 21 and 24.

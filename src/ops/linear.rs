@@ -7,7 +7,7 @@ use core::ops::Range;
 
 use super::{Accum, disjoint, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Storage, Tensor};
 
 const OP: &str = "linear";

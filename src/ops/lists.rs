@@ -1,6 +1,6 @@
 use super::{named, shaped};
 use crate::kernel::{Binding, ScalarType, ids};
-use crate::recorder::{Arg, Scalar};
+use crate::plan::{Arg, Scalar};
 use crate::{Error, Result, Tensor};
 
 /// Sorted lists of ids, one after the other, as the rows of a CSR matrix: list l is `items[starts[l]..starts[l + 1]]`, ascending, each id

@@ -33,7 +33,7 @@ pub mod wals;
 pub use lists::Lists;
 
 use crate::kernel::Kernel;
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Error, Result, Storage, Tensor};
 

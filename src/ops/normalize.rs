@@ -6,7 +6,7 @@
 
 use super::{required, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "normalize";

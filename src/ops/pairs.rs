@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::linear::{self, Operand, chunks, in_f32, rounded, sum_of};
 use super::{Accum, Reduction, required, shaped, total};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Result, Storage, Tensor};
 
 /// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles and of whole rows, the same of columns.

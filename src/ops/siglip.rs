@@ -11,7 +11,7 @@ pub use super::pairs::Gradients;
 use super::pairs::{Chunk, Form, Goal, Pairs};
 use super::{Accum, Reduction, disjoint, named, required, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "siglip";

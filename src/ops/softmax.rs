@@ -6,7 +6,7 @@
 
 use super::{required, rows_of, scale_of, shaped, tempered};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "softmax";

@@ -7,7 +7,7 @@
 use super::linear::{self, Operand, chunks};
 use super::{Lists, disjoint, lists, named, rows_of, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "top_k";

@@ -2,7 +2,7 @@
 
 use super::Accum;
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Result, Tensor};
 
 static SHADER: Shader = Shader {

@@ -33,7 +33,7 @@ impl Device {
 
     /// Runs an op's cases; in brief without those that only vary options or storage.
     pub async fn verify(&self, op: &str, brief: bool) -> Result<Outcome, JsError> {
-        let suite = SUITES.into_iter().find(|suite| suite.op == op);
+        let suite = SUITES.iter().copied().find(|suite| suite.op == op);
         let suite = suite.ok_or_else(|| JsError::new(&format!("{op} is no op")))?;
         let report = match brief {
             true => verify::run_briefly_async(&self.0, suite).await?,
@@ -77,7 +77,7 @@ async fn told_later(gpu: &Gpu) -> wgloss::Result<bool> {
 /// Every op.
 #[wasm_bindgen]
 pub fn ops() -> Vec<String> {
-    SUITES.map(|suite| suite.op.to_owned()).to_vec()
+    SUITES.iter().map(|suite| suite.op.to_owned()).collect()
 }
 
 #[wasm_bindgen]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::ops::pairs::{Chunk, Extent, Form, Pairs};
 use crate::ops::{dot, linear, only_f32, shaped};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Result, Tensor};
 

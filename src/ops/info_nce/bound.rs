@@ -2,7 +2,7 @@ use super::{BOUND, OP, SHADER};
 use crate::kernel::ScalarType;
 use crate::ops::pairs::check_max_scale;
 use crate::ops::{only_f32, shaped};
-use crate::recorder::{Arg, Scalar};
+use crate::plan::{Arg, Scalar};
 use crate::{Recorder, Result, Tensor};
 
 /// Lowers a learned `log_scale` [1, 1] to where the scale is `max_scale`, if it is above. Past [`Options::max_scale`](super::Options::max_scale) the

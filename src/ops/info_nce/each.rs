@@ -9,7 +9,7 @@ use super::{EACH_BACKWARD, EACH_FORWARD, Gradients, Negatives, OP};
 use crate::ops::dot::{self, Sums};
 use crate::ops::linear::{self, in_f32, rounded, sum_of};
 use crate::ops::{Accum, total};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Error, Result, Storage, Tensor};
 
 /// Scratch: products; g; what is along each vector; the same along queries and what d_log_scale needs.

@@ -44,7 +44,7 @@ use super::linear::{chunks, in_f32, rounded, sum_of};
 use super::pairs::{Goal, WIDE_DK, WIDE_DQ};
 use super::{Accum, disjoint, dot, named, rows_of, shaped, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, counters, ids, input, new_ids, output, wgsl};
-use crate::recorder::{Arg, Plan};
+use crate::plan::{Arg, Plan};
 use crate::{Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "info_nce";

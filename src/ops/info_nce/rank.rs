@@ -3,7 +3,7 @@ use super::blocks::{Call, Extra, POSITIVE, Purpose, lines_of, only};
 use super::{Batch, CLEAR, COUNT_RANKS, OP, Options};
 use crate::ops::pairs::{Form, Pairs};
 use crate::ops::{Reduction, disjoint, named, shaped};
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
 /// `rank` [N, 1]: how many keys come before a query's own, 0 for a hit; recall@K is the share of ranks below K.

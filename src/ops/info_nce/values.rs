@@ -1,7 +1,7 @@
 use super::blocks::{Call, Extra, Pass, Purpose};
 use super::{Batch, LINE_VALUES, OP, Options};
 use crate::ops::{disjoint, linear, named, shaped};
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
 /// Scratch: what the lines give.

@@ -17,7 +17,7 @@ pub use popularity::Popularity;
 
 use super::{Lists, disjoint, lists, named, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, new_ids, output, wgsl};
-use crate::recorder::{Arg, Plan, Scalar};
+use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Gpu, Recorder, Result, Tensor};
 
 const OP: &str = "sample";

@@ -3,7 +3,7 @@ use super::{ADVANCE, APPLY, BEGIN, Observed, Options, Told, check, inputs};
 use crate::ops::gather::{parts, put, take};
 use crate::ops::linear::{Operand, product};
 use crate::ops::{disjoint, named, shaped};
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
 /// Scratch: what pieces add up to, the rows' vectors, and what all rows have in common times one of them. `linear` has slot 1.

@@ -2,7 +2,7 @@ use super::rows::Price;
 use super::{FACTOR, HESSIAN, Observed, Options, RIGHT, SOLVED, Told, check, inputs};
 use crate::ops::gather::{parts, put};
 use crate::ops::{disjoint, named, shaped};
-use crate::recorder::Arg;
+use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
 /// Scratch: the matrices of pieces.

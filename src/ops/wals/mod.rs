@@ -51,7 +51,7 @@ use super::gather::{parts, take};
 use super::linear::{self, Operand};
 use super::{disjoint, named, required, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, ids, input, output, wgsl};
-use crate::recorder::{Arg, Scalar};
+use crate::plan::{Arg, Scalar};
 use crate::{Recorder, Result, Tensor};
 
 const OP: &str = "wals";
