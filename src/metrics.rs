@@ -1,11 +1,13 @@
-//! What recommendations and embeddings are worth, in f64. Recommended ids are rows of K, best first, as [`top_k`](crate::top_k) gives them, u32::MAX
-//! for none. Means are over the rows that have any truth; over none they are 0.
+//! Metrics of recommendations and embeddings, in f64.
+//!
+//! Recommended ids are rows of K, best first, as [`top_k`](crate::top_k) returns them; u32::MAX means no id. Means are
+//! over the rows with a non-empty truth. A mean over no rows is 0.
 
 use crate::reference;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{Gpu, Reduction, Result, Tensor, info_nce, ops::rows_of};
 
-/// The mean over rows, of the `k` ids and the truth of each; of no places 0.
+/// The mean of `of`(ids, truth) over rows of `k` ids with a non-empty truth; 0 for `k` = 0.
 fn mean(ids: &[u32], k: usize, truth: &[&[u32]], of: impl Fn(&[u32], &[u32]) -> f64) -> f64 {
     if k == 0 {
         return 0.0;
@@ -18,7 +20,7 @@ fn mean(ids: &[u32], k: usize, truth: &[&[u32]], of: impl Fn(&[u32], &[u32]) -> 
     if count == 0.0 { 0.0 } else { sum / count }
 }
 
-/// Recall@K: hits/min(K, |truth|), where `truth` holds each row's relevant ids and `ids` K of them a row.
+/// Recall@K: the mean of hits/min(K, |truth|). `truth` holds the relevant ids of each row, `ids` holds K ids per row.
 ///
 /// ```
 /// // Two users: one of two relevant items found, and the only one.
@@ -31,7 +33,8 @@ pub fn recall(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
     })
 }
 
-/// NDCG@K with relevance 0 or 1: Σ over hits 1/log₂(place + 1), places from 1, by the largest that this can be.
+/// NDCG@K with relevance 0 or 1: Σ over hits of 1/log₂(place + 1), with places from 1, divided by the largest possible
+/// value of this sum.
 ///
 /// Source: Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418.
 ///
@@ -47,8 +50,8 @@ pub fn ndcg(ids: &[u32], k: usize, truth: &[&[u32]]) -> f64 {
     })
 }
 
-/// Spurious@K, the share of the recommended items that are of another block than their user, and the share of users with any such: users as
-/// `user_blocks`, items as `item_blocks` say.
+/// Spurious@K: the share of recommended items that are of another block than their user, and the share of users with at
+/// least one such item. `user_blocks` and `item_blocks` hold the block of each user and item.
 ///
 /// ```
 /// let [share, any] = wgloss::metrics::spurious(&[0, 1, 1, u32::MAX], 2, &[0, 1], &[0, 1]);
@@ -66,12 +69,12 @@ pub fn spurious(ids: &[u32], k: usize, user_blocks: &[u32], item_blocks: &[u32])
     [wrong / f64::max(all, 1.0), any / (user_blocks.len() as f64).max(1.0)]
 }
 
-/// How much what does not belong together scores: [`folding`].
+/// How high unrelated users and items score: see [`folding`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Folding {
-    /// 1/(MN) Σ max(0, s_ij − r_ij), r 1 within a block, else 0.
+    /// 1/(MN) Σ max(0, s_ij − r_ij), where r is 1 within a block, else 0.
     pub score: f64,
-    /// The mean of s_ij within blocks: the score shrinks with the scores themselves, so look at both.
+    /// The mean of s_ij within blocks. `score` shrinks with the scores themselves, so compare the two.
     pub within: f64,
 }
 
@@ -86,8 +89,9 @@ impl Folding {
     }
 }
 
-/// The folding of scores ⟨u_i, v_j⟩ of users and items, rows of `dim` numbers, with blocks as relatedness. Work N·M·D on the host, in f64; on a device
-/// [`folding`](crate::folding::compute).
+/// The folding of scores ⟨u_i, v_j⟩ of users and items, rows of `dim` numbers; pairs within a block are related.
+///
+/// Work: N·M·D on the host, in f64. On a device: [`folding`](crate::folding::compute).
 ///
 /// Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious recommendations, RecSys 2017.
 ///
@@ -101,7 +105,7 @@ pub fn folding(users: &[f32], items: &[f32], dim: usize, user_blocks: &[u32], it
     Folding::of(sums, user_blocks, item_blocks)
 }
 
-/// Alignment, the mean of |x_i − y_i|² over pairs of rows of unit length.
+/// Alignment: the mean of |x_i − y_i|² over pairs of rows of unit length.
 ///
 /// Source: Wang and Isola 2020, arXiv:2005.10242, section 4.1.
 ///
@@ -113,8 +117,8 @@ pub fn alignment(x: &[f32], y: &[f32], dim: usize) -> f64 {
     squares.sum::<f64>() / (x.len() as f64 / dim.max(1) as f64).max(1.0)
 }
 
-/// Uniformity, ln of the mean of e^(−2 |x_i − x_j|²) over i ≠ j, of rows of unit length: the lower the more even they lie; 0 for less than two. Work N²·D
-/// on the host, in f64.
+/// Uniformity: ln of the mean of e^(−2 |x_i − x_j|²) over i ≠ j, for rows of unit length. The lower, the more evenly
+/// the rows are spread; 0 for fewer than two rows. Work: N²·D on the host, in f64.
 ///
 /// Source: Wang and Isola 2020, arXiv:2005.10242, section 4.1.
 ///
@@ -135,7 +139,7 @@ pub fn uniformity(x: &[f32], dim: usize) -> f64 {
     if pairs == 0 { 0.0 } else { (sum / pairs as f64).ln() }
 }
 
-/// [`uniformity`] with its N² products on a device, in f32.
+/// [`uniformity`], with its N² products on a device in f32.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };
@@ -144,14 +148,15 @@ pub fn uniformity(x: &[f32], dim: usize) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) for rows that are not whole, and any error of the device.
+/// [`Error::Shape`](crate::Error::Shape) if `x` does not have whole rows; any error of the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn uniformity_on(gpu: &Gpu, x: &[f32], dim: usize) -> Result<f64> {
     let n = rows_of("uniformity", "x", x, dim)?;
     if n < 2 {
         return Ok(0.0);
     }
-    // -2 |a - b|^2 = 4 <a, b> - 2 |a|^2 - 2 |b|^2: scores at temperature 1/4, less a number a key and a number a query.
+    // -2 |a - b|^2 = 4 <a, b> - 2 |a|^2 - 2 |b|^2: scores at temperature 1/4, minus a number per key and a number per
+    // query.
     let options =
         info_nce::Options { temperature: 0.25, exclude_self: true, reduction: Reduction::None, ..Default::default() };
     let squares: Vec<f64> = x.chunks(dim).map(|row| row.iter().map(|&x| 2.0 * f64::from(x).powi(2)).sum()).collect();

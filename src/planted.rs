@@ -1,35 +1,40 @@
-//! Interactions whose truth is known: blocks of users and items that have nothing to do with each other. The same on every machine.
+//! Interactions with a known ground truth: blocks of users and items that are unrelated to each other. The same on
+//! every machine.
 
 use crate::train::tables::Interactions;
 use crate::{Error, Random, Result};
 
-/// How to plant blocks. Within a block the affinity of a user and an item is ⟨a, b⟩ of Gaussian vectors of q numbers, plus the logarithm of the item's
-/// popularity, (place in the block)^−`zipf`; a user takes the items of largest affinity with Gumbel noise, which draws them without replacement in
-/// proportion to e^affinity (Kool et al. 2019, arXiv:1903.06059). How many a user takes is lognormal.
+/// How to plant blocks.
+///
+/// Within a block, the affinity of a user and an item is ⟨a, b⟩ of Gaussian vectors of q numbers, plus the logarithm of
+/// the item's popularity, (place in the block)^−`zipf`. A user takes the items with the largest sum of affinity and
+/// Gumbel noise. This draws items without replacement, in proportion to e^affinity (Kool et al. 2019,
+/// arXiv:1903.06059). The number of items per user is lognormal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Blocks {
     /// Number of blocks.
     pub blocks: u32,
-    /// Users of a block.
+    /// Users per block.
     pub users: u32,
-    /// Items of a block.
+    /// Items per block, at least 3.
     pub items: u32,
-    /// q, the width of affinities.
+    /// q, the width of the vectors behind affinities.
     pub width: u32,
-    /// Exponent of popularity; 0 makes all items alike.
+    /// Exponent of popularity; 0 makes all items equally popular.
     pub zipf: f64,
-    /// The median of the number of items that a user takes, at least 2 of them and at most two thirds of its block's.
+    /// The median number of items that a user takes. The number is clamped to at least 2 and at most two thirds of the
+    /// block's items.
     pub activity: f64,
-    /// The standard deviation of that number's logarithm.
+    /// The standard deviation of the logarithm of that number.
     pub spread: f64,
-    /// The probability that an interaction is with an item of any block instead.
+    /// The probability that an interaction is with a random item of any block instead.
     pub cross: f64,
-    /// Decides everything.
+    /// The seed: determines everything.
     pub seed: u64,
 }
 
 impl Default for Blocks {
-    /// 40 blocks of 50 users and 30 items, affinities of width 2, 8 items a user: about 17,600 interactions.
+    /// 40 blocks of 50 users and 30 items, affinities of width 2, 8 items per user: about 17,600 interactions.
     fn default() -> Self {
         Blocks {
             blocks: 40,
@@ -45,12 +50,12 @@ impl Default for Blocks {
     }
 }
 
-/// What [`Blocks::generate`] plants.
+/// The result of [`Blocks::generate`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planted {
-    /// To train on.
+    /// Interactions to train on.
     pub train: Interactions,
-    /// One interaction of each user, to measure with.
+    /// One held-out interaction of each user, for evaluation.
     pub held_out: Interactions,
     /// The block of each user.
     pub user_blocks: Vec<u32>,
@@ -65,7 +70,7 @@ fn normal(random: &mut Random) -> f64 {
 }
 
 impl Blocks {
-    /// Plants them.
+    /// Generates the interactions.
     ///
     /// ```
     /// let planted = wgloss::planted::Blocks { blocks: 3, ..Default::default() }.generate()?;
@@ -75,7 +80,8 @@ impl Blocks {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Option`] for sizes of 0, fewer than three items a block, numbers that are none, or more than 2³² − 2 users or items.
+    /// [`Error::Option`] for sizes of 0, fewer than three items per block, options out of range or not finite, or more
+    /// than 2³² − 2 users or items.
     pub fn generate(&self) -> Result<Planted> {
         let option = |option, expected, found: String| Err(Error::Option { op: "planted", option, expected, found });
         if self.blocks == 0 || self.users == 0 || self.items < 3 {

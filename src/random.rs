@@ -1,5 +1,7 @@
-/// Reproducible random numbers: Philox4x32-10 with the seed as key and (block, 0, stream) as counter, so that streams of one seed
-/// are independent and every machine draws the same.
+/// Reproducible random numbers by Philox4x32-10.
+///
+/// The seed is the key and (block, 0, stream) is the counter. Streams of one seed are independent, and every machine
+/// draws the same numbers.
 ///
 /// Source: Salmon, Moraes, Dror and Shaw, SC 2011, doi:10.1145/2063384.2063405.
 ///
@@ -18,7 +20,7 @@ pub struct Random {
 }
 
 impl Random {
-    /// The numbers of `seed` and `stream`, from their beginning.
+    /// The numbers of `seed` and `stream`, from the start.
     pub fn new(seed: u64, stream: u32) -> Self {
         Random { key: [seed as u32, (seed >> 32) as u32], stream, block: 0, words: [0; 4], used: 4 }
     }
@@ -39,7 +41,7 @@ impl Random {
         (self.word() >> 8) as f32 / (1 << 24) as f32
     }
 
-    /// A number in 0..n; each comes up with a probability within 2⁻³² of 1/n.
+    /// A number in 0..n. Each has a probability within 2⁻³² of 1/n.
     pub fn below(&mut self, n: u32) -> u32 {
         ((u64::from(self.word()) * u64::from(n)) >> 32) as u32
     }

@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Rows as the run's keys.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// Only the first so many numbers of each embedding, brought to unit length again, as a run with --matryoshka was trained for [default: all].
+    /// Cut embeddings to this length and scale them to unit length again; for runs with --matryoshka [default: whole].
     #[arg(long)]
     length: Option<usize>,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.

@@ -20,29 +20,29 @@ pub struct Arguments {
     /// The folder of a run of `train --interactions` or `wals`.
     #[arg(value_name = "RUN")]
     folder: PathBuf,
-    /// Items for this user; may be repeated. Without any, and without --item, for all users, into --out.
+    /// Recommend for this user; may be repeated. Without --user and --item: for all users, into --out.
     #[arg(long, value_name = "ID")]
     user: Vec<String>,
-    /// Items whose embeddings point where this item's does; may be repeated.
+    /// Items similar to this one by cosine; may be repeated.
     #[arg(long, value_name = "ID", conflicts_with = "user")]
     item: Vec<String>,
-    /// How many for each, as far as there are items.
+    /// How many for each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// Interactions whose items are not recommended to their users again: the file that the run learned from, or a later one. Users whom a run of `wals` does
-    /// not know are solved from them.
+    /// A file of interactions, the one that the run learned from or a later one: its items are not recommended to the same users again. Users that a run of
+    /// `wals` does not know are solved from it.
     #[arg(long, value_name = "FILE", conflicts_with = "item")]
     seen: Option<PathBuf>,
     /// Which columns of --seen have what, by names or numbers, as for `train` and `wals`.
     #[arg(long, value_name = "user=…,item=…[,weight=…][,time=…]", requires = "seen")]
     columns: Option<Named>,
-    /// Items that are recommended to nobody, an id a line.
+    /// A file of items that are never recommended, an id a line.
     #[arg(long, value_name = "FILE")]
     without: Option<PathBuf>,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
     #[arg(long)]
     adapter: Option<String>,
-    /// Write lines of user,item,rank,score here, of --item item,like it,rank,score, instead of printing a table, scores with all their digits.
+    /// Write lines of user,item,rank,score (with --item: item,like it,rank,score) to this file instead of printing a table. Scores have all their digits.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace the file that --out names.

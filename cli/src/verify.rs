@@ -16,11 +16,11 @@ pub struct Arguments {
     /// Only these ops, separated by commas.
     #[arg(long, value_delimiter = ',')]
     op: Vec<String>,
-    /// So many random cases of each op instead of those that are always the same: shapes, layouts, kinds of numbers, storages, options and workspaces.
-    /// Ctrl-C ends them after a case.
+    /// Run so many random cases of each op instead of the fixed ones: shapes, layouts, kinds of numbers, storages, options and workspaces. Ctrl-C stops after
+    /// the current case.
     #[arg(long, value_name = "CASES", value_parser = clap::value_parser!(u64).range(1..))]
     random: Option<u64>,
-    /// The seed of the first random case, by which each machine draws the same; the next case has the next. A failure names its seed.
+    /// Seed of the first random case; each further case has the next one. All machines draw the same cases. A failure names its seed.
     #[arg(long, default_value_t = 1, requires = "random")]
     seed: u64,
 }

@@ -1,10 +1,15 @@
-//! Adam, and AdamW with [`Options::decoupled`]: steps by running means of the gradient and of its square, in torch.optim's order.
+//! Adam, and AdamW with [`Options::decoupled`]: steps by running means of the gradient and of its square. The order of
+//! operations is that of torch.optim.
 //!
 //! g' = g + λp (decoupled: g' = g and first p ← p − rate · λ p);  m ← m + (1 − β₁)(g' − m);  v ← v + (1 − β₂)(g'² − v);
-//! p ← p − rate/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε) at step t = 1, 2, …; with [`State::most`] the largest v so far in place of v (AMSGrad).
-//! A NaN or an infinity in one gradient reaches its own parameter only. Each tensor may have a storage of its own; [`guide`](crate::guide) says how to train what is read
-//! in 16 bits. Sources: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov
-//! and Hutter 2019, arXiv:1711.05101; AMSGrad: Reddi, Kale and Kumar 2018, arXiv:1904.09237.
+//! p ← p − rate/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε) at step t = 1, 2, …
+//!
+//! With [`State::most`], the largest v so far takes the place of v in the last formula (AMSGrad). A NaN or an infinity
+//! in one gradient affects only its own parameter. Each tensor may have its own storage; [`guide`](crate::guide)
+//! explains training with parameters that are read in 16 bits.
+//!
+//! Sources: Kingma and Ba 2015, arXiv:1412.6980; decoupled: Loshchilov and Hutter 2019, arXiv:1711.05101; AMSGrad:
+//! Reddi, Kale and Kumar 2018, arXiv:1904.09237.
 
 use super::{each, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
@@ -31,22 +36,22 @@ static SHADER: Shader = Shader {
 static STEP: Kernel = Kernel { shader: &SHADER, entry: "step", uses: &["g", "p", "m", "v", "most"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&STEP];
 
-/// Options of [`step`], f64 as in PyTorch: 1 − β₂ in f32 would be off by 5·10⁻⁵ of itself.
+/// Options of [`step`]. They are f64 as in PyTorch: in f32, 1 − β₂ would have a relative error of 5·10⁻⁵.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Learning rate, at least 0. Default 0.001.
+    /// Learning rate, at least 0. Default: 0.001.
     pub rate: f64,
-    /// β₁, from 0 to below 1. Default 0.9.
+    /// β₁, in [0, 1). Default: 0.9.
     pub beta1: f64,
-    /// β₂, from 0 to below 1. Default 0.999.
+    /// β₂, in [0, 1). Default: 0.999.
     pub beta2: f64,
-    /// ε, at least 0; without it a parameter whose gradients were all 0 becomes NaN. Default 1e-8.
+    /// ε, at least 0. With ε = 0, a parameter whose gradients were all 0 becomes NaN. Default: 1e-8.
     pub eps: f64,
-    /// λ, at least 0. Default 0; torch.optim.AdamW's is 0.01.
+    /// Weight decay λ, at least 0. Default: 0 (torch.optim.AdamW: 0.01).
     pub weight_decay: f64,
-    /// Whether the decay acts on the parameters themselves instead of through the gradient (AdamW). Default no.
+    /// Whether the weight decay acts on the parameters directly instead of through the gradient (AdamW). Default: off.
     pub decoupled: bool,
-    /// The number t of this step, from 1. Default 1.
+    /// The number t of this step, counted from 1. Default: 1.
     pub step: u32,
 }
 
@@ -82,18 +87,18 @@ impl Options {
     }
 }
 
-/// What is kept from step to step, of the parameters' shape, zeros before the first.
+/// The state kept from step to step. Each tensor has the shape of the parameters and holds zeros before the first step.
 #[derive(Debug, Clone, Copy)]
 pub struct State<'a> {
     /// The running mean of the gradient.
     pub m: Tensor<'a>,
-    /// The running mean of its square.
+    /// The running mean of the squared gradient.
     pub v: Tensor<'a>,
-    /// The largest v so far: given, the step divides by it (AMSGrad).
+    /// The largest v so far. If given, the step divides by its root instead of that of v (AMSGrad).
     pub most: Option<Tensor<'a>>,
 }
 
-/// Moves `p` one step against its gradient `g`. All shapes equal.
+/// Moves `p` one step against its gradient `g`. All shapes are equal.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
@@ -120,7 +125,7 @@ pub fn step(recorder: &mut Recorder, g: Tensor, p: Tensor, state: State, options
     recorder.plan(|plan| each(plan, &STEP, [Some(g), Some(p), Some(m), Some(v), most], &scalars, &flags))
 }
 
-/// One step on slices: `p`, `m` and `v` are changed in place.
+/// One step on slices. `p`, `m` and `v` (`state`) are changed in place.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

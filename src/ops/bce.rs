@@ -1,10 +1,14 @@
-//! loss_ij = w_ij (−c_j t_ij ln σ(x_ij) − (1 − t_ij) ln(1 − σ(x_ij))), x logits, t targets between 0 and 1, σ the sigmoid.
+//! Binary cross-entropy of logits: loss_ij = w_ij (−c_j t_ij ln σ(x_ij) − (1 − t_ij) ln(1 − σ(x_ij))), with logits x,
+//! targets t between 0 and 1 and the sigmoid σ.
 //!
-//! w are weights of the elements and c of the positive side of a column, 1 if absent. −ln σ(x) = ln(1 + e^−|x|) + max(−x, 0) and
-//! −ln(1 − σ(x)) = −ln σ(−x), so that neither cancels; dx = w ((1 − t) σ(x) − c t σ(−x)) dy. Targets outside 0 to 1 are computed as
-//! they are, as are weights below 0. A side whose factor is 0 adds nothing, even where its logarithm is infinite: x = +inf with t = 1 has loss 0, with t = 0
-//! +inf. NaN gives NaN.
-//! Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights and reductions as
+//! w are weights of the elements. c are weights of the positive side, one per column. Absent weights are 1. Neither
+//! logarithm suffers from cancellation: −ln σ(x) = ln(1 + e^−|x|) + max(−x, 0) and −ln(1 − σ(x)) = −ln σ(−x). The
+//! gradient is dx = w ((1 − t) σ(x) − c t σ(−x)) dy.
+//!
+//! Targets outside 0 to 1 and negative weights enter the formulas unchanged. A side whose factor is 0 adds nothing,
+//! even where its logarithm is infinite: x = +inf has loss 0 with t = 1 and loss +inf with t = 0. NaN gives NaN.
+//!
+//! Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights and reductions as in
 //! torch.nn.functional.binary_cross_entropy_with_logits.
 
 use super::elementwise::Pass;
@@ -28,33 +32,37 @@ static FORWARD: Kernel = Kernel {
 };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
-/// What the loss is of.
+/// The inputs of the loss.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// Logits [rows, cols].
+    /// Logits x, `[rows, cols]`.
     pub x: Tensor<'a>,
-    /// Targets [rows, cols].
+    /// Targets t, `[rows, cols]`.
     pub t: Tensor<'a>,
-    /// w, [rows, cols].
+    /// Weights w of the elements, `[rows, cols]`. Absent: 1.
     pub weight: Option<Tensor<'a>>,
-    /// c, [1, cols].
+    /// Weights c of the positive side, `[1, cols]`. Absent: 1.
     pub pos_weight: Option<Tensor<'a>>,
 }
 
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Default mean over all elements, whatever their weights.
+    /// Default: the mean over all elements, whatever their weights.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. `Add` is refused if `dx` is `x` itself.
+    /// [`compute`] always overwrites. Default: overwrite.
     pub accum: Accum,
 }
 
-/// `loss` of `inputs`: x's shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1]. `dx`, if given, receives the
-/// gradient for a loss whose own gradient is 1, in the same pass; it may be x itself.
+/// The loss of `inputs`.
+///
+/// `loss` has x's shape for [`Reduction::None`], `[rows, 1]` for [`Reduction::Rows`], else `[1, 1]`. `dx`, if given,
+/// receives the same gradient as from [`backward`] without `dy`, in the same pass. `dx` may be x itself.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(
     recorder: &mut Recorder,
     inputs: Inputs,
@@ -65,7 +73,9 @@ pub fn forward(
     pass(recorder, inputs, Some(loss), None, dx, options)
 }
 
-/// `dx` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. `dx` may be x itself.
+/// The gradient `dx` from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones. `dx` may be x itself.
 ///
 /// # Errors
 /// As [`forward`].
@@ -114,7 +124,7 @@ fn pass(
     recorder.plan(|plan| pass.plan(plan, &[], &flags))
 }
 
-/// The loss of slices of logits and targets, rows of `cols` elements, without weights, and dx.
+/// The loss and dx of slices of logits and targets, in rows of `cols` elements, without weights.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

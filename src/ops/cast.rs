@@ -1,6 +1,6 @@
-//! y = x in another storage: f32, f16 or bf16, rounded to nearest, ties to even.
+//! y = x in another storage (f32, f16 or bf16), rounded to nearest, ties to even.
 //!
-//! NaN stays NaN; what exceeds the largest number of y's storage becomes infinite.
+//! NaN stays NaN. Values beyond the largest number of y's storage become infinite.
 //! Source: IEEE 754-2019, section 4.3.1.
 
 use super::{each, shaped};
@@ -20,7 +20,7 @@ static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &["x"
 static COPY_IDS: Kernel = Kernel { shader: &SHADER, entry: "copy_ids", uses: &["ids", "new_ids"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &COPY_IDS];
 
-/// `y` = `x`, shapes equal. Its gradient is the same with `dy` and `dx`.
+/// Copies `x` to `y`, converting the storage. The shapes are equal. For the gradient, call it with `dy` and `dx`.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {
@@ -40,7 +40,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     recorder.plan(|plan| copy(plan, x, y))
 }
 
-/// `new` [N, 1] = `ids` [N, 1].
+/// Copies `ids` `[N, 1]` to `new` `[N, 1]`.
 ///
 /// # Errors
 /// As [`forward`].

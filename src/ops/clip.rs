@@ -1,7 +1,9 @@
-//! Gradient clipping: all gradients of a step made shorter together, where their norm exceeds a bound.
+//! Gradient clipping: scales all gradients of a step by one factor if their common norm exceeds a bound.
 //!
-//! norm = √(Σ g²) over all of them, g ← g · min(1, max_norm/(norm + 10⁻⁶)), as torch.nn.utils.clip_grad_norm_; nothing is read back. Squares
-//! neither overflow nor vanish. An infinity makes finite gradients 0 and infinite ones NaN, a NaN all of them NaN.
+//! norm = √(Σ g²) over all gradients; g ← g · min(1, max_norm/(norm + 10⁻⁶)), as torch.nn.utils.clip_grad_norm_.
+//! Nothing is read back to the host. The squares neither overflow nor underflow. An infinity makes finite gradients 0
+//! and infinite ones NaN. A NaN makes all gradients NaN.
+//!
 //! Source: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
 
 use super::{disjoint, named, required, shaped};
@@ -33,14 +35,14 @@ static FINISH: Kernel = kernel("finish", &["square_in", "norm", "factor"]);
 static SCALE: Kernel = kernel("scale", &["factor_in", "new_g"]);
 pub(super) const KERNELS: &[&Kernel] = &[&SQUARES, &FINISH, &SCALE];
 
-/// Scratch: of each row its squares, and the factor.
+/// Scratch: the sum of squares of each row, and the factor.
 const SQUARES_OF_ROWS: usize = 5;
 const FACTOR: usize = 6;
 
 /// Options of [`forward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// The largest norm that stays as it is, at least 0; `f32::MAX` only measures. Default 1.
+    /// The largest norm that is left unchanged, at least 0. With `f32::MAX` the norm is only measured. Default: 1.
     pub max_norm: f32,
 }
 
@@ -57,7 +59,9 @@ impl Options {
     }
 }
 
-/// Scales `gradients`, of any shapes and storages, and writes the norm that they had to `norm` [1, 1].
+/// Scales `gradients` in place and writes the norm they had before to `norm` `[1, 1]`.
+///
+/// The gradients may have any shapes and storages.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {
@@ -72,8 +76,8 @@ impl Options {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer) if two of
-/// them overlap.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer) if two of the tensors overlap.
 pub fn forward(recorder: &mut Recorder, gradients: &[Tensor], norm: Tensor, options: Options) -> Result<()> {
     options.check()?;
     shaped(OP, "norm", norm, [1, 1])?;
@@ -82,7 +86,7 @@ pub fn forward(recorder: &mut Recorder, gradients: &[Tensor], norm: Tensor, opti
     disjoint(OP, &outputs, &[])?;
     recorder.plan(|plan| {
         let scalars = [options.max_norm.into()];
-        // Rows without gaps are cut or joined to blocks of one length.
+        // Gapless tensors are reshaped to blocks of rows of one length.
         let blocks: Vec<Tensor> =
             gradients.iter().flat_map(|&gradient| Plan::blocks(&[Some(gradient)])).flatten().flatten().collect();
         let rows: usize = blocks.iter().map(Tensor::rows).sum();
@@ -106,7 +110,7 @@ pub fn forward(recorder: &mut Recorder, gradients: &[Tensor], norm: Tensor, opti
     })
 }
 
-/// One gradient on a slice, changed in place; returns the norm that it had.
+/// Clips one gradient, a slice, in place. Returns the norm it had before.
 ///
 /// # Errors
 /// As [`forward`], and any error of the device.

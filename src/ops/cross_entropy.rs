@@ -1,20 +1,25 @@
-//! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c exp(x_ic)), p_i the softmax of row i of the logits `x`.
+//! Cross-entropy of logits: loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c exp(x_ic)), where p_i is the softmax of
+//! row i of the logits `x`.
 //!
-//! q is the target: with class ids t, q_ic = (1 − e) [c = t_i] + e/C, with soft targets s, q_ic = (1 − e) s_ic + e/C; e is the label
-//! smoothing, C the number of classes, w the weights of the classes, r of the rows, z the weight of the z-loss. Without any of them
-//! loss_i = −ln p_i(t_i). With a softcap, cap · tanh(x/cap) stands for x everywhere. The mean divides by Σ r_i w_(t_i) over the rows
-//! that are not ignored, for soft targets by Σ r_i; the mean of the z part always by Σ r_i over the rows that are not ignored. Weights and
-//! soft targets below 0 are computed as they are.
+//! q is the target, e the label smoothing and C the number of classes. With class ids t, q_ic = (1 − e) [c = t_i] +
+//! e/C. With soft targets s, q_ic = (1 − e) s_ic + e/C. w are weights of the classes, r weights of the rows, z is the
+//! weight of the z-loss. Without any of these options, loss_i = −ln p_i(t_i). With a softcap, cap · tanh(x/cap) takes
+//! the place of x everywhere. Negative weights and soft targets enter the formulas unchanged.
 //!
-//! Special values: a row with id [`Options::ignore`] has loss 0, gradient 0 (even if it holds NaN) and does not count in the mean;
-//! any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row. −inf logits are masks, with a softcap too: gradient
-//! 0, and loss +inf if a class with w q > 0 is masked, as every class is under label smoothing; a class with w q = 0 adds nothing. A row
-//! that holds NaN or (without a softcap) +inf has loss NaN. If every row is ignored, or the weights sum to 0, the mean is 0, and so
-//! is its gradient.
+//! The mean divides by Σ r_i w_(t_i) over the rows that are not ignored; with soft targets, by Σ r_i. The z part of the
+//! mean is always divided by Σ r_i over the rows that are not ignored.
 //!
-//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7; z-loss:
-//! Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940; reductions as
-//! torch.nn.functional.cross_entropy.
+//! Special values:
+//! - A row with id [`Options::ignore`] has loss 0 and gradient 0, even if it holds NaN, and does not count in the mean.
+//! - Any other id outside `0..cols` gives loss NaN and a gradient of NaN in that row.
+//! - −inf logits are masks, also with a softcap. Their gradient is 0. The loss is +inf if a class with w q > 0 is
+//!   masked. Label smoothing gives every class q > 0. A class with w q = 0 adds nothing.
+//! - A row that holds NaN or, without a softcap, +inf has loss NaN.
+//! - If every row is ignored or the weights sum to 0, the mean and its gradient are 0.
+//!
+//! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; label smoothing: Szegedy et al. 2015, arXiv:1512.00567,
+//! section 7; z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5; softcap: Bello et al. 2016, arXiv:1611.09940;
+//! reductions as in torch.nn.functional.cross_entropy.
 
 use core::ops::Range;
 
@@ -87,45 +92,48 @@ static PREDICT: Kernel =
     Kernel { shader: &SHADER, entry: "predict", uses: &["x", "predicted", "part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &DIVISORS, &WEIGH, &Z_PART, &PREDICT];
 
-/// Scratch: what `weigh` knows of each row (`linear_cross_entropy` has its logits in slot 0), and the three sums that it needs.
+/// Scratch: `ROW` holds the output of `weigh` for each row, `SUMS` the three sums that `weigh` needs.
+/// `linear_cross_entropy` has its logits in slot 0.
 const ROW: usize = 2;
 const SUMS: usize = 1;
-/// The workgroup that adds up over all rows also weighs them, where each of its lanes has so few, or all are so few that another dispatch takes longer.
+/// With at most `FEW_A_LANE` rows per thread (lane), or at most `FEW` rows in all, the workgroup that forms the sums
+/// also weighs the rows: another dispatch would take longer.
 const FEW_A_LANE: usize = 4;
 const FEW: usize = 256;
 
-/// What the rows should be.
+/// The targets of the rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
-    /// Class ids [rows, 1].
+    /// Class ids `[rows, 1]`.
     Ids(Tensor<'a, u32>),
-    /// A share of every class [rows, classes]; rows need not sum to 1.
+    /// Soft targets `[rows, classes]`: a share for every class. Rows need not sum to 1.
     Soft(Tensor<'a>),
 }
 
-/// How much classes and rows count; absent: 1 each.
+/// Weights of classes and rows. Absent: 1 each.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weights<'a> {
-    /// w, [1, classes]; [classes, 1] will do where its numbers lie next to each other.
+    /// w, `[1, classes]`. A gapless `[classes, 1]` is accepted too.
     pub class: Option<Tensor<'a>>,
-    /// r, [rows, 1].
+    /// r, `[rows, 1]`.
     pub row: Option<Tensor<'a>>,
 }
 
 /// Options of [`forward`] and [`backward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Default mean.
+    /// Default: mean.
     pub reduction: Reduction,
-    /// The class id of rows that do not count. Default −100 as u32, the bits of PyTorch's default.
+    /// The class id of rows that do not count. Default: −100 as u32, the bits of PyTorch's default.
     pub ignore: u32,
-    /// e, between 0 and 1: that share of every target goes to all classes alike. Default 0.
+    /// e, between 0 and 1: the share of every target that is spread evenly over all classes. Default: 0.
     pub label_smoothing: f32,
-    /// z, the weight of the squared log-sum-exp. Default 0.
+    /// z, the weight of the squared log-sum-exp. Default: 0.
     pub z_loss: f32,
-    /// Logits become cap · tanh(x/cap), so that none exceeds it; a normal number above 0. Default 0: they stay as they are.
+    /// Bound of the logits: x becomes cap · tanh(x/cap). A normal number above 0, or 0 for no softcap. Default: 0.
     pub softcap: f32,
-    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. `Add` is refused if `dx` is `x` itself.
+    /// [`compute`] always overwrites. Default: overwrite.
     pub accum: Accum,
 }
 
@@ -151,7 +159,7 @@ impl Options {
     }
 }
 
-/// What all dispatches of a call share.
+/// What all dispatches of a call have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Batch<'a> {
     rows: usize,
@@ -176,7 +184,7 @@ impl<'a> Batch<'a> {
             Target::Ids(id) => shaped(op, "id", id, [rows, 1])?,
             Target::Soft(soft) => shaped(op, "soft", soft, [rows, classes])?,
         }
-        // A column of them is a row, where nothing lies between.
+        // A gapless column has the memory layout of a row.
         let lain = |class: Tensor<'a>| match class.shape() == [classes, 1] && class.is_gapless() {
             true => class.reshaped(1, classes, 0),
             false => class,
@@ -191,12 +199,12 @@ impl<'a> Batch<'a> {
         Ok(Batch { rows, classes, target, weights, options, dy_by_row: false, has_dx: false })
     }
 
-    /// With gradients of the logits, for a loss whose own gradient is `dy`.
+    /// Sets whether gradients of the logits are computed, for a loss whose gradient is `dy`.
     pub(super) fn with_dx(self, has_dx: bool, dy: Option<Tensor>) -> Self {
         Batch { has_dx, dy_by_row: dy.is_some() && self.options.reduction.by_row(), ..self }
     }
 
-    /// The same for logits `x`, which may have any number of rows but no row without classes.
+    /// [`Batch::new`] for logits `x` of any number of rows and at least one class.
     fn of(x: Tensor, target: Target<'a>, weights: Weights<'a>, options: Options) -> Result<Self> {
         if x.cols == 0 {
             let (expected, found) = ("of at least one class".into(), "0 columns".into());
@@ -220,7 +228,7 @@ impl<'a> Batch<'a> {
 
     fn scalars(&self, fresh: bool) -> [Scalar; 9] {
         let Options { reduction, ignore, label_smoothing, z_loss, softcap, .. } = self.options;
-        // The mean divides by weights, which the device adds up.
+        // The divisor of the mean is a sum of weights that the device forms.
         let factor = if reduction == Reduction::Mean { 1.0 } else { reduction.factor([self.rows, 1]) as f32 };
         [
             self.weights.row.is_some().into(),
@@ -246,13 +254,14 @@ impl<'a> Batch<'a> {
         ]
     }
 
-    /// Whether rows count by sums over all of them, which the device forms: of a mean, which divides by them, and of smoothing over weighted classes.
+    /// Whether the weights of the rows depend on sums that the device forms: the divisor of a mean, or the sum of the
+    /// class weights for label smoothing.
     fn needs_sums(&self) -> bool {
         let Options { reduction, label_smoothing, .. } = self.options;
         reduction == Reduction::Mean || (self.weights.class.is_some() && label_smoothing != 0.0)
     }
 
-    /// What each row counts, in scratch.
+    /// Plans the weighing of the rows. Returns the scratch buffer with four numbers per row.
     pub(super) fn weigh(&self, plan: &mut Plan, dy: Option<Tensor>) -> Result<wgpu::Buffer> {
         let sums = plan.scratch(SUMS, 3)?;
         let sums: Tensor = Tensor::vector(&sums, 3)?;
@@ -290,7 +299,7 @@ impl<'a> Batch<'a> {
         Ok(scratch)
     }
 
-    /// What the passes over the logits `x` of `rows` begin with.
+    /// The first arguments of the passes over the logits `x` of `rows`.
     fn inputs<'b>(&self, rows: Range<usize>, x: Tensor<'b>, row: Tensor<'b, u32>) -> [Arg<'b>; 4]
     where
         'a: 'b,
@@ -303,7 +312,7 @@ impl<'a> Batch<'a> {
         ]
     }
 
-    /// The losses of the `rows` whose logits are `x`, of each segment that a row is cut into, weighed by what `row` says of each.
+    /// Plans the losses of `rows`, whose logits are `x`: one value per segment of a row, weighted as `row` says.
     pub(super) fn losses(
         &self,
         plan: &mut Plan,
@@ -318,7 +327,7 @@ impl<'a> Batch<'a> {
         plan.rows(&FORWARD, x.shape(), &args, &self.scalars(true), &self.flags())
     }
 
-    /// The gradients of the logits `x` of `rows`, whose log-sum-exps are `lse`.
+    /// Plans the gradients of the logits `x` of `rows`, whose log-sum-exps are `lse`.
     pub(super) fn gradients(
         &self,
         plan: &mut Plan,
@@ -333,10 +342,12 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// `loss` of logits `x` [rows, classes]: [rows, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
-/// `lse` [rows, 2], stored as f32, receives the rows' log-sum-exp as (max, rest), ln Σ e^x = max + ln(1 + rest), which [`backward`] needs; of a
-/// row of masks (the lowest f32, −1).
-/// `dx`, if given, receives the gradient for a loss whose own gradient is 1, in the same pass; it may be `x` itself.
+/// The loss of logits `x` `[rows, classes]`.
+///
+/// `loss` is `[rows, 1]` for [`Reduction::None`] and [`Reduction::Rows`], else `[1, 1]`. `lse` `[rows, 2]`, stored as
+/// f32, receives the log-sum-exp of each row, which [`backward`] needs, as a pair (max, rest): ln Σ e^x = max + ln(1 +
+/// rest). For a row of masks the pair is (the lowest f32, −1). `dx`, if given, receives the same gradient as from
+/// [`backward`] without `dy`, in the same pass. `dx` may be `x` itself.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
@@ -380,8 +391,9 @@ pub fn forward(
     })
 }
 
-/// `dx` [rows, classes] from the forward's inputs and its `lse`; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
-/// `dx` may be `x` itself.
+/// The gradient `dx` `[rows, classes]` from the forward's inputs and its `lse`.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones. `dx` may be `x` itself.
 ///
 /// # Errors
 /// As [`forward`].
@@ -415,8 +427,9 @@ pub fn backward(
     })
 }
 
-/// The part of the loss that [`Options::z_loss`] adds, from the forward's `lse`, reduced as the loss: `z` has the loss's shape.
-/// `classes` is the number of columns of the logits.
+/// The part of the loss that [`Options::z_loss`] adds, from the forward's `lse`.
+///
+/// `z` is reduced like the loss and has its shape. `classes` is the number of columns of the logits.
 ///
 /// # Errors
 /// As [`forward`].
@@ -451,8 +464,9 @@ pub fn z_loss(
     })
 }
 
-/// `predicted` [rows, 1]: the first class of the largest logit in each row of `x`; u32::MAX for a row that holds NaN or nothing but
-/// masks.
+/// The predicted class ids `[rows, 1]`: the class of the largest logit in each row of `x`.
+///
+/// Of equal logits the first class wins. A row that holds NaN or only masks gives u32::MAX.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -468,7 +482,7 @@ pub(super) fn predictions(plan: &mut Plan, x: Tensor, predicted: Tensor<u32>) ->
     plan.rows(&PREDICT, x.shape(), &args, &scalars, &[])
 }
 
-/// Refuses ids on the host that are no class.
+/// Refuses ids in host memory that are neither a class nor [`Options::ignore`].
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn check_ids(op: &'static str, ids: &[u32], classes: usize, options: Options) -> Result<()> {
     match ids.iter().find(|&&id| id != options.ignore && id as usize >= classes) {
@@ -480,7 +494,7 @@ pub(super) fn check_ids(op: &'static str, ids: &[u32], classes: usize, options: 
     }
 }
 
-/// The loss of the rows of a slice of logits, `classes` elements each, and its gradient.
+/// The loss of a slice of logits, in rows of `classes` elements, and its gradient.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };
@@ -491,7 +505,8 @@ pub(super) fn check_ids(op: &'static str, ids: &[u32], classes: usize, options: 
 /// ```
 ///
 /// # Errors
-/// As [`forward`]; [`Error::Option`] for an id that is neither below `classes` nor [`Options::ignore`]; any error of the device.
+/// As [`forward`]; [`Error::Option`] for an id that is neither below `classes` nor [`Options::ignore`]; any error of
+/// the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(gpu: &Gpu, x: &[f32], classes: usize, ids: &[u32], options: Options) -> Result<(Vec<f32>, Vec<f32>)> {
     let rows = rows_of(OP, "x", x, classes)?;

@@ -1,8 +1,9 @@
-//! Scores of each query with keys of its own, s_ij = ⟨q_i, k_(iK+j)⟩: what a loss over sampled keys is computed from.
+//! Scores of each query with its own keys, s_ij = ⟨q_i, k_(iK+j)⟩: the input of a loss over sampled keys.
 //!
-//! With [`bce`](crate::bce), targets 1 for a query's positive and 0 for the others, it is skip-gram with negative sampling; with
-//! [`cross_entropy`](crate::cross_entropy) and the positive's column as class, sampled softmax, as which
-//! [`info_nce`](crate::info_nce) has more options. Source: Mikolov et al. 2013, arXiv:1310.4546.
+//! Each query has K keys. With [`bce`](crate::bce) and targets 1 for a query's positive and 0 for its other keys, the
+//! loss is skip-gram with negative sampling. With [`cross_entropy`](crate::cross_entropy) and the positive's column as
+//! the class id, it is sampled softmax; [`info_nce`](crate::info_nce) has more options for that. Source: Mikolov et al.
+//! 2013, arXiv:1310.4546.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {
@@ -50,7 +51,7 @@ static FORWARD: Kernel = Kernel { shader: &SHADER, entry: "forward", uses: &["q"
 static WEIGH: Kernel = Kernel { shader: &SHADER, entry: "weigh", uses: &["ds", "v", "gradient"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &WEIGH];
 
-/// `s` [N, K] from `q` [N, D] and `k` [N K, D], whose rows i K to (i + 1) K − 1 are query i's.
+/// The scores `s` `[N, K]` of `q` `[N, D]` and `k` `[N K, D]`. Query i has rows i K to (i + 1) K − 1 of `k`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`]; [`Error::Limit`] if one query's keys exceed a binding.
@@ -67,7 +68,7 @@ pub fn forward(recorder: &mut Recorder, q: Tensor, k: Tensor, s: Tensor) -> Resu
     })
 }
 
-/// `dq` and `dk`, those that are given, from the forward's inputs and `ds` [N, K].
+/// The gradients `dq` and `dk` from the forward's inputs and `ds` `[N, K]`. Absent gradients are not computed.
 ///
 /// # Errors
 /// As [`forward`].
@@ -112,7 +113,8 @@ fn check(q: Tensor, k: Tensor, n: usize, per: usize) -> Result<()> {
     shaped(OP, "k", k, [n * per, q.cols])
 }
 
-/// Queries of which one binding each holds what the `tensors` have of them, with the rows of a query there.
+/// Ranges of queries such that one binding per tensor holds the rows of a range. Each tensor comes with its number of
+/// rows per query.
 fn at_once(plan: &Plan, n: usize, tensors: &[(Tensor, usize)]) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
     let fits = |&(tensor, per): &(Tensor, usize)| plan.rows_per_binding(tensor) as usize / per.max(1);
     let at_once = tensors.iter().map(fits).min().unwrap_or(n);
@@ -124,13 +126,14 @@ fn at_once(plan: &Plan, n: usize, tensors: &[(Tensor, usize)]) -> Result<impl It
     Ok(chunks(if tensors.iter().any(|(_, per)| *per == 0) { 0 } else { n }, at_once))
 }
 
-/// `s` [n, K] of `q` [n, D] and `k` [n K, D], each in one binding.
+/// The scores `s` `[n, K]` of `q` `[n, D]` and `k` `[n K, D]`. Each tensor must fit one binding.
 pub(super) fn scores(plan: &mut Plan, q: Tensor, k: Tensor, s: Tensor) -> Result<()> {
     let args = [Arg::whole(q), Arg::whole(k), Arg::whole(s)];
     plan.rows(&FORWARD, k.shape(), &args, &[s.cols.into(), 0usize.into(), true.into()], &[])
 }
 
-/// How [`weigh`] takes its rows.
+/// How [`weigh`] maps rows: the rows of `gradient` per query, the terms of each sum, and whether the output is
+/// overwritten.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sums {
     pub(super) per: usize,
@@ -138,14 +141,15 @@ pub(super) struct Sums {
     pub(super) fresh: bool,
 }
 
-/// `gradient`\[r\] = Σ_t `ds`\[r / per, r % per + t\] `v`\[r / per · terms + t\], or that much more than it was.
+/// `gradient`\[r\] = Σ_t `ds`\[r / per, r % per + t\] `v`\[r / per · terms + t\] over t < `terms`, added to the old
+/// value unless `fresh`.
 pub(super) fn weigh(plan: &mut Plan, ds: Tensor, v: Tensor, gradient: Tensor, sums: Sums) -> Result<()> {
     let args = [Arg::whole(ds), Arg::whole(v), Arg::whole(gradient)];
     let scalars = [sums.per.into(), sums.terms.into(), sums.fresh.into()];
     plan.rows(&WEIGH, gradient.shape(), &args, &scalars, &[])
 }
 
-/// Scores of queries and keys of `dim` numbers each, on slices: as many keys a query as there are times as many.
+/// Scores on slices. `keys` holds K rows per query, K = rows of `keys` / rows of `queries`. Rows have `dim` elements.
 ///
 /// # Errors
 /// As [`forward`], and any error of the device.

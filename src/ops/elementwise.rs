@@ -1,18 +1,19 @@
-//! The host's side of losses of elements; shaders/lib/loss.wgsl is the device's.
+//! The host side of the element-wise losses. The device side is shaders/lib/loss.wgsl.
 
 use super::{Accum, Reduction, shaped, total};
 use crate::kernel::Kernel;
 use crate::plan::{Arg, Plan, Scalar};
 use crate::{Result, Tensor};
 
-/// One pass over `N` tensors of one shape, whose kernel binds them, `column` (one row, the same for all), `dy`, `loss` and `M` gradients, in
-/// this order, and whose first scalar is `factor`.
+/// One pass over `N` input tensors of one shape.
+///
+/// The kernel binds the inputs, `column`, `dy`, `loss` and `M` gradients, in this order. Its first scalar is `factor`.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a, const N: usize, const M: usize> {
     pub(super) op: &'static str,
     pub(super) kernel: &'static Kernel,
     pub(super) inputs: [Option<Tensor<'a>>; N],
-    /// A row of numbers that belong to the columns, for kernels that bind one.
+    /// For kernels that bind one: a tensor of one row, with a number for each column.
     pub(super) column: Option<Option<Tensor<'a>>>,
     pub(super) dy: Option<Tensor<'a>>,
     pub(super) loss: Option<Tensor<'a>>,
@@ -26,7 +27,7 @@ impl<'a, const N: usize, const M: usize> Pass<'a, N, M> {
         self.inputs.iter().flatten().next().map_or([0, 0], Tensor::shape)
     }
 
-    /// Refuses a loss, a gradient of it or gradients whose shape does not fit.
+    /// Refuses a `loss`, `dy` or gradients of the wrong shape.
     pub(super) fn check(&self) -> Result<()> {
         let wanted = self.reduction.of_elements(self.shape());
         for (what, tensor) in [("loss", self.loss), ("dy", self.dy)] {
@@ -38,7 +39,7 @@ impl<'a, const N: usize, const M: usize> Pass<'a, N, M> {
         Ok(())
     }
 
-    /// Plans the pass and what makes the loss one number, or one per row.
+    /// Plans the pass and the reduction of the loss.
     pub(super) fn plan(&self, plan: &mut Plan, scalars: &[Scalar], flags: &[(&'static str, u32)]) -> Result<()> {
         let (shape, by_element) = (self.shape(), self.reduction == Reduction::None);
         let factor = self.reduction.factor(shape) as f32;
@@ -92,7 +93,7 @@ impl<'a, const N: usize, const M: usize> Pass<'a, N, M> {
         [("LOSS", loss), ("DY", dy), ("GRADIENTS", wanted.sum()), ("ADD", add.into())]
     }
 
-    /// Without rows and columns that mean something, and without gaps, long rows whatever the shape.
+    /// Blocks of long rows, if the tensors are gapless and rows and columns do not matter; else one block.
     fn blocks(&self) -> Vec<Block<'a>> {
         let by_element = self.reduction == Reduction::None;
         let mut all: Vec<Option<Tensor>> = self.inputs.to_vec();
@@ -122,7 +123,7 @@ fn args<'a>(tensors: &[Option<Tensor<'a>>]) -> Vec<Arg<'a>> {
     tensors.iter().map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row)).collect()
 }
 
-/// What one dispatch takes.
+/// The arguments of one dispatch.
 struct Block<'a> {
     shape: [usize; 2],
     inputs: Vec<Arg<'a>>,

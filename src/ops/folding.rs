@@ -1,10 +1,15 @@
-//! How much what does not belong together scores: over the scores s_ij = ⟨q_i, k_j⟩ of queries q [N, D], users say, and keys k [M, D],
-//! items, with r_ij 1 where both are of one block and else 0, the sums Σ max(0, s_ij − r_ij) and Σ r_ij s_ij.
+//! Folding: how high unrelated pairs score. Computes Σ max(0, s_ij − r_ij) and Σ r_ij s_ij over all scores s_ij = ⟨q_i,
+//! k_j⟩.
 //!
-//! The first by N·M is the folding score; it shrinks with the scores themselves, so look at it beside the second by the number of pairs
-//! within blocks: [`Folding`]. No N × M matrix is stored. Work 2·N·M·D.
-//! A score that is NaN makes the first sum NaN, and the second if it is of one block.
-//! Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious recommendations, RecSys 2017.
+//! q `[N, D]` are queries (users, for example) and k `[M, D]` keys (items). r_ij is 1 if query i and key j are of one
+//! block, else 0. The first sum divided by N·M is the folding score. It shrinks with the scores themselves, so compare
+//! it with the second sum divided by the number of pairs within blocks: [`Folding`] holds both.
+//!
+//! No N × M matrix is stored. Work: 2·N·M·D. A NaN score makes the first sum NaN, and also the second if its pair is
+//! within a block.
+//!
+//! Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious
+//! recommendations, RecSys 2017.
 
 use super::pairs::{Form, Goal, Gradients, Pairs};
 use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
@@ -25,11 +30,13 @@ static FORWARD: Kernel =
     Kernel { shader: &SHADER, entry: "forward", uses: &["q", "k", "q_block", "k_block", "row_part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
-/// `sums` [2, 1] of queries `q` [N, D] of the blocks `q_block` [N, 1] and keys `k` [M, D] of the blocks `k_block` [M, 1].
+/// The two `sums` `[2, 1]` of queries `q` `[N, D]` and keys `k` `[M, D]`.
+///
+/// `q_block` `[N, 1]` and `k_block` `[M, 1]` hold the block of each query and key.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer); [`Error::Limit`](crate::Error::Limit) if the
-/// device cannot bind the rows of one tile.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer);
+/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile.
 pub fn forward(
     recorder: &mut Recorder,
     q: Tensor,
@@ -39,7 +46,7 @@ pub fn forward(
     sums: Tensor,
 ) -> Result<()> {
     let form = Form { temperature: 1.0, max_scale: 1.0, reduction: Reduction::Sum, own: false };
-    // No pairs are those of no queries, too.
+    // Without keys there are no pairs: treated as if there were no queries.
     let some = if k.rows == 0 { q.row_range(0..0) } else { q };
     let pairs = Pairs::new(OP, some, k, None, form)?;
     shaped(OP, "q_block", q_block, [q.rows, 1])?;
@@ -47,7 +54,7 @@ pub fn forward(
     shaped(OP, "sums", sums, [2, 1])?;
     let inputs = [named("q", q), named("k", k), named("q_block", q_block), named("k_block", k_block)];
     disjoint(OP, &[named("sums", sums)], &inputs)?;
-    // The two columns that losses of pairs have for what all scores share.
+    // The two sums use the columns that the pair losses have for d_log_scale and d_bias.
     let gradients = Gradients {
         d_log_scale: Some(sums.row_range(0..1)),
         d_bias: Some(sums.row_range(1..2)),
@@ -69,7 +76,8 @@ pub fn forward(
     })
 }
 
-/// The folding of slices of queries and keys, rows of `dim` elements, of the blocks `q_block` and `k_block`.
+/// The folding of slices of queries and keys, in rows of `dim` elements. `q_block` and `k_block` hold the block of each
+/// row.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

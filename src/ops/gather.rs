@@ -1,12 +1,16 @@
-//! Rows of a table by their numbers, an embedding's forward; and back: rows put into a table, or gradients of rows summed for each row of it.
+//! Gathers rows of a table by their ids (the forward pass of an embedding), scatters rows into a table, and sums
+//! gradients per row of a table.
 //!
-//! An id that is no row of the table gives a row of zeros, is put nowhere and adds to nothing: u32::MAX is none in any table. Gradients of equal
-//! ids are summed in a fixed order: the same bits at each run, whatever the workgroup's size. A table of which a binding holds only a part is taken part by
-//! part.
+//! An id that is not a row of the table gathers a row of zeros, is not scattered and adds to no sum. u32::MAX is not a
+//! row of any table. Gradients of equal ids are summed in a fixed order: the result has the same bits on every run,
+//! whatever the workgroup's size. A table too large for one binding is processed in parts.
 //!
-//! To step only the rows that a batch touched: [`backward_rows`] sums their gradients, [`forward`] takes their values and the optimizer's state out of
-//! the tables, `sgd::step` or `adam::step` steps them, [`scatter`] puts them back.
-//! Sources: Bengio, Ducharme, Vincent and Janvin 2003, section 3; the sort by digits: Knuth, The Art of Computer Programming 3, 5.2.5.
+//! To update only the rows that a batch uses: sum their gradients with [`backward_rows`], copy their values and the
+//! optimizer's state out of the tables with [`forward`], step them with `sgd::step` or `adam::step`, and write them
+//! back with [`scatter`].
+//!
+//! Sources: Bengio, Ducharme, Vincent and Janvin 2003, section 3; the radix sort: Knuth, The Art of Computer
+//! Programming 3, 5.2.5.
 
 use core::ops::Range;
 
@@ -59,21 +63,22 @@ static MERGE: Kernel = kernel("merge", &["ids", "parts_in", "rows_out"]);
 pub(super) const KERNELS: &[&Kernel] =
     &[&FORWARD, &SCATTER, &CLEAR, &COUNT, &CLIMB, &DESCEND, &PLACE, &BEGIN, &SUMS, &MERGE];
 
-/// Ids of a lane: `BLOCK` of the shader.
+/// Ids per thread (lane): `BLOCK` of the shader.
 const BLOCK: usize = 64;
 const DIGIT_BITS: u32 = 4;
-/// Counts that a lane adds up.
+/// Counts that one thread (lane) sums.
 const FAN: usize = 256;
 
-/// Scratch: sorted ids and where they were, twice, since a pass reads one and writes the other; counts, their sums and the sums of those; parts of runs.
+/// Scratch: sorted ids and their original positions, two buffers of each, since a pass reads one and writes the other;
+/// the counts with their sums at up to four higher levels; partial sums of runs.
 const SORTED: [usize; 2] = [0, 1];
 const ORDERS: [usize; 2] = [2, 3];
 const COUNTS: [usize; 5] = [4, 5, 6, 7, 8];
 const RUNS: usize = 9;
-/// Scratch: where the run of each id begins.
+/// Scratch: for each id, the position at which its run of equal ids begins.
 const HEADS: usize = 10;
 
-/// What the shader is told beside shapes; all else is 0.
+/// The scalars of the shader. Those not set are 0.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
     all_rows: usize,
@@ -94,7 +99,7 @@ impl Told {
     }
 }
 
-/// `y` [N, D] = the rows `ids` [N, 1] of `table` [R, D].
+/// Gathers rows: `y` `[N, D]` = the rows `ids` `[N, 1]` of `table` `[R, D]`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -105,7 +110,7 @@ pub fn forward(recorder: &mut Recorder, table: Tensor, ids: Tensor<u32>, y: Tens
     recorder.plan(|plan| take(plan, table, ids, y))
 }
 
-/// [`forward`] as a part of an op.
+/// [`forward`] as part of another op.
 pub(super) fn take(plan: &mut Plan, table: Tensor, ids: Tensor<u32>, y: Tensor) -> Result<()> {
     let told = Told { all_rows: table.rows, ..Told::default() };
     for part in parts(plan, OP, table)? {
@@ -115,8 +120,10 @@ pub(super) fn take(plan: &mut Plan, table: Tensor, ids: Tensor<u32>, y: Tensor) 
     Ok(())
 }
 
-/// The rows `ids` [N, 1] of `table` [R, D] = `y` [N, D]. Ids are distinct, but for those that are no row; of equal ones any may win, and halves of
-/// two.
+/// Scatters rows: the rows `ids` `[N, 1]` of `table` `[R, D]` = `y` `[N, D]`.
+///
+/// Ids that are rows of the table should be distinct. For duplicate ids the row written is undefined: it may mix
+/// elements of several rows of `y`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -127,7 +134,7 @@ pub fn scatter(recorder: &mut Recorder, y: Tensor, ids: Tensor<u32>, table: Tens
     recorder.plan(|plan| put(plan, y, ids, table))
 }
 
-/// [`scatter`] as a part of an op.
+/// [`scatter`] as part of another op.
 pub(super) fn put(plan: &mut Plan, y: Tensor, ids: Tensor<u32>, table: Tensor) -> Result<()> {
     for part in parts(plan, OP, table)? {
         let args = [Arg::by_row(y), Arg::by_row(ids), Arg::whole(table.row_range(part.clone()))];
@@ -136,7 +143,9 @@ pub(super) fn put(plan: &mut Plan, y: Tensor, ids: Tensor<u32>, table: Tensor) -
     Ok(())
 }
 
-/// `d_table`\[r\] = Σ `dy`\[i\] over the i with `ids`\[i\] = r, or that much more than it was: for `dy` [N, D], `ids` [N, 1], `d_table` [R, D].
+/// Sums gradients per row of a table: `d_table`\[r\] = Σ `dy`\[i\] over all i with `ids`\[i\] = r.
+///
+/// `dy` is `[N, D]`, `ids` `[N, 1]` and `d_table` `[R, D]`. With [`Accum::Add`] the sums are added to `d_table`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -147,7 +156,7 @@ pub fn backward(recorder: &mut Recorder, dy: Tensor, ids: Tensor<u32>, d_table: 
     recorder.plan(|plan| add_up(plan, dy, ids, d_table, accum))
 }
 
-/// [`backward`] as a part of an op.
+/// [`backward`] as part of another op.
 fn add_up(plan: &mut Plan, dy: Tensor, ids: Tensor<u32>, d_table: Tensor, accum: Accum) -> Result<()> {
     if accum == Accum::Write {
         plan.rows(&CLEAR, d_table.shape(), &[Arg::by_row(d_table)], &Told::default().scalars(), &[])?;
@@ -166,8 +175,11 @@ fn add_up(plan: &mut Plan, dy: Tensor, ids: Tensor<u32>, d_table: Tensor, accum:
     Ok(())
 }
 
-/// The same sums for a table of `table_rows` rows that is too large for a gradient of its own: `rows` [N, 1] holds each id that occurs once, ascending, with
-/// u32::MAX in between, and `d_rows` [N, D] beside it its sum, else zeros.
+/// The sums of [`backward`] without a gradient of the table's size, for large tables.
+///
+/// `table_rows` is the number of rows of the table. `rows` `[N, 1]` receives each id of `ids` that is a row of the
+/// table: once each, in ascending order, with u32::MAX in between. The same row of `d_rows` `[N, D]` receives the sum
+/// of that id's gradients; beside u32::MAX it is zeros.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -198,12 +210,12 @@ pub fn backward_rows(
         sort(plan, ids, table_rows, |plan, sorted, order| {
             plan.each_row(&BEGIN, [n, 1], &[sorted, order, rows, heads].map(Arg::whole), &told.scalars(), &[])
         })?;
-        // With the places where runs begin for ids, the sums are those of a table.
+        // If the positions where runs begin are taken as ids, the sums are those of a table.
         add_up(plan, dy, heads, d_rows, Accum::Write)
     })
 }
 
-/// Parts of a table that a binding holds.
+/// The parts of a table that fit one binding each.
 pub(super) fn parts(plan: &Plan, op: &'static str, table: Tensor) -> Result<Vec<Range<usize>>> {
     let at_once = plan.rows_per_binding(table) as usize;
     if at_once == 0 {
@@ -215,11 +227,12 @@ pub(super) fn parts(plan: &Plan, op: &'static str, table: Tensor) -> Result<Vec<
             limit,
         });
     }
-    // Without any row there is one part still: what is asked for is none.
+    // A table without rows has one empty part, so that `forward` still writes zeros.
     Ok((0..table.rows.max(1)).step_by(at_once).map(|first| first..table.rows.min(first + at_once)).collect())
 }
 
-/// Lets `then` use the ids in ascending order, those from `all_rows` on as `all_rows`, and of each where it was.
+/// Sorts the ids and passes `then` the sorted ids and their original positions. Ids of at least `all_rows` become
+/// `all_rows`.
 fn sort<'a>(
     plan: &mut Plan<'a>,
     ids: Tensor<u32>,
@@ -258,7 +271,7 @@ fn sort<'a>(
     then(plan, view(&sorted[last], n)?, view(&orders[last], n)?)
 }
 
-/// Each of the first counts becomes the sum of those before it.
+/// Exclusive prefix sum: each of the first level's counts becomes the sum of those before it.
 fn prefix(plan: &mut Plan, counts: &[wgpu::Buffer], sizes: &[usize]) -> Result<()> {
     let level = |at: usize| Tensor::<u32>::vector(&counts[at], sizes[at]);
     let told = |at: usize| Told { places: sizes[at], ..Told::default() }.scalars();
@@ -275,8 +288,8 @@ fn prefix(plan: &mut Plan, counts: &[wgpu::Buffer], sizes: &[usize]) -> Result<(
     Ok(())
 }
 
-/// Sums of `dy` for runs of equal ids: to the rows of `out` that they name, added to what these hold, or with `rows`, which then gets the ids, to
-/// where the runs begin.
+/// Sums `dy` over runs of equal ids. Without `rows`, each sum is added to the row of `out` that the id names. With
+/// `rows`, `rows` receives the ids, and each sum is written to the position where its run begins.
 fn sum(
     plan: &mut Plan,
     dy: Tensor,
@@ -301,7 +314,7 @@ fn sum(
     plan.lanes(&MERGE, &args, [blocks, quads], &scalars, &flags, 1)
 }
 
-/// The rows `ids` of a `table` of rows of `cols` numbers, on slices.
+/// The rows `ids` of `table`, a slice in rows of `cols` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

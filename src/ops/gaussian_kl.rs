@@ -1,10 +1,14 @@
-//! loss_ij = ½ (e^a − 1 − a + (m − m')² e^−v'), a = v − v': the divergence KL(N(m, e^v) ‖ N(m', e^v')) of each element, a normal
-//! distribution of mean m and log-variance v from its prior, m' = v' = 0 if that is absent.
+//! KL divergence of normal distributions: loss_ij = ½ (e^a − 1 − a + (m − m')² e^−v'), a = v − v'.
 //!
-//! dm = (m − m') e^−v' = −dm', dv = ½ (e^a − 1), dv' = ½ (1 − e^a − (m − m')² e^−v'). e^a − 1 − a and e^a − 1 are formed without
-//! cancellation, so that the loss near the prior keeps its digits. What exceeds f32 gives +inf, NaN gives NaN.
-//! Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; as the term of a variational autoencoder: Kingma and Welling 2013,
-//! arXiv:1312.6114, appendix B.
+//! Each element is KL(N(m, e^v) ‖ N(m', e^v')): the divergence of a normal distribution with mean m and log-variance v
+//! from its prior with mean m' and log-variance v'. Without a prior, m' = v' = 0.
+//!
+//! dm = (m − m') e^−v' = −dm', dv = ½ (e^a − 1), dv' = ½ (1 − e^a − (m − m')² e^−v'). e^a − 1 − a and e^a − 1 are
+//! computed without cancellation, so that the loss stays accurate near the prior. Values beyond f32 become +inf. NaN
+//! gives NaN.
+//!
+//! Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; as the term of a variational autoencoder: Kingma and
+//! Welling 2013, arXiv:1312.6114, appendix B.
 
 use super::elementwise::Pass;
 use super::{Accum, Reduction, disjoint, named, rows_of, shaped};
@@ -44,36 +48,36 @@ static BACKWARD_PRIOR: Kernel = Kernel {
 };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD_PRIOR];
 
-/// What the loss is of, all of one shape.
+/// The inputs of the loss, all of one shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// m.
+    /// Mean m.
     pub mean: Tensor<'a>,
-    /// v.
+    /// Log-variance v.
     pub log_variance: Tensor<'a>,
-    /// m' and v'; absent: the standard normal distribution.
+    /// Mean m' and log-variance v' of the prior. Absent: the standard normal distribution.
     pub prior: Option<(Tensor<'a>, Tensor<'a>)>,
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for gradients, each of the shape of its input. Absent gradients are not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of m.
+    /// Gradient of m.
     pub mean: Option<Tensor<'a>>,
-    /// Of v.
+    /// Gradient of v.
     pub log_variance: Option<Tensor<'a>>,
-    /// Of m'.
+    /// Gradient of m'.
     pub prior_mean: Option<Tensor<'a>>,
-    /// Of v'.
+    /// Gradient of v'.
     pub prior_log_variance: Option<Tensor<'a>>,
 }
 
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Default the sum over the elements divided by the number of rows, as a variational autoencoder's term.
+    /// Default: the sum over the elements divided by the number of rows, as in a variational autoencoder.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. Default: overwrite.
     pub accum: Accum,
 }
 
@@ -83,8 +87,10 @@ impl Default for Options {
     }
 }
 
-/// `loss` of `inputs`: their shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1]. The `gradients` that are given
-/// receive those of a loss whose own gradient is 1.
+/// The loss of `inputs`.
+///
+/// `loss` has the inputs' shape for [`Reduction::None`], `[rows, 1]` for [`Reduction::Rows`], else `[1, 1]`. The given
+/// `gradients` are the same as from [`backward`] without `dy`.
 ///
 /// # Errors
 /// [`Error::Shape`], also for a prior's gradient without a prior; [`Error::SameBuffer`].
@@ -98,7 +104,9 @@ pub fn forward(
     pass(recorder, inputs, Some(loss), None, gradients, options)
 }
 
-/// `gradients` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// The given `gradients` from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones.
 ///
 /// # Errors
 /// As [`forward`].
@@ -170,7 +178,8 @@ fn pass(
     })
 }
 
-/// The loss of slices of means and log-variances, rows of `cols` elements, from the standard normal distribution, and its gradients.
+/// The loss of slices of means and log-variances against the standard normal distribution, and its gradients. Slices
+/// are in rows of `cols` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

@@ -1,16 +1,22 @@
-//! Divergences of the rows of two sides, the model's `x` with probabilities q and the target's `t` with probabilities p.
+//! Divergences between the rows of a model's `x`, with probabilities q, and of a target's `t`, with probabilities p.
 //!
-//! Kullback and Leibler's Σ p (ln p − ln q), reversed Σ q (ln q − ln p), Jensen and Shannon's b KL(p ‖ m) + (1 − b) KL(q ‖ m) with
-//! m = b p + (1 − b) q, and the total variation ½ Σ |p − q|. [`Form`] says what x and t are: logits (p = softmax(t/T)),
-//! probabilities or logarithms; all but the first divergence take logits only, and only the first one has losses of elements.
+//! The divergences are Kullback-Leibler, Σ p (ln p − ln q); reverse Kullback-Leibler, Σ q (ln q − ln p);
+//! Jensen-Shannon, b KL(p ‖ m) + (1 − b) KL(q ‖ m) with m = b p + (1 − b) q; and total variation, ½ Σ |p − q|. [`Form`]
+//! says whether x and t are logits (p = softmax(t/T)), probabilities or logarithms of probabilities. All divergences
+//! but [`Divergence::Kl`] require logits and a reduction other than [`Reduction::None`].
 //!
-//! Special values: 0 ln 0 = 0, so an element with p = 0 adds nothing, in the gradient neither, even where ln q = −inf; p > 0 where
-//! q = 0 gives +inf, and a dx there of −p, of logits −p/T. −inf among logits is a mask: probability 0. A row of nothing but masks has no
-//! probabilities, and adds nothing where they are the factor. A row of logits that holds NaN or +inf gives NaN. A negative probability
-//! t has no logarithm: loss and dt are NaN. The total variation's gradient is 0 where p = q.
-//! Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton, Vinyals and
-//! Dean 2015, arXiv:1503.02531; in distillation: Agarwal et al. 2023, arXiv:2306.13649, section 2; reductions as
-//! torch.nn.functional.kl_div.
+//! Special values:
+//! - 0 ln 0 = 0: an element with p = 0 adds nothing to the loss or the gradient, even where ln q = −inf.
+//! - An element with p > 0 and q = 0 gives loss +inf. Its dx is −p, for logits −p/T.
+//! - −inf among logits is a mask: probability 0. In a row of only masks all probabilities are 0, and terms multiplied
+//!   by them are 0.
+//! - A row of logits that holds NaN or +inf gives NaN.
+//! - A negative probability t has no logarithm: loss and dt are NaN.
+//! - The gradient of the total variation is 0 where p = q.
+//!
+//! Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton,
+//! Vinyals and Dean 2015, arXiv:1503.02531; in distillation: Agarwal et al. 2023, arXiv:2306.13649, section 2;
+//! reductions as in torch.nn.functional.kl_div.
 
 use super::{Accum, Reduction, disjoint, named, required, rows_of, scale_of, shaped, tempered, total};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
@@ -40,59 +46,62 @@ static FORWARD: Kernel =
     Kernel { shader: &SHADER, entry: "forward", uses: &["x", "t", "dy", "loss", "dx", "dt", "part"], in_place: None };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 
-/// Stages of rows that are cut, see shaders/lib/row.wgsl: with a pass for sums, and without.
+/// `STAGE`s of rows that are cut into segments, see shaders/lib/row.wgsl: with and without a pass for sums.
 const WITH_SUMS: &[u32] = &[1, 3, 4];
 const WITHOUT_SUMS: &[u32] = &[1, 2];
 
-/// What no −ln p exceeds but that of a mask: `MOST` of the shader.
+/// Upper bound of −ln p for elements that are not masked: `MOST` of the shader.
 const MOST: f64 = 3.4e38;
 
-/// What the two sides are.
+/// What x and t hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
-    /// Both logits: p = softmax(t/T), q = softmax(x/T).
+    /// Both are logits: p = softmax(t/T), q = softmax(x/T).
     #[default]
     Logits,
-    /// t probabilities, which need not sum to 1, x logits: p = t, q = softmax(x/T).
+    /// t are probabilities, which need not sum to 1, and x logits: p = t, q = softmax(x/T).
     Probabilities,
-    /// x = ln q, t = p, as torch.nn.functional.kl_div takes them.
+    /// x = ln q, t = p, as in torch.nn.functional.kl_div.
     LogQ,
-    /// x = ln q, t = ln p, as torch.nn.functional.kl_div with `log_target`.
+    /// x = ln q, t = ln p, as in torch.nn.functional.kl_div with `log_target`.
     LogQLogP,
 }
 
-/// What is measured.
+/// The divergence to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Divergence {
-    /// Σ p (ln p − ln q).
+    /// Kullback-Leibler: Σ p (ln p − ln q).
     #[default]
     Kl,
-    /// Σ q (ln q − ln p).
+    /// Reverse Kullback-Leibler: Σ q (ln q − ln p).
     ReverseKl,
-    /// b KL(p ‖ m) + (1 − b) KL(q ‖ m), m = b p + (1 − b) q.
+    /// Jensen-Shannon: b KL(p ‖ m) + (1 − b) KL(q ‖ m), m = b p + (1 − b) q.
     JensenShannon {
-        /// b, between 0 and 1, neither of them; 0.5 is the symmetric one.
+        /// b, above 0 and below 1. 0.5 gives the symmetric divergence.
         beta: f32,
     },
-    /// ½ Σ |p − q|.
+    /// Total variation: ½ Σ |p − q|.
     TotalVariation,
 }
 
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Default logits.
+    /// Default: logits.
     pub form: Form,
-    /// Default Kullback and Leibler's.
+    /// Default: Kullback-Leibler.
     pub divergence: Divergence,
-    /// T of the sides that are logits, between 1e-30 and 1e30, with `scale_t2` between 1e-15 and 1e15. Probabilities and logarithms are taken as
-    /// they are: of [`Form::LogQ`] and [`Form::LogQLogP`] the caller divides by T. Default 1.
+    /// T, which divides logits: between 1e-30 and 1e30, with `scale_t2` between 1e-15 and 1e15. Default: 1.
+    ///
+    /// Probabilities and logarithms are not divided by T: with [`Form::LogQ`] and [`Form::LogQLogP`] the caller applies
+    /// T beforehand.
     pub temperature: f32,
-    /// Times T², which keeps the gradient's size as T grows (distillation), whatever the form. Default no.
+    /// Multiplies loss and gradients by T², whatever the form. This keeps the gradient's size as T grows
+    /// (distillation). Default: off.
     pub scale_t2: bool,
-    /// Default the sum divided by the number of rows, the mean of the rows' divergences.
+    /// Default: the sum divided by the number of rows, which is the mean of the rows' divergences.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. Default: overwrite.
     pub accum: Accum,
 }
 
@@ -125,7 +134,8 @@ impl Options {
         }
     }
 
-    /// Refuses what is not made of logits or has a loss for each element, and says that it should be `form` or `reduction`.
+    /// Refuses forms other than logits, and [`Reduction::None`]. `form` and `reduction` are the expectations in the
+    /// errors.
     pub(super) fn of_rows_of_logits(&self, op: &'static str, [form, reduction]: [&'static str; 2]) -> Result<()> {
         if self.form != Form::Logits {
             return Err(Error::Option { op, option: "form", expected: form, found: format!("{:?}", self.form) });
@@ -138,18 +148,18 @@ impl Options {
         }
     }
 
-    /// Whether x is logarithms, so that every element stands for itself.
+    /// Whether x holds logarithms, so that elements are independent of each other.
     pub(crate) fn by_element(&self) -> bool {
         matches!(self.form, Form::LogQ | Form::LogQLogP)
     }
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for gradients, each of the shape of its input. Absent gradients are not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of x.
+    /// Gradient of x.
     pub dx: Option<Tensor<'a>>,
-    /// Of t.
+    /// Gradient of t.
     pub dt: Option<Tensor<'a>>,
 }
 
@@ -182,13 +192,13 @@ impl<'a> Call<'a> {
         disjoint(OP, &[named("loss", loss), named("dx", dx), named("dt", dt)], &inputs)
     }
 
-    /// The losses of rows of logits, of each segment that they are cut into, and gradients times `factor`: some of the rows of a loss that is reduced
-    /// over more.
+    /// Plans the losses of rows of logits, one per segment of a row, and gradients times `factor`. For ops whose loss
+    /// is reduced over more rows than these.
     pub(super) fn rows_of(self, plan: &mut Plan, factor: f64) -> Result<()> {
         self.turned().dispatch(plan, factor)
     }
 
-    /// The reversed divergence is the first one of the sides exchanged.
+    /// Reverse Kullback-Leibler is Kullback-Leibler with the two sides exchanged.
     fn turned(self) -> Self {
         if self.options.divergence != Divergence::ReverseKl {
             return self;
@@ -227,7 +237,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The call, or the same for the parts that its elements are taken in where rows mean nothing.
+    /// The call itself, or, if elements are independent and rows do not matter, the same call for blocks of the
+    /// elements.
     fn pieces(&self) -> Vec<Self> {
         if !self.options.by_element() || self.options.reduction == Reduction::Rows {
             return vec![*self];
@@ -259,12 +270,13 @@ impl<'a> Call<'a> {
         plan.staged(&FORWARD, x.shape(), stages, &args, &scalars, &self.flags(plan))
     }
 
-    /// What the sum of the rows' divergences is multiplied with.
+    /// The factor that multiplies the sum of the rows' divergences.
     fn factor(&self) -> f64 {
         self.options.reduction.factor(self.x.shape())
     }
 
-    /// Whether the gradients need a pass over the row for their sums. Kl's of logits do not, unless elements have weights of their own.
+    /// Whether the gradients need an extra pass over the row for its sums. Kl of logits does not, unless each element
+    /// has its own `dy`.
     fn needs_sums(&self) -> bool {
         let Gradients { dx, dt } = self.gradients;
         let own_weights = self.dy.is_some() && self.options.reduction == Reduction::None;
@@ -276,7 +288,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The overrides of the shader.
+    /// The shader's `override` constants.
     fn flags(&self, plan: &Plan) -> [(&'static str, u32); 11] {
         let divergence = match self.options.divergence {
             Divergence::Kl | Divergence::ReverseKl => 0,
@@ -299,7 +311,7 @@ impl<'a> Call<'a> {
         ]
     }
 
-    /// `factor` multiplies the gradients.
+    /// The shader's scalars. `factor` multiplies the gradients.
     fn scalars(&self, factor: f64) -> [Scalar; 10] {
         let Options { form, divergence, temperature, .. } = self.options;
         let beta = if let Divergence::JensenShannon { beta } = divergence { beta } else { 0.0 };
@@ -322,8 +334,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `loss` of `x` and `t`, both [rows, cols]: the same shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1].
-/// The gradients that are given receive those for a loss whose own gradient is 1, in the same pass.
+/// The loss of `x` and `t`, both `[rows, cols]`.
+///
+/// `loss` is `[rows, cols]` for [`Reduction::None`], `[rows, 1]` for [`Reduction::Rows`], else `[1, 1]`. The given
+/// gradients are the same as from [`backward`] without `dy`, computed in the same pass.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
@@ -338,7 +352,9 @@ pub fn forward(
     Call { x, t, dy: None, loss: Some(loss), gradients, options }.record(recorder)
 }
 
-/// The gradients that are given, from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// The given gradients from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones.
 ///
 /// # Errors
 /// As [`forward`].
@@ -353,7 +369,7 @@ pub fn backward(
     Call { x, t, dy, loss: None, gradients, options }.record(recorder)
 }
 
-/// The loss of the rows of two slices, `cols` elements each, and its gradients dx and dt.
+/// The loss of two slices, in rows of `cols` elements, and its gradients dx and dt.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

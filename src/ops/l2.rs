@@ -1,7 +1,9 @@
-//! loss_ij = f (x_ij − t_ij)², `t` the target; dx = 2f (x − t) dy, dt = −dx.
+//! Squared error: loss_ij = f (x_ij − t_ij)², with targets t; dx = 2f (x − t) dy, dt = −dx.
 //!
-//! f is 1 as in torch.nn.functional.mse_loss; 0.5 gives optax.l2_loss. A NaN gives NaN, as do equal infinities; what exceeds f32
-//! gives +inf. Source: Legendre 1805; Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7, section 2.4.
+//! f = 1 gives torch.nn.functional.mse_loss, f = 0.5 optax.l2_loss. NaN gives NaN, and so do equal infinities. Values
+//! beyond f32 become +inf.
+//!
+//! Source: Legendre 1805; Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7, section 2.4.
 
 use super::elementwise::Pass;
 use super::{Accum, Reduction, disjoint, named, not_added, required, rows_of, shaped};
@@ -27,11 +29,12 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD];
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Default mean over all elements.
+    /// Default: the mean over all elements.
     pub reduction: Reduction,
-    /// f, a normal number above 0. Default 1.
+    /// f, a normal number above 0. Default: 1.
     pub factor: f32,
-    /// Whether gradients are added to what their outputs hold, of which none is `x` itself then; what [`compute`] returns is not. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. `Add` is refused if `dx` is `x` itself.
+    /// [`compute`] always overwrites. Default: overwrite.
     pub accum: Accum,
 }
 
@@ -48,20 +51,23 @@ impl Options {
     }
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for gradients, each of the shape of its input. Absent gradients are not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of x.
+    /// Gradient of x.
     pub dx: Option<Tensor<'a>>,
-    /// Of the target.
+    /// Gradient of the targets t.
     pub dt: Option<Tensor<'a>>,
 }
 
-/// `loss` of `x` and targets `t`, one shape: that shape for [`Reduction::None`], [rows, 1] for [`Reduction::Rows`], else [1, 1].
-/// The `gradients` that are given receive those of a loss whose own gradient is 1, in the same pass; `dx` may be `x` itself.
+/// The loss of `x` and targets `t`, which have the same shape.
+///
+/// `loss` has that shape for [`Reduction::None`], `[rows, 1]` for [`Reduction::Rows`], else `[1, 1]`. The given
+/// `gradients` are the same as from [`backward`] without `dy`, computed in the same pass. `dx` may be `x` itself.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(
     recorder: &mut Recorder,
     x: Tensor,
@@ -73,7 +79,9 @@ pub fn forward(
     pass(recorder, x, t, Some(loss), None, gradients, options)
 }
 
-/// `gradients` from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. `dx` may be `x` itself.
+/// The given `gradients` from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones. `dx` may be `x` itself.
 ///
 /// # Errors
 /// As [`forward`].
@@ -115,7 +123,7 @@ fn pass(
     recorder.plan(|plan| pass.plan(plan, &[factor.into()], &[]))
 }
 
-/// The loss of slices, rows of `cols` elements, and dx.
+/// The loss and dx of slices, in rows of `cols` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

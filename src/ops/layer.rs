@@ -1,4 +1,5 @@
-//! What losses of a layer's logits share, which are there for some rows at a time and never stored. No op of its own.
+//! The common part of losses of a layer's logits. The logits exist only for some rows at a time and are never stored as
+//! a whole. Not an op of its own.
 
 use core::ops::Range;
 
@@ -8,33 +9,34 @@ use super::{Accum, named, shaped, total};
 use crate::plan::Plan;
 use crate::{Error, Result, Storage, Tensor};
 
-/// Scratch: matrices of logits and their gradients; losses of the segments of rows. What else these losses are made of has slots 1, 2, 4, 5, 8, 20, 21 and 24.
+/// Scratch: `MATRICES` holds logits and their gradients, `OF_SEGMENTS` the losses of the segments of rows. Other parts
+/// of these losses use slots 1, 2, 4, 5, 8, 20, 21 and 24.
 const MATRICES: [usize; 3] = [0, 6, 7];
 const OF_SEGMENTS: usize = 3;
 
-/// What x, W and b of a layer are called in errors.
+/// The names of a layer's x, W and b in errors.
 pub(super) type Names = [&'static str; 3];
 
-/// A linear layer and what it is applied to.
+/// A linear layer and its input.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {
-    /// [rows, inputs].
+    /// Input x, `[rows, inputs]`.
     pub x: Tensor<'a>,
-    /// W, [classes, inputs].
+    /// Weight W, `[classes, inputs]`.
     pub w: Tensor<'a>,
-    /// [classes, 1].
+    /// Bias b, `[classes, 1]`. Absent: none.
     pub b: Option<Tensor<'a>>,
-    /// Whether W, and its gradient, is stored as [inputs, classes], as burn and Flax have it.
+    /// Whether W and its gradient are stored as `[inputs, classes]`, as in burn and Flax.
     pub transposed: bool,
 }
 
 impl<'a> Layer<'a> {
-    /// Without a bias, W as [classes, inputs].
+    /// A layer without a bias, with W stored as `[classes, inputs]`.
     pub fn new(x: Tensor<'a>, w: Tensor<'a>) -> Self {
         Layer { x, w, b: None, transposed: false }
     }
 
-    /// Refuses parts that do not fit each other; `names` are those of x, W and b.
+    /// Refuses tensors whose shapes do not fit each other. `names` are those of x, W and b.
     pub(super) fn check(&self, op: &'static str, names: Names) -> Result<()> {
         let ([_, what, of_b], [_, inputs], [rows, cols]) = (names, self.x.shape(), self.w.shape());
         let (fits, expected) = match self.transposed {
@@ -51,7 +53,7 @@ impl<'a> Layer<'a> {
         if self.transposed { self.w.cols } else { self.w.rows }
     }
 
-    /// W as a factor of a product over its inputs, or over its classes.
+    /// W as a factor of a product that sums over the inputs, or over the classes.
     fn weight(&self, over_inputs: bool) -> Operand<'a> {
         if self.transposed == over_inputs { Operand::by_row(self.w) } else { Operand::by_k(self.w) }
     }
@@ -60,27 +62,28 @@ impl<'a> Layer<'a> {
         [named(x, self.x), named(w, self.w), named(b, self.b)]
     }
 
-    /// Of the logits.
+    /// The shape of the logits.
     pub(super) fn shape(&self) -> [usize; 2] {
         [self.x.rows, self.classes()]
     }
 
-    /// The logits of some rows.
+    /// Plans the logits of some rows.
     pub(super) fn logits<'g>(&self, plan: &mut Plan<'g>, rows: Range<usize>, logits: Tensor) -> Result<()> {
         linear::product(plan, Operand::by_k(self.x.row_range(rows)), self.weight(true), self.b, logits, false)
     }
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for gradients, each of the shape of its input. Absent gradients are not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of x.
+    /// Gradient of x.
     pub dx: Option<Tensor<'a>>,
-    /// Of W.
+    /// Gradient of W.
     pub dw: Option<Tensor<'a>>,
-    /// Of b, which need not be there.
+    /// Gradient of b. May be given for a layer without b.
     pub db: Option<Tensor<'a>>,
-    /// Whether dx is added to what it holds; dW and db are as the options' `accum` says. Default no: parts of a batch, whose dW and db are added up, have a dx each.
+    /// Whether dx overwrites its output or is added to it. For dW and db, the options' `accum` decides. Default:
+    /// overwrite, since micro-batches accumulate dW and db, but each has its own dx.
     pub accum_dx: Accum,
 }
 
@@ -100,7 +103,8 @@ impl<'a> Gradients<'a> {
     }
 }
 
-/// Rows whose logits, of so many bytes each, are there at once: parts of one size, of whole tiles where the workspace holds one.
+/// Rows per part, for `bytes` of logits per row, such that a part fits the workspace. The parts have equal sizes, in
+/// whole tiles if the workspace holds a tile's rows.
 fn rows_at_once(plan: &Plan, rows: usize, bytes: usize) -> usize {
     let tuning = plan.gpu().tuning();
     let tile = tuning.tile()[0];
@@ -109,8 +113,10 @@ fn rows_at_once(plan: &Plan, rows: usize, bytes: usize) -> usize {
     rows.div_ceil(rows.div_ceil(fit).max(1)).next_multiple_of(whole)
 }
 
-/// Lets `of_rows` put the gradient of the logits of some rows after the other into the first of N matrices of their size, if gradients are wanted, and makes
-/// those of the layer of it.
+/// Plans a pass over the rows, part by part.
+///
+/// For each part, `of_rows` gets N matrices of the size of the part's logits. If gradients are wanted, it leaves the
+/// gradient of the logits in the first matrix. From that follow the part's dx and its contribution to dW and db.
 pub(super) fn walk<'g, const N: usize>(
     plan: &mut Plan<'g>,
     op: &'static str,
@@ -128,7 +134,7 @@ pub(super) fn walk<'g, const N: usize>(
     let at_once = rows_at_once(plan, rows, (4 * stride).saturating_mul(N));
     let parts: Vec<_> = chunks(rows, at_once).chain((rows == 0).then_some(0..0)).collect();
     let [add, add_dx] = [accum, gradients.accum_dx].map(|accum| accum == Accum::Add);
-    // What of several parts is added up in 16 bits would lose a digit with each.
+    // In 16 bits, a sum over several parts would be rounded with each part: it is formed in f32.
     let several = parts.len() > 1;
     let (wide_dw, wide_db) =
         (in_f32(plan, WIDE_DQ, gradients.dw, several)?, in_f32(plan, WIDE_DK, gradients.db, several)?);
@@ -158,7 +164,7 @@ pub(super) fn walk<'g, const N: usize>(
     rounded(plan, &wide_db, gradients.db, add)
 }
 
-/// What came of an op that is made of `linear`, with the op's own name where that has met a limit.
+/// Puts the op's name into a limit error of the `linear` kernels that the op uses.
 pub(super) fn named_as<T>(op: &'static str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
         Error::Limit { what, needed, unit, limit } if !what.starts_with(op) => {
@@ -168,7 +174,8 @@ pub(super) fn named_as<T>(op: &'static str, result: Result<T>) -> Result<T> {
     })
 }
 
-/// Lets `of_rows` put the losses of rows of `shape`, each of as many segments as it is cut into, where they belong, and adds the segments up.
+/// Plans the losses of rows of `shape`. `of_rows` writes one value per segment of a row; each row's segments are then
+/// summed into `loss`.
 pub(super) fn losses<'g>(
     plan: &mut Plan<'g>,
     [rows, cols]: [usize; 2],

@@ -1,6 +1,6 @@
-//! y = x Wᵀ + b.
+//! A linear layer: y = x Wᵀ + b.
 //!
-//! NaN and infinities propagate as in the sums that hold them. Long sums are split and merged in a fixed order.
+//! NaN and infinities propagate through the sums that contain them. Long sums are split and merged in a fixed order.
 //! Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
 
 use core::ops::Range;
@@ -25,16 +25,19 @@ pub(super) const KERNELS: &[&Kernel] = &[&PRODUCT, &COLUMN_SUM, &MERGE];
 
 /// Scratch: partial sums.
 const PART: usize = 1;
-/// Scratch: a sum of 16 bits while it is formed.
+/// Scratch: the f32 form of a sum that is stored in 16 bits.
 const WIDE: usize = 24;
 
-/// A sum is split only into slices of at least this many terms.
+/// A sum is split only into slices of at least about this many terms.
 const SHORTEST_SLICE: usize = 256;
-/// And, for the sake of its error, into slices of at most so many.
+/// A sum of at least twice this many terms is split, to limit its rounding error.
 const LONGEST_SLICE: usize = 8192;
 
-/// Bytes of an operand stored [k, columns] that a CPU's caches hold. Of a larger one each tile reads a line of a few columns from every row, a page away from the one before:
-/// tiles of the same columns then follow each other, and slices end before the pages that are known without a walk do.
+/// The size in bytes up to which a CPU's caches hold an operand stored `[k, columns]`.
+///
+/// For a larger operand, each tile reads a cache line of a few columns from every row, each on another memory page.
+/// Therefore tiles of the same columns follow each other, and slices are short enough (`CACHED_SLICE`) that their pages
+/// stay in the TLB.
 const CACHED: usize = 8 << 20;
 const CACHED_SLICE: usize = 2048;
 
@@ -52,8 +55,10 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, w: Tensor, b: Option<Tensor>,
     recorder.plan(|plan| product(plan, Operand::by_k(x), Operand::by_k(w), b, y, false))
 }
 
-/// The gradients that are asked for: `dx` [rows, in] = `dy` · `w`, `dw` [out, in] = `dy`ᵀ · `x`, `db` [out, 1] = the column sums of `dy`;
-/// written, or added to what is there. Where some are written and others added, two calls: no product is formed twice.
+/// The given gradients: `dx` `[rows, in]` = `dy` · `w`, `dw` `[out, in]` = `dy`ᵀ · `x`, `db` `[out, 1]` = the column
+/// sums of `dy`.
+///
+/// `accum` applies to all of them. To overwrite some and add to others, make two calls: no product is computed twice.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::SameBuffer`].
@@ -92,7 +97,7 @@ pub fn backward(
     })
 }
 
-/// A factor of a product over k.
+/// A factor of a matrix product that sums over k.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     tensor: Tensor<'a>,
@@ -100,12 +105,12 @@ pub(super) struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// Stored [rows, k].
+    /// An operand stored `[rows, k]`.
     pub(super) fn by_k(tensor: Tensor<'a>) -> Self {
         Operand { tensor, by_k: true }
     }
 
-    /// Stored [k, rows].
+    /// An operand stored `[k, rows]`.
     pub(super) fn by_row(tensor: Tensor<'a>) -> Self {
         Operand { tensor, by_k: false }
     }
@@ -122,7 +127,9 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// How many slices, of at most `longest` terms, to split a sum of `depth` into when `groups` workgroups hold one slice of the whole result.
+/// How to split a sum of `depth` terms: the number of slices and the terms per slice. `groups` workgroups compute one
+/// slice of the result, which has `elements` elements. Sums of at least twice `longest` terms are always split if the
+/// workspace allows.
 fn slices(plan: &Plan, [depth, longest]: [usize; 2], groups: usize, elements: usize) -> (usize, usize) {
     let tuning = plan.gpu().tuning();
     let most = (tuning.workspace as usize / 4 / elements.max(1)).min(u16::MAX as usize);
@@ -133,7 +140,8 @@ fn slices(plan: &Plan, [depth, longest]: [usize; 2], groups: usize, elements: us
     (depth.div_ceil(per_slice.max(1)).max(1), per_slice)
 }
 
-/// `c` = `a` · `b`ᵀ (+ `bias` per column) (+ `c` if `accumulate`), in chunks where a binding or a grid is too small for the whole.
+/// `c` = `a` · `b`ᵀ (+ `bias` per column) (+ `c` if `accumulate`), in chunks if a binding or a grid is too small for
+/// the whole.
 pub(super) fn product<'a>(
     plan: &mut Plan<'a>,
     a: Operand,
@@ -154,9 +162,9 @@ pub(super) fn product<'a>(
     let depth_at_once = fit(a.tensor, !a.by_k).min(fit(b.tensor, !b.by_k));
     let work_of_row = (c.cols.min(cols_at_once) as u64).saturating_mul(a.depth().min(depth_at_once) as u64).max(1);
     let rows_in_time = (tuning.work / work_of_row) as usize / tile_rows * tile_rows;
-    // What is summed in f32 first takes twice the room.
+    // A result that is summed in f32 first takes twice the room.
     let room = if depth_at_once < a.depth() && c.storage != Storage::F32 { 2 } else { 1 };
-    // One row of 16 bits has place in f32 too, or its dispatch says that it has not.
+    // At least one row of a 16-bit result is taken. If it does not fit as f32, its dispatch returns the error.
     let rows_at_once = (fit(c, true) / room)
         .max(fit(c, true).min(1))
         .min(fit(a.tensor, a.by_k))
@@ -170,7 +178,7 @@ pub(super) fn product<'a>(
     for rows in chunks(c.rows, rows_at_once) {
         for cols in chunks(c.cols, cols_at_once) {
             let whole = c.row_range(rows.clone()).col_range(cols.clone());
-            // A sum over nothing still writes its zeros and biases.
+            // A sum over no terms still writes zeros and biases.
             let depths: Vec<_> = chunks(a.depth(), depth_at_once).chain((a.depth() == 0).then_some(0..0)).collect();
             let wide = in_f32(plan, WIDE, Some(whole), depths.len() > 1)?;
             for (index, k) in depths.into_iter().enumerate() {
@@ -220,13 +228,13 @@ pub(super) fn product<'a>(
     Ok(())
 }
 
-/// A place for a sum of `several` parts that is stored in 16 bits: it is rounded once.
+/// An f32 scratch buffer for a 16-bit `sum` of `several` parts, so that it is rounded only once. None if not needed.
 pub(super) fn in_f32(plan: &Plan, slot: usize, sum: Option<Tensor>, several: bool) -> Result<Option<wgpu::Buffer>> {
     let rounds = sum.filter(|sum| several && sum.storage != Storage::F32);
     rounds.map(|sum| plan.scratch(slot, sum.rows * sum.cols)).transpose()
 }
 
-/// What was summed in f32, if it was, as `sum` or added to it.
+/// Rounds the sum in the f32 buffer `wide`, if there is one, and writes it to `sum` or adds it.
 pub(super) fn rounded(plan: &mut Plan, wide: &Option<wgpu::Buffer>, sum: Option<Tensor>, add: bool) -> Result<()> {
     let Some((wide, sum)) = wide.as_ref().zip(sum) else { return Ok(()) };
     let wide: Tensor = Tensor::matrix(wide, sum.rows, sum.cols)?;
@@ -237,7 +245,8 @@ pub(super) fn rounded(plan: &mut Plan, wide: &Option<wgpu::Buffer>, sum: Option<
     Ok(())
 }
 
-/// Where a sum is formed, and whether it is added to what is there: in f32 if there is a buffer for that.
+/// The tensor in which a sum is formed, and whether to add to its contents: the f32 buffer `wide` if there is one, else
+/// `sum`.
 pub(super) fn sum_of<'b>(wide: &'b Option<wgpu::Buffer>, sum: Tensor<'b>, add: bool) -> Result<(Tensor<'b>, bool)> {
     match wide {
         Some(buffer) => Ok((Tensor::matrix(buffer, sum.rows, sum.cols)?, false)),
@@ -302,7 +311,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// `flags`: has_bias, accumulate.
+    /// The shader's scalars. `flags` are has_bias and accumulate.
     fn scalars(&self, flags: [bool; 2]) -> [Scalar; 5] {
         let [has_bias, accumulate] = flags.map(Scalar::from);
         let [depth, per_split, splits] = [self.depth, self.per_split, self.splits].map(Scalar::from);
@@ -315,7 +324,7 @@ pub(super) fn chunks(len: usize, size: usize) -> impl Iterator<Item = Range<usiz
     (0..len).step_by(size.max(1)).map(move |first| first..len.min(first.saturating_add(size)))
 }
 
-/// `x` · `w`ᵀ + `b` on slices; `x` has rows of `inputs` elements, `w` one such row for each output.
+/// `x` · `w`ᵀ + `b` on slices. `x` has rows of `inputs` elements, `w` one such row per output.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

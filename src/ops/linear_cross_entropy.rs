@@ -1,21 +1,35 @@
-//! [`cross_entropy`] of the logits x Wᵀ + b, which are never stored: the last layer of a classifier or a language model with its
-//! loss, in the memory of a few rows of logits.
+//! [`cross_entropy`] of the logits x Wᵀ + b of a linear layer, without ever storing all logits.
 //!
-//! Some rows at a time, as many as the workspace holds logits of ([`Tuning::workspace`](crate::Tuning::workspace)): the kernels of [`linear`](crate::linear) form their logits,
-//! those of [`cross_entropy`] put the gradient in their place, and from it come these rows' dx and what they add to dW and db. Memory beyond inputs and
-//! outputs is at most twice the workspace and a few numbers a row, and four bytes for each number of a gradient of 16 bits that comes from several parts, taken in powers of two: a workspace that is one
-//! leaves no rest. Work, with U = 2 · rows · inputs · classes: [`forward`] U, with gradients 3U, [`backward`] 3U; U less for each of dx and dW that
-//! is left out. Each part of the rows reads W twice and dW once and writes it: with more classes than 100,000, on a device with much compute for its
-//! bandwidth, a larger workspace is faster.
+//! For the last layer of a classifier or a language model: only some rows of logits are in memory at a time.
 //!
-//! Options, targets, weights and special values are those of [`cross_entropy`], but for what sums over rows or classes make of them: a NaN or an infinity in x reaches the
-//! columns of dW that it stands in, also of an ignored row, whose loss, dx and part of db are 0 all the same, so that padding must be finite; one in W reaches the dx of all rows; a
-//! row whose loss is NaN, as of an id that is no class, makes all of dW and db NaN.
+//! The rows are processed in parts, each of as many rows as the workspace
+//! ([`Tuning::workspace`](crate::Tuning::workspace)) holds logits of. The kernels of [`linear`](crate::linear) form the
+//! logits of a part. Those of [`cross_entropy`] overwrite them with their gradient. From that follow the part's dx and
+//! its contribution to dW and db.
 //!
-//! Parts of a batch, one after the other: [`Options::accum`] adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]). Without weights of classes the mean over the
-//! whole batch is, with [`Reduction::Sum`](crate::Reduction::Sum), a weight of 1/count for each row ([`Weights::row`]), and all gradients come with the loss.
+//! Memory beyond inputs and outputs: at most twice the workspace, a few numbers per row, and four bytes per number of a
+//! 16-bit gradient that is summed over several parts. Buffers are rounded up to powers of two, so a workspace that is a
+//! power of two is used in full.
 //!
-//! Source: as of [`linear`](crate::linear) and [`cross_entropy`]; a part of the rows at a time with the gradient in the forward pass: Hsu et al. 2024, arXiv:2410.10989.
+//! Work, with U = 2 · rows · inputs · classes: [`forward`] U, [`forward`] with gradients 3U, [`backward`] 3U. Each of
+//! dx and dW that is left out saves U. For each part, W is read twice, and dW is read and written once. With more than
+//! 100,000 classes, on a device with much compute for its bandwidth, a larger workspace is faster.
+//!
+//! Options, targets, weights and special values are those of [`cross_entropy`], with these exceptions for sums over
+//! rows or classes:
+//! - A NaN or an infinity in x reaches its column of dW `[classes, inputs]`, even if its row is ignored. Loss, dx and
+//!   the contribution to db of an ignored row are 0 all the same. Rows used as padding must therefore be finite.
+//! - A NaN or an infinity in W reaches dx of all rows.
+//! - A row whose loss is NaN, for example because its id is no class, makes all of dW and db NaN.
+//!
+//! Micro-batches: with [`Options::accum`] = `Add`, dW and db are summed over the calls. dx is overwritten, since each
+//! micro-batch has its own ([`Gradients::accum_dx`]). For the mean over the whole batch without class weights, use
+//! [`Reduction::Sum`](crate::Reduction::Sum) and the weight 1/count for each row ([`Weights::row`]), where count is the
+//! number of rows of the whole batch that are not ignored. [`forward`] then computes all gradients together with the
+//! loss.
+//!
+//! Source: as for [`linear`](crate::linear) and [`cross_entropy`]; rows in parts, with the gradient in the forward
+//! pass: Hsu et al. 2024, arXiv:2410.10989.
 
 pub use super::cross_entropy::{Options, Target, Weights};
 pub use super::layer::{Gradients, Layer};
@@ -26,27 +40,28 @@ use crate::{Gpu, Recorder, Result, Tensor};
 const OP: &str = "linear_cross_entropy";
 const NAMES: Names = ["x", "w", "b"];
 
-/// Scratch: log-sum-exps that nobody asks for.
+/// Scratch: log-sum-exps, if the caller gives no tensor for them.
 const LSE: usize = 8;
 
-/// What is classified, and what it should be.
+/// The layer, its input, and the targets.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
-    /// The layer, and its input.
+    /// The layer and its input.
     pub layer: Layer<'a>,
-    /// Class ids [rows, 1], or shares [rows, classes].
+    /// Class ids `[rows, 1]` or soft targets `[rows, classes]`.
     pub target: Target<'a>,
-    /// Of classes and rows.
+    /// Weights of classes and rows.
     pub weights: Weights<'a>,
 }
 
 impl<'a> Batch<'a> {
-    /// Without weights.
+    /// A batch without weights.
     pub fn new(layer: Layer<'a>, target: Target<'a>) -> Self {
         Batch { layer, target, weights: Weights::default() }
     }
 
-    /// The rows of logits that it stands for; their gradient is written in their place, whatever those of the layer are added to.
+    /// The same batch in terms of logits. The gradient of the logits always overwrites the logits, whatever `accum`
+    /// says about the layer's gradients.
     fn rows(&self, options: Options) -> Result<cross_entropy::Batch<'a>> {
         self.layer.check(OP, NAMES)?;
         let options = Options { accum: Accum::Write, ..options };
@@ -59,9 +74,13 @@ fn check_lse(lse: Tensor, rows: usize) -> Result<()> {
     only_f32(OP, "lse", lse)
 }
 
-/// `loss`: [rows, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `lse` [rows, 2], stored as f32, receives what
-/// [`backward`] and [`cross_entropy::z_loss`] need, if they are to follow; `predicted` [rows, 1] what [`predict`] finds. With `gradients`, those of them that are given, for a
-/// loss whose own gradient is 1, from the same logits.
+/// The loss of a batch, and optionally its gradients.
+///
+/// `loss` is `[rows, 1]` for [`Reduction::None`](crate::Reduction::None) and
+/// [`Reduction::Rows`](crate::Reduction::Rows), else `[1, 1]`. `lse` `[rows, 2]`, stored as f32, receives what
+/// [`backward`] and [`cross_entropy::z_loss`] need; give it if they are to follow. `predicted` `[rows, 1]` receives the
+/// class ids that [`predict`] finds. The given `gradients` are the same as from [`backward`] without `dy`, computed
+/// from the same logits.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {
@@ -81,8 +100,9 @@ fn check_lse(lse: Tensor, rows: usize) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind one row of logits, of W or of x.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer); [`Error::Limit`](crate::Error::Limit) if the device cannot bind one
+/// row of logits, of W or of x.
 pub fn forward(
     recorder: &mut Recorder,
     batch: Batch,
@@ -126,7 +146,9 @@ pub fn forward(
     named_as(OP, planned)
 }
 
-/// Those of `gradients` that are given, from the forward's inputs and its `lse`; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
+/// The given `gradients` from the forward's inputs and its `lse`.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones.
 ///
 /// # Errors
 /// As [`forward`].
@@ -161,7 +183,9 @@ pub fn backward(
     named_as(OP, planned)
 }
 
-/// `predicted` [rows, 1]: the first class of each row's largest logit, as [`cross_entropy::predict`] finds it; logits before a softcap, which does not change their order.
+/// The predicted class ids `[rows, 1]`: the class of each row's largest logit, as [`cross_entropy::predict`] finds it.
+///
+/// No softcap is applied to the logits: it does not change their order.
 ///
 /// # Errors
 /// As [`forward`].
@@ -179,20 +203,21 @@ pub fn predict(recorder: &mut Recorder, layer: Layer, predicted: Tensor<u32>) ->
     named_as(OP, planned)
 }
 
-/// What [`compute`] returns.
+/// The result of [`compute`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// One number, or one per row for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows).
+    /// One number, or one per row for [`Reduction::None`](crate::Reduction::None) and
+    /// [`Reduction::Rows`](crate::Reduction::Rows).
     pub loss: Vec<f32>,
     /// Gradient of x.
     pub dx: Vec<f32>,
     /// Gradient of W.
     pub dw: Vec<f32>,
-    /// Gradient of b, whether there is one or not.
+    /// Gradient of b, also if there is no b.
     pub db: Vec<f32>,
 }
 
-/// The loss of slices of rows of `inputs` elements, and all gradients; `w` has such a row for each class.
+/// The loss and all gradients, on slices. `x` has rows of `inputs` elements, `w` one such row per class.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };
@@ -204,7 +229,8 @@ pub struct Output {
 /// ```
 ///
 /// # Errors
-/// As [`forward`]; [`Error::Option`](crate::Error::Option) for an id that is neither below the number of classes nor [`Options::ignore`]; any error of the device.
+/// As [`forward`]; [`Error::Option`](crate::Error::Option) for an id that is neither below the number of classes nor
+/// [`Options::ignore`]; any error of the device.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn compute(
     gpu: &Gpu,

@@ -1,15 +1,22 @@
-//! [`kl`] of the logits of two layers, a student's and a teacher's, neither of which is stored: distillation in the memory of a few rows of logits.
+//! [`kl`] of the logits of two linear layers, a student's and a teacher's, without ever storing all logits:
+//! distillation with only some rows of logits in memory at a time.
 //!
-//! Some rows at a time, as many as the workspace holds three matrices for ([`Tuning::workspace`](crate::Tuning::workspace)): the kernels of
-//! [`linear`](crate::linear) form the logits of both, those of [`kl`] their divergence and the gradient of the student's, and from that come these rows' dx and what they
-//! add to dW and db. The teacher learns nothing. Both have the same rows and classes, each inputs of its own. Memory and work are those of
-//! [`linear_cross_entropy`](crate::linear_cross_entropy), and the product of the teacher.
+//! The rows are processed in parts, each of as many rows as the workspace
+//! ([`Tuning::workspace`](crate::Tuning::workspace)) holds three matrices for. The kernels of [`linear`](crate::linear)
+//! form the logits of both layers. Those of [`kl`] form the divergence and the gradient of the student's logits. From
+//! that follow the part's dx and its contribution to dW and db. The teacher gets no gradient. Both layers have the same
+//! number of rows and classes; their numbers of inputs may differ. Memory and work are those of
+//! [`linear_cross_entropy`](crate::linear_cross_entropy), plus the product that forms the teacher's logits.
 //!
-//! Rows count as [`backward`]'s `dy` says, with [`Reduction::Rows`](crate::Reduction::Rows) a number for each: 0 for padding, 1 over their number for others. Options,
-//! forms of the divergence and special values are those of [`kl`], with [`Form::Logits`](kl::Form::Logits), but that a row whose loss is NaN makes all of dW and db NaN, whatever
-//! its `dy`, so that padding must be finite. Parts of a batch: [`Options::accum`](kl::Options::accum) adds dW and db up, dx stays each part's own ([`Gradients::accum_dx`]).
+//! To weight rows, use [`Reduction::Rows`](crate::Reduction::Rows) and the `dy` of [`backward`], one number per row:
+//! for example 0 for padding and 1/count for the other rows, where count is their number. Options, divergences and
+//! special values are those of [`kl`] with [`Form::Logits`](kl::Form::Logits), with one exception: a row whose loss is
+//! NaN makes all of dW and db NaN, even if its `dy` is 0. Rows used as padding must therefore be finite.
 //!
-//! Source: as of [`linear`](crate::linear) and [`kl`]; some rows at a time: Hsu et al. 2024, arXiv:2410.10989.
+//! Micro-batches: with [`Options::accum`](kl::Options::accum) = `Add`, dW and db are summed over the calls. dx is
+//! overwritten, since each micro-batch has its own ([`Gradients::accum_dx`]).
+//!
+//! Source: as for [`linear`](crate::linear) and [`kl`]; rows in parts: Hsu et al. 2024, arXiv:2410.10989.
 
 pub use super::kl::Options;
 pub use super::layer::{Gradients, Layer};
@@ -81,12 +88,16 @@ impl Call<'_> {
     }
 }
 
-/// `loss`: [rows, 1] for [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]; [`Reduction::None`](crate::Reduction::None) is refused. With `gradients`, those of the student that are given, for a loss whose own gradient
-/// is 1, from the same logits.
+/// The loss, and optionally gradients of the student.
+///
+/// `loss` is `[rows, 1]` for [`Reduction::Rows`](crate::Reduction::Rows), else `[1, 1]`.
+/// [`Reduction::None`](crate::Reduction::None) is refused. The given `gradients` are the same as from [`backward`]
+/// without `dy`, computed from the same logits.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind one row of logits, of W or of x.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer); [`Error::Limit`](crate::Error::Limit) if the device cannot bind one
+/// row of logits, of W or of x.
 pub fn forward(
     recorder: &mut Recorder,
     student: Layer,
@@ -98,8 +109,10 @@ pub fn forward(
     Call { student, teacher, loss: Some(loss), dy: None, gradients, options }.record(recorder)
 }
 
-/// Those of `gradients` that are given, from the forward's inputs; `dy` is the gradient of the loss, of the loss's shape, ones if absent. Where it is known
-/// before, as weights of rows are, `loss` may be had from the same logits: that of [`forward`], which `dy` does not multiply.
+/// The given `gradients` of the student from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones. If `dy` is known in advance, as row weights
+/// are, pass `loss` here and skip [`forward`]. `loss` is not multiplied by `dy`.
 ///
 /// # Errors
 /// As [`forward`].
@@ -115,7 +128,7 @@ pub fn backward(
     Call { student, teacher, loss, dy, gradients, options }.record(recorder)
 }
 
-/// What [`compute`] returns.
+/// The result of [`compute`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// One number, or one per row for [`Reduction::Rows`](crate::Reduction::Rows).
@@ -126,8 +139,9 @@ pub struct Output {
     pub dw: Vec<f32>,
 }
 
-/// The divergence of slices x and W of a student and of a teacher, without biases, and the student's gradients; rows of x and W have `inputs` elements, those of the
-/// student and those of the teacher.
+/// The loss of a student and a teacher without biases and the student's gradients, on slices.
+///
+/// `student` and `teacher` hold x and W each. `inputs` holds the length of the student's and of the teacher's rows.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

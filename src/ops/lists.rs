@@ -3,24 +3,26 @@ use crate::kernel::{Binding, ScalarType, ids};
 use crate::plan::{Arg, Scalar};
 use crate::{Error, Result, Tensor};
 
-/// Sorted lists of ids, one after the other, as the rows of a CSR matrix: list l is `items[starts[l]..starts[l + 1]]`, ascending, each id
-/// once. What a list does not exist for is not listed.
+/// Sorted lists of ids, one after the other, like the rows of a CSR matrix.
+///
+/// List l is `items[starts[l]..starts[l + 1]]`, ascending, with each id once. A row whose list number does not exist
+/// has an empty list.
 #[derive(Debug, Clone, Copy)]
 pub struct Lists<'a> {
-    /// [L + 1, 1], ascending.
+    /// Where each list starts in `items`, and the end of the last list: `[L + 1, 1]`, ascending.
     pub starts: Tensor<'a, u32>,
-    /// [ids of all lists, 1].
+    /// The ids of all lists, `[number of ids, 1]`.
     pub items: Tensor<'a, u32>,
-    /// [rows, 1]: which list each row has; without it all rows have the first.
+    /// The list number of each row, `[rows, 1]`. Absent: all rows have list 0.
     pub list: Option<Tensor<'a, u32>>,
 }
 
-/// What a shader with lib/lists.wgsl binds and is told.
+/// The bindings and scalars of shaders that use lib/lists.wgsl.
 pub(super) const BINDINGS: [Binding; 3] = [ids("starts"), ids("items"), ids("list")];
 pub(super) const SCALARS: [(&str, ScalarType); 3] =
     [("lists", ScalarType::U32), ("items_count", ScalarType::U32), ("by_row", ScalarType::U32)];
 
-/// The arguments and scalars of [`BINDINGS`] and [`SCALARS`], of no list at all without `lists`.
+/// The arguments for [`BINDINGS`] and [`SCALARS`]. Without `lists`, every list is empty.
 pub(super) fn arguments<'a>(lists: Option<Lists<'a>>) -> ([Arg<'a>; 3], [Scalar; 3]) {
     let Some(Lists { starts, items, list }) = lists else { return ([Arg::NONE; 3], [0u32.into(); 3]) };
     let args = [Arg::whole(starts), Arg::whole(items), list.map_or(Arg::NONE, Arg::by_row)];

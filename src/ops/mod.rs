@@ -1,4 +1,5 @@
-//! The ops: each function checks shapes, fills parameters and plans dispatches. The maths is in `shaders/` and `reference/`.
+//! The ops. Each function checks shapes, fills in parameters and plans dispatches. The mathematics is in `shaders/` and
+//! `reference/`.
 
 pub mod adam;
 pub mod bce;
@@ -37,41 +38,42 @@ use crate::plan::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Error, Result, Storage, Tensor};
 
-/// How losses become one number. A mean over nothing is 0.
+/// How the values of a loss are reduced. A mean over nothing is 0.
 ///
-/// A loss of elements has one for each element of its input [rows, cols], a loss of rows one for each row.
+/// An element-wise loss has one value per element of its input `[rows, cols]`. A row-wise loss has one value per row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
-    /// None: a loss per element, or per row if the loss is one of rows.
+    /// No reduction: one value per element, or per row for a row-wise loss.
     None,
-    /// The sum of each row, [rows, 1]; for a loss of rows the same as [`Reduction::None`].
+    /// The sum of each row, `[rows, 1]`. For a row-wise loss the same as [`Reduction::None`].
     Rows,
-    /// The sum of all.
+    /// The sum of all values.
     Sum,
-    /// The mean over the elements, or over the rows that count: the sum divided by their number or their weight.
+    /// The mean over the elements, or over the rows that count: the sum divided by their number or by their total
+    /// weight.
     #[default]
     Mean,
-    /// The sum divided by the number of rows.
+    /// The sum of all values divided by the number of rows.
     BatchMean,
 }
 
 impl Reduction {
-    /// Whether a loss of rows stays one number per row.
+    /// Whether a row-wise loss keeps one value per row.
     pub(crate) fn by_row(self) -> bool {
         matches!(self, Reduction::None | Reduction::Rows)
     }
 
-    /// The shape of a loss of rows, and of its gradient `dy`.
+    /// The shape of a row-wise loss and of its gradient `dy`.
     pub(crate) fn of_rows(self, rows: usize) -> [usize; 2] {
         if self.by_row() { [rows, 1] } else { [1, 1] }
     }
 
-    /// The shape of a loss of elements, and of its gradient `dy`.
+    /// The shape of an element-wise loss and of its gradient `dy`.
     pub(crate) fn of_elements(self, shape: [usize; 2]) -> [usize; 2] {
         if self == Reduction::None { shape } else { self.of_rows(shape[0]) }
     }
 
-    /// By which the sum over rows of `cols` losses each is multiplied.
+    /// The factor that multiplies the sum of the `rows` × `cols` values.
     pub(crate) fn factor(self, [rows, cols]: [usize; 2]) -> f64 {
         match self {
             Reduction::None | Reduction::Rows | Reduction::Sum => 1.0,
@@ -81,17 +83,17 @@ impl Reduction {
     }
 }
 
-/// What becomes of what an output for a gradient holds.
+/// Whether a gradient overwrites its output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accum {
-    /// It is overwritten.
+    /// The gradient overwrites the output.
     #[default]
     Write,
-    /// The gradient is added to it.
+    /// The gradient is added to the output.
     Add,
 }
 
-/// Every kernel, for the tests that compare them with their shaders.
+/// All kernels, for the tests that compare them with their shaders.
 pub fn kernels() -> Vec<&'static Kernel> {
     [
         adam::KERNELS,
@@ -136,7 +138,8 @@ fn shaped<T: Element>(op: &'static str, what: &'static str, tensor: Tensor<T>, e
     })
 }
 
-/// Refuses outputs that overlap another argument, for ops of several dispatches: each of those compares only its own.
+/// Refuses outputs that overlap another argument. For ops of several dispatches, since each dispatch compares only its
+/// own arguments.
 fn disjoint(
     op: &'static str,
     outputs: &[(&'static str, Option<Tensor<u32>>)],
@@ -152,7 +155,7 @@ fn disjoint(
     Ok(())
 }
 
-/// Refuses to add a gradient to the input whose place it takes.
+/// Refuses [`Accum::Add`] if the gradient is written in place of its input.
 fn not_added(op: &'static str, accum: Accum, in_place: bool) -> Result<()> {
     let expected = "Accum::Write where a gradient takes its input's place";
     match in_place && accum == Accum::Add {
@@ -161,7 +164,7 @@ fn not_added(op: &'static str, accum: Accum, in_place: bool) -> Result<()> {
     }
 }
 
-/// Refuses a tensor in 16 bits where what it holds would be lost.
+/// Refuses a 16-bit tensor for values that need the precision of f32.
 fn only_f32(op: &'static str, what: &'static str, tensor: Tensor) -> Result<()> {
     let expected = "stored as f32".into();
     match tensor.storage {
@@ -170,7 +173,7 @@ fn only_f32(op: &'static str, what: &'static str, tensor: Tensor) -> Result<()> 
     }
 }
 
-/// A kernel that treats each element of tensors of one shape by itself.
+/// Plans a kernel that treats each element of tensors of one shape independently.
 fn each<'a, const N: usize>(
     plan: &mut Plan,
     kernel: &'static Kernel,
@@ -181,7 +184,7 @@ fn each<'a, const N: usize>(
     let of = |tensors: &[Option<Tensor<'a>>]| -> Vec<Arg<'a>> {
         tensors.iter().map(|tensor| tensor.map_or(Arg::NONE, Arg::by_row)).collect()
     };
-    plan.check_overlaps(kernel, &of(&tensors))?; // of the whole: one block's output may lie in another block's input
+    plan.check_overlaps(kernel, &of(&tensors))?; // whole tensors: an output block may overlap another input block
     for block in Plan::blocks(&tensors) {
         let shape = block.iter().flatten().next().map_or([0, 0], Tensor::shape);
         plan.elements(kernel, shape, &of(&block), scalars, flags)?;
@@ -189,14 +192,16 @@ fn each<'a, const N: usize>(
     Ok(())
 }
 
-/// 2/T as a sum of two numbers and where e^(x/T) ends, in halves: `Scale` of shaders/lib/lse.wgsl.
+/// The fields of `Scale` in shaders/lib/lse.wgsl: 2/T as the sum of two f32, and half of −88 T, where e^(x/T) is taken
+/// as 0.
 fn scale_of(temperature: f32) -> [Scalar; 3] {
     let double = 2.0 / f64::from(temperature);
     let high = double as f32;
     [high.into(), ((double - f64::from(high)) as f32).into(), (-44.0 * temperature).into()]
 }
 
-/// `TEMPERED` of shaders/lib/lse.wgsl; 1 at any temperature where another kernel costs more to compile than it saves.
+/// The constant `TEMPERED` of shaders/lib/lse.wgsl. 1 at any temperature where compiling a second kernel costs more
+/// than it saves.
 fn tempered(plan: &Plan, temperature: f32) -> (&'static str, u32) {
     ("TEMPERED", (temperature != 1.0 || !plan.gpu().tuning().unrolled).into())
 }
@@ -209,7 +214,7 @@ fn named<'a, T: Element>(
     (name, tensor.into().map(Tensor::untyped))
 }
 
-/// Refuses an option that is not what it should be.
+/// Refuses an option for which `holds` is false.
 fn required(op: &'static str, option: &'static str, value: f32, holds: bool, expected: &'static str) -> Result<()> {
     match holds {
         true => Ok(()),
@@ -217,7 +222,7 @@ fn required(op: &'static str, option: &'static str, value: f32, holds: bool, exp
     }
 }
 
-/// Refuses slices that do not have the same number of rows of `cols` elements; returns that number.
+/// The number of rows of `cols` elements in a slice. Refuses `cols` = 0 and slices that end within a row.
 pub(crate) fn rows_of(op: &'static str, what: &'static str, data: &[f32], cols: usize) -> Result<usize> {
     if cols == 0 {
         return Err(Error::Shape { op, what, expected: "of at least one column".into(), found: "0 columns".into() });

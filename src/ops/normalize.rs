@@ -1,7 +1,7 @@
-//! Rows of unit length: y_i = x_i / max(‖x_i‖, eps).
+//! Normalizes rows to unit length: y_i = x_i / max(‖x_i‖, eps).
 //!
-//! A row of zeros gives zeros. NaN makes its row NaN; an infinity gives NaN in its place and 0 elsewhere in its row, and makes the
-//! row's gradient NaN; other rows are not touched. Lengths are computed without overflow or underflow.
+//! A row of zeros gives zeros. NaN makes its row NaN. An infinity gives NaN in its place and 0 elsewhere in its row,
+//! and makes the row's gradient NaN. Other rows are not affected. Lengths are computed without overflow or underflow.
 //! Source: Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832, section 3.
 
 use super::{required, rows_of, shaped};
@@ -25,7 +25,8 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// Options of [`forward`] and [`backward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Lower bound of the length that a row is divided by; above 0. Default 1e-12, as torch.nn.functional.normalize.
+    /// Lower bound of the length by which a row is divided, a normal number above 0. Default: 1e-12, as in
+    /// torch.nn.functional.normalize.
     pub eps: f32,
 }
 
@@ -41,10 +42,11 @@ impl Options {
     }
 }
 
-/// `y` = rows of `x` divided by max(length, eps), shapes equal; `y` may be `x` itself.
+/// `y` = the rows of `x` divided by max(length, eps). The shapes are equal. `y` may be `x` itself.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) -> Result<()> {
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
@@ -52,8 +54,9 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &[options.eps.into()], &[]))
 }
 
-/// `dx` = (`dy` − y⟨y, `dy`⟩) / n with n = max(length, eps), or `dy` / eps where the length is below eps; from the
-/// forward's input, shapes equal; `dx` may be `dy` itself.
+/// The gradient `dx` = (`dy` − y⟨y, `dy`⟩) / n from the forward's input, with n = max(length, eps).
+///
+/// If the length is below eps, `dx` = `dy` / eps. The shapes are equal. `dx` may be `dy` itself.
 ///
 /// # Errors
 /// As [`forward`].

@@ -1,5 +1,5 @@
-//! What the losses over all pairs of queries and keys share: their checks, the chunks in which they take the pairs, and the way from the
-//! scores' gradient to all others. No op of its own.
+//! The common part of losses over all pairs of queries and keys: checks, the chunks in which pairs are processed, and
+//! the way from the gradient of the scores to all other gradients. Not an op of its own.
 
 use core::ops::Range;
 
@@ -8,35 +8,37 @@ use super::{Accum, Reduction, required, shaped, total};
 use crate::plan::{Arg, Plan, Scalar};
 use crate::{Error, Result, Storage, Tensor};
 
-/// Scratch: a chunk of g (slot 1 holds the products' partial sums); sums of the rows of tiles and of whole rows, the same of columns.
+/// Scratch: a chunk of g, the gradient of the scores (slot 1 holds partial sums of products); row sums per tile and of
+/// whole rows; the same for columns.
 const G: usize = 0;
 const ROW_PARTS: usize = 2;
 const ROW_SUMS: usize = 3;
 const COL_PARTS: usize = 9;
 const COL_SUMS: usize = 10;
-/// Scratch: gradients of 16 bits while they are added up.
+/// Scratch: 16-bit gradients while they are summed in f32.
 pub(super) const WIDE_DQ: usize = 20;
 pub(super) const WIDE_DK: usize = 21;
 
-/// Rows of g in a chunk where the workspace holds fewer than all of N × M: enough for the products with it to be efficient.
+/// Rows of g per chunk if the workspace holds less than all N × M pairs: enough for efficient products with g.
 const CHUNK_ROWS: usize = 512;
 
-/// Of the workspace, for each column of a chunk: four times what a line is known by, `WORDS` of info_nce.
+/// A chunk has at most workspace / `BYTES_OF_LINE` columns, so that the 48 bytes that describe a column (`WORDS` of
+/// info_nce) take at most a quarter of the workspace.
 const BYTES_OF_LINE: usize = 4 * 48;
 
-/// With fewer rows of g in a chunk the products with it are not efficient.
+/// With fewer rows of g per chunk, the products with g are inefficient.
 const FEW_ROWS: usize = 128;
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for gradients, each of the shape of its input. Absent gradients are not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of the queries.
+    /// Gradient of the queries.
     pub dq: Option<Tensor<'a>>,
-    /// Of the keys.
+    /// Gradient of the keys.
     pub dk: Option<Tensor<'a>>,
-    /// Of ln(1/temperature).
+    /// Gradient of ln(1/temperature).
     pub d_log_scale: Option<Tensor<'a>>,
-    /// Of the bias.
+    /// Gradient of the bias.
     pub d_bias: Option<Tensor<'a>>,
 }
 
@@ -45,12 +47,12 @@ impl Gradients<'_> {
         !self.has_g() && !self.has_sums()
     }
 
-    /// Whether one needs the gradient of every score.
+    /// Whether a gradient needs g, the gradient of every score.
     pub(super) fn has_g(&self) -> bool {
         self.dq.is_some() || self.dk.is_some()
     }
 
-    /// Whether one is a sum over all scores.
+    /// Whether a gradient is a sum over all scores.
     pub(super) fn has_sums(&self) -> bool {
         self.d_log_scale.is_some() || self.d_bias.is_some()
     }
@@ -60,12 +62,12 @@ fn usable(scale: f32) -> bool {
     scale.is_normal() && scale > 0.0
 }
 
-/// Refuses a bound of the scale that is none.
+/// Refuses an upper bound of the scale that is not a normal number above 0.
 pub(super) fn check_max_scale(op: &'static str, max_scale: f32) -> Result<()> {
     required(op, "max_scale", max_scale, usable(max_scale), "a normal number above 0")
 }
 
-/// What all dispatches of a call share.
+/// What all dispatches of a call have in common.
 pub(super) struct Pairs<'a> {
     op: &'static str,
     pub(super) q: Tensor<'a>,
@@ -77,18 +79,18 @@ pub(super) struct Pairs<'a> {
     reduction: Reduction,
     pub(super) dy: Arg<'a>,
     dy_by_row: bool,
-    /// Which pairs there are.
+    /// Which pairs are processed.
     extent: Extent,
-    /// Whether a chunk has whole rows.
+    /// Whether a chunk should hold whole rows.
     whole_rows: bool,
 }
 
-/// Which pairs of all there are.
+/// Which pairs are processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All.
+    /// All pairs.
     All,
-    /// Of the first N columns only those with a row of the same number.
+    /// Of the first N columns only the pairs (i, i), in chunks along the diagonal. Of the other columns all pairs.
     Diagonal,
 }
 
@@ -97,18 +99,18 @@ pub(super) struct Form {
     pub(super) temperature: f32,
     pub(super) max_scale: f32,
     pub(super) reduction: Reduction,
-    /// Whether key i belongs to query i, so that there are as many keys at least.
+    /// Whether key i belongs to query i. There must then be at least as many keys as queries.
     pub(super) own: bool,
 }
 
-/// The pairs that one dispatch takes.
+/// The pairs of one dispatch.
 pub(super) struct Chunk<'a> {
     pub(super) rows: Range<usize>,
     pub(super) cols: Range<usize>,
     pub(super) q: Tensor<'a>,
     pub(super) k: Tensor<'a>,
     pub(super) grid: [usize; 3],
-    /// Whether no chunk before it has its rows, its columns.
+    /// Whether this is the first chunk that contains its rows, and the first that contains its columns.
     pub(super) is_first: [bool; 2],
 }
 
@@ -117,39 +119,39 @@ impl Chunk<'_> {
         [self.rows.len(), self.cols.len()]
     }
 
-    /// Rows, columns and terms of the products.
+    /// Rows, columns and summed terms of the products.
     pub(super) fn products(&self) -> [usize; 3] {
         [self.rows.len(), self.cols.len(), self.q.cols]
     }
 }
 
-/// What a chunk's tiles write: g, and sums of the tiles' rows.
+/// The outputs of a chunk's tiles: g, and the tiles' sums over rows and over columns.
 pub(super) struct Sinks<'a> {
     pub(super) g: Arg<'a>,
     pub(super) row_part: Arg<'a>,
     pub(super) col_part: Arg<'a>,
 }
 
-/// What becomes of what [`Pairs::walk`] finds.
+/// What [`Pairs::walk`] computes, and where it goes.
 #[derive(Clone, Copy)]
 pub(super) struct Goal<'a> {
     pub(super) loss: Option<Tensor<'a>>,
     pub(super) gradients: Gradients<'a>,
-    /// Of rows, of columns.
+    /// For the gradients of the rows, and of the columns.
     pub(super) accum: [Accum; 2],
-    /// Of the scale and the bias.
+    /// For the gradients of the scale and the bias.
     pub(super) accum_sums: Accum,
-    /// Whether the second columns of the sums of rows, and of columns, are what [`Along`] holds.
+    /// Whether [`Along`] is wanted: it is formed in the second columns of the row sums and the column sums.
     pub(super) along: bool,
 }
 
-/// In the second columns: ⟨row, gradient of the row⟩ of all rows, and the same of columns.
+/// Buffers whose second columns hold ⟨row, gradient of the row⟩ of all rows, and the same of all columns.
 pub(super) struct Along {
     pub(super) rows: wgpu::Buffer,
     pub(super) cols: wgpu::Buffer,
 }
 
-/// The scalars that the op's shader starts with.
+/// The first scalars of the op's shader.
 pub(super) type Scalars = [Scalar; 9];
 
 impl<'a> Pairs<'a> {
@@ -197,30 +199,30 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    /// The same of other rows and columns, all with each other.
+    /// The same call for other rows and columns, all of them paired with each other.
     pub(super) fn of(&self, q: Tensor<'a>, k: Tensor<'a>) -> Result<Self> {
         shaped(self.op, "k", k, [k.rows, q.cols])?;
         Ok(Pairs { q, k, extent: Extent::All, whole_rows: false, ..*self })
     }
 
-    /// With fewer pairs.
+    /// Sets which pairs are processed.
     pub(super) fn within(self, extent: Extent) -> Self {
         Pairs { extent, ..self }
     }
 
-    /// Taken in whole rows, or not.
+    /// The same call with, or without, whole rows in a chunk.
     pub(super) fn by_whole_rows(&self, whole_rows: bool) -> Self {
         Pairs { whole_rows, ..*self }
     }
 
-    /// With the gradient of the loss.
+    /// Sets the gradient of the loss.
     pub(super) fn weighted(self, dy: Option<Tensor<'a>>) -> Result<Self> {
         let Some(dy) = dy else { return Ok(self) };
         shaped(self.op, "dy", dy, self.loss_shape())?;
         Ok(Pairs { dy: Arg::whole(dy), dy_by_row: self.reduction.by_row(), ..self })
     }
 
-    /// Refuses gradients that have not the shapes of their inputs.
+    /// Refuses gradients whose shapes differ from those of their inputs.
     pub(super) fn check(&self, gradients: &Gradients) -> Result<()> {
         let Gradients { dq, dk, d_log_scale, d_bias } = *gradients;
         let (q, k) = (self.q.shape(), self.k.shape());
@@ -238,7 +240,7 @@ impl<'a> Pairs<'a> {
         self.reduction.of_rows(self.q.rows)
     }
 
-    /// By which the sum of the rows' losses is multiplied.
+    /// The factor that multiplies the sum of the rows' losses.
     pub(super) fn factor(&self) -> f32 {
         self.reduction.factor([self.q.rows, 1]) as f32
     }
@@ -257,7 +259,7 @@ impl<'a> Pairs<'a> {
         ]
     }
 
-    /// `loss` from the losses of the rows.
+    /// Plans the reduction of the rows' losses to `loss`.
     pub(super) fn reduce(&self, plan: &mut Plan, row_losses: Tensor, loss: Tensor) -> Result<()> {
         match self.reduction.by_row() {
             true => total::row_totals(plan, row_losses, loss, 1.0),
@@ -265,7 +267,7 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    /// Rows and columns to take at once so that the intermediate results, `bytes` for a pair, stay within the workspace.
+    /// Rows and columns of a chunk, such that intermediate results of `bytes` bytes per pair stay within the workspace.
     fn at_once(&self, plan: &Plan, bytes: f64) -> Result<(usize, usize)> {
         let tuning = plan.gpu().tuning();
         let [tile_rows, tile_cols] = tuning.tile();
@@ -304,7 +306,8 @@ impl<'a> Pairs<'a> {
         Ok((rows, cols))
     }
 
-    /// All pairs, row after row of chunks; one chunk of no rows where there are no queries, of no columns where there are no keys.
+    /// The chunks of all pairs, row range by row range. Without queries the chunks have no rows, without keys no
+    /// columns.
     pub(super) fn chunks(&self, plan: &Plan, bytes: f64) -> Result<Vec<Chunk<'a>>> {
         let (rows_at_once, cols_at_once) = self.at_once(plan, bytes)?;
         let tuning = plan.gpu().tuning();
@@ -323,7 +326,7 @@ impl<'a> Pairs<'a> {
         let of_rows = |rows: Range<usize>| {
             let square = (diagonal && !rows.is_empty()).then(|| chunk(rows.clone(), rows.clone(), [true, true]));
             let first = if diagonal { self.q.rows } else { 0 };
-            // Rows that are compared with nothing begin their sums all the same.
+            // Without keys, the sums of the rows must be initialized all the same.
             let none = (!diagonal && self.k.rows == 0).then_some(0..0);
             let rest = chunks(self.k.rows - first, cols_at_once).chain(none).map(move |cols| {
                 let is_first = [!diagonal && cols.start == 0, rows.start == 0];
@@ -334,18 +337,22 @@ impl<'a> Pairs<'a> {
         Ok(rows.flat_map(of_rows).collect())
     }
 
-    /// Whether all pairs, or with `whole_rows` some whole rows, fit the workspace at once, so that what one pass keeps of them another finds.
+    /// Whether whole rows, or with `all` all pairs, fit the workspace at once, so that one pass can use what another
+    /// has kept of them.
     pub(super) fn fits(&self, plan: &Plan, bytes: f64, all: bool) -> Result<bool> {
         let chunks = self.by_whole_rows(true).chunks(plan, bytes)?;
-        // Few rows at a time would take longer to multiply than to form again.
+        // With few rows at a time, the products would take longer than forming the scores again.
         let is_whole = |chunk: &Chunk| chunk.cols.len() == self.k.rows && chunk.rows.len() >= self.q.rows.min(FEW_ROWS);
         let whole = chunks.first().is_none_or(is_whole);
         Ok(self.extent == Extent::All && whole && (!all || chunks.len() == 1))
     }
 
-    /// Lets `tiles` record each chunk's dispatch, adds what it writes up and multiplies g with both sides. `row_part` has `width` columns:
-    /// two with what the rows of tiles add to d_log_scale and to d_bias or [`Along`] if these are asked for, then two of which the first is
-    /// the rows' losses if there is a `loss`.
+    /// Plans all chunks: `tiles` records a chunk's dispatch, then its sums are accumulated and g is multiplied with
+    /// both sides.
+    ///
+    /// If there are gradients, the first two columns of `row_part` are for what the tiles' rows add to d_log_scale and
+    /// d_bias, or to [`Along`]. If there is a `loss`, two more columns follow, the first of which holds the rows'
+    /// losses.
     pub(super) fn walk<'g>(
         &self,
         plan: &mut Plan<'g>,
@@ -363,7 +370,7 @@ impl<'a> Pairs<'a> {
         let col_scratch = plan.scratch(COL_SUMS, if along { 2 * self.k.rows } else { 0 })?;
         let bytes_of_sums = 4.0 * width as f64 / gpu.tuning().tile()[1] as f64;
         let pieces = self.chunks(plan, if gradients.has_g() { 4.0 } else { bytes_of_sums })?;
-        // What of several chunks is added up in 16 bits would lose a digit with each.
+        // In 16 bits, a sum over several chunks would be rounded with each chunk: it is formed in f32.
         let several = pieces.len() > 1;
         let (wide_dq, wide_dk) = (in_f32(plan, WIDE_DQ, dq, several)?, in_f32(plan, WIDE_DK, dk, several)?);
         for chunk in pieces {

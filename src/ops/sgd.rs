@@ -1,8 +1,12 @@
-//! Stochastic gradient descent with momentum, dampening, Nesterov's form and weight decay, in torch.optim.SGD's order.
+//! Stochastic gradient descent with momentum, dampening, Nesterov momentum and weight decay, in the order of
+//! torch.optim.SGD.
 //!
-//! g' = g + λp;  v = μv + (1 − dampening) g' (v = g' at the first step);  p ← p − rate · (nesterov ? g' + μv : v).
-//! A NaN or an infinity in one gradient reaches its own parameter only. Each tensor may have a storage of its own; [`guide`](crate::guide) says how to train what is read
-//! in 16 bits. Source: Sutskever, Martens, Dahl and Hinton, ICML 2013.
+//! g' = g + λp;  v = μv + (1 − dampening) g' (at the first step v = g');  p ← p − rate · (nesterov ? g' + μv : v).
+//!
+//! A NaN or an infinity in one gradient affects only its own parameter. Each tensor may have its own storage;
+//! [`guide`](crate::guide) explains training with parameters that are read in 16 bits.
+//!
+//! Source: Sutskever, Martens, Dahl and Hinton, ICML 2013.
 
 use super::{each, required, shaped};
 use crate::kernel::{Family, Kernel, ScalarType::*, Shader, input, output, wgsl};
@@ -30,17 +34,18 @@ pub(super) const KERNELS: &[&Kernel] = &[&STEP];
 /// Options of [`step`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Learning rate, at least 0. Default 0.001, as torch.optim.SGD.
+    /// Learning rate, at least 0. Default: 0.001, as in torch.optim.SGD.
     pub rate: f32,
-    /// μ, at least 0. Default 0.
+    /// Momentum μ, at least 0. Default: 0.
     pub momentum: f32,
-    /// Default 0.
+    /// Dampening of the momentum, a finite number. Default: 0.
     pub dampening: f32,
-    /// λ, at least 0. Default 0.
+    /// Weight decay λ, at least 0. Default: 0.
     pub weight_decay: f32,
-    /// Nesterov's form; needs momentum and no dampening. Default no.
+    /// Whether to use Nesterov momentum. Requires momentum and no dampening. Default: off.
     pub nesterov: bool,
-    /// The first step: v is overwritten, not read. Default no; then a fresh v of zeros does the same unless there is dampening.
+    /// Whether this is the first step: v is then set to g' and not read. Default: off. Without dampening, a v of zeros
+    /// gives the same first step with this option off.
     pub first: bool,
 }
 
@@ -70,7 +75,8 @@ impl Options {
     }
 }
 
-/// Moves `p` one step against its gradient `g`; `v` is the momentum buffer, needed if there is momentum. All shapes equal.
+/// Moves `p` one step against its gradient `g`. `v` is the momentum buffer, required with momentum. All shapes are
+/// equal.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
@@ -102,7 +108,7 @@ pub fn step(recorder: &mut Recorder, g: Tensor, p: Tensor, v: Option<Tensor>, op
     recorder.plan(|plan| each(plan, &STEP, [Some(g), Some(p), v], &scalars, &[]))
 }
 
-/// One step on slices: `p` and, with momentum, `v` are changed in place.
+/// One step on slices. `p` and, with momentum, `v` are changed in place.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

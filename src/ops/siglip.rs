@@ -1,10 +1,18 @@
-//! loss_i = −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), z = 1 for i = j, else −1; σ the sigmoid.
+//! Sigmoid loss over all pairs: loss_i = −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), with z = 1 for i = j, else −1,
+//! and the sigmoid σ.
 //!
-//! Every pair of queries q [N, D] and keys k [M, D], M ≥ N, is a decision of its own, unlike in [`info_nce`](crate::info_nce):
-//! query i belongs to key i, all others are negatives. The mean is over the N queries. The scale is 1/temperature, or learned:
-//! min(e^log_scale, [`Options::max_scale`]). A score that is NaN gives NaN; one of +inf or −inf the limit.
-//! Memory beyond inputs and outputs is at most twice [`Tuning::workspace`](crate::Tuning::workspace) and four numbers a query, whatever M.
-//! Work, with U = 2·N·M·D: forward U, backward 3U, both in one call 3U.
+//! Queries q are `[N, D]`, keys k `[M, D]`, M ≥ N. Unlike in [`info_nce`](crate::info_nce), every pair is a separate
+//! binary decision. Key i is the positive of query i, all other keys are its negatives. The mean is over the N queries.
+//! The scale is 1/temperature, or learned: min(e^log_scale, [`Options::max_scale`]). A NaN score gives NaN; a score of
+//! +inf or −inf gives the limit.
+//!
+//! Memory beyond inputs and outputs, whatever M: at most 2⅛ · W bytes and four numbers per query, where W is
+//! [`Tuning::workspace`](crate::Tuning::workspace). W is for a chunk of the scores' gradient, W for partial sums of
+//! products, and W/8 for sums over tiles of at least 32 columns. A 16-bit dq or dk that is summed over several chunks
+//! takes 4 more bytes per number.
+//!
+//! Work, with U = 2·N·M·D: forward U, backward 3U, forward with gradients 3U.
+//!
 //! Source: Zhai et al. 2023, arXiv:2303.15343, section 3.2 and its initial values.
 
 pub use super::pairs::Gradients;
@@ -57,15 +65,16 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// 1/scale, above 0, where no `log_scale` tensor is given. Default 0.1.
+    /// 1/scale, above 0. Used without a `log_scale` tensor. Default: 0.1.
     pub temperature: f32,
-    /// Where no `bias` tensor is given. Default −10.
+    /// The bias. Used without a `bias` tensor. Default: −10.
     pub bias: f32,
-    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. Default none: models that were trained have 110 and more.
+    /// Upper bound of a scale given as `log_scale`. If e^log_scale exceeds it, the scale is this bound and its gradient
+    /// is 0. Default: no bound, since trained models reach 110 and more.
     pub max_scale: f32,
-    /// Default mean over the queries.
+    /// Default: the mean over the queries.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. Default: overwrite.
     pub accum: Accum,
 }
 
@@ -81,7 +90,7 @@ impl Options {
     }
 }
 
-/// Parameters [1, 1] that stand for the constants of [`Options`].
+/// Learned parameters, `[1, 1]` each. They replace the constants of [`Options`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Learned<'a> {
     /// ln(1/temperature).
@@ -90,7 +99,7 @@ pub struct Learned<'a> {
     pub bias: Option<Tensor<'a>>,
 }
 
-/// What all dispatches of a call share.
+/// What all dispatches of a call have in common.
 struct Batch<'a> {
     pairs: Pairs<'a>,
     learned: Learned<'a>,
@@ -167,12 +176,15 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// `loss` of queries `q` [N, D] and keys `k` [M, D], M ≥ N: [N, 1] for [`Reduction::None`] and [`Reduction::Rows`], else [1, 1].
-/// In the same pass those of `gradients` that are given, for a loss whose own gradient is 1.
+/// The loss of queries `q` `[N, D]` and keys `k` `[M, D]`, M ≥ N.
+///
+/// `loss` is `[N, 1]` for [`Reduction::None`] and [`Reduction::Rows`], else `[1, 1]`. The given `gradients` are the
+/// same as from [`backward`] without `dy`, computed in the same pass.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer); [`Error::Limit`](crate::Error::Limit) if the device cannot bind the
+/// rows of one tile.
 pub fn forward(
     recorder: &mut Recorder,
     q: Tensor,
@@ -188,9 +200,11 @@ pub fn forward(
     recorder.plan(|plan| batch.record(plan, Some(loss)))
 }
 
-/// Those of `gradients` that are given; `dy` is the gradient of the loss, of the loss's shape, ones if absent.
-/// Where the pairs exceed the workspace dq and dk are sums of several chunks, those of 16 bits in f32 until all are there, which takes four
-/// bytes a number beside the workspace.
+/// The given `gradients` from the forward's inputs.
+///
+/// `dy` is the gradient of the loss and has the loss's shape. Absent: ones. If the pairs exceed the workspace, dq and
+/// dk are sums over several chunks. 16-bit ones are then summed in f32, which takes four bytes per number beyond the
+/// workspace.
 ///
 /// # Errors
 /// As [`forward`].
@@ -212,7 +226,7 @@ pub fn backward(
     recorder.plan(|plan| batch.record(plan, None))
 }
 
-/// What [`compute`] returns.
+/// The result of [`compute`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// One number, or one per query for [`Reduction::None`] and [`Reduction::Rows`].
@@ -227,7 +241,7 @@ pub struct Output {
     pub d_bias: f32,
 }
 
-/// The loss of slices of queries and keys, rows of `dim` elements, and all gradients.
+/// The loss and all gradients of slices of queries and keys, in rows of `dim` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

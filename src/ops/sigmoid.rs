@@ -1,6 +1,7 @@
-//! y = 1 / (1 + e^−x), or its logarithm, −ln(1 + e^−x).
+//! The sigmoid y = 1 / (1 + e^−x), or its logarithm −ln(1 + e^−x).
 //!
-//! Both keep their relative accuracy into their tails. +inf gives 1 and −inf gives 0, the logarithm 0 and −inf; NaN gives NaN.
+//! Both are accurate to full relative precision in their tails. The sigmoid of +inf is 1 and that of −inf 0; the
+//! logarithms are 0 and −inf. NaN gives NaN.
 //! Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
 
 use super::{each, rows_of, shaped};
@@ -23,7 +24,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// Options of the op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Give the logarithm (log_sigmoid). Default no.
+    /// Whether to compute the logarithm (log_sigmoid). Default: off.
     pub log: bool,
 }
 
@@ -33,7 +34,7 @@ impl Options {
     }
 }
 
-/// `y` = the sigmoid of `x` or its logarithm, shapes equal; `y` may be `x` itself.
+/// `y` = the sigmoid of `x` or its logarithm. The shapes are equal. `y` may be `x` itself.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -42,7 +43,9 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[], &options.flags()))
 }
 
-/// `dx` = `dy` `y` (1 − `y`), or `dy` (1 − e^`y`) of the logarithm, from the forward's output, shapes equal; `dx` may be `dy` itself.
+/// The gradient `dx` from the forward's output: `dy` `y` (1 − `y`), or with the logarithm `dy` (1 − e^`y`).
+///
+/// The shapes are equal. `dx` may be `dy` itself.
 ///
 /// # Errors
 /// As [`forward`].

@@ -1,7 +1,8 @@
-//! y_ij = exp(x_ij / T) / Σ_k exp(x_ik / T), or its logarithm.
+//! Softmax of rows: y_ij = exp(x_ij / T) / Σ_k exp(x_ik / T), or its logarithm.
 //!
-//! −inf is a mask, also in a row of nothing but masks: probability 0 and gradient 0; logarithm −inf and, as for any element of
-//! probability 0, gradient `dy`/T. A row that holds NaN or +inf gives NaN in all its elements, other rows are not touched.
+//! −inf is a mask, also in a row of only masks: its probability and gradient are 0. With the logarithm, y is −inf and
+//! the gradient `dy`/T, as for every element of probability 0. A row that holds NaN or +inf is NaN in all its elements.
+//! Other rows are not affected.
 //! Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
 use super::{required, rows_of, scale_of, shaped, tempered};
@@ -26,9 +27,9 @@ pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 /// Options of [`forward`] and [`backward`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// T, between 1e-30 and 1e30. Default 1.
+    /// T, between 1e-30 and 1e30. Default: 1.
     pub temperature: f32,
-    /// Give the logarithm (log_softmax). Default no.
+    /// Whether to compute the logarithm (log_softmax). Default: off.
     pub log: bool,
 }
 
@@ -54,10 +55,11 @@ impl Options {
     }
 }
 
-/// `y` = softmax of the rows of `x`, shapes equal; `y` may be `x` itself.
+/// `y` = the softmax of the rows of `x`, or its logarithm. The shapes are equal. `y` may be `x` itself.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer).
 pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) -> Result<()> {
     options.check()?;
     shaped(OP, "y", y, x.shape())?;
@@ -65,7 +67,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor, options: Options) 
     recorder.plan(|plan| plan.rows(&FORWARD, x.shape(), &args, &options.scalars(), &options.flags(plan)))
 }
 
-/// `dx` from the forward's output `y` and `dy`, shapes equal; `dx` may be `dy` itself.
+/// The gradient `dx` from the forward's output `y` and `dy`. The shapes are equal. `dx` may be `dy` itself.
 ///
 /// # Errors
 /// As [`forward`].
@@ -77,7 +79,7 @@ pub fn backward(recorder: &mut Recorder, y: Tensor, dy: Tensor, dx: Tensor, opti
     recorder.plan(|plan| plan.rows(&BACKWARD, y.shape(), &args, &options.scalars(), &options.flags(plan)))
 }
 
-/// The softmax of the rows of a slice, `cols` elements each.
+/// The softmax of the rows of a slice, or its logarithm. Rows have `cols` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

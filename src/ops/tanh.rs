@@ -19,7 +19,7 @@ static BACKWARD: Kernel =
     Kernel { shader: &SHADER, entry: "backward", uses: &["y_in", "dy", "dx"], in_place: Some(("dy", "dx")) };
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
-/// `y` = tanh `x`, shapes equal; `y` may be `x` itself.
+/// `y` = tanh `x`. The shapes are equal. `y` may be `x` itself.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -28,7 +28,7 @@ pub fn forward(recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
     recorder.plan(|plan| each(plan, &FORWARD, [Some(x), Some(y)], &[], &[]))
 }
 
-/// `dx` = `dy` (1 − `y`²), from the forward's output, shapes equal; `dx` may be `dy` itself.
+/// `dx` = `dy` (1 − `y`²), from the forward's output. The shapes are equal. `dx` may be `dy` itself.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).

@@ -1,8 +1,12 @@
-//! The K keys with the largest inner products of each query, from a catalogue of any size: recommendations, and hard negatives.
+//! The K keys with the largest inner product for each query, from a catalogue of any size: for recommendations and hard
+//! negatives.
 //!
-//! Exact. Scores are formed chunk by chunk in a workspace, never all of them. Best first; of equal scores the smaller id; a NaN is never among them.
-//! Where no more keys are left the id is u32::MAX and the score −∞. To draw hard negatives, leave out the known positives, and take few: false negatives are the
-//! risk (Xiong et al. 2021, arXiv:2007.00808).
+//! The result is exact. Scores are formed in chunks in a workspace, never all at once. The best key comes first; of
+//! equal scores, the smaller id. A key whose score is NaN is never returned. If fewer than K keys are left, the
+//! remaining ids are u32::MAX and their scores −∞.
+//!
+//! For hard negatives, exclude the known positives and take few: false negatives are the risk (Xiong et al. 2021,
+//! arXiv:2007.00808).
 
 use super::linear::{self, Operand, chunks};
 use super::{Lists, disjoint, lists, named, rows_of, shaped};
@@ -45,16 +49,17 @@ static INSERT: Kernel = kernel("insert", &["starts", "items", "list", "product",
 static MERGE: Kernel = kernel("merge", &["ids_in", "scores_in", "ids", "scores"]);
 pub(super) const KERNELS: &[&Kernel] = &[&INSERT, &MERGE];
 
-/// Scratch: the scores of a chunk; lists, twice, since a merge reads one and writes the other. `linear` has slot 1.
+/// Scratch: the scores of a chunk; the lists of best keys, two buffers of each kind, since a merge reads one and writes
+/// the other. `linear` has slot 1.
 const PRODUCT: usize = 0;
 const IDS: [usize; 2] = [10, 11];
 const SCORES: [usize; 2] = [12, 13];
-/// Slices of a query's columns at most.
+/// The largest number of slices into which the columns of a query are divided.
 const MOST_SLICES: usize = 64;
-/// Columns of a chunk at least, if there are as many.
+/// The least number of columns of a chunk, if there are as many.
 const FEW_COLUMNS: usize = 1024;
 
-/// What the shader is told beside the lists; all else is 0.
+/// The scalars of the shader besides those of the lists. Those not set are 0.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
     k: usize,
@@ -73,11 +78,14 @@ impl Told {
     }
 }
 
-/// `ids` [N, K] and `scores` [N, K] of the keys with the largest ⟨q_i, k_j⟩ for queries `q` [N, D] and keys `k` [M, D], without those that row i's list of
-/// `exclude` has.
+/// The `ids` `[N, K]` and `scores` `[N, K]` of the keys with the largest ⟨q_i, k_j⟩ for queries `q` `[N, D]` and keys
+/// `k` `[M, D]`.
+///
+/// Keys in row i's list of `exclude` are left out for query i.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::SameBuffer`]; [`Error::Option`] if K is 0; [`Error::Limit`] if the lists of one query exceed a binding.
+/// [`Error::Shape`], [`Error::SameBuffer`]; [`Error::Option`] if K is 0; [`Error::Limit`] if the lists of one query
+/// exceed a binding.
 pub fn forward(
     recorder: &mut Recorder,
     q: Tensor,
@@ -110,7 +118,8 @@ pub fn forward(
     })
 }
 
-/// Queries at a time, and slices of each: lanes enough for the device, lists that the workspace and a binding hold.
+/// The number of queries at a time, and slices per query: enough threads (lanes) to fill the device, and lists that fit
+/// the workspace and a binding.
 fn sizes(plan: &Plan, n: usize, k: usize) -> Result<(usize, usize)> {
     let tuning = plan.gpu().tuning();
     let limits = plan.gpu().limits();
@@ -131,7 +140,7 @@ fn sizes(plan: &Plan, n: usize, k: usize) -> Result<(usize, usize)> {
     Ok((lists / slices, slices))
 }
 
-/// For queries of which one workspace holds the lists.
+/// Plans the search for queries whose lists fit the workspace.
 fn some<'a>(
     plan: &mut Plan<'a>,
     q: Tensor,
@@ -155,7 +164,7 @@ fn some<'a>(
     let columns = (gpu.tuning().workspace as usize / 8 / n.max(1)).max(FEW_COLUMNS).min(k.rows);
     let columns =
         columns.min((gpu.limits().max_storage_buffer_binding_size.min(1 << 31) as usize / 4 / n.max(1)).max(1));
-    // Without any key there is a chunk still, which leaves empty lists.
+    // Without keys there is still one chunk, which initializes empty lists.
     for (index, cols) in chunks(k.rows, columns).chain((k.rows == 0).then_some(0..0)).enumerate() {
         let scratch = plan.scratch(PRODUCT, n * cols.len())?;
         let product: Tensor = Tensor::matrix(&scratch, n, cols.len())?;
@@ -189,7 +198,7 @@ fn some<'a>(
     }
 }
 
-/// The `count` best keys of each query, of `dim` numbers each, on slices: ids and scores.
+/// The ids and scores of the `count` best keys of each query, on slices. Rows have `dim` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

@@ -1,4 +1,4 @@
-//! Training on a device: a step is one submit, its loss stays on the device until asked for.
+//! Training on a device. A step is one submit, and its loss stays on the device until it is read.
 
 use super::matrix::{Ids, Matrix};
 use super::tower::{Maps, Parameter};
@@ -18,15 +18,15 @@ pub(super) struct Device<'a> {
     norm: Matrix,
     state: Matrix,
     losses: Matrix,
-    /// Losses since the last read.
+    /// Steps since the losses were last read.
     steps: usize,
 }
 
-/// What is known of a batch's pairs.
+/// The ids, labels and weights of a batch's pairs.
 struct Known {
-    /// Their numbers.
+    /// Indices of the pairs.
     ids: Ids,
-    /// What they are known by to each other, where that is something else; whether pairs of one such number are positives of each other.
+    /// Ids or labels of the pairs, if they have any; and whether pairs with the same one are positives of each other.
     same: Option<Ids>,
     are_positives: bool,
     weights: Option<Matrix>,
@@ -53,12 +53,12 @@ impl Known {
         Ok(())
     }
 
-    /// What pairs are known by to each other.
+    /// What identifies each pair: its id or label, or its index if it has none.
     fn by(&self) -> Result<Tensor<'_, u32>> {
         self.same.as_ref().unwrap_or(&self.ids).view()
     }
 
-    /// A batch of these pairs.
+    /// A batch of queries and keys of these pairs.
     fn batch<'a>(&'a self, q: Tensor<'a>, k: Tensor<'a>) -> Result<info_nce::Batch<'a>> {
         let by = self.by()?;
         Ok(info_nce::Batch {
@@ -70,7 +70,7 @@ impl Known {
     }
 }
 
-/// Past keys and the pairs that they are of.
+/// Past keys, and what identifies their pairs.
 struct Memory {
     queue: info_nce::Queue,
     ring: Matrix,
@@ -94,7 +94,7 @@ impl Memory {
 /// One tower.
 struct Side {
     maps: Maps,
-    /// All rows that batches are gathered from; none where the device has no room for them: then the host gathers.
+    /// All rows that batches are gathered from. `None` if the device has no room for them; the host gathers then.
     data: Option<Matrix>,
     unit: Matrix,
     d_unit: Matrix,
@@ -141,7 +141,7 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// Tells the device which pairs come next, and hands it the rows that it cannot gather itself.
+    /// Writes which pairs come next, and the rows that the device cannot gather itself.
     fn announce(&self, ids: &[u32]) -> Result<()> {
         self.known.write(self.gpu, self.pairs, ids)?;
         for (which, side) in self.sides.iter().enumerate().filter(|(_, side)| side.data.is_none()) {

@@ -1,4 +1,4 @@
-//! Training by the reference, for machines without any adapter.
+//! Training by the f64 reference, for machines without an adapter.
 
 use super::{Config, Engine, Model, Optimizer, Pairs, Tower};
 use crate::reference::info_nce::{Batch, Gradients, Negatives, Positive};
@@ -11,7 +11,7 @@ pub(super) struct Host<'a> {
     template: Model,
     sides: [Side; 2],
     log_scale: Parameter,
-    /// Past keys and the pairs that they are of.
+    /// Past keys, and the ids, labels or indices of their pairs.
     memory: (Vec<f64>, Vec<u32>),
     losses: Vec<f32>,
 }
@@ -56,7 +56,7 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
-/// What a tower makes of rows.
+/// Embeddings of rows by a tower.
 pub(super) fn embed(tower: &Tower, rows: &[f32]) -> Vec<f32> {
     narrow(&Side::new(tower).forward(wide(rows)).unit)
 }
@@ -66,7 +66,7 @@ fn prefix(rows: &[f64], dim: usize, length: usize) -> Vec<f64> {
     rows.chunks(dim).flat_map(|row| &row[..length]).copied().collect()
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass that the backward pass needs.
 struct Trace {
     /// Each map's input.
     inputs: Vec<Vec<f64>>,

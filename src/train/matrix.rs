@@ -53,7 +53,7 @@ impl Ids {
         Ok(self.view()?.row_range(0..rows))
     }
 
-    /// `rows` × `cols` of them from the one numbered `first` on.
+    /// `rows` × `cols` of the ids, starting at index `first`.
     pub(super) fn matrix(&self, rows: usize, cols: usize, first: usize, stride: usize) -> Result<Tensor<'_, u32>> {
         Tensor::strided(&self.buffer, rows, cols, first, stride)
     }

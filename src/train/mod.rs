@@ -1,10 +1,11 @@
-//! Training two small towers on pairs with [`info_nce`]: what `wgloss train` runs.
+//! Training of two small towers on pairs with [`info_nce`]. `wgloss train` runs this.
 //!
-//! A tower is linear → tanh → linear → rows of unit length, or with `hidden` 0 one linear map → unit length, which starts at the
-//! identity where the widths agree: training then starts from the given embeddings themselves. The loss
-//! is symmetric InfoNCE, unless the configuration's `loss` says otherwise, with a learnable temperature. Rows are gathered, and
-//! forward, loss, backward and update run, on the device: one submit a step, nothing read back, while the host prepares the next. [`tables`] trains
-//! embeddings of ids instead.
+//! A tower is linear → tanh → linear → unit length. With `hidden` = 0 it is one linear map → unit length. This map
+//! starts at the identity if the widths agree: training then starts from the given embeddings. The loss is symmetric
+//! InfoNCE with a learnable temperature, unless the configuration's `loss` says otherwise.
+//!
+//! Gathering rows, forward, loss, backward and update run on the device. A step is one submit and reads nothing back,
+//! while the host prepares the next step. [`tables`] trains embeddings of ids instead.
 //!
 //! ```
 //! use wgloss::train::{Config, Event, Pairs, fit};
@@ -46,22 +47,29 @@ pub use schedule::{Decay, Schedule};
 
 use crate::{Accum, Error, Gpu, Progress, Reduction, Result, Watch, clip, info_nce};
 
-/// With SGD the scale's logarithm moves at this fraction of the weights' rate; Adam's steps are of one size for all.
+/// With SGD, the learning rate of log_scale is this fraction of the weights' rate. Adam's steps have the same size for
+/// all parameters.
 const SCALE_RATE: f64 = 0.01;
-/// Held-out pairs that are ranked; more would make the ranking, quadratic in their number, longer than the training.
+/// Most held-out pairs that are ranked. The ranking is quadratic in their number; with more it would take longer than
+/// the training.
 const MOST_RANKED: usize = 10_000;
-/// Seconds after which they are read all the same, to show that it goes on and to ask whether it shall.
+/// Seconds after which losses are read even before [`STEPS_PER_READ`] steps, and between two calls of the callback
+/// during long work: to show progress and to allow stopping.
 const PATIENCE: f64 = 1.0;
-/// Losses stay on the device for this many steps: reading one waits for it.
+/// Steps whose losses stay on the device before they are read. Reading a loss waits for its step.
 const STEPS_PER_READ: usize = 16;
-/// Training counts as diverged if an epoch's mean loss exceeds the first step's by this share of it or of that of chance, ln(batch) for each of the losses that
-/// are summed. Batches differ by less, but for those of fewer pairs than [`SMALL_BATCH`], whose loss has to be twice as large as either.
+/// Training counts as diverged if an epoch's mean loss exceeds the first step's loss by this share of the larger of two
+/// numbers: the first step's loss, and the loss by chance, ln(batch) for each summed loss. Batches differ by less. With
+/// fewer than [`SMALL_BATCH`] pairs per batch they differ by more, and the limit is twice the larger number. A queue
+/// adds to the limit: see [`Config::most_loss`].
 const RUN_AWAY: f64 = 0.1;
 const SMALL_BATCH: usize = 64;
-/// Or if the temperature is so many times what it was at the start: all scores are alike then.
+/// Training also counts as diverged if the temperature exceeds its start by this factor: all scores are then nearly
+/// equal.
 const MOST_WARMING: f32 = 1e3;
 
-/// The widest embedding or layer that training takes: wider ones are a mistake, and what they need no machine has.
+/// The widest embedding or layer that training accepts. A larger width is a mistake and exceeds the memory of any
+/// machine.
 const MOST_WIDE: usize = 1 << 16;
 
 fn check_widths(dim: usize, hidden: usize) -> Result<()> {
@@ -77,40 +85,43 @@ fn check_widths(dim: usize, hidden: usize) -> Result<()> {
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Width between the two linear maps of a tower; 0 for one map alone.
+    /// Width between the two linear maps of a tower; 0 for a single map.
     pub hidden: usize,
-    /// Width of the embeddings that are compared.
+    /// Width of the embeddings.
     pub dim: usize,
-    /// Pairs in a step.
+    /// Pairs per step.
     pub batch: usize,
-    /// Passes over the training pairs; what is left of a pass after whole batches is dropped.
+    /// Passes over the training pairs. Pairs that do not fill a whole batch are dropped at the end of each pass.
     pub epochs: usize,
-    /// How parameters step. Default SGD with momentum 0.9.
+    /// The optimizer. Default: SGD with momentum 0.9.
     pub optimizer: Optimizer,
-    /// Learning rate of the weights; with SGD the temperature's is a hundredth of it.
+    /// Learning rate of the weights. With SGD, the learning rate of ln(1/temperature) is a hundredth of it.
     pub rate: f64,
-    /// Of the rate, over all steps. Default constant.
+    /// Schedule of the learning rate over all steps. Default: constant.
     pub schedule: Schedule,
-    /// The largest norm of all gradients together, to which longer ones are cut. Default none.
+    /// Largest norm of all gradients together; a larger gradient is scaled down to it. Default: off.
     pub clip: Option<f32>,
-    /// Temperature to start with.
+    /// Temperature at the start.
     pub temperature: f32,
-    /// The loss; its temperature, reduction and normalization are the training's. Default symmetric.
+    /// Options of the loss. The training sets temperature, reduction, accumulation and normalization itself. Default:
+    /// symmetric.
     pub loss: info_nce::Options,
-    /// Keys of the last steps that are further negatives of every query, without gradient: a cross-batch memory. A pair's own key of an
-    /// earlier step is left out. Default 0.
+    /// Number of keys of the latest steps that are further negatives of every query, without gradient (a cross-batch
+    /// memory). A pair's own key of an earlier step is left out. Default: 0.
     pub queue: usize,
-    /// Lengths to which embeddings may be cut, each from 1 to below `dim`: what is trained is the sum of the loss of the whole and of those of their
-    /// first so many numbers, each brought to unit length (Matryoshka representation learning, Kusupati et al. 2022, arXiv:2205.13147). Default none.
+    /// Lengths to which embeddings may be cut, each from 1 to below `dim`. Training minimizes the sum of the loss of
+    /// the whole embeddings and the losses of their prefixes of these lengths, each normalized to unit length
+    /// (Matryoshka representation learning, Kusupati et al. 2022, arXiv:2205.13147). Default: none.
     pub matryoshka: Vec<usize>,
-    /// Share of the pairs that are held out to measure with.
+    /// Share of the pairs that are held out for evaluation.
     pub held_out: f32,
-    /// Decides the split, the weights to start with and the batches.
+    /// Seed of the split, the initial weights and the batches.
     pub seed: u64,
 }
 
 impl Config {
-    /// For frozen embeddings: one map a tower, of the narrower side's width, from the identity where it can.
+    /// A configuration for frozen embeddings: one map per tower, as wide as the narrower side, starting at the identity
+    /// if the widths agree.
     pub fn for_embeddings(pairs: &Pairs) -> Config {
         let dim = pairs.query_cols().min(pairs.key_cols());
         let mut config = Config {
@@ -133,12 +144,12 @@ impl Config {
         config
     }
 
-    /// Which pairs are trained on and which are held out.
+    /// The split into training pairs and held-out pairs.
     pub fn split(&self, pairs: &Pairs) -> Split {
         pairs.split(self.held_out, self.seed)
     }
 
-    /// What random embeddings would give on average on the held-out pairs.
+    /// The expected metrics of random embeddings on the held-out pairs.
     pub fn by_chance(&self, pairs: &Pairs) -> Metrics {
         let ids = pairs.ids_of(ranked(&self.split(pairs)));
         let mut same = HashMap::new();
@@ -146,7 +157,7 @@ impl Config {
         Metrics::by_chance(ids.iter().map(|id| ids.len() - same[id]))
     }
 
-    /// Refuses what cannot train on these pairs; [`fit`] asks first.
+    /// Checks the configuration against these pairs. [`fit`] calls it first.
     ///
     /// # Errors
     /// [`Error::Option`] names the option, its range and its value.
@@ -173,7 +184,7 @@ impl Config {
             return option("matryoshka", "lengths from 1 to below dim, each once", found);
         }
         if let Some(&least) = lengths.first().filter(|_| self.hidden == 0) {
-            // Maps that start at the identity keep zeros, which have no direction: see `Pairs::new`.
+            // Maps that start at the identity keep rows of zeros, and those have no direction: see `Pairs::new`.
             let starts_at_zero = |(data, cols): (&[f32], usize)| {
                 cols == self.dim && data.chunks(cols).any(|row| row[..least].iter().all(|&value| value == 0.0))
             };
@@ -203,12 +214,13 @@ impl Config {
         info_nce::Options { reduction: Reduction::Mean, accum: Accum::Write, normalize: false, ..self.loss }
     }
 
-    /// Of embeddings that are cut.
+    /// Options of the loss of prefixes.
     fn loss_of_prefix(&self) -> info_nce::Options {
         info_nce::Options { accum: Accum::Add, normalize: true, ..self.loss() }
     }
 
-    /// What an epoch's mean loss does not exceed unless it runs away, after a `first` step, which has no past keys yet.
+    /// The largest mean loss of an epoch that does not count as diverged. `first`: the loss of the first step, before
+    /// the queue holds any keys.
     fn most_loss(&self, first: f64) -> f64 {
         let chance = self.loss_count() as f64 * (self.batch as f64).ln();
         let of_queue = self.loss_count() as f64 * (self.queue as f64 / self.batch as f64).ln_1p();
@@ -216,12 +228,12 @@ impl Config {
         of_queue + if self.batch < SMALL_BATCH { 2.0 * most } else { first + RUN_AWAY * most }
     }
 
-    /// Losses that are summed.
+    /// Number of losses that are summed.
     fn loss_count(&self) -> usize {
         1 + self.matryoshka.len()
     }
 
-    /// Those of step 0, 1, … for weights and for the scale.
+    /// The optimizers of the weights and of the scale for step `at`, from 0.
     fn optimizers(&self, at: usize, steps: usize) -> [Optimizer; 2] {
         let rate = self.rate * self.schedule.factor(at, steps);
         let of_scale = if matches!(self.optimizer, Optimizer::Sgd(_)) { rate * SCALE_RATE } else { rate };
@@ -234,16 +246,16 @@ fn ranked(split: &Split) -> &[u32] {
     &split.held_out[..split.held_out.len().min(MOST_RANKED)]
 }
 
-/// Where a query's own key ranks among the keys of all ranked pairs, but for those of pairs with its id or label.
+/// The rank of a query's own key among the keys of all ranked pairs, except those of pairs with its id or label.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Metrics {
-    /// Share of queries whose own key is first.
+    /// Share of queries whose own key ranks first.
     pub recall_at_1: f64,
     /// Share of queries whose own key is among the first ten.
     pub recall_at_10: f64,
-    /// Mean of 1/(rank + 1), rank 0 for the first.
+    /// Mean of 1/(rank + 1), where the first rank is 0.
     pub mean_reciprocal_rank: f64,
-    /// Pairs that were ranked.
+    /// Number of pairs that were ranked.
     pub pairs: usize,
 }
 
@@ -259,7 +271,7 @@ impl Metrics {
         }
     }
 
-    /// On average over all places that a key may have among so many others, of each pair.
+    /// The mean over all ranks that the own key may have among its `others`, for each pair.
     fn by_chance(others: impl Iterator<Item = usize>) -> Metrics {
         let places: Vec<usize> = others.map(|others| others + 1).collect();
         let mean =
@@ -281,44 +293,44 @@ impl Metrics {
 /// What [`fit`] reports while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The untrained towers have been measured.
+    /// The untrained towers have been evaluated.
     Start {
-        /// On the held-out pairs.
+        /// Metrics on the held-out pairs.
         before: Metrics,
-        /// The same for each of [`Config::matryoshka`].
+        /// The same for each length of [`Config::matryoshka`].
         matryoshka: &'a [Metrics],
-        /// Steps in an epoch.
+        /// Steps per epoch.
         steps: usize,
     },
-    /// A step, or the ranking after an epoch, takes long; told about once a second.
+    /// Progress of a step, or of the ranking after an epoch, that takes long; sent about once a second.
     Within {
-        /// How far the op has come that is being computed.
+        /// Progress of the op that is running.
         progress: Progress,
     },
     /// Some steps are done.
     Steps {
-        /// The epoch they belong to, from 1.
+        /// The epoch of these steps, from 1.
         epoch: usize,
-        /// Steps of this epoch that are done.
+        /// Number of steps of this epoch that are done.
         done: usize,
-        /// Their losses.
+        /// Losses of the steps since the last such event.
         losses: &'a [f32],
-        /// The temperature now.
+        /// The temperature after these steps.
         temperature: f32,
     },
     /// An epoch is done.
     Epoch {
         /// Its number, from 1.
         epoch: usize,
-        /// The mean of its losses.
+        /// The mean loss of its steps.
         loss: f64,
-        /// The temperature now.
+        /// The temperature after the epoch.
         temperature: f32,
-        /// On the held-out pairs.
+        /// Metrics on the held-out pairs.
         held_out: Metrics,
-        /// The same for each of [`Config::matryoshka`].
+        /// The same for each length of [`Config::matryoshka`].
         matryoshka: &'a [Metrics],
-        /// The weights now.
+        /// The weights after the epoch.
         model: &'a Model,
     },
 }
@@ -330,40 +342,41 @@ pub enum End {
     Finished,
     /// The callback asked for it.
     Stopped,
-    /// The loss ran away; the sentence says how it showed.
+    /// Training diverged; the text says how it showed.
     Diverged(String),
 }
 
-/// What came of a training.
+/// The result of a training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Held-out pairs before training.
+    /// Metrics on the held-out pairs before training.
     pub before: Metrics,
-    /// Held-out pairs with the best epoch's weights.
+    /// Metrics on the held-out pairs with the weights of the best epoch.
     pub best: Metrics,
-    /// The same for each of [`Config::matryoshka`].
+    /// The same for each length of [`Config::matryoshka`].
     pub matryoshka: Vec<Metrics>,
     /// The epoch with the best mean reciprocal rank on the held-out pairs, from 1; 0 if none was better than the start.
     pub best_epoch: usize,
-    /// Its weights.
+    /// The weights of the best epoch.
     pub model: Model,
-    /// Why it ended.
+    /// Why the training ended.
     pub end: End,
 }
 
-/// Runs steps on some processor.
+/// Runs training steps on the device or on the host.
 trait Engine {
-    /// One update on the pairs `ids`, of the weights and of the scale; may return before it is done.
+    /// Records one update of the weights and the scale on the pairs `ids`; may return before it is done.
     fn step(&mut self, ids: &[u32], optimizers: [Optimizer; 2], watch: Watch) -> Result<()>;
-    /// The losses of the steps since the last call, and log_scale after them.
+    /// The losses of the steps since the last call, and log_scale after these steps.
     fn losses(&mut self) -> Result<(Vec<f32>, f32)>;
-    /// The rank of each of the pairs `ids` among them, by whole embeddings and by each of [`Config::matryoshka`].
+    /// The rank of each of the pairs `ids` among these pairs, by whole embeddings and by each length of
+    /// [`Config::matryoshka`].
     fn ranks(&mut self, ids: &[u32], watch: Watch) -> Result<Vec<Vec<u32>>>;
-    /// The weights now.
+    /// The current weights.
     fn model(&self) -> Result<Model>;
 }
 
-/// Tells of long work about once a second.
+/// Calls `tell` at most about once a second.
 fn patient(mut tell: impl FnMut(Progress) -> ControlFlow<()>) -> impl FnMut(Progress) -> ControlFlow<()> {
     let mut told = Instant::now();
     move |progress| {
@@ -375,9 +388,9 @@ fn patient(mut tell: impl FnMut(Progress) -> ControlFlow<()>) -> impl FnMut(Prog
     }
 }
 
-/// Trains on `pairs`: on `gpu`, or without one on the CPU by the f64 reference.
+/// Trains on `pairs`: on `gpu`, or by the f64 reference on the CPU if `gpu` is `None`.
 ///
-/// `watch` sees every [`Event`] and can end the training. The same seed on the same device gives the same bits.
+/// `watch` receives every [`Event`] and can end the training. The same seed on the same device gives the same bits.
 ///
 /// # Errors
 /// [`Error::Option`] for a configuration that does not fit the pairs; any error of the device.
@@ -479,7 +492,7 @@ fn run(
     Ok(outcome)
 }
 
-/// By whole embeddings, and by each of [`Config::matryoshka`].
+/// Metrics of whole embeddings, and of each length of [`Config::matryoshka`].
 fn measure(
     engine: &mut dyn Engine,
     ranked: &[u32],
@@ -494,7 +507,7 @@ fn measure(
 mod tests {
     use super::*;
 
-    /// Told to stop at the first ranking.
+    /// An engine that is stopped during the first ranking.
     struct Stopped;
 
     impl Engine for Stopped {

@@ -6,7 +6,7 @@ use super::tower::Maps;
 use super::{Config, Pairs};
 use crate::{Error, Gpu, Random, Result, sgd};
 
-/// Numbers of a layer for as many rows as are embedded at a time.
+/// Rows are embedded in parts, such that the widest layer has at most this many numbers per part.
 const AT_ONCE: usize = 1 << 22;
 
 /// Shape and numbers of a tensor.
@@ -25,16 +25,16 @@ pub struct Layer {
     pub outputs: usize,
 }
 
-/// One side's encoder: `hidden` then tanh, if there is one, then `output`, then unit length.
+/// One side's encoder: `hidden` and tanh, if there is a hidden map, then `output`, then normalization to unit length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tower {
-    /// The first of two maps.
+    /// The first of two linear maps.
     pub hidden: Option<Layer>,
-    /// The last map.
+    /// The last linear map.
     pub output: Layer,
 }
 
-/// Both towers and the scale.
+/// Both towers and the scale of the scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     /// The queries' encoder.
@@ -46,14 +46,14 @@ pub struct Model {
 }
 
 impl Layer {
-    /// Uniform in ±1/√inputs, weights row by row, then biases (torch.nn.Linear's distribution).
+    /// Weights row by row, then biases, all uniform in ±1/√inputs (torch.nn.Linear's distribution).
     pub(super) fn random(inputs: usize, outputs: usize, random: &mut Random) -> Layer {
         let bound = (1.0 / (inputs as f64).sqrt()) as f32;
         let mut draw = |count: usize| (0..count).map(|_| (2.0 * random.uniform() - 1.0) * bound).collect();
         Layer { weight: draw(outputs * inputs), bias: draw(outputs), inputs, outputs }
     }
 
-    /// A map of a tensor `[outputs, inputs]` and of one `[outputs]`.
+    /// A map from a weight tensor `[outputs, inputs]` and a bias tensor `[outputs]`.
     fn of(name: &str, weight: Option<Named>, bias: Option<Named>) -> Result<Layer> {
         let shapes = [&weight, &bias].map(|tensor| tensor.as_ref().map(|(shape, data)| (shape.clone(), data.len())));
         if let (Some((shape, weight)), Some((of_bias, bias))) = (weight, bias) {
@@ -93,7 +93,8 @@ impl Tower {
         }
     }
 
-    /// Embeddings `[n, outputs]` of rows `[n, inputs]`, of unit length as in training: on `gpu`, or without one on the CPU by the f64 reference.
+    /// Embeddings `[n, outputs]` of rows `[n, inputs]`, of unit length as in training. Computed on `gpu`, or by the f64
+    /// reference on the CPU if `gpu` is `None`.
     ///
     /// ```
     /// # fn main() -> wgloss::Result<()> {
@@ -108,7 +109,8 @@ impl Tower {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Data`] for rows that are not whole or not finite or whose layers no f32 holds, or layers that do not fit each other; any error of the device.
+    /// [`Error::Data`] for rows that are not whole or not finite, for rows whose layers overflow f32, and for layers
+    /// that do not fit each other; any error of the device.
     pub fn embed(&self, gpu: Option<&Gpu>, rows: &[f32]) -> Result<Vec<f32>> {
         let inputs = self.layers().next().map_or(0, |layer| layer.inputs);
         let fits = self.hidden.as_ref().is_none_or(|hidden| hidden.outputs == self.output.inputs);
@@ -140,7 +142,7 @@ impl Tower {
         finite(embedded, dim)
     }
 
-    /// The maps in the order of use.
+    /// The linear maps in the order of use.
     pub fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.hidden.iter().chain([&self.output])
     }
@@ -150,7 +152,7 @@ impl Tower {
     }
 }
 
-/// Refuses embeddings that are lost in what no f32 holds.
+/// Refuses embeddings that are not finite because a layer overflowed f32.
 fn finite(embedded: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
     match embedded.iter().position(|value| !value.is_finite()) {
         Some(at) => Err(Error::Data {
@@ -163,7 +165,7 @@ fn finite(embedded: Vec<f32>, dim: usize) -> Result<Vec<f32>> {
 }
 
 impl Model {
-    /// The weights that training starts with.
+    /// The initial weights.
     pub(super) fn new(pairs: &Pairs, config: &Config) -> Model {
         let mut random = Random::new(config.seed, WEIGHTS);
         let query = Tower::new(pairs.query_cols(), config, &mut random);
@@ -188,10 +190,11 @@ impl Model {
         tensors
     }
 
-    /// The model whose [`Model::tensors`] these are: `find` gives a tensor's shape and its numbers by its name.
+    /// The model with these [`Model::tensors`]. `find` returns the shape and the numbers of the tensor with a given
+    /// name.
     ///
     /// # Errors
-    /// [`Error::Data`] names the layer that is missing or whose numbers are not as many as its shape says.
+    /// [`Error::Data`] names the layer that is missing or whose numbers do not match its shape.
     pub fn from_tensors(mut find: impl FnMut(&str) -> Option<(Vec<usize>, Vec<f32>)>) -> Result<Model> {
         let mut tower = |side: &str| -> Result<Tower> {
             let mut layer = |name: &str| {

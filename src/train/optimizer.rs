@@ -1,11 +1,11 @@
 use crate::{Error, Recorder, Result, Tensor, adam, sgd};
 
-/// How parameters step; `rate`, `step` and `first` in the options are the training's.
+/// The optimizer of the parameters. The training sets `rate`, `step` and `first` in the options.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimizer {
-    /// [`sgd`].
+    /// SGD, see [`sgd`].
     Sgd(sgd::Options),
-    /// [`adam`], and AdamW.
+    /// Adam or AdamW, see [`adam`].
     Adam(adam::Options),
 }
 
@@ -15,7 +15,7 @@ impl Optimizer {
         Optimizer::Sgd(sgd::Options { momentum, ..Default::default() })
     }
 
-    /// Tensors of a parameter's shape that a parameter keeps from step to step.
+    /// How many state tensors of the parameter's shape the optimizer keeps per parameter.
     pub(super) fn states(&self) -> usize {
         match self {
             Optimizer::Sgd(options) => usize::from(options.momentum != 0.0),
@@ -30,7 +30,7 @@ impl Optimizer {
         }
     }
 
-    /// With the options of step 1, 2, …
+    /// The same optimizer with the rate and the number of the step, from 1.
     pub(super) fn at(&self, rate: f64, step: u32) -> Optimizer {
         match *self {
             Optimizer::Sgd(options) => Optimizer::Sgd(sgd::Options { rate: rate as f32, first: step == 1, ..options }),
@@ -38,7 +38,7 @@ impl Optimizer {
         }
     }
 
-    /// Steps `p` against `g`; as many `states` as [`Optimizer::states`] says.
+    /// Updates `p` with the gradient `g`. Takes as many `states` as [`Optimizer::states`] says.
     pub(super) fn step(&self, recorder: &mut Recorder, g: Tensor, p: Tensor, states: &[Tensor]) -> Result<()> {
         match (*self, states) {
             (Optimizer::Sgd(options), _) => sgd::step(recorder, g, p, states.first().copied(), options),

@@ -1,38 +1,38 @@
 use crate::{Error, Random, Result};
 
-/// Streams of a seed: the split and the weights to start with; the batches of each epoch have those after.
+/// Streams of the seed: the split, then the initial weights. The streams after them are for the batches, one per epoch.
 const SPLIT: u32 = 0;
 pub(super) const WEIGHTS: u32 = 1;
 
-/// Queries and keys, row i of one belonging to row i of the other.
+/// Queries and keys. Row i of the queries belongs to row i of the keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pairs {
     queries: Vec<f32>,
     keys: Vec<f32>,
     query_cols: usize,
     key_cols: usize,
-    /// None: each pair is its own.
+    /// `None`: each pair is on its own.
     same: Option<Same>,
     weights: Option<Vec<f32>>,
 }
 
-/// A number for each pair, and whether pairs of one number are positives of each other or nothing to each other.
+/// An id or a label for each pair, and whether pairs with the same number are positives of each other or are left out.
 #[derive(Debug, Clone, PartialEq)]
 struct Same {
     numbers: Vec<u32>,
     are_positives: bool,
 }
 
-/// The numbers of the pairs to train on and of those to measure with.
+/// The indices of the pairs for training and of the held-out pairs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// To train on.
+    /// Pairs to train on.
     pub train: Vec<u32>,
-    /// To measure with.
+    /// Pairs to evaluate on.
     pub held_out: Vec<u32>,
 }
 
-/// Refuses what has no whole number of rows, or numbers that are not finite.
+/// Checks that the data has whole rows and finite numbers.
 pub(super) fn check_rows(what: &str, data: &[f32], cols: usize) -> Result<()> {
     let refused = |expected: String, found: String| Err(Error::Data { what: what.into(), expected, found });
     if cols == 0 || !data.len().is_multiple_of(cols) {
@@ -50,8 +50,9 @@ impl Pairs {
     /// Row-major queries and keys of the given widths.
     ///
     /// # Errors
-    /// [`Error::Data`] if a slice has no whole number of rows, the numbers of rows differ, a value is NaN or infinite, or a row is zero: its embedding
-    /// would have no direction, and the gradient of that is as large as [`normalize`](crate::normalize) makes it.
+    /// [`Error::Data`] if a slice does not have whole rows, the numbers of rows differ, a value is NaN or infinite, or
+    /// a row is all zeros. The embedding of a zero row would have no direction, and its gradient is as large as
+    /// [`normalize`](crate::normalize) makes it.
     pub fn new(queries: Vec<f32>, query_cols: usize, keys: Vec<f32>, key_cols: usize) -> Result<Pairs> {
         for (what, data, cols) in [("queries", &queries, query_cols), ("keys", &keys, key_cols)] {
             check_rows(what, data, cols)?;
@@ -68,30 +69,30 @@ impl Pairs {
         Ok(Pairs { queries, keys, query_cols, key_cols, same: None, weights: None })
     }
 
-    /// With a number for each pair: pairs of one number, such as several questions with one answer, are no negatives of each other. Takes the
-    /// place of labels.
+    /// Adds an id for each pair. Pairs with the same id, such as several questions with one answer, are not negatives
+    /// of each other. Replaces labels.
     ///
     /// # Errors
-    /// [`Error::Data`] for fewer or more numbers than pairs.
+    /// [`Error::Data`] if there are not as many ids as pairs.
     pub fn with_ids(self, ids: Vec<u32>) -> Result<Pairs> {
         self.one_each("ids", ids.len())?;
         Ok(Pairs { same: Some(Same { numbers: ids, are_positives: false }), ..self })
     }
 
-    /// With a label for each pair: pairs of one label are positives of each other (supervised contrastive learning), in a queue of past keys no
-    /// negatives. Takes the place of ids.
+    /// Adds a label for each pair. Pairs with the same label are positives of each other (supervised contrastive
+    /// learning). In a queue of past keys they are left out of the negatives. Replaces ids.
     ///
     /// # Errors
-    /// [`Error::Data`] for fewer or more labels than pairs.
+    /// [`Error::Data`] if there are not as many labels as pairs.
     pub fn with_labels(self, labels: Vec<u32>) -> Result<Pairs> {
         self.one_each("labels", labels.len())?;
         Ok(Pairs { same: Some(Same { numbers: labels, are_positives: true }), ..self })
     }
 
-    /// With a weight for each pair, by which its loss counts in the mean of a batch.
+    /// Adds a weight for each pair, with which its loss counts in the mean of a batch.
     ///
     /// # Errors
-    /// [`Error::Data`] for fewer or more weights than pairs, or one that is negative, NaN or infinite.
+    /// [`Error::Data`] if there are not as many weights as pairs, or if one is negative, NaN or infinite.
     pub fn with_weights(self, weights: Vec<f32>) -> Result<Pairs> {
         self.one_each("weights", weights.len())?;
         if let Some(at) = weights.iter().position(|&weight| !(weight >= 0.0 && weight.is_finite())) {
@@ -109,17 +110,17 @@ impl Pairs {
         Ok(())
     }
 
-    /// Whether pairs have numbers, ids or labels, that others may have too.
+    /// Whether pairs have ids or labels, which several pairs may share.
     pub(super) fn has_ids(&self) -> bool {
         self.same.is_some()
     }
 
-    /// Whether pairs of one number are positives of each other.
+    /// Whether pairs with the same number are positives of each other.
     pub(super) fn has_labels(&self) -> bool {
         self.same.as_ref().is_some_and(|same| same.are_positives)
     }
 
-    /// What pairs are known by to each other.
+    /// The id or label of each of `pairs`; the pair's index if there are none.
     pub(super) fn ids_of(&self, pairs: &[u32]) -> Vec<u32> {
         pairs.iter().map(|&pair| self.same.as_ref().map_or(pair, |same| same.numbers[pair as usize])).collect()
     }
@@ -128,7 +129,7 @@ impl Pairs {
         self.weights.is_some()
     }
 
-    /// The weights of some pairs, if pairs have any.
+    /// The weights of `pairs`, if there are weights.
     pub(super) fn weights_of(&self, pairs: &[u32]) -> Option<Vec<f32>> {
         self.weights.as_ref().map(|weights| pairs.iter().map(|&pair| weights[pair as usize]).collect())
     }
@@ -138,7 +139,7 @@ impl Pairs {
         self.queries.len() / self.query_cols
     }
 
-    /// Whether there are none.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.queries.is_empty()
     }
@@ -158,7 +159,7 @@ impl Pairs {
         [&self.queries, &self.keys]
     }
 
-    /// The rows `ids` of one side, queries 0 or keys 1.
+    /// The rows `ids` of one side. Side 0: queries; side 1: keys.
     pub(super) fn gather(&self, side: usize, ids: &[u32]) -> Vec<f32> {
         let (data, cols) = (self.data()[side], [self.query_cols, self.key_cols][side]);
         ids.iter().flat_map(|&id| &data[id as usize * cols..][..cols]).copied().collect()

@@ -1,4 +1,4 @@
-/// How the learning rate goes over a training of so many steps: up in a line at first, then as `decay` says. Step 0 is the first.
+/// The learning rate over the steps of a training: a linear warm-up, then a `decay`. The first step is step 0.
 ///
 /// Sources: cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts, as torch.optim's CosineAnnealingLR; warm-up: Goyal et al. 2017,
 /// arXiv:1706.02677, section 2.2.
@@ -13,28 +13,28 @@
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Schedule {
-    /// W: the factor of step t < W is (t + 1)/W.
+    /// W, the number of warm-up steps: the factor of step t < W is (t + 1)/W.
     pub warm_up: usize,
-    /// What follows. Default constant.
+    /// The decay after the warm-up. Default: constant.
     pub decay: Decay,
-    /// The factor at the end, from 0 to 1. Default 0.
+    /// The factor at the end, from 0 to 1. Default: 0.
     pub least: f64,
 }
 
-/// How a [`Schedule`] goes from 1, at step W, to its least factor, at the step after the last.
+/// How a [`Schedule`] goes from 1 at step W to its least factor at the step after the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Decay {
-    /// It stays at 1.
+    /// The factor stays at 1.
     #[default]
     Constant,
-    /// least + (1 − least)(1 + cos πs)/2, s the share of the steps after the warm-up that are done.
+    /// least + (1 − least)(1 + cos πs)/2, where s is the share of the steps after the warm-up that are done.
     Cosine,
-    /// 1 − (1 − least) s.
+    /// 1 − (1 − least) s, with the same s.
     Linear,
 }
 
 impl Schedule {
-    /// By which the rate of step `step` of `steps` is multiplied.
+    /// The factor of the learning rate at step `step` of `steps`.
     pub fn factor(&self, step: usize, steps: usize) -> f64 {
         if step < self.warm_up {
             return (step + 1) as f64 / self.warm_up as f64;

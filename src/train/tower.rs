@@ -4,7 +4,7 @@ use super::matrix::Matrix;
 use super::{Layer, Optimizer};
 use crate::{Accum, Gpu, Recorder, Result, Tensor, linear, normalize, tanh};
 
-/// A parameter, its gradient and what its optimizer keeps.
+/// A parameter, its gradient, and the state of its optimizer.
 pub(super) struct Parameter {
     pub(super) value: Matrix,
     pub(super) gradient: Matrix,
@@ -31,16 +31,16 @@ pub(super) struct Map {
     pub(super) bias: Parameter,
 }
 
-/// Linear maps with tanh between them; none: what comes in goes out.
+/// Linear maps with tanh between them. With no map the output is the input.
 pub(super) struct Maps {
     pub(super) maps: Vec<Map>,
-    /// What comes in; then what a linear map gives and its tanh, by turns; last what goes out.
+    /// The input; then alternately the output of a linear map and its tanh; last the output.
     values: Vec<Matrix>,
     gradients: Vec<Matrix>,
 }
 
 impl Maps {
-    /// For `rows` rows at a time of `width` numbers.
+    /// Maps for up to `rows` rows of `width` output numbers.
     pub(super) fn new<'l>(
         gpu: &Gpu,
         width: usize,
@@ -77,7 +77,7 @@ impl Maps {
         &self.gradients[self.gradients.len() - 1]
     }
 
-    /// `y` of the rows `x`, which may be those of [`Maps::y`] and of [`Maps::x`].
+    /// Computes `y` from the rows `x`. They may be the buffers of [`Maps::x`] and [`Maps::y`].
     pub(super) fn forward(&self, recorder: &mut Recorder, x: Tensor, y: Tensor) -> Result<()> {
         let value = |at: usize| self.values[at].first(x.rows());
         for (index, map) in self.maps.iter().enumerate() {
@@ -92,7 +92,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Embeddings of the first rows of [`Maps::x`], of unit length.
+    /// Computes embeddings of unit length from the first rows of [`Maps::x`].
     pub(super) fn embed(&self, recorder: &mut Recorder, unit: Tensor) -> Result<()> {
         let [x, y] = [self.x(), self.y()].map(|rows| rows.first(unit.rows()));
         let y = y?;
@@ -100,7 +100,7 @@ impl Maps {
         normalize::forward(recorder, y, unit, normalize::Options::default())
     }
 
-    /// The gradients of the maps, and that of x if it is wanted, from that of y.
+    /// Computes the gradients of the maps, and that of x if `wants_dx`, from the gradient of y.
     pub(super) fn backward(&self, recorder: &mut Recorder, wants_dx: bool) -> Result<()> {
         for (index, map) in self.maps.iter().enumerate().rev() {
             let at = 2 * index;

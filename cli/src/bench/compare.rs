@@ -14,7 +14,7 @@ pub struct Arguments {
     before: PathBuf,
     /// The result that is compared.
     after: PathBuf,
-    /// End with exit code 1 if a case is slower by more than this and than noise explains, or wrong, or not there any more.
+    /// Exit with code 1 if a case is slower by more than this and by more than noise, or wrong, or missing.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_on_regress: Option<f64>,
 }

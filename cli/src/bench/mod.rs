@@ -26,7 +26,7 @@ pub struct Arguments {
     /// The adapter, by its number in `wgloss adapters` or a part of its name, or `all`.
     #[arg(long)]
     adapter: Option<String>,
-    /// One size of each op, within a minute or so.
+    /// One size of each op: a minute or so.
     #[arg(long)]
     quick: bool,
     /// Only these ops, separated by commas.
@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Seconds for each case.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Write the result to this file; into this folder if it is one, or there are several.
+    /// Write the result to this file, or into this folder if it is one or if there are several results.
     #[arg(long)]
     out: Option<PathBuf>,
 }

@@ -23,7 +23,7 @@ const RECALL: usize = 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Groups of users and items that have nothing to do with each other.
+    /// Groups of users and items that do not belong together.
     #[arg(long, default_value_t = 40)]
     blocks: u32,
     /// Users of a block.
@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Learning rate of a pair (plain SGD).
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     lr: f64,
-    /// Decides the blocks, the start and the batches.
+    /// Seed of the blocks, the initial embeddings and the batches.
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.

@@ -27,21 +27,21 @@ use crate::{progress, shortest};
 /// Which lines count, and how.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Rules {
-    /// Which columns have what, by the names that the first line gives them or by their numbers from 1, where the program does not find out by itself or shall
-    /// not: those of users and items, and of weights and times if they are to be read.
+    /// Which column has what, by its name in the first line or its number from 1, for files whose header is not recognised. Weights and times that are not
+    /// named are not read.
     #[arg(long, value_name = "user=…,item=…[,weight=…][,time=…]", requires = "interactions")]
     pub columns: Option<Named>,
-    /// Leave out lines of less weight, before lines of one pair are joined.
+    /// Drop lines of less weight, before the lines of a pair are joined.
     #[arg(long, value_name = "WEIGHT", requires = "interactions", allow_negative_numbers = true)]
     pub min_rating: Option<f32>,
-    /// Leave out users and items with fewer interactions, until all have as many.
+    /// Drop users and items with fewer interactions, repeatedly until all have as many.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
     pub min_interactions: usize,
-    /// What the weight of a pair is that stands in several lines; its time is that of the last.
+    /// The weight of a pair that stands in several lines; its time is that of the last.
     #[arg(long, value_enum, requires = "interactions", default_value_t = Duplicates::Last)]
     pub duplicates: Duplicates,
-    /// Users whose last interaction is held out to measure with, of those that have three, evenly spread; all of the others are trained on. Without times the
-    /// last line is meant, in a sparse matrix one that is drawn. With 0 nothing is held out, and nothing measured.
+    /// At most so many users, evenly spread among those with at least three interactions, have their last one held out to measure with. Without times the last
+    /// line counts as the last; in a sparse matrix one is drawn. 0 holds out nothing and measures nothing.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 10_000)]
     pub held_out_users: u32,
     /// Whether weights below 0 mean something.

@@ -21,25 +21,25 @@ use crate::tables::keep;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Interactions")]
 pub struct Options {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
-    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz (.npz). Text may be packed by gzip.
+    /// The file of interactions. Text: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons,
+    /// commas or spaces. A sparse matrix, users by items: MatrixMarket (.mtx) or SciPy's save_npz (.npz). Text and MatrixMarket may be packed by gzip.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queries", "keys"])]
     pub interactions: Option<PathBuf>,
     #[command(flatten)]
     rules: Rules,
-    /// What an interaction is compared with: the other items of the batch (in-batch), and with them items drawn for all (mixed); items drawn for each user from all alike
-    /// (uniform) or by popularity^0.75 (popular); the best of the catalogue that the user has not taken (hard); nothing (none, with the logistic loss).
-    /// [default: mixed, uniform for the logistic loss]
+    /// What an interaction is compared with: the other items of the batch (in-batch); these and items drawn for all users (mixed); items drawn for each user,
+    /// uniformly (uniform) or by popularity^0.75 (popular); the best-scoring items that the user has not taken (hard); nothing (none, logistic loss only).
+    /// [default: mixed; uniform for the logistic loss]
     #[arg(long, value_enum)]
     negatives: Option<Form>,
-    /// Negatives that are drawn [default: as many as the batch has pairs for mixed, else 16 a user].
+    /// How many negatives are drawn [default: the batch size for mixed, else 16 for each user].
     #[arg(long, value_name = "COUNT")]
     negative_count: Option<usize>,
     /// Sampled softmax with logQ correction, or the logistic loss of skip-gram with negative sampling.
     /// [default: softmax]
     #[arg(long, value_enum)]
     loss: Option<Kinds>,
-    /// Compare by cosine instead of the inner product; a temperature of 0.1 or less suits it.
+    /// Score by cosine instead of the inner product; temperatures of 0.1 or less suit it.
     #[arg(long)]
     cosine: bool,
 }

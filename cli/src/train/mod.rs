@@ -31,13 +31,13 @@ pub struct Arguments {
     /// Keys: a .npy file of as many rows; row i belongs to row i of the queries.
     #[arg(long, requires = "queries", value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// A whole number for each pair, a .npy file of shape [n]: pairs of one number, such as several questions with one answer, are no negatives of each other.
+    /// An integer for each pair, a .npy file of shape [n]. Pairs with the same id, such as several questions with one answer, are not negatives of each other.
     #[arg(long, requires = "keys", value_name = "FILE")]
     ids: Option<PathBuf>,
-    /// A whole number for each pair, a .npy file of shape [n]: pairs of one label, such as pictures of one class, are positives of each other (supervised contrastive learning).
+    /// An integer for each pair, a .npy file of shape [n]. Pairs with the same label, such as pictures of one class, are positives of each other (supervised contrastive learning).
     #[arg(long, requires = "keys", conflicts_with = "ids", value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// A weight from 0 for each pair, by which its loss counts, a .npy file of shape [n].
+    /// A weight of at least 0 for the loss of each pair, a .npy file of shape [n].
     #[arg(long, requires = "keys", value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Pairs in a step [default: 256 for the digits, 1024 or all there are for files].
@@ -46,26 +46,26 @@ pub struct Arguments {
     /// Passes over the training pairs [default: 200 for the digits, 10 for files of pairs, 20 for interactions].
     #[arg(long)]
     pub epochs: Option<usize>,
-    /// Temperature: of pairs the one to start with, since it is learned [default: 0.07], of interactions a constant [default: 1].
+    /// Temperature. For pairs the initial one, since it is learned [default: 0.07]; for interactions a constant [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
-    /// Keys of the last steps that are further negatives of every query (cross-batch memory) [default: 0].
+    /// So many keys of past steps are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
-    /// Lengths to which embeddings may be cut, such as 256,64: the first so many numbers of each are trained to compare as well, as the whole is (Matryoshka); the loss is the sum of all [default: none].
+    /// Lengths to which embeddings may be cut, such as 256,64 (Matryoshka): the loss is the sum over the whole embeddings and their first 256 and 64 numbers [default: none].
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
     matryoshka: Vec<usize>,
     /// Width of the embeddings [default: 32 for the digits, the narrower side's width for files of pairs, 64 for interactions].
     #[arg(long)]
     pub dim: Option<usize>,
-    /// Width between the two maps of a tower; 0 for one linear map, which starts at the identity where the widths agree, and for
-    /// interactions for none: then the tables' rows are the embeddings [default: 128 for the digits, 0 for files].
+    /// Width between the two maps of a tower. 0: pairs have one linear map, which starts at the identity if the widths agree; interactions have no
+    /// tower, the tables' rows are the embeddings [default: 128 for the digits, 0 for files].
     #[arg(long)]
     pub hidden: Option<usize>,
-    /// Share of the pairs that are held out to measure with; of more than 10,000 the first 10,000 are ranked [default: 0.2].
+    /// Share of the pairs that is held out to measure with; of more than 10,000 the first 10,000 are ranked [default: 0.2].
     #[arg(long, allow_negative_numbers = true)]
     held_out: Option<f32>,
-    /// Decides the split, the weights to start with and the batches [default: 1].
+    /// Seed of the split, the initial weights and the batches [default: 1].
     #[arg(long)]
     pub seed: Option<u64>,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.
@@ -89,34 +89,34 @@ pub struct Arguments {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Loss")]
 struct Loss {
-    /// Only from queries to keys, instead of the mean of both directions.
+    /// Loss from queries to keys only, instead of the mean of both directions.
     #[arg(long)]
     one_direction: bool,
-    /// Other queries of the batch are negatives of a query too.
+    /// Other queries of the batch are negatives of a query, too.
     #[arg(long)]
     query_negatives: bool,
-    /// Other keys of the batch are negatives of a key too.
+    /// Other keys of the batch are negatives of a key, too.
     #[arg(long)]
     key_negatives: bool,
-    /// With --labels: the logarithm is of the positives' mean, instead of the mean of their logarithms.
+    /// With --labels: the logarithm of the mean over the positives, instead of the mean of their logarithms.
     #[arg(long, requires = "labels")]
     inside_log: bool,
-    /// The positive is left out of the sum that it is compared with (decoupled contrastive learning).
+    /// Leave the positive out of the denominator (decoupled contrastive learning).
     #[arg(long)]
     decoupled: bool,
-    /// Taken off the positive's similarity.
+    /// Margin, subtracted from the positive's similarity.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     margin: f32,
-    /// How much more hard negatives count: e^(hardness * similarity) times.
+    /// Weight negatives by e^(hardness * similarity).
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     hardness: f32,
-    /// The probability that a negative is a positive, which is corrected for (debiased contrastive learning).
+    /// Correct for this probability that a negative is in truth a positive (debiased contrastive learning).
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tau_plus: f32,
-    /// Share of the target that is spread over all keys.
+    /// Label smoothing: this share of the target is spread over all keys.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     label_smoothing: f32,
-    /// A key whose similarity exceeds the positive's by more is taken for a false negative and left out [default: none].
+    /// Leave out keys whose similarity exceeds the positive's by more than this, as false negatives [default: none].
     #[arg(long, allow_negative_numbers = true)]
     near_margin: Option<f32>,
     /// Upper bound of 1/temperature.

@@ -13,22 +13,22 @@ pub struct Update {
     /// The optimizer [default: sgd for pairs, adam for interactions].
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<Kind>,
-    /// Learning rate [default: of pairs with sgd 0.05 for the digits and 0.1 for files, divided by one more than --matryoshka has lengths, with adam 0.001; 0.01 for interactions].
+    /// Learning rate [default: 0.01 for interactions. For pairs 0.001 with adam; with sgd 0.05 for the digits and 0.1 for files, divided by 1 + the number of --matryoshka's lengths].
     #[arg(long, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Momentum of sgd [default: 0.9 for pairs].
     #[arg(long, allow_negative_numbers = true)]
     momentum: Option<f32>,
-    /// Weight decay: through the gradient, with adamw of the parameters themselves [default: 0, with adamw 0.01].
+    /// Weight decay, added to the gradient; with adamw applied to the parameters themselves [default: 0, with adamw 0.01].
     #[arg(long, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
-    /// How the learning rate goes after the warm-up.
+    /// The learning rate after the warm-up.
     #[arg(long, value_enum, default_value_t = Course::Constant)]
     schedule: Course,
-    /// Steps in which the learning rate rises in a line.
+    /// Steps in which the learning rate rises linearly.
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     warm_up: usize,
-    /// The largest norm of all gradients together; longer ones are cut to it [default: none].
+    /// Clip gradients to this norm, taken over all of them together [default: none].
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f32>,
 }

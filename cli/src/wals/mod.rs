@@ -28,30 +28,30 @@ const FALLING: f64 = 0.02;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Who took what: MovieLens' u.data, ratings.csv or ratings.dat, lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons, commas or spaces,
-    /// or a sparse matrix of users by items, of which zeros are no interactions: MatrixMarket (.mtx), SciPy's save_npz (.npz). Text may be packed by gzip. Weights
-    /// below 0 are taken by the presets implicit, of which they are dislikes, tf and explicit.
+    /// The file of interactions. Text: MovieLens' u.data, ratings.csv or ratings.dat, or lines of user,item[,weight[,timestamp]] separated by tabs, ::, semicolons,
+    /// commas or spaces. A sparse matrix, users by items: MatrixMarket (.mtx) or SciPy's save_npz (.npz). Text and MatrixMarket may be packed by gzip. Weights
+    /// below 0 are allowed with the presets implicit (dislikes), tf and explicit.
     #[arg(long, value_name = "FILE")]
     interactions: PathBuf,
     #[command(flatten)]
     rules: Rules,
-    /// What interactions of weight v count: all alike, beside a weight for all pairs (ials); 1 + alpha v (hu); alpha v, as the library implicit has
-    /// it (implicit); v is what to predict, beside a weight for all pairs that were not observed, which are 0 (tf), or nothing is known of those (explicit).
+    /// The objective. How much an interaction of weight v counts: 1, beside a weight for all pairs (ials); 1 + alpha v (hu); alpha v, as in the library implicit
+    /// (implicit). Or v is the value to predict: beside a weight for unobserved pairs, whose value is 0 (tf), or from observed pairs alone (explicit).
     #[arg(long, value_enum, default_value_t = Form::Ials)]
     preset: Form,
-    /// The weight of pairs that were not observed, of ials and tf [default: 0.1].
+    /// With ials and tf: the weight of unobserved pairs [default: 0.1].
     #[arg(long, allow_negative_numbers = true)]
     unobserved: Option<f32>,
-    /// By what hu and implicit multiply weights [default: 1].
+    /// With hu and implicit: the factor of the weights [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f32>,
     /// Width of a factor.
     #[arg(long, default_value_t = Config::default().dim)]
     dim: usize,
-    /// Times that users and items are solved.
+    /// How many times users and items are solved.
     #[arg(long, default_value_t = Config::default().sweeps)]
     sweeps: usize,
-    /// Ends once a sweep lowers the objective by less than this share.
+    /// Stop once a sweep lowers the objective by less than this share.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tolerance: f64,
     /// λ, the weight of the factors' squares in the objective [default: 0.003 for ials, 0.01 for hu and implicit, 0.1 for tf, 0.05 for explicit].
@@ -60,32 +60,33 @@ pub struct Arguments {
     /// ν: λ of a row of n observations is --regularization times (n + w0 · rows of the other side)^ν, w0 being 1 for hu and implicit [default: 1 for ials and explicit, 0 for others].
     #[arg(long, allow_negative_numbers = true)]
     exponent: Option<f32>,
-    /// Steps of conjugate gradients for each row; 0: rows are solved exactly [default: by how much an observation weighs beside all pairs 2, 4 or 8, beyond 30,000 times
-    /// exactly up to a dim of 255 and by 16 from there; 8 for a dim above 1,024; without a weight for all pairs exactly up to a dim of 127, else 8].
+    /// Steps of conjugate gradients for each row; 0 solves rows exactly [default: 2, 4 or 8 if an observation weighs up to 30, 1,000 or 30,000 times as much as all
+    /// pairs do; beyond, exactly up to a dim of 255, else 16. explicit: exactly up to a dim of 127, else 8. A dim above 1,024: 8].
     #[arg(long)]
     steps: Option<usize>,
-    /// How factors are stored on the device: 16 bits halve memory and what is read of it.
+    /// How factors are stored on the device; 16 bits halve their memory and its traffic.
     #[arg(long, value_enum, default_value_t = Width::F32)]
     storage: Width,
-    /// Measure with new users instead of the last item of each user: this share of the users is left out of the fit, then solved from the first four fifths
-    /// of what they took, and asked for the rest. The factors that are written have them so.
+    /// Measure on new users instead of the last item of each user: this share of the users is left out of the fit, solved from the first four fifths of their
+    /// interactions with the items fixed, and asked for the rest. The factors that are written contain them as solved in this way.
     #[arg(long, value_name = "SHARE", conflicts_with = "held_out_users", allow_negative_numbers = true)]
     new_users: Option<f64>,
-    /// Measure recall and NDCG of the first so many recommendations, such as 20,50,100, 1000 at most. Recall is of a user's held-out items, of K at most.
+    /// Lengths of recommendation lists to measure recall and NDCG at, such as 20,50,100; 1000 at most. Recall at K divides the hits by K or the number of
+    /// a user's held-out items, whichever is less.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10", value_parser = clap::value_parser!(u16).range(1..=1000))]
     at: Vec<u16>,
-    /// Measure after every so many sweeps, and after the last, and keep the factors of the best, which are written at once: of the largest recall of the first K
-    /// that --at names, of equals of the largest NDCG; with explicit of the smallest RMSE. Something must be held out.
+    /// Measure after every so many sweeps and after the last, and keep the factors of the best measurement, which are written at once: the largest recall at
+    /// the first K of --at, then the largest NDCG; with explicit the smallest RMSE. Something must be held out.
     #[arg(long, value_name = "SWEEPS", value_parser = clap::value_parser!(u32).range(1..))]
     measure_every: Option<u32>,
-    /// End once so many of these measurements in a row have found nothing better.
+    /// Stop after so many measurements in a row that were not better.
     #[arg(long, value_name = "MEASUREMENTS", requires = "measure_every", value_parser = clap::value_parser!(u32).range(1..))]
     patience: Option<u32>,
-    /// Start from the factors of an earlier run, as wide as --dim says: users and items that it does not know start as they do without. What it learned from
-    /// and is held out now is measured too well.
+    /// Start from the factors of an earlier run of the same --dim; users and items that it does not know start as usual. Interactions that it learned from and
+    /// that are held out now make the measurement too good.
     #[arg(long, value_name = "RUN", conflicts_with = "new_users")]
     from: Option<PathBuf>,
-    /// Decides where the factors start, and which users --new-users leaves out.
+    /// Seed of the starting factors and of the users that --new-users leaves out.
     #[arg(long, default_value_t = Config::default().seed)]
     seed: u64,
     /// The adapter, by its number in `wgloss adapters` or a part of its name.

@@ -6,23 +6,23 @@ use crate::{Error, Result, Tensor};
 /// Which keys are a query's positives.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Positive<'a> {
-    /// Key i of query i; there are as many keys as queries at least.
+    /// Key i is the positive of query i. Requires at least as many keys as queries.
     #[default]
     Own,
-    /// [N, 1]: one key, by its number; a number that no key has: none.
+    /// The index of one key per query, [N, 1]. An index that no key has means that the query has no positive.
     Index(Tensor<'a, u32>),
-    /// The keys of the query's group: groups of the queries [N, 1], of the keys [M, 1].
+    /// All keys of the query's group. Group ids of the queries [N, 1] and of the keys [M, 1].
     Groups(Tensor<'a, u32>, Tensor<'a, u32>),
 }
 
-/// Keys that are no query's positives.
+/// Keys that are negatives only: no query's positives.
 #[derive(Debug, Clone, Copy)]
 pub struct Negatives<'a> {
-    /// [L, D].
+    /// The keys [L, D].
     pub k: Tensor<'a>,
-    /// Subtracted from their scores [L, 1], as [`Batch::log_q`].
+    /// Subtracted from the scores of these keys, [L, 1], as [`Batch::log_q`].
     pub log_q: Option<Tensor<'a>>,
-    /// [L, 1]: one with the query's id, of [`Batch::ids`], is left out.
+    /// Ids of these keys [L, 1]. A key with the query's id, from [`Batch::ids`], is left out. Requires [`Batch::ids`].
     pub ids: Option<Tensor<'a, u32>>,
 }
 
@@ -32,43 +32,49 @@ impl<'a> From<Tensor<'a>> for Negatives<'a> {
     }
 }
 
-/// What is compared with what.
+/// The inputs of the loss: which rows are compared with which.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Queries [N, D].
     pub q: Tensor<'a>,
     /// Keys [M, D].
     pub k: Tensor<'a>,
-    /// [1, 1]: makes the scale min(e^log_scale, [`Options::max_scale`]); without it the scale is 1/[`Options::temperature`].
+    /// The learned scale [1, 1]: scale = min(e^log_scale, [`Options::max_scale`]). If absent, scale =
+    /// 1/[`Options::temperature`].
     pub log_scale: Option<Tensor<'a>>,
     /// Weights of the queries' losses [N, 1].
     pub weight: Option<Tensor<'a>>,
-    /// Subtracted from the scores of each key [M, 1]: the logarithm of the probability with which it was drawn (logQ correction).
+    /// Subtracted from the scores of each key, [M, 1]: the logarithm of the probability with which the key was drawn
+    /// (logQ correction).
     pub log_q: Option<Tensor<'a>>,
     /// Which keys are positives.
     pub positive: Positive<'a>,
-    /// Of the queries [N, 1], of the keys [M, 1]: a key with the query's id that is no positive of it is left out (false negatives).
+    /// Ids of the queries [N, 1] and of the keys [M, 1]. A key with the query's id that is not a positive of the query
+    /// is left out (false negatives).
     pub ids: Option<(Tensor<'a, u32>, Tensor<'a, u32>)>,
-    /// Further negatives of every query: drawn ones, or a [`Queue`](super::Queue) of past keys.
+    /// Further negatives that all queries share: drawn keys, or a [`Queue`](super::Queue) of past keys.
     pub shared: Option<Negatives<'a>>,
-    /// Further negatives of each query by itself, K of them: rows i K to (i + 1) K − 1 of N K are query i's.
+    /// Further negatives of each query alone, [N K, D] for K per query: rows i·K to (i + 1)·K − 1 belong to query i.
     pub each: Option<Negatives<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Queries and keys, and nothing else.
+    /// A batch of queries and keys with no other input.
     pub fn new(q: Tensor<'a>, k: Tensor<'a>) -> Self {
         let positive = Positive::Own;
         Batch { q, k, log_scale: None, weight: None, log_q: None, positive, ids: None, shared: None, each: None }
     }
 
-    /// With a learned scale [1, 1].
+    /// The same batch with a learned scale [1, 1].
     pub fn scaled(self, log_scale: Tensor<'a>) -> Self {
         Batch { log_scale: Some(log_scale), ..self }
     }
 
-    /// The first `length` numbers of every vector, all of them if they are no more, to train embeddings that may be cut there: add the gradients of several
-    /// lengths up ([`Options::accum`]), with [`Options::normalize`], since a part of a row of unit length is shorter.
+    /// The batch cut to the first `length` numbers of every vector, to train embeddings that may be cut there. Vectors
+    /// of at most `length` numbers stay whole.
+    ///
+    /// Add up the gradients of several lengths with [`Options::accum`]. Set [`Options::normalize`], because a part of a
+    /// row of unit length is shorter than 1.
     ///
     /// Source: Kusupati et al. 2022, Matryoshka representation learning, arXiv:2205.13147, section 3.
     ///
@@ -101,24 +107,25 @@ impl<'a> Batch<'a> {
         Batch { q, k, shared: cut(self.shared), each: cut(self.each), ..self }
     }
 
-    /// The shape of the tensor that [`forward`](super::forward) leaves for [`backward`](super::backward): a line a query and, if symmetric,
-    /// a line a key, and one more where the queries that count have to be counted; 4 numbers each, 8 where a line needs more than one positive's score: with
-    /// positives by index or by group, `label_smoothing` or `tau_plus`.
+    /// The shape of the `state` that [`forward`](super::forward) leaves for [`backward`](super::backward).
+    ///
+    /// Rows: N, plus M if symmetric, plus 1 for [`Reduction::Mean`] with weights or with index/group positives.
+    /// Columns: 4; 8 with index/group positives, `label_smoothing` or `tau_plus`.
     pub fn state_shape(&self, options: Options) -> [usize; 2] {
         [self.lines(options) + usize::from(self.counts(options)), if self.is_full(options) { 8 } else { 4 }]
     }
 
-    /// Queries and, if symmetric, keys.
+    /// The number of lines with a loss: queries and, if symmetric, keys.
     pub(super) fn lines(&self, options: Options) -> usize {
         self.q.rows + if options.symmetric { self.k.rows } else { 0 }
     }
 
-    /// Whether the mean divides by something that only the device knows.
+    /// Whether the divisor of the mean is known only on the device.
     pub(super) fn counts(&self, options: Options) -> bool {
         options.reduction == Reduction::Mean && (self.weight.is_some() || !matches!(self.positive, Positive::Own))
     }
 
-    /// Whether a line needs more than the log-sum-exp of its negatives and one positive score.
+    /// Whether the state of a line holds more than the log-sum-exp of its negatives and the score of one positive.
     pub(super) fn is_full(&self, options: Options) -> bool {
         !matches!(self.positive, Positive::Own) || options.label_smoothing != 0.0 || options.tau_plus != 0.0
     }
@@ -131,7 +138,7 @@ impl<'a> Batch<'a> {
         if let Positive::Groups(q, k) = self.positive { Some((q, k)) } else { None }
     }
 
-    /// How many vectors of its own a query has.
+    /// The number of negatives in [`Batch::each`] per query.
     pub(super) fn per_query(&self) -> usize {
         self.each.map_or(0, |each| each.k.rows / self.q.rows.max(1))
     }
@@ -162,7 +169,7 @@ impl<'a> Batch<'a> {
         all
     }
 
-    /// Refuses tensors that do not fit each other.
+    /// Checks that the shapes of the tensors fit each other.
     pub(super) fn check(&self, options: Options) -> Result<()> {
         let (n, m) = (self.q.rows, self.k.rows);
         if options.symmetric && self.k.cols == self.q.cols && m != n {
@@ -198,23 +205,23 @@ pub(super) fn column<T: Element>(what: &'static str, tensor: Option<Tensor<T>>, 
     tensor.map_or(Ok(()), |tensor| shaped(OP, what, tensor, [rows, 1]))
 }
 
-/// Where gradients go, each of the shape of its input; absent: not computed.
+/// Outputs for the gradients, each with the shape of its input. Absent: not computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gradients<'a> {
-    /// Of the queries.
+    /// Gradient of the queries.
     pub dq: Option<Tensor<'a>>,
-    /// Of the keys.
+    /// Gradient of the keys.
     pub dk: Option<Tensor<'a>>,
-    /// Of [`Batch::shared`].
+    /// Gradient of [`Batch::shared`].
     pub d_shared: Option<Tensor<'a>>,
-    /// Of [`Batch::each`].
+    /// Gradient of [`Batch::each`].
     pub d_each: Option<Tensor<'a>>,
-    /// Of ln(1/temperature).
+    /// Gradient of [`Batch::log_scale`], which is ln(1/temperature); [1, 1].
     pub d_log_scale: Option<Tensor<'a>>,
 }
 
 impl<'a> Gradients<'a> {
-    /// Those of the first `length` numbers of every vector, for [`Batch::prefix`].
+    /// The gradients cut to the first `length` numbers of every vector, to go with [`Batch::prefix`].
     pub fn prefix(self, length: usize) -> Self {
         let cut = |gradient: Option<Tensor<'a>>| gradient.map(|gradient| gradient.col_range(0..length));
         let Gradients { dq, dk, d_shared, d_each, d_log_scale } = self;
@@ -235,7 +242,7 @@ impl<'a> Gradients<'a> {
         self.named().iter().all(|(_, gradient)| gradient.is_none())
     }
 
-    /// Refuses gradients that have not the shapes of their inputs.
+    /// Checks that each gradient has the shape of its input.
     pub(super) fn check(&self, batch: &Batch) -> Result<()> {
         let inputs = [Some(batch.q), Some(batch.k), batch.shared.map(|s| s.k), batch.each.map(|e| e.k)];
         let shapes = inputs.map(|input| input.map_or([0, 0], |input| input.shape()));
@@ -245,7 +252,7 @@ impl<'a> Gradients<'a> {
         Ok(())
     }
 
-    /// Those of a block's rows and columns.
+    /// The gradients of a block with outputs `dq` of its rows and `dk` of its columns.
     pub(super) fn of(&self, dq: Option<Tensor<'a>>, dk: Option<Tensor<'a>>) -> pairs::Gradients<'a> {
         pairs::Gradients { dq, dk, d_log_scale: self.d_log_scale, d_bias: None }
     }

@@ -1,5 +1,5 @@
-//! The pairs of a batch in blocks: queries and keys, and what else lines are compared with. A line is a row or a column of them, with a loss of
-//! its own or without.
+//! The pairs of a batch in blocks: queries with keys, and lines with whatever else they are compared with. A line is a
+//! row or a column of a block's score matrix. It may have a loss of its own or not.
 
 use core::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::plan::{Arg, Plan, Scalar};
 use crate::tensor::Element;
 use crate::{Result, Tensor};
 
-/// Scratch: what tiles give their rows, their columns.
+/// Scratch: results of tiles for their rows and for their columns.
 const PARTS: usize = 0;
 const COL_PARTS: usize = 1;
-/// Scratch: c of the positives; the words of a chunk's rows, of its columns; squares of lengths.
+/// Scratch: c of the positives; the words of a chunk's rows and of its columns; squared lengths.
 pub(super) const POSITIVE: usize = 6;
 const ROW_LINES: usize = 7;
 pub(super) const COL_LINES: usize = 8;
@@ -24,19 +24,19 @@ const SQUARES_OF_K: usize = 12;
 const SQUARES_OF_SHARED: usize = 13;
 pub(super) const SQUARES_OF_EACH: usize = 14;
 
-/// Words of a line, `AT_..` in the shader.
+/// Words (u32) per line: what identifies the line and the factors of its gradients; `AT_..` in the shader.
 pub(super) const WORDS: usize = 12;
 
 pub(super) type Flags = [(&'static str, u32); 11];
 
-/// Whose losses some lines have.
+/// The side whose losses some lines have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Queries,
     Keys,
 }
 
-/// Lines on one side of a block.
+/// The lines on one side of a block.
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a> {
     pub(super) vectors: Tensor<'a>,
@@ -45,17 +45,17 @@ pub(super) struct Lines<'a> {
     pub(super) ids: Option<Tensor<'a, u32>>,
     pub(super) log_q: Option<Tensor<'a>>,
     pub(super) side: Option<Side>,
-    /// Scratch: the squares of their lengths, their words.
+    /// Scratch slots: the squared lengths of the lines, and their words.
     pub(super) squares: usize,
     pub(super) words: usize,
 }
 
-/// What a block's rows and columns are.
+/// What the rows and columns of a block are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Queries and keys.
     Main,
-    /// Queries and further negatives of them all.
+    /// Queries and the further negatives that all queries share.
     Shared,
     /// Queries and queries.
     Queries,
@@ -72,7 +72,7 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Rows and, where both directions are taken, columns.
+    /// The side of the rows and, if the block has both directions, the side of the columns.
     pub(super) fn sides(&self) -> [Option<Side>; 2] {
         [self.rows.side, self.cols.side]
     }
@@ -83,40 +83,40 @@ pub(super) fn has_tags(flags: &Flags) -> bool {
     ["HAS_GROUP", "HAS_ID", "NEAR", "HAS_LOG_Q", "NORMALIZE"].into_iter().any(|name| is(name, 1)) || is("POSITIVE", 1)
 }
 
-/// What a chunk's lines are prepared for.
+/// The purpose for which the words of a chunk's lines are prepared.
 #[derive(Clone, Copy)]
 pub(super) enum Purpose<'a> {
-    /// Only what they are.
+    /// Only to identify the lines.
     Tags,
-    /// Their gradients: from `state`, for a gradient of the loss.
+    /// To compute gradients, from `state` and the gradient of the loss.
     Gradients(Tensor<'a>, Option<Tensor<'a>>),
-    /// Their entropies, from `state`.
+    /// To compute entropies, from `state`.
     Entropy(Tensor<'a>),
 }
 
-/// A pass over pairs: what it is for and where it puts what it finds of each line.
+/// A pass over pairs: its purpose, and the target for the results of each line.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) purpose: Purpose<'a>,
-    /// c of the positives, where it is needed beforehand.
+    /// c of the positives, if the pass needs it beforehand.
     pub(super) positive: Option<Tensor<'a>>,
     pub(super) target: Tensor<'a>,
 }
 
-/// What differs between the dispatches of a call.
+/// Scalars that differ between the dispatches of a call.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Extra {
     pub(super) parts: usize,
     pub(super) fresh: bool,
 }
 
-/// What all dispatches of a call share.
+/// State that all dispatches of a call share.
 pub(super) struct Call<'a> {
     pub(super) batch: Batch<'a>,
     pub(super) options: Options,
-    /// In the order in which they are taken; the batch's own pairs come last.
+    /// In processing order; the batch's own pairs come last.
     pub(super) blocks: Vec<Block<'a>>,
-    /// Of kernels that need only what a line leaves in the state.
+    /// Flags of the kernels that need only the state of a line.
     pub(super) flags: Vec<(&'static str, u32)>,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Call<'a> {
         let extent = if options.in_batch { Extent::All } else { Extent::Diagonal };
         block(Kind::Main, queries, keys, pairs.within(extent));
         let flags = only(&flags(&batch, options, Kind::Main, &keys), &["SYMMETRIC", "HAS_LOG_Q", "FULL"]);
-        // Of one positive alone the sum is the positive, wherever it stands.
+        // With a single positive, the sum over the positives is the same inside and outside of the logarithm.
         let inside_log = options.inside_log && !matches!(batch.positive, Positive::Own);
         let flags = [&flags[..], &[("FORM", Options { inside_log, ..options }.form())]].concat();
         Ok(Call { batch, options, blocks, flags })
@@ -193,7 +193,7 @@ impl<'a> Call<'a> {
         &self.blocks[self.blocks.len() - 1]
     }
 
-    /// With the gradient of the loss.
+    /// The same call with the gradient of the loss.
     pub(super) fn weighted(mut self, dy: Option<Tensor<'a>>) -> Result<Self> {
         self.blocks = self
             .blocks
@@ -229,7 +229,7 @@ impl<'a> Call<'a> {
         self.scalars(&block.pairs, [chunk.rows.start, chunk.cols.start], has_sums, Extra::default())
     }
 
-    /// The lines of one side in a tensor of both.
+    /// The lines of one side, in a tensor that holds both sides.
     pub(super) fn side<'b>(&self, state: Tensor<'b>, side: Side) -> Tensor<'b> {
         let (n, m) = (self.batch.q.rows, self.batch.k.rows);
         if side == Side::Queries { state.row_range(0..n) } else { state.row_range(n..n + m) }
@@ -239,7 +239,7 @@ impl<'a> Call<'a> {
         self.main().sides().into_iter().flatten()
     }
 
-    /// Squares of the lengths of all rows that have any length.
+    /// Records the squared lengths of all rows, if `normalize`.
     pub(super) fn squares(&self, plan: &mut Plan) -> Result<()> {
         if !self.options.normalize {
             return Ok(());
@@ -261,7 +261,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// The words of some lines: what they are and what they are prepared for; nothing where that needs no words.
+    /// Records the words of some lines: those that identify the lines and those for `purpose`. `None` if no words are
+    /// needed.
     pub(super) fn words(
         &self,
         plan: &mut Plan,
@@ -365,7 +366,7 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Where the positives' c are needed before the rest, they are found and held here.
+    /// Records and returns c of the positives if the passes need it beforehand.
     pub(super) fn near(&self, plan: &mut Plan) -> Result<Option<wgpu::Buffer>> {
         if !is_near(self.options) {
             return Ok(None);
@@ -374,7 +375,7 @@ impl<'a> Call<'a> {
         let scratch = plan.scratch(POSITIVE, n)?;
         let positive: Tensor = Tensor::vector(&scratch, n)?;
         if self.batch.index().is_some() {
-            // Not every query has one.
+            // Some queries have no positive.
             let none = self.of_lines(Extra { fresh: true, ..Extra::default() });
             plan.each_row(&CLEAR, [n, 1], &[Arg::by_row(positive)], &none, &[])?;
         }
@@ -382,13 +383,13 @@ impl<'a> Call<'a> {
         Ok(Some(scratch))
     }
 
-    /// Numbers of a line in what a pass over the pairs gives.
+    /// How many numbers a pass over the pairs yields for each line.
     pub(super) fn width(&self, purpose: Purpose) -> usize {
         if self.batch.is_full(self.options) && matches!(purpose, Purpose::Tags) { 8 } else { 2 }
     }
 
-    /// One chunk's part of a pass over the pairs: sums or log-sum-exps of its rows and columns, merged into `target`. With `kept`, what is found
-    /// of each pair goes there.
+    /// Records one chunk of a pass over the pairs: sums or log-sum-exps of its rows and columns, merged into `target`.
+    /// `kept`: where c of each pair is stored.
     pub(super) fn pass_chunk(
         &self,
         plan: &mut Plan,
@@ -436,14 +437,14 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Whether lines of a side have been taken before a block.
+    /// Whether an earlier block already has lines of this side.
     fn comes_before(&self, block: &Block, side: Side) -> bool {
         let before = self.blocks.iter().take_while(|other| other.kind != block.kind);
         (side == Side::Queries && self.batch.each.is_some())
             || before.flat_map(Block::sides).any(|found| found == Some(side))
     }
 
-    /// A pass over some blocks.
+    /// Records a pass over some blocks.
     pub(super) fn pass(&self, plan: &mut Plan, blocks: &[Block<'a>], pass: Pass) -> Result<()> {
         let [tile_rows, tile_cols] = plan.gpu().tuning().tile();
         let bytes = 4.0 * self.width(pass.purpose) as f64 / tile_rows.min(tile_cols) as f64;
@@ -455,7 +456,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// What each line adds to the loss, in `value`: one column, and a second where rows are counted.
+    /// Writes what each line adds to the loss to `value`: one column, and a second with the weights of the rows that
+    /// count.
     pub(super) fn losses(&self, plan: &mut Plan, state: Tensor, value: Tensor) -> Result<()> {
         for side in self.sides() {
             let args = [
@@ -472,10 +474,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Scratch of what tiles give their rows: another one while g, of [`Pairs::walk`], is in the first.
+/// Scratch for the row results of tiles: slot 2 while slot 0 holds g of [`Pairs::walk`].
 const PARTS_OF_ROWS: [usize; 2] = [PARTS, 2];
 
-/// Those of some names: a kernel is built once for each set of flags, so that it gets only those on which it depends.
+/// The flags with these names. A kernel is built once per set of flags, so it gets only the flags that it depends on.
 pub(super) fn only(flags: &[(&'static str, u32)], names: &[&str]) -> Vec<(&'static str, u32)> {
     flags.iter().copied().filter(|(name, _)| names.contains(name)).collect()
 }
@@ -510,7 +512,7 @@ pub(super) fn rows<'a, T: Element>(tensor: Option<Tensor<'a, T>>, range: &Range<
     tensor.map_or(Arg::NONE, |tensor| Arg::by_row(tensor.row_range(range.clone())))
 }
 
-/// A chunk's vectors and what they are known by, as tile kernels take them: q, k, row_line, col_line.
+/// The vectors and words of a chunk as the arguments of tile kernels: q, k, row_line, col_line.
 pub(super) fn lines_of<'a>(chunk: &Chunk<'a>, [rows, cols]: &'a [Option<wgpu::Buffer>; 2]) -> Result<[Arg<'a>; 4]> {
     let [row_line, col_line] = [words_of(rows, chunk.rows.len())?, words_of(cols, chunk.cols.len())?];
     Ok([Arg::whole(chunk.q), Arg::whole(chunk.k), row_line, col_line])

@@ -5,13 +5,16 @@ use crate::ops::{only_f32, shaped};
 use crate::plan::{Arg, Scalar};
 use crate::{Recorder, Result, Tensor};
 
-/// Lowers a learned `log_scale` [1, 1] to where the scale is `max_scale`, if it is above. Past [`Options::max_scale`](super::Options::max_scale) the
-/// gradient is 0, so that a step that goes too far, by momentum say, would never be taken back: to be recorded after each step.
+/// Lowers a learned `log_scale` [1, 1] to the value at which the scale is `max_scale`, if it is above that value.
+///
+/// Record it after each optimizer step. Above [`Options::max_scale`](super::Options::max_scale) the gradient of
+/// `log_scale` is 0, so a step that overshoots the limit, through momentum for instance, would never be reversed.
 ///
 /// Source: Radford et al. 2021, arXiv:2103.00020, section 2.5.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option) for a bound that is not above 0.
+/// [`Error::Shape`](crate::Error::Shape); [`Error::Option`](crate::Error::Option) if `max_scale` is not a normal number
+/// above 0.
 pub fn bound(recorder: &mut Recorder, log_scale: Tensor, max_scale: f32) -> Result<()> {
     check_max_scale(OP, max_scale)?;
     shaped(OP, "log_scale", log_scale, [1, 1])?;
@@ -27,11 +30,12 @@ pub fn bound(recorder: &mut Recorder, log_scale: Tensor, max_scale: f32) -> Resu
     recorder.plan(|plan| plan.single(&BOUND, &args, [1, 1], &scalars, &[]))
 }
 
-/// A logarithm of which no device's exponential exceeds `max_scale`: what [`bound`] lowers to, for who keeps the parameter elsewhere.
+/// The largest `log_scale` that [`bound`] leaves: its exponential does not exceed `max_scale` on any device. For a
+/// parameter that is kept outside of wgloss.
 pub fn most_log_scale(max_scale: f32) -> f32 {
     let log = f64::from(max_scale).ln();
     (log - ROUNDING * log.abs().max(1.0)) as f32
 }
 
-/// Of a logarithm and of the exponential, relative to the scale: some units in the last place.
+/// Rounding of the logarithm and of the exponential, relative to the scale: a few units in the last place.
 const ROUNDING: f64 = 4e-7;

@@ -1,4 +1,4 @@
-//! Queries with negatives of their own: products of rows instead of tiles.
+//! Queries with negatives of their own: inner products row by row instead of tiles.
 
 use core::ops::Range;
 
@@ -12,17 +12,19 @@ use crate::ops::{Accum, total};
 use crate::plan::{Arg, Plan};
 use crate::{Error, Result, Storage, Tensor};
 
-/// Scratch: products; g; what is along each vector; the same along queries and what d_log_scale needs.
+/// Scratch: products; g; each vector's factor in its own gradient (`normalize`); per query the sum for d_log_scale and
+/// ⟨query, gradient⟩.
 const DOT: usize = 15;
 const G: usize = 16;
 const ALONG: usize = 17;
 const SUMS: usize = 18;
-/// Scratch: gradients of 16 bits while they are added up.
+/// Scratch: f32 sum of a 16-bit gradient.
 const WIDE_EACH: usize = 23;
-/// Numbers of a vector that are kept, rounded up: a quarter of the workspace for its words, and what products and gradients have of it.
+/// Workspace numbers budgeted per vector: its words then take a quarter of the workspace, which leaves room for its
+/// product and its gradient.
 const NUMBERS: usize = 4 * WORDS;
 
-/// Queries and their own negatives, for some of the queries.
+/// Some queries, and their own negatives.
 struct Part<'a> {
     rows: Range<usize>,
     own: Range<usize>,
@@ -32,7 +34,7 @@ struct Part<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// `numbers`: of the workspace, for each of their vectors.
+    /// The queries in parts. `numbers`: how many numbers of the workspace each negative of a part takes.
     fn parts(&self, plan: &Plan, numbers: usize) -> Result<Vec<Part<'a>>> {
         let (Some(each), q) = (self.batch.each, self.batch.q) else { return Ok(Vec::new()) };
         let per = self.batch.per_query();
@@ -73,7 +75,8 @@ impl<'a> Call<'a> {
         (lines, flags(&self.batch, self.options, Kind::Shared, &lines))
     }
 
-    /// Lets `record` use the words of a part's queries and of their own negatives, and their products.
+    /// Calls `record` for each part with the words of its queries, the words of their own negatives, and their
+    /// products.
     fn each_part(
         &self,
         plan: &mut Plan,
@@ -100,7 +103,7 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Begins the queries' lines in `target` with them.
+    /// Begins the queries' lines in `target` with the queries' own negatives.
     pub(super) fn each_forward(&self, plan: &mut Plan, pass: Pass) -> Result<()> {
         let Pass { purpose, positive, target } = pass;
         let is_entropy = matches!(purpose, Purpose::Entropy(_));
@@ -113,7 +116,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// What they add to gradients.
+    /// Adds the parts of the gradients that come from the queries' own negatives.
     pub(super) fn each_backward(
         &self,
         plan: &mut Plan,

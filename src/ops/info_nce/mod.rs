@@ -1,22 +1,40 @@
-//! The contrastive loss over all pairs of a batch, without ever storing the pairs.
+//! The contrastive loss over all pairs of a batch. The N × M scores are never stored.
 //!
-//! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns ([`Options::symmetric`]).
-//! Key i is query i's positive, all others are its negatives, unless [`Batch`] and [`Options`] say otherwise: a positive by index, several by
-//! group, further negatives, pairs that are left out, corrected scores, other forms of the loss. NT-Xent over N pairs is
-//! [`Options::query_negatives`] and [`Options::key_negatives`] of a symmetric batch, or one batch of 2N rows that are queries and keys, with
-//! [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`]; a queue of past keys is [`Batch::shared`] with
-//! [`Gradients::d_shared`] absent.
+//! s_ij = scale · ⟨q_i, k_j⟩;  loss_i = ln Σ_j exp(s_ij) − s_ii, or the mean of that over rows and over columns
+//! ([`Options::symmetric`]).
 //!
-//! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf (overflow) gives NaN for
-//! its row and column, one of −inf is left out, as the only positive it makes the loss infinite. Memory beyond inputs and outputs is at most twice
-//! [`Tuning::workspace`](crate::Tuning::workspace), a quarter of it for what keys are known by, and few numbers a query and key, whatever N · M; a gradient of 16 bits that
-//! is summed from several parts takes four bytes a number more. Work, with U = 2·N·M·D: [`forward`] U, [`backward`] 3U; [`forward`] with gradients 3U where the products
-//! fit the workspace, of all pairs if symmetric, else of 128 whole rows at least, and 4U where they do not, where the mean's divisor is known at the end only, as with weights
-//! or named positives, and for further negatives; U less for each side without gradient. M counts further negatives, and not the batch's own pairs without
-//! [`Options::in_batch`].
+//! By default key i is query i's positive and all other keys are its negatives. [`Batch`] and [`Options`] change that:
+//! a positive by index, several positives by group, further negatives, pairs that are left out, corrected scores, other
+//! forms of the loss.
 //!
-//! Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et al. 2021, arXiv:2103.00020;
-//! the sources of the options stand at shaders/info_nce.wgsl.
+//! - NT-Xent over N pairs: a symmetric batch with [`Options::query_negatives`] and [`Options::key_negatives`]; or one
+//!   batch of 2N rows as both queries and keys, with [`Positive::Index`] (i + N) mod 2N and [`Options::exclude_self`].
+//! - A queue of past keys: [`Batch::shared`], with [`Gradients::d_shared`] absent.
+//!
+//! A query without a positive has loss 0 and gradient 0 and does not count in the mean. A score that is NaN or +inf
+//! (overflow) gives NaN for its row and column. A score of −inf is left out; if it is the score of the only positive,
+//! the loss is infinite.
+//!
+//! Work, with U = 2·N·M·D FLOP:
+//!
+//! - [`forward`]: U.
+//! - [`backward`]: 3U.
+//! - [`forward`] with gradients: 3U if the products fit the workspace (those of all pairs if symmetric, else of at
+//!   least 128 whole rows, or of all rows if there are fewer); otherwise 4U. Always 4U for
+//!   [`Reduction::Mean`](crate::Reduction::Mean) with weights or with index/group positives, for further negatives, and
+//!   without [`Options::in_batch`].
+//! - U less for each side without gradient.
+//! - U more per call for [`Options::near_margin`] with [`Positive::Index`].
+//!
+//! M counts further negatives. Without [`Options::in_batch`], M does not count other queries' keys.
+//!
+//! Memory beyond inputs and outputs: at most 2½ · W bytes, whatever N · M, and a few numbers per query and key, where W
+//! is [`Tuning::workspace`](crate::Tuning::workspace). W is for a chunk of scores, W for partial sums of products, W/4
+//! for the words of a chunk's keys (id, group, log_q, …), and W/4 for sums over tiles of 64 × 64 or larger. A 16-bit
+//! gradient that is summed from several parts takes 4 more bytes per number.
+//!
+//! Sources: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric with a learnable scale: Radford et
+//! al. 2021, arXiv:2103.00020. The sources of the options are in shaders/info_nce.wgsl.
 
 mod batch;
 mod blocks;
@@ -160,14 +178,14 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &BOUND,
 ];
 
-/// Scratch: two sums; what is along some lines.
+/// Scratch: the sum of losses and the sum of weights; the factors of [`Call::project`].
 const TWO_SUMS: usize = 3;
 const COEF: usize = 19;
-/// Scratch: a gradient of 16 bits while it is added up.
+/// Scratch: f32 sum of a 16-bit gradient of the shared negatives.
 const WIDE_SHARED: usize = 22;
 
 impl<'a> Call<'a> {
-    /// The loss from the state of all lines.
+    /// Records the loss from the state of all lines. A line is a row or a column of the score matrix.
     fn finish(&self, plan: &mut Plan, state: Tensor, loss: Tensor) -> Result<()> {
         let (n, direct) = (self.batch.q.rows, self.options.reduction.by_row());
         let values = total::values(plan, n, 2)?;
@@ -187,7 +205,7 @@ impl<'a> Call<'a> {
         plan.single(&FINISH, &args, [1, 1], &self.of_lines(Extra { fresh: true, ..Extra::default() }), &[])
     }
 
-    /// c of the positives in the state, where that has a place for them.
+    /// Writes c of the positives to the state, if the state has a column for it.
     fn put_positives(&self, plan: &mut Plan, state: Tensor) -> Result<()> {
         if self.batch.is_full(self.options) {
             return Ok(());
@@ -198,7 +216,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Adds to `gradient` what is along the `vectors` themselves, which have any length; `sums` has their ⟨vector, gradient⟩.
+    /// Subtracts from `gradient` its component along the `vectors` themselves, which may have any length, if
+    /// `normalize`. The second column of `sums` holds ⟨vector, gradient⟩.
     fn project(
         &self,
         plan: &mut Plan,
@@ -225,13 +244,15 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Whether what the forward finds of all pairs, or of whole rows, has place until the backward takes it.
+    /// Whether c of all pairs (symmetric) or of whole rows fits the workspace, so that the forward keeps it for the
+    /// backward.
     fn keeps(&self, plan: &Plan, gradients: &Gradients) -> Result<bool> {
         let has_g = gradients.dq.is_some() || gradients.dk.is_some();
         Ok(has_g && !self.batch.counts(self.options) && self.main().pairs.fits(plan, 4.0, self.options.symmetric)?)
     }
 
-    /// All gradients, for a gradient `dy` of the loss. Where `keeps`, the pass over the batch's own pairs is still to be made, and made here.
+    /// Records all gradients, for the gradient `dy` of the loss. If `keeps`, the forward pass over the batch's own
+    /// pairs has not been recorded yet and is recorded here, chunk by chunk.
     fn gradients(
         &self,
         plan: &mut Plan,
@@ -244,7 +265,7 @@ impl<'a> Call<'a> {
         let purpose = Purpose::Gradients(state, dy);
         let along = self.options.normalize;
         let whole = [(WIDE_DQ, gradients.dq), (WIDE_DK, gradients.dk), (WIDE_SHARED, gradients.d_shared)];
-        // They come from several places, or a part of them is taken away again.
+        // A gradient is a sum over several blocks, or its component along the vector is subtracted.
         let several = along || self.blocks.len() > 1 || self.batch.each.is_some();
         let mut wide = [const { None }; 3];
         for (wide, (slot, gradient)) in wide.iter_mut().zip(whole) {
@@ -305,17 +326,23 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `loss`: [N, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else [1, 1]. `state`, of
-/// [`Batch::state_shape`], receives what [`backward`] and [`values`] need: of each row, and each column if symmetric, the log-sum-exp of the
-/// negatives as (max, rest), ln Σ e^s = max + ln(1 + rest), in its first two columns.
+/// Records the loss, the `state` for [`backward`] and [`values`], and the gradients that are asked for.
 ///
-/// With `gradients`, those of them that are given, for a loss whose own gradient is 1: from the same products where they can be kept in the
-/// workspace, of all pairs if symmetric, else of some whole rows; from products formed again where they cannot.
+/// `loss`: [N, 1] for [`Reduction::None`](crate::Reduction::None) and [`Reduction::Rows`](crate::Reduction::Rows), else
+/// [1, 1].
+///
+/// `state`, of [`Batch::state_shape`]: one line per row and, if symmetric, one per column. The first two numbers of a
+/// line are the log-sum-exp of its negatives as (max, rest), ln Σ e^s = max + ln(1 + rest).
+///
+/// `gradients`: those that are given are computed for a loss whose own gradient is 1. If the products of all pairs
+/// (symmetric) or of some whole rows fit the workspace, they are reused for the gradients; otherwise they are computed
+/// again.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if the device cannot bind the rows of one tile, or, of positives of the query's own number, a number for each query: with
-/// bindings of 128 MiB that are eight million queries.
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option),
+/// [`Error::SameBuffer`](crate::Error::SameBuffer); [`Error::Limit`](crate::Error::Limit) if the device cannot bind the
+/// rows of one tile or, with [`Positive::Own`], one row of `state` per query: with bindings of 128 MiB the limit is
+/// eight million queries.
 pub fn forward(
     recorder: &mut Recorder,
     batch: Batch,
@@ -350,9 +377,11 @@ pub fn forward(
     })
 }
 
-/// Those of `gradients` that are given, from the forward's batch and its `state`. A side without one is frozen, and its product is skipped.
-/// `dy` is the gradient of the loss, of the loss's shape, ones if absent. Gradients of 16 bits that come from several chunks, from further negatives too or through
-/// [`Options::normalize`] are summed in f32 and rounded once.
+/// Records the gradients that are given, from the batch and the `state` of [`forward`].
+///
+/// A side without a gradient is frozen, and its product is skipped. `dy` is the gradient of the loss, of the loss's
+/// shape; absent: ones. A 16-bit gradient that is summed over several chunks, receives a part from further negatives,
+/// or goes through [`Options::normalize`] is summed in f32 and rounded once.
 ///
 /// # Errors
 /// As [`forward`].
@@ -396,7 +425,7 @@ pub struct Output {
     pub d_log_scale: f32,
 }
 
-/// The loss of slices of queries and keys, rows of `dim` elements, and all gradients.
+/// The loss and all gradients for slices of queries and keys in rows of `dim` elements.
 ///
 /// ```
 /// # let Ok(gpu) = wgloss::Gpu::new() else { return };

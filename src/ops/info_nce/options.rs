@@ -3,46 +3,63 @@ use crate::ops::pairs::check_max_scale;
 use crate::ops::{Accum, Reduction, required};
 use crate::{Error, Result};
 
-/// Options of the op.
+/// Options of [`forward`](super::forward), [`backward`](super::backward) and [`values`](super::values).
+///
+/// c_ij is the similarity before scaling: ⟨q_i, k_j⟩, or the cosine if `normalize`. s_ij = scale · c_ij is the score.
+/// "Own positives" are those of [`Positive::Own`](super::Positive::Own): key i is the positive of query i.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// 1/scale, above 0, where no `log_scale` tensor is given. Default 0.07 (CLIP's initial value).
+    /// 1/scale, above 0; used if [`Batch::log_scale`] is absent. Default: 0.07 (CLIP's initial value).
     pub temperature: f32,
-    /// Upper bound of a scale given as `log_scale`; past it the scale is this and its gradient 0. ln 100 rounded to f32 is past 100: [`bound`](super::bound()), after
-    /// each step of an optimizer, sets the tensor to what is not. Default 100 (CLIP's).
+    /// Upper bound of the scale e^log_scale, if [`Batch::log_scale`] is given. Above the bound the scale is `max_scale`
+    /// and the gradient of `log_scale` is 0. In f32, e^(ln 100) exceeds 100. Record [`bound`](super::bound()) after
+    /// each optimizer step to keep `log_scale` just inside the limit. Default: 100 (CLIP's).
     pub max_scale: f32,
-    /// Rows may have any length whose square f32 holds, up to 1.8e19: c is their cosine, gradients are those of the rows as given; rows shorter
-    /// than 1e-12 are divided by that, as [`normalize`](crate::normalize) does. Default no: c is their product.
+    /// Whether c is the cosine of the rows instead of their inner product. Rows may have any length up to 1.8e19, whose
+    /// square f32 still holds. Gradients are those of the rows as given. A row shorter than 1e-12 is divided by 1e-12,
+    /// as [`normalize`](crate::normalize) does. Default: off.
     pub normalize: bool,
-    /// The mean of both directions; needs as many keys as queries, and positives of the query's own number or by group. Default no.
+    /// The mean of both directions, queries to keys and keys to queries. Requires as many keys as queries, and own
+    /// positives or positives by group. Default: off.
     pub symmetric: bool,
-    /// Whether the keys of other queries are negatives. If not, keys from number N on and [`Batch::shared`] and [`Batch::each`] still are, and
-    /// other queries' keys cost nothing; for one direction and positives of the query's own number. Default yes.
+    /// Whether the keys of other queries are negatives. If off, other queries' keys cost nothing; keys with an index of
+    /// N or more, [`Batch::shared`] and [`Batch::each`] remain negatives. Off requires one direction and own positives.
+    /// Default: on.
     pub in_batch: bool,
-    /// Whether other queries are negatives of a query, but for those of its group or id. Default no.
+    /// Whether the other queries are negatives of a query, except those with its group or id. Default: off.
     pub query_negatives: bool,
-    /// Whether other keys are negatives of a key, but for those of its group or id, in the direction from keys to queries. Default no.
+    /// Whether the other keys are negatives of a key in the direction from keys to queries, except those with its group
+    /// or id. Requires `symmetric`, and no [`Batch::log_q`]. Default: off.
     pub key_negatives: bool,
-    /// Default mean over the queries that have a positive; where symmetric, the sum of both directions over twice their number.
+    /// How the losses of the queries are reduced. Default: the mean over the queries that have a positive. If
+    /// `symmetric`, the mean is the sum over both directions divided by twice the number of these queries.
     pub reduction: Reduction,
-    /// Whether gradients are added to what their outputs hold, all of them: those that are not to be added up want to be zeros before. Default no.
+    /// Whether gradients overwrite their outputs or are added to them. Applies to all gradients of the call; zero a
+    /// buffer first if it should be overwritten. Default: overwrite.
     pub accum: Accum,
-    /// Query i is never compared with key i: for queries and keys that are the same rows, with positives by index or by group. Default no.
+    /// Whether query i is never compared with key i, for queries and keys that are the same rows. Requires positives by
+    /// index or by group. Default: off.
     pub exclude_self: bool,
-    /// The sum over several positives stands inside the logarithm, ln Σ_p e^s / |P|, instead of outside. Default no.
+    /// Whether the sum over several positives is inside the logarithm, ln(Σ_p e^s / |P|), instead of outside. Default:
+    /// off.
     pub inside_log: bool,
-    /// The positives are left out of the sum that they are compared with (decoupled contrastive learning). Default no.
+    /// Whether the positives are left out of the sum in the denominator (decoupled contrastive learning). Default: off.
     pub decoupled: bool,
-    /// The probability τ⁺ that a negative is a positive, which the loss corrects for (debiased contrastive learning); where the
-    /// sum over negatives is at its floor, e^(−scale) each, the floor is taken as constant in the gradient of the scale. Without groups, `inside_log` and `decoupled`. Default 0.
+    /// τ⁺, the probability that a negative is in fact a positive, for which the loss corrects (debiased contrastive
+    /// learning). The corrected sum over the negatives has the floor e^(−scale) per negative. Where the floor applies,
+    /// it is treated as constant in the gradient of the scale. Cannot be combined with groups, `inside_log` or
+    /// `decoupled`. Default: 0.
     pub tau_plus: f32,
-    /// α: a negative counts e^(s + α c) with the second term taken as constant, so that hard ones count more. Default 0.
+    /// α: a negative counts e^(s + α c), so that hard negatives count more. The gradient treats the term α c as
+    /// constant. Default: 0.
     pub hardness: f32,
-    /// ε: the target is 1 − ε for the positives, and ε spread over all keys that take part. Without `inside_log`, `decoupled` and `tau_plus`. Default 0.
+    /// ε of label smoothing. The positives share a target probability of 1 − ε; ε is spread evenly over all keys that
+    /// take part, positives included. Cannot be combined with `inside_log`, `decoupled` or `tau_plus`. Default: 0.
     pub label_smoothing: f32,
-    /// Subtracted from the positives' c before scaling. Default 0.
+    /// Subtracted from c of the positives before scaling. Default: 0.
     pub margin: f32,
-    /// A key whose c exceeds that of the positive by more is no negative: it is taken for a false one. Without groups. Default +∞.
+    /// A key is not a negative if its c exceeds c of the positive by more than this: it is taken for a false negative.
+    /// Cannot be combined with groups. Default: +∞, which is off.
     pub near_margin: f32,
 }
 
@@ -74,7 +91,7 @@ pub(super) fn is_near(options: Options) -> bool {
     options.near_margin != f32::INFINITY
 }
 
-/// What options may not go with.
+/// Which inputs a batch has, as far as options exclude them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Given {
     pub(crate) index: bool,
@@ -128,7 +145,7 @@ impl Options {
         refused("key_negatives", "no, with log_q", "yes", self.key_negatives && log_q)
     }
 
-    /// What the shader's `FORM` says.
+    /// The bits of the shader's `FORM`.
     pub(super) fn form(&self) -> u32 {
         let bits = [self.inside_log, self.decoupled, self.tau_plus != 0.0, self.label_smoothing != 0.0];
         bits.into_iter().enumerate().map(|(bit, set)| u32::from(set) << bit).sum()

@@ -5,10 +5,12 @@ use super::{Negatives, OP};
 use crate::ops::{cast, disjoint, named, shaped};
 use crate::{Error, Recorder, Result, Tensor};
 
-/// A ring of the last keys, further negatives without gradient: the queue of momentum contrast, a cross-batch memory.
+/// A ring buffer of the most recent keys, used as further negatives without gradient: the queue of momentum contrast,
+/// or a cross-batch memory.
 ///
-/// The keys stand in tensors of yours, in any storage, and with them what [`Negatives`] may have beside them; a queue says where, and
-/// copies on the device. Give pairs ids where a query may meet its own key of an earlier step.
+/// The caller owns the tensors of the ring: the keys, in any storage, and the optional columns of [`Negatives`]. The
+/// queue only keeps track of the positions and records copies on the device. Give pairs ids if a query may meet its own
+/// key of an earlier step.
 ///
 /// Source: He et al. 2020, arXiv:1911.05722, section 3.2; without a momentum encoder: Wang et al. 2020, arXiv:1912.06798.
 ///
@@ -47,20 +49,21 @@ impl Queue {
         Queue { rows, next: 0, len: 0 }
     }
 
-    /// Keys that it has.
+    /// Number of keys in the queue.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none yet.
+    /// Whether the queue has no keys yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The keys that it has, for [`Batch::shared`](super::Batch::shared), in no order that matters; none while it is empty.
+    /// The keys in the queue, for [`Batch::shared`](super::Batch::shared), in unspecified order. `None` while the queue
+    /// is empty.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if `ring` has not this queue's rows.
+    /// [`Error::Shape`](crate::Error::Shape) if `ring` does not have as many rows as the queue.
     pub fn view<'a>(&self, ring: impl Into<Negatives<'a>>) -> Result<Option<Negatives<'a>>> {
         let Negatives { k, log_q, ids } = ring.into();
         shaped(OP, "ring", k, [self.rows, k.cols])?;
@@ -73,13 +76,16 @@ impl Queue {
         }))
     }
 
-    /// Puts `keys` in place of the oldest; of more than the ring has rows, the last ones.
+    /// Replaces the oldest keys with `keys`. If there are more `keys` than rows in the ring, only the last ones are
+    /// kept.
     ///
-    /// The queue takes them for present as soon as they are recorded: an encoder that is never submitted leaves the ring behind it.
+    /// The queue counts the keys as present as soon as the copies are recorded. If the recorded commands are never
+    /// submitted, the ring lags behind the queue.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if `ring` has not this queue's rows and the keys' columns, or one of the two has what the
-    /// other lacks; [`Error::SameBuffer`](crate::Error::SameBuffer). Nothing is then recorded and the queue is as it was.
+    /// [`Error::Shape`](crate::Error::Shape) if `ring` does not have as many rows as the queue and as many columns as
+    /// the keys, or if only one of `keys` and `ring` has `log_q` or `ids`;
+    /// [`Error::SameBuffer`](crate::Error::SameBuffer). On an error nothing is recorded and the queue is unchanged.
     pub fn push<'a>(
         &mut self,
         recorder: &mut Recorder,
@@ -113,7 +119,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Which of `rows` new rows go to which of the ring: two ranges where they pass its end.
+    /// Maps ranges of `rows` new rows to ranges of rows of the ring: two ranges if they wrap around its end.
     fn places(&self, rows: usize) -> Vec<(Range<usize>, Range<usize>)> {
         let kept = rows.min(self.rows);
         let (first, until_end) = (rows - kept, kept.min(self.rows - self.next));
@@ -125,7 +131,7 @@ impl Queue {
     }
 }
 
-/// Columns that keys and ring both have, or neither.
+/// A column that keys and ring must either both have or both lack.
 fn both<'a, T: crate::Element>(
     names: [&'static str; 2],
     of_keys: Option<Tensor<'a, T>>,

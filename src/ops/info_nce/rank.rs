@@ -6,9 +6,12 @@ use crate::ops::{Reduction, disjoint, named, shaped};
 use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
-/// `rank` [N, 1]: how many keys come before a query's own, 0 for a hit; recall@K is the share of ranks below K.
-/// A key comes before if it scores higher, or as high and has the smaller number. A query whose own score is NaN ranks last. With `ids` of the
-/// queries [N, 1] and of the keys [M, 1] other keys of the query's id are left out (filtered ranking).
+/// `rank` [N, 1]: the number of keys that come before a query's own key.
+///
+/// Key i is query i's own. Rank 0 is a hit; recall@K is the share of ranks below K. A key comes before the own key if
+/// its score is higher or NaN, or if the scores are equal and its index is smaller. A query whose own score is NaN
+/// ranks last. With `ids` of the queries [N, 1] and of the keys [M, 1], other keys with the query's id are left out
+/// (filtered ranking).
 ///
 /// # Errors
 /// As [`forward`](super::forward).

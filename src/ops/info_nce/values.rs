@@ -4,24 +4,29 @@ use crate::ops::{disjoint, linear, named, shaped};
 use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
-/// Scratch: what the lines give.
+/// Scratch: loss, log-sum-exp and hit of each line; then the entropies. A line is a row or a column of the score
+/// matrix.
 const OF_LINES: usize = 16;
 
-/// What [`values`] gives of each query and then, if symmetric, of each key, [N, 1] or [2 N, 1]; absent: not computed.
+/// Outputs of [`values`]: one value per query and then, if symmetric, one per key: [N, 1] or [2 N, 1]. Absent: not
+/// computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'a> {
-    /// The loss in its own direction, neither weighted nor halved.
+    /// The loss of the line in its own direction, neither weighted nor halved.
     pub loss: Option<Tensor<'a>>,
-    /// The log-sum-exp of the scores of all that it is compared with, positives included; negatives count as [`Options::hardness`] says. −∞ where that is nothing.
+    /// The log-sum-exp of all scores of the line, positives included. Negatives count as [`Options::hardness`] says. −∞
+    /// for a line that is compared with nothing.
     pub lse: Option<Tensor<'a>>,
-    /// 1 where no negative scores above the best positive, else 0, also where there is no positive: its mean is the accuracy. Scores are those that the loss compares,
-    /// [`Options::margin`] and [`Options::hardness`] included.
+    /// 1 if the line has a positive and no negative scores above the best positive, else 0; the mean is the accuracy.
+    /// The scores are those that the loss compares, including [`Options::margin`] and [`Options::hardness`].
     pub correct: Option<Tensor<'a>>,
-    /// −Σ p ln p over all that it is compared with, p = e^(s − lse). Work: U more.
+    /// The entropy −Σ p ln p over all scores of the line, with p = e^(s − lse). Work: U more, U as in the
+    /// [module](crate::info_nce)'s description.
     pub entropy: Option<Tensor<'a>>,
 }
 
-/// What can be said of each line of a batch after [`forward`](super::forward), from its `state`.
+/// Loss, log-sum-exp, hit and entropy of each line (row or column of the score matrix), from the `state` that
+/// [`forward`](super::forward) left.
 ///
 /// # Errors
 /// As [`forward`](super::forward).

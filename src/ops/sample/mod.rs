@@ -1,12 +1,17 @@
 //! Draws negatives for a sampled loss, each with the logarithm of its probability.
 //!
-//! A row's draws are independent, with replacement, from a [`Proposal`] without the ids of the row's list, if there are [`Lists`]: the
-//! positives that are known of it. `log_q` is then that of what is left, ln q(k) − ln(1 − Σ q(l)) with l from the list, so that Σ over draws of e^(s − `log_q`)/K
-//! is the sum over all that is left of e^s on average: subtracted from the scores it is the correction of a sampled softmax (logQ), as
-//! [`info_nce::Negatives::log_q`](crate::info_nce::Negatives::log_q) takes it. In-batch negatives are not drawn; [`log_q`] gives theirs, with [`Popularity`] of power 1.
+//! The draws of a row are independent, with replacement, from a [`Proposal`]. With [`Lists`], the ids of the row's list
+//! are excluded: its known positives.
 //!
-//! Every draw is made of integers, from Philox4x32-10 with (row, number in the row, step, stream) as counter and the seed as key: the same on
-//! every device. Where a list leaves nothing, or 256 attempts all met it, the id is u32::MAX and `log_q` infinite: no row of a table, a mask to a loss.
+//! `log_q` is the log probability of a draw among the remaining ids, ln q(k) − ln(1 − Σ q(l)) over the ids l of the
+//! list. Σ e^(s − `log_q`)/K over the K draws is then an unbiased estimate of Σ e^s over all remaining ids. Subtracting
+//! `log_q` from the scores is the correction of a sampled softmax (logQ), as
+//! [`info_nce::Negatives::log_q`](crate::info_nce::Negatives::log_q) takes it. In-batch negatives are not drawn;
+//! [`log_q`] computes their correction, with [`Popularity`] of power 1.
+//!
+//! Every draw is computed in integers, by Philox4x32-10 with (row, index in the row, step, stream) as the counter and
+//! the seed as the key: the same on every device. If a list excludes all ids, or 256 attempts all hit the list, the id
+//! is u32::MAX and `log_q` is +∞. This id is no row of a table, and this `log_q` masks the score in a loss.
 //!
 //! Sources: Bengio and Senécal 2008, doi:10.1109/TNN.2007.912312; popularity to the power of 0.75: Mikolov et al. 2013, arXiv:1310.4546; mixed with
 //! uniform draws: Yang et al. 2020, doi:10.1145/3366424.3386195; alias method: Walker 1977, doi:10.1145/355744.355749.
@@ -62,12 +67,13 @@ static DRAW: Kernel = kernel("draw", &["starts", "items", "list", "table", "left
 static LOG_PROBABILITY: Kernel = kernel("log_probability", &["table", "given", "log_q"]);
 pub(super) const KERNELS: &[&Kernel] = &[&LEAVE, &DRAW, &LOG_PROBABILITY];
 
-/// Scratch: what a row's list leaves.
+/// Scratch: ln(1 − Σ q(l)) of each row's list.
 const LEFT: usize = 4;
-/// Draws of one dispatch, in a 32-bit count of lanes.
+/// Draws per dispatch, at most: threads (lanes) are counted in 32 bits.
 const AT_ONCE: usize = 1 << 24;
 
-/// The distribution that ids are drawn from; `T` holds the table, on the device or, for the [reference](crate::reference::sample), in a slice.
+/// The distribution that ids are drawn from. `T` holds the table: a tensor on the device or, for the
+/// [reference](crate::reference::sample), a slice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Proposal<T> {
     /// q(k) = 1/n.
@@ -75,9 +81,10 @@ pub enum Proposal<T> {
         /// Ids are 0 to n − 1.
         n: u32,
     },
-    /// q(k) = ln(1 + 1/(k + 1))/ln(n + 1), Zipf's law for ids in the order of falling frequency; each within 2⁻³¹.
+    /// q(k) = ln(1 + 1/(k + 1))/ln(n + 1): Zipf's law for ids sorted by descending frequency. Each probability is exact
+    /// to 2⁻³¹.
     LogUniform {
-        /// Ids are 0 to n − 1, at most 2³¹.
+        /// Ids are 0 to n − 1; n is at most 2³¹.
         n: u32,
     },
     /// q(k) = u/n + (1 − u) p(k).
@@ -90,7 +97,7 @@ pub enum Proposal<T> {
 }
 
 impl<T> Proposal<T> {
-    /// The same with the table somewhere else.
+    /// The same proposal with its table mapped by `place`.
     pub fn map<U>(self, place: impl FnOnce(T) -> U) -> Proposal<U> {
         match self {
             Proposal::Uniform { n } => Proposal::Uniform { n },
@@ -101,7 +108,7 @@ impl<T> Proposal<T> {
 }
 
 impl Proposal<usize> {
-    /// How many ids there are; the table's place holds its rows.
+    /// Number of ids. `T` is the number of rows of the table.
     pub(crate) fn ids(self) -> u32 {
         match self {
             Proposal::Uniform { n } | Proposal::LogUniform { n } => n,
@@ -135,14 +142,14 @@ pub(crate) fn words_of(uniform: f32) -> u32 {
 /// Options of [`draw`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Decides all draws.
+    /// The seed: determines all draws.
     pub seed: u64,
-    /// The training's step: each has draws of its own.
+    /// The training step. Each step has its own draws.
     pub step: u32,
-    /// Draws for different purposes of one step have different streams.
+    /// The stream, for draws with different purposes in one step.
     pub stream: u16,
-    /// `log_q` is that of the number of times that an id is expected among the row's K, ln(K q): what importance sampling subtracts where the
-    /// positive is not corrected.
+    /// Whether `log_q` is ln(K q), the logarithm of how often the id is expected among the K draws of its row, instead
+    /// of ln q. Importance sampling subtracts this one if the positive is not corrected. Default: off.
     pub expected: bool,
 }
 
@@ -172,7 +179,7 @@ impl Options {
     }
 }
 
-/// What the table's place is to a dispatch, and which code it takes.
+/// The proposal with the number of table rows, the table as an argument, and the shader's `PROPOSAL`.
 fn placed<'a>(proposal: Proposal<Tensor<'a, u32>>) -> Result<(Proposal<usize>, Arg<'a>, u32)> {
     let (table, which) = match proposal {
         Proposal::Uniform { .. } => (Arg::NONE, 0),
@@ -187,7 +194,7 @@ fn placed<'a>(proposal: Proposal<Tensor<'a, u32>>) -> Result<(Proposal<usize>, A
     Ok((counted, table, which))
 }
 
-/// Draws `ids` [N, K], with their `log_q` [N, K], outside `reject`.
+/// Draws `ids` [N, K] that are not in the lists of `reject`, with their `log_q` [N, K].
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Option`], [`Error::SameBuffer`].
@@ -235,8 +242,10 @@ pub fn draw(
     })
 }
 
-/// `log_q` [N, K] of `given` ids [N, K], infinite for what is no id: the correction for keys that were not drawn for their query, as those of a
-/// batch, whose distribution is their popularity in the data.
+/// `log_q` [N, K] of `given` ids [N, K]; +∞ for an id out of range.
+///
+/// The correction for keys that were not drawn for their query, such as the other keys of a batch: their distribution
+/// is their popularity in the data.
 ///
 /// # Errors
 /// As [`draw`].
@@ -261,7 +270,7 @@ pub fn log_q(
     })
 }
 
-/// The rows of each dispatch, with the number of the first.
+/// The row ranges of the dispatches, each with the index of its first row.
 fn parts(
     plan: &Plan,
     rows: usize,
@@ -277,7 +286,7 @@ fn parts(
     Ok((0..rows).step_by(at_once.max(1)).map(|first| (first, first..rows.min(first + at_once))).collect())
 }
 
-/// Draws for `rows` rows without lists: ids and `log_q`, [rows, count] each.
+/// Draws for `rows` rows without lists. Returns ids and `log_q`, [rows, count] each.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {

@@ -1,7 +1,8 @@
 use super::OP;
 use crate::{Error, Result};
 
-/// A distribution over ids as an alias table: one draw takes two words and one row, however many ids there are.
+/// A distribution over ids as an alias table. A draw takes two random words and reads one row, whatever the number of
+/// ids.
 ///
 /// Source: Walker 1977, doi:10.1145/355744.355749, built as by Vose 1991, doi:10.1109/32.92917.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,10 +11,12 @@ pub struct Popularity {
 }
 
 impl Popularity {
-    /// p(k) = `weights`\[k\]^`power`/Σ; each is drawn with its probability within 2⁻³². A power of 0.75 is word2vec's, 0 makes all that occur alike.
+    /// p(k) = `weights`\[k\]^`power`/Σ, the sum over all ids; the probability of each draw is exact to 2⁻³². A power of
+    /// 0.75 is word2vec's. A power of 0 makes all ids with a weight above 0 equally likely.
     ///
     /// # Errors
-    /// [`Error::Option`] unless each weight is finite and at least 0, one is above, and so stays their sum.
+    /// [`Error::Option`] unless `power` is finite, every weight is finite and at least 0, the sum of their powers is
+    /// finite and above 0, and there are fewer than 2³² weights.
     pub fn new(weights: &[f32], power: f64) -> Result<Popularity> {
         let option = |option, expected, found| Err(Error::Option { op: OP, option, expected, found });
         if !power.is_finite() {
@@ -36,7 +39,7 @@ impl Popularity {
         }
         let n = weights.len();
         let mut words = vec![0; 3 * n];
-        // How many times the mean each is; those below it take the rest of their row from one above.
+        // Height: probability relative to the mean. A row below 1 fills up with the id of a row above 1.
         let mut height: Vec<f64> = raised.iter().map(|raised| raised / sum * n as f64).collect();
         let (mut below, mut above): (Vec<usize>, Vec<usize>) = (0..n).partition(|&k| height[k] < 1.0);
         while let (Some(&low), Some(&high)) = (below.last(), above.last()) {
@@ -49,7 +52,7 @@ impl Popularity {
                 below.push(high);
             }
         }
-        // What rounding leaves is a whole row each; but what has no weight keeps none.
+        // Rows that rounding leaves over keep their own id, except ids without weight, which become the likeliest id.
         let likeliest = (0..n).max_by(|&a, &b| raised[a].total_cmp(&raised[b])).unwrap_or(0);
         for k in below.into_iter().chain(above) {
             let stays = raised[k] > 0.0;
@@ -62,8 +65,8 @@ impl Popularity {
         Ok(Popularity { words })
     }
 
-    /// [n, 3], for [`Proposal::Table`](super::Proposal::Table): below which word a row stays its own id, which id it is else, the bits of ln p as
-    /// f32, −∞ for what has no weight.
+    /// The table [n, 3] for [`Proposal::Table`](super::Proposal::Table). Row k: the random word below which the draw
+    /// stays k; the id drawn otherwise; the bits of ln p(k) as f32, −∞ for an id without weight.
     pub fn words(&self) -> &[u32] {
         &self.words
     }

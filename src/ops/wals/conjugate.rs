@@ -6,33 +6,39 @@ use crate::ops::{disjoint, named, shaped};
 use crate::plan::Arg;
 use crate::{Recorder, Result, Tensor};
 
-/// Scratch: what pieces add up to, the rows' vectors, and what all rows have in common times one of them. `linear` has slot 1.
+/// Scratch: the sums of pieces; the vectors of rows; YᵀY times one of the vectors. `linear` uses slot 1.
 const SUMS: usize = 0;
 const STATE: usize = 2;
 const SHARED: usize = 3;
-/// Vectors of a row: `SOLUTION` and those after it in the shader.
+/// Vectors per row: `SOLUTION` and the ones after it in the shader.
 const VECTORS: usize = 4;
 const SOLUTION: usize = 0;
 const DIRECTION: usize = 2;
 
-/// What all rows have in common: Yᵀ Y, of which each row has w₀ times.
+/// The part of A that all rows share, YᵀY, of which each row adds w₀ times.
 #[derive(Debug, Clone, Copy)]
 pub enum Base<'a> {
-    /// Where it is diagonal, which needs the fewest steps and no more multiply-adds for them.
+    /// YᵀY in its eigenbasis, where it is diagonal. Takes the fewest steps, without extra multiply-adds per step.
     Eigen {
-        /// V [D, D], an eigenvector a row, from [`eigen`](super::eigen) of the [`gramian`](super::gramian).
+        /// V [D, D], one eigenvector per row, from [`eigen`](super::eigen) of the [`gramian`](super::gramian).
         vectors: Tensor<'a>,
-        /// Their eigenvalues [1, D].
+        /// The eigenvalues [1, D].
         values: Tensor<'a>,
     },
-    /// Itself [D, D], the [`gramian`](super::gramian): a step costs D² more for each row.
+    /// YᵀY itself [D, D], the [`gramian`](super::gramian). A step costs D² more multiply-adds per row.
     Gramian(Tensor<'a>),
 }
 
-/// `x` [rows, D] brought nearer to what [`solve`](super::solve) gives, by `steps` of conjugate gradients for each row from what it holds; with 0 steps it stays as it
-/// is, but for rows without observations, which become 0. With [`Base::Eigen`] `y` is in the basis, y Vᵀ [M, D]: [`linear::forward`](crate::linear::forward) of it with w = V.
-/// `ridge` [rows, 1] is λ. `loss` [[`Rows::pieces`](super::Rows::pieces), 1] are the objective's parts then: with the other side's Σ λ |y|² their sum is all of
-/// it. They come at no cost, a step lowering the objective by what it knows; add them up in f64.
+/// Refines `x` [rows, D] toward the result of [`solve`](super::solve), by `steps` of conjugate gradients per row from
+/// the current `x`.
+///
+/// With 0 steps `x` keeps its values. Rows without observations always become 0. With [`Base::Eigen`], `y` is given in
+/// the eigenbasis: y Vᵀ [M, D], which is [`linear::forward`](crate::linear::forward) of y with w = V. `ridge` [rows, 1]
+/// is λ.
+///
+/// `loss` [[`Rows::pieces`](super::Rows::pieces), 1] receives the parts of the objective at the new `x`. The sum of
+/// these parts and the other side's Σ λ |y|² is the whole objective; add them up in f64. They cost nothing extra,
+/// because each step knows by how much it lowers the objective.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {

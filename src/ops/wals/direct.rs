@@ -12,16 +12,17 @@ fn padded(dim: usize) -> usize {
     dim.next_multiple_of(4)
 }
 
-/// Numbers of a piece's matrix and what stands below it.
+/// Size of a piece's matrix together with the four lines below it.
 pub(super) fn matrix_size(dim: usize) -> usize {
     padded(dim) * (padded(dim) + 4)
 }
 
-/// `x` [rows, D] that minimises the objective for `y` [M, D] with its [`gramian`](super::gramian) [D, D] and `ridge` [rows, 1] = λ.
+/// Computes the `x` [rows, D] that minimizes the objective for `y` [M, D] with its [`gramian`](super::gramian) [D, D]
+/// and `ridge` [rows, 1] = λ.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer);
-/// [`Error::Limit`](crate::Error::Limit) if a matrix of D × D exceeds a binding.
+/// [`Error::Limit`](crate::Error::Limit) if a D × D matrix exceeds a binding.
 pub fn solve(
     recorder: &mut Recorder,
     y: Tensor,
@@ -64,7 +65,8 @@ pub fn solve(
             }
             let scratch = plan.scratch(SOLVED, batch.rows.len() * dim)?;
             let solved: Tensor = Tensor::matrix(&scratch, batch.rows.len(), dim)?;
-            // Its tiles are of L, but what the other kernels' are of stands in the same functions.
+            // This kernel's tiles are of L and those of the other kernels are of observations, in the same functions;
+            // `FACTORED` selects.
             let none = [Arg::NONE; 3];
             let args = [&none[..], &[own, Arg::whole(sums), Arg::whole(gramian), Arg::whole(solved)]].concat();
             plan.systems(&FACTOR, &args, [batch.rows.len(), cols], &told.scalars(), &[("FACTORED", 1)])?;

@@ -1,16 +1,24 @@
-//! Weighted alternating least squares: each row of one factor solved with the other held, exactly or by some steps towards it.
+//! Weighted alternating least squares. Each row of one factor is solved with the other factor held fixed, exactly or
+//! approximately by a few steps.
 //!
-//! The objective is Σ w (r − ⟨x_u, y_i⟩)² over what was observed, w₀ Σ ⟨x_u, y_i⟩² over all that was not, and Σ λ_u |x_u|² + Σ λ_i |y_i|². Given y,
-//! x_u solves A x_u = b, A = w₀ YᵀY + Σ (w − w₀) y_i y_iᵀ + λ_u I, b = Σ w r y_i. An id that is no row of y adds to nothing, and a row without observations
-//! gives zeros.
+//! The objective is Σ w (r − ⟨x_u, y_i⟩)² over the observed pairs, plus w₀ Σ ⟨x_u, y_i⟩² over all other pairs,
+//! plus Σ λ_u |x_u|² + Σ λ_i |y_i|².
 //!
-//! [`solve`] forms A and factors it by Cholesky. A pivot that is not positive beyond 2⁻²¹ of its diagonal gives a row of NaN, as does a NaN among weights or
-//! goals: raise λ. [`refine`] never forms A: from what x holds it takes steps of conjugate gradients, in the basis where YᵀY is diagonal ([`eigen`]) or, for a D
-//! whose basis takes too long, with YᵀY as it is ([`Base`]), preconditioned by A's diagonal there. A step costs 2 n D multiply-adds for n observations. Where A is singular it stays where it is along what A does not see; a NaN spoils its row.
+//! Given y, x_u solves A x_u = b with A = w₀ YᵀY + Σ (w − w₀) y_i y_iᵀ + λ_u I and b = Σ w r y_i. An item id that is
+//! not a row of y contributes nothing. A row without observations becomes zeros.
 //!
-//! Sums over a row's observations are cut into pieces and added up in order: the same bits at each run.
-//! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all that was not observed: Bayer, He, Kanagal and Rendle 2017,
-//! arXiv:1611.04666; by conjugate gradients: Takács, Pilászy and Tikk 2011, doi:10.1145/2043932.2043987.
+//! - [`solve`] forms A and factors it by Cholesky. A pivot that is not above 2⁻²¹ of its diagonal element gives a row
+//!   of NaN; a larger λ prevents that. A NaN among weights or goals also gives a row of NaN.
+//! - [`refine`] never forms A. It takes steps of conjugate gradients from the current x, preconditioned by the diagonal
+//!   of A. It works in the basis where YᵀY is diagonal ([`eigen`]) or, if that basis takes too long to find for this D,
+//!   with YᵀY as it is ([`Base`]). A step costs 2 n D multiply-adds for n observations. If A is singular, x does not
+//!   change along A's null space. A NaN makes its row NaN.
+//!
+//! Sums over a row's observations are split into pieces and added up in a fixed order: the same bits in each run.
+//!
+//! Sources: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; with a weight for all unobserved pairs: Bayer, He,
+//! Kanagal and Rendle 2017, arXiv:1611.04666; by conjugate gradients: Takács, Pilászy and Tikk 2011,
+//! doi:10.1145/2043932.2043987.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {
@@ -104,30 +112,30 @@ static OBJECTIVE: Kernel =
     kernel("objective", &["y", "items", "weights", "goals", "pieces", "solved", "ridge", "loss"]);
 pub(super) const KERNELS: &[&Kernel] = &[&HESSIAN, &RIGHT, &FACTOR, &APPLY, &BEGIN, &ADVANCE, &OBJECTIVE];
 
-/// Scratch: rows of x in the order of their lengths.
+/// Scratch: rows of x, sorted by number of observations.
 const SOLVED: usize = 2;
 
-/// What was observed, row by row.
+/// The observations, row by row.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
-    /// Which observations are each row's.
+    /// Which observations belong to which row.
     pub rows: &'a Rows,
-    /// [n, 1]: the row of y that an observation is of.
+    /// The row of y that each observation is about, [n, 1].
     pub items: Tensor<'a, u32>,
-    /// w [n, 1]; without it all have [`Options::weight`].
+    /// w [n, 1]. Absent: [`Options::weight`] for all.
     pub weights: Option<Tensor<'a>>,
-    /// r [n, 1]; without it all have [`Options::goal`].
+    /// r [n, 1]. Absent: [`Options::goal`] for all.
     pub goals: Option<Tensor<'a>>,
 }
 
-/// What all rows have.
+/// Numbers that all rows share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// w₀, of at least 0.
+    /// w₀, at least 0.
     pub unobserved: f32,
-    /// w of observations without weights of their own, of at least 0.
+    /// w of the observations if [`Observed::weights`] is absent; at least 0.
     pub weight: f32,
-    /// r of observations without goals of their own.
+    /// r of the observations if [`Observed::goals`] is absent.
     pub goal: f32,
 }
 
@@ -138,7 +146,7 @@ impl Default for Options {
     }
 }
 
-/// `gramian` [D, D] = yᵀ y for `y` [M, D].
+/// Computes `gramian` [D, D] = yᵀ y for `y` [M, D].
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -148,8 +156,10 @@ pub fn gramian(recorder: &mut Recorder, y: Tensor, gramian: Tensor) -> Result<()
     recorder.plan(|plan| linear::product(plan, Operand::by_row(y), Operand::by_row(y), None, gramian, false))
 }
 
-/// The objective's parts, `loss` [[`Rows::pieces`], 1]: their sum is Σ w (r − s)² − w₀ s² over what was observed, and Σ λ |x|². With
-/// w₀ ⟨XᵀX, YᵀY⟩ and the other side's Σ λ |y|² it is the objective. Add them up in f64.
+/// The parts of the objective, `loss` [[`Rows::pieces`], 1].
+///
+/// Their sum is Σ w (r − s)² − w₀ s² over the observed pairs, with s = ⟨x_u, y_i⟩, plus Σ λ |x|². Adding w₀ ⟨XᵀX, YᵀY⟩
+/// and the other side's Σ λ |y|² gives the objective. Add them up in f64.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape), [`Error::Option`](crate::Error::Option), [`Error::SameBuffer`](crate::Error::SameBuffer).
@@ -190,7 +200,7 @@ pub fn objective(
 }
 
 impl<'a> Observed<'a> {
-    /// Those of a batch.
+    /// Items, weights and goals of a batch.
     fn args(&self, batch: &Batch) -> [Arg<'a>; 3] {
         let own = batch.observations.clone();
         let numbers =
@@ -198,7 +208,7 @@ impl<'a> Observed<'a> {
         [Arg::whole(self.items.row_range(own.clone())), numbers(self.weights), numbers(self.goals)]
     }
 
-    /// `add`: to what earlier parts of y gave.
+    /// `add`: whether results are added to those of earlier parts of y.
     fn flags(&self, add: bool) -> [(&'static str, u32); 3] {
         [
             ("HAS_WEIGHTS", self.weights.is_some().into()),
@@ -208,7 +218,7 @@ impl<'a> Observed<'a> {
     }
 }
 
-/// What the shader is told beside shapes.
+/// Scalars of the shader besides shapes.
 #[derive(Debug, Clone)]
 struct Told {
     width: usize,
@@ -224,11 +234,11 @@ impl Told {
     fn of(width: usize, options: Options, batch: &Batch) -> Told {
         let (first_piece, first_place) = (batch.pieces.start, batch.rows.start);
         let first_observation = batch.observations.start;
-        // One round at least: rows without observations have sums, of nothing.
+        // At least one round, so that rows without observations get sums of 0.
         Told { width, part: 0..0, first_piece, first_place, first_observation, depth: batch.depth.max(1), options }
     }
 
-    /// With this part of y.
+    /// The same for this part of y.
     fn part(self, part: &Range<usize>) -> Told {
         Told { part: part.clone(), ..self }
     }

@@ -3,15 +3,18 @@ use core::ops::Range;
 use crate::ops::linear::chunks;
 use crate::{Error, Gpu, Result, Tensor};
 
-/// Observations of a piece, unless a row has more such pieces than the workspace holds.
+/// Observations per piece, at most. Pieces are longer if the longest row would otherwise have more pieces than the
+/// workspace holds.
 const PIECE: usize = 2048;
-/// Numbers of a piece: its first observation, how many, whether it is its row's first, the row, the row's place among the sorted.
+/// Numbers of a piece: its first observation; how many; whether it is the first of its row; the row; the row's place in
+/// the sorted order.
 const WORDS: usize = 5;
-/// Lanes go through as many rounds as the longest piece of a dispatch. Where there are enough to fill the device, pieces shorter than seven eighths of it make
-/// another; not where the longest is no longer than this.
+/// All lanes (threads) of a dispatch run as many rounds as its longest piece has observations. If the dispatch already
+/// fills the device, a row whose longest piece is shorter than seven eighths of that starts a new dispatch, unless the
+/// longest piece has at most this many observations.
 const SHORT: usize = 16;
 
-/// Which observations each row has, cut into pieces and sorted by length; made once for a matrix, with its buffers.
+/// The observations of each row, cut into pieces and sorted by length. Made once per matrix; holds its own buffers.
 #[derive(Debug)]
 pub struct Rows {
     /// By descending number of observations.
@@ -24,48 +27,49 @@ pub struct Rows {
     pub(super) observations: usize,
 }
 
-/// A row among the sorted.
+/// A row in the sorted order.
 #[derive(Debug)]
 struct Row {
     number: u32,
-    /// Observations of its longest piece.
+    /// Number of observations of the row's longest piece.
     depth: u32,
     pieces: Range<usize>,
     observations: Range<usize>,
 }
 
-/// What a batch of rows takes.
+/// Costs by which rows are grouped into batches.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Price {
-    /// Numbers of the workspace, of a row and of a piece.
+    /// Numbers of workspace per row and per piece.
     pub(super) row: usize,
     pub(super) piece: usize,
-    /// Multiply-adds, or as much, of an observation.
+    /// Multiply-adds per observation, or an equivalent amount of work.
     pub(super) observation: u64,
 }
 
-/// Rows that one dispatch takes: places among the sorted.
+/// The rows of one dispatch, as places in the sorted order.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) rows: Range<usize>,
     pub(super) pieces: Range<usize>,
-    /// From its first observation to its last.
+    /// The range from the batch's first observation to its last.
     pub(super) observations: Range<usize>,
-    /// Observations of the longest piece.
+    /// Number of observations of the longest piece.
     pub(super) depth: usize,
 }
 
 impl Rows {
-    /// Row u has the observations `starts[u]..starts[u + 1]`, of factors of `dim` numbers. All of them have to fit one binding.
+    /// Row u has the observations `starts[u]..starts[u + 1]`, for factors of `dim` numbers. The observations of all
+    /// rows must fit one binding.
     ///
     /// # Errors
-    /// [`Error::Data`] unless `starts` begins with 0 and never falls; any error of the device.
+    /// [`Error::Data`] unless `starts` begins with 0 and never decreases; any error of the device.
     pub fn new(gpu: &Gpu, starts: &[u32], dim: usize) -> Result<Rows> {
         Rows::laid_out(gpu, starts, dim, false)
     }
 
-    /// The same, but the observations lie in the order of [`Rows::order`], each row's as they were, so that a dispatch binds those of its rows alone: there may be
-    /// more than a binding holds.
+    /// Like [`Rows::new`], but with the observations of the rows stored in the order of [`Rows::order`]; within a row
+    /// the order stays. A dispatch then binds only the observations of its rows, so the total may exceed a binding.
     ///
     /// # Errors
     /// As [`Rows::new`].
@@ -123,12 +127,12 @@ impl Rows {
         self.sorted.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 
-    /// Number of pieces, the rows of [`objective`](super::objective)'s output.
+    /// Number of pieces: the rows of [`objective`](super::objective)'s output.
     pub fn pieces(&self) -> usize {
         self.of_piece.len()
     }
@@ -138,19 +142,19 @@ impl Rows {
         self.of_piece[piece] as usize
     }
 
-    /// A batch's pieces, and where each of its rows has its own.
+    /// The pieces of a batch, and the range of pieces of each of its rows.
     pub(super) fn views(&self, batch: &Batch) -> Result<[Tensor<'_, u32>; 2]> {
         let pieces = Tensor::matrix(&self.pieces, self.of_piece.len(), WORDS)?.row_range(batch.pieces.clone());
         let own = Tensor::vector(&self.own, self.len() + 1)?.row_range(batch.rows.start..batch.rows.end + 1);
         Ok([pieces, own])
     }
 
-    /// The rows of a batch, as they were before they were sorted.
+    /// The original indices of a batch's rows.
     pub(super) fn ids(&self, batch: &Batch) -> Result<Tensor<'_, u32>> {
         Ok(Tensor::vector(&self.order, self.len())?.row_range(batch.rows.clone()))
     }
 
-    /// Rows of similar length whose numbers the workspace holds and whose work a dispatch may have.
+    /// Groups rows of similar length into batches that fit the workspace and the work limit of a dispatch.
     pub(super) fn batches(&self, gpu: &Gpu, price: Price) -> Vec<Batch> {
         let (work, room) = (gpu.tuning().work, gpu.tuning().workspace as usize / 4);
         let bound = (gpu.limits().max_storage_buffer_binding_size / 4).saturating_sub(MARGIN) as usize;
@@ -182,14 +186,14 @@ impl Rows {
     }
 }
 
-/// Numbers before and after what is bound, since a binding begins at a multiple of the device's alignment.
+/// Numbers to spare at both ends of a binding, because it starts at a multiple of the device's alignment.
 const MARGIN: u64 = 128;
 
 fn grid(gpu: &Gpu) -> usize {
     gpu.limits().max_compute_workgroups_per_dimension as usize
 }
 
-/// How many times `size` numbers the workspace and a grid hold.
+/// How many pieces of `size` numbers the workspace and a grid hold, at least 1.
 fn most(gpu: &Gpu, size: usize) -> usize {
     (gpu.tuning().workspace as usize / 4 / size.max(1)).clamp(1, grid(gpu))
 }

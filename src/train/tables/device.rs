@@ -1,4 +1,4 @@
-//! A step on the device: one submit, nothing read back.
+//! A training step on the device: one submit, nothing read back.
 
 use core::ops::ControlFlow;
 
@@ -10,16 +10,16 @@ use crate::train::{Layer, Optimizer, STEPS_PER_READ};
 use crate::{Accum, Error, Gpu, Lists, Progress, Random, Recorder, Reduction, Result, Tensor, Watch};
 use crate::{bce, cast, dot, gather, info_nce, normalize, top_k};
 
-/// Streams of the seed: how tables and towers start; epochs have those from 2 on. Draws have counters of their own.
+/// Stream of the seed for the initial tables and towers. Epochs use streams from 2 on. Draws use their own counters.
 const START: u32 = 1;
 /// Users whose recommendations are computed at a time.
 const USERS_AT_ONCE: usize = 1024;
 
-/// One side's rows.
+/// The table of one side, users or items.
 struct Table {
     value: Matrix,
     states: Vec<Matrix>,
-    /// What a step's rows are copied to: their numbers, gradients, values and states.
+    /// Copies of the rows that a step takes: their indices, gradients, values and optimizer states.
     rows: Ids,
     gradient: Matrix,
     local: Matrix,
@@ -27,7 +27,7 @@ struct Table {
 }
 
 impl Table {
-    /// `taking`: rows that a step takes part with, counted with repetition.
+    /// `taking`: number of rows that a step takes, with repetition.
     fn new(gpu: &Gpu, value: &[f32], taking: usize, config: &Config) -> Result<Table> {
         let (count, dim) = (value.len() / config.dim, config.dim);
         let states = |rows| (0..config.optimizer.states()).map(|_| Matrix::new(gpu, rows, dim)).collect::<Result<_>>();
@@ -41,7 +41,7 @@ impl Table {
         })
     }
 
-    /// Steps the rows `ids` against `gradient`, that of each by itself.
+    /// Updates the rows `ids`, where row i of `gradient` is the gradient of row `ids[i]`.
     fn step(&self, recorder: &mut Recorder, ids: Tensor<u32>, gradient: Tensor, optimizer: Optimizer) -> Result<()> {
         let (rows, sums, local) =
             (self.rows.first(ids.rows())?, self.gradient.first(ids.rows())?, self.local.first(ids.rows())?);
@@ -59,7 +59,7 @@ impl Table {
     }
 }
 
-/// Each user's items on the device.
+/// The items that each user has taken, on the device.
 struct Known {
     starts: Ids,
     items: Ids,
@@ -73,7 +73,7 @@ impl Known {
         Ok(Known { starts: Ids::of(gpu, &starts)?, items: Ids::of(gpu, &lists.concat())? })
     }
 
-    /// Those of each row's user.
+    /// The lists of the users of each row.
     fn of<'a>(&'a self, users: Tensor<'a, u32>) -> Result<Lists<'a>> {
         Ok(Lists { starts: self.starts.view()?, items: self.items.view()?, list: Some(users) })
     }
@@ -83,32 +83,32 @@ pub(super) struct Device<'a> {
     gpu: &'a Gpu,
     data: &'a Interactions,
     config: &'a Config,
-    /// Of users and of items.
+    /// Tables of users and of items.
     tables: [Table; 2],
-    /// What makes embeddings of a table's rows, for those that a step takes.
+    /// Towers that compute the embeddings of the rows that a step takes.
     towers: [Maps; 2],
     known: Known,
     popularity: Ids,
     users: Ids,
-    /// The batch's own items.
+    /// The positive items of the batch.
     own: Ids,
-    /// Own items and negatives: see [`Device::places`].
+    /// Positive items and negatives, in the layout of [`Device::places`].
     items: Ids,
     log_q: Matrix,
     /// Logits, their gradients and their targets.
     logits: [Matrix; 3],
     state: Matrix,
-    /// All items' embeddings, where a step compares with them and a tower makes them.
+    /// Embeddings of all items, if a step compares with all items and the table's rows are not the embeddings.
     catalogue: Option<Matrix>,
     losses: Matrix,
-    /// Steps since losses were read.
+    /// Number of steps since the losses were last read.
     unread: usize,
-    /// Steps that are done, and all that there will be.
+    /// Number of steps done, and total number of steps.
     step: u32,
     steps: usize,
 }
 
-/// Where ids of a step are: those of the batch's own items, one a user, and those of negatives.
+/// Views of a step's item ids: all, the positive items (one per user), and the negatives with their `log_q`.
 struct Places<'a> {
     all: Tensor<'a, u32>,
     own: Tensor<'a, u32>,
@@ -177,7 +177,8 @@ impl<'a> Device<'a> {
         Ok(device)
     }
 
-    /// For the logistic loss a user's own item and its negatives are a row; for softmax all own items come first.
+    /// For the logistic loss, a row holds a user's positive item and its negatives. For softmax, all positive items
+    /// come first.
     fn places(&self) -> Result<Places<'_>> {
         let batch = self.config.batch;
         let [each, all] = self.config.negatives.counts();
@@ -195,7 +196,8 @@ impl<'a> Device<'a> {
         Ok(Places { all: self.items.view()?, own, negatives, log_q: log_q(rows, cols, first, stride)? })
     }
 
-    /// Fills what of the negatives does not depend on the users' rows, and the correction of own items.
+    /// Draws the negatives that do not depend on the users' rows, with their `log_q`. For in-batch negatives, also
+    /// computes `log_q` of the positive items.
     fn draw(&self, recorder: &mut Recorder, places: &Places) -> Result<()> {
         let Config { loss, negatives, seed, batch, .. } = *self.config;
         let options = sample::Options { seed, step: self.step, stream: 0, expected: loss == Loss::Softmax };
@@ -219,19 +221,19 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Those of a step's users and items, and their gradients.
+    /// Embeddings of a step's users and items, and their gradients.
     fn embeddings(&self) -> [[&Matrix; 2]; 2] {
         [self.towers.each_ref().map(Maps::y), self.towers.each_ref().map(Maps::dy)]
     }
 
-    /// Takes the rows `ids` of users or items and embeds them.
+    /// Gathers the rows `ids` of users or items and computes their embeddings.
     fn embed(&self, recorder: &mut Recorder, side: usize, ids: Tensor<u32>) -> Result<()> {
         let (table, tower) = (&self.tables[side].value, &self.towers[side]);
         gather::forward(recorder, table.view()?, ids, tower.x().view()?)?;
         tower.forward(recorder, tower.x().view()?, tower.y().view()?)
     }
 
-    /// The embeddings of all users or items, in `all`; the table itself where they are its rows.
+    /// The embeddings of all users or items, computed into `all`. The table itself if its rows are the embeddings.
     fn embed_all<'t>(&'t self, recorder: &mut Recorder, side: usize, all: &'t Option<Matrix>) -> Result<Tensor<'t>> {
         let (table, tower) = (&self.tables[side].value, &self.towers[side]);
         let Some(all) = all else { return table.view() };
@@ -246,7 +248,7 @@ impl<'a> Device<'a> {
         all.view()
     }
 
-    /// Where [`Device::embed_all`] writes.
+    /// The buffer that [`Device::embed_all`] writes to; `None` if it is not needed.
     fn room(&self, side: usize) -> Result<Option<Matrix>> {
         let rows = self.tables[side].value.rows;
         (self.config.hidden > 0 || self.config.normalize)
@@ -298,7 +300,7 @@ impl<'a> Device<'a> {
         info_nce::forward(recorder, pairs, loss, state, gradients, options)
     }
 
-    /// One update on the interactions numbered `pairs`; returns before it is done.
+    /// Updates on the interactions with the indices `pairs`. Returns before the update is done.
     pub(super) fn step(&mut self, pairs: &[u32], watch: Watch) -> Result<()> {
         let ids = |of: &[u32]| -> Vec<u32> { pairs.iter().map(|&pair| of[pair as usize]).collect() };
         self.gpu.write(self.users.view()?, &ids(&self.data.users))?;
@@ -335,7 +337,7 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    /// The losses since the last call, a pair.
+    /// The losses of the steps since the last call, each per pair.
     pub(super) fn losses(&mut self) -> Result<Vec<f32>> {
         let mut losses = self.gpu.read(self.losses.first(self.unread)?)?;
         self.unread = 0;
@@ -345,7 +347,7 @@ impl<'a> Device<'a> {
         Ok(losses)
     }
 
-    /// Embeddings of all users and items, in the places of [`Device::room`].
+    /// Embeddings of all users and items, in the buffers of [`Device::room`].
     fn all<'t>(&'t self, rooms: &'t [Option<Matrix>; 2]) -> Result<[Tensor<'t>; 2]> {
         self.gpu.run(|recorder| Ok([self.embed_all(recorder, 0, &rooms[0])?, self.embed_all(recorder, 1, &rooms[1])?]))
     }
@@ -362,11 +364,12 @@ impl<'a> Device<'a> {
     }
 }
 
-/// For each of `users` the ids of the `count` items of the largest scores, best first, without those that it took in `known`; u32::MAX where
-/// there are no more.
+/// For each of `users`, the ids of the `count` items with the largest scores, best first, except the items that the
+/// user took in `known`. u32::MAX fills up if there are fewer items.
 ///
 /// # Errors
-/// [`Error::Option`] for a count of 0; [`Error::Data`] for tables whose rows are not those of `known` and for users that are none of them; any error of the device.
+/// [`Error::Option`] for a count of 0; [`Error::Data`] if the tables do not have as many rows as `known` has users and
+/// items, or for a user out of range; any error of the device.
 pub fn recommend(gpu: &Gpu, model: &Model, known: &Interactions, users: &[u32], count: usize) -> Result<Vec<u32>> {
     let refuse = |what: &str, expected, found| Err(Error::Data { what: what.into(), expected, found });
     for (what, table, rows) in [("users", &model.users, known.user_count), ("items", &model.items, known.item_count)] {

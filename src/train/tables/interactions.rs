@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 
-/// Which user took which item; a pair may stand more than once.
+/// Which user took which item. A pair may occur more than once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interactions {
     pub(in crate::train) users: Vec<u32>,
@@ -10,10 +10,11 @@ pub struct Interactions {
 }
 
 impl Interactions {
-    /// User `users[e]` took item `items[e]`; users are 0 to `user_count` − 1, items 0 to `item_count` − 1.
+    /// User `users[e]` took item `items[e]`. User ids are 0 to `user_count` − 1, item ids 0 to `item_count` − 1.
     ///
     /// # Errors
-    /// [`Error::Data`] if the lengths differ or exceed 2³² − 1, or an id is out of range.
+    /// [`Error::Data`] if the lengths differ or exceed 2³² − 1, an id is out of range, or there are more than 2³² − 2
+    /// users or items.
     pub fn new(users: Vec<u32>, items: Vec<u32>, user_count: usize, item_count: usize) -> Result<Interactions> {
         let refuse = |what: &str, expected, found| Err(Error::Data { what: what.into(), expected, found });
         if items.len() != users.len() || u32::try_from(users.len()).is_err() {
@@ -24,7 +25,7 @@ impl Interactions {
             if let Some(at) = ids.iter().position(|&id| id as usize >= count) {
                 return refuse(what, format!("ids below {count}"), format!("{} in interaction {at}", ids[at]));
             }
-            // The last word says that there is no such id.
+            // u32::MAX stands for no id.
             if count >= u32::MAX as usize {
                 return refuse(what, "fewer than 2^32 - 1".into(), count.to_string());
             }
@@ -37,12 +38,12 @@ impl Interactions {
         self.users.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no interactions.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
     }
 
-    /// The items of each user, ascending, each once.
+    /// The items of each user, ascending and without duplicates.
     pub fn lists(&self) -> Vec<Vec<u32>> {
         let mut lists = vec![Vec::new(); self.user_count];
         for (&user, &item) in self.users.iter().zip(&self.items) {
@@ -55,7 +56,7 @@ impl Interactions {
         lists
     }
 
-    /// How often each item occurs.
+    /// The number of interactions of each item.
     pub fn popularity(&self) -> Vec<f32> {
         let mut counts = vec![0u32; self.item_count];
         self.items.iter().for_each(|&item| counts[item as usize] += 1);

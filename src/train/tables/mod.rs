@@ -1,9 +1,11 @@
-//! Embedding tables trained on interactions: one row a user and one an item, whose inner product says what goes together.
+//! Embedding tables trained on interactions: one row per user and per item. The inner product of two rows scores the
+//! pair.
 //!
-//! With `hidden` above 0 a tower stands on each table, linear → tanh → linear, and what it makes of a row is the embedding.
+//! With `hidden` above 0, each table is followed by a tower, linear → tanh → linear, whose output is the embedding.
 //!
-//! A step gathers the rows of a batch, draws negatives, computes the loss and its gradients and steps the rows that took part, all on the
-//! device, in one submit. Rows that did not take part keep their value and their optimizer's state (as PyTorch's SparseAdam does).
+//! A step gathers the rows of a batch, draws negatives, computes the loss and its gradients, and updates the rows that
+//! took part. All of this runs on the device, in one submit. Rows that did not take part keep their values and their
+//! optimizer state, as with PyTorch's SparseAdam.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {
@@ -32,40 +34,40 @@ pub use super::End;
 use super::{Batches, Optimizer, PATIENCE, STEPS_PER_READ, Schedule, check_widths, patient};
 use crate::{Error, Gpu, Progress, Result, adam, info_nce, metrics};
 
-/// Negatives a user, or for all.
+/// Most negatives per user, or shared by all users.
 const MOST_DRAWN: usize = 1 << 24;
 
-/// What a pair's score is compared with.
+/// The negatives with which the score of a pair is compared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Negatives {
-    /// Nothing: only [`Loss::Logistic`] learns then, and folds.
+    /// No negatives. Only [`Loss::Logistic`] can train without them, and its embeddings fold: see [`metrics::folding`].
     None,
-    /// Items drawn for each user, outside its known ones: from popularity to some power, or from all alike.
+    /// Items drawn for each user, outside of the items it has taken: by popularity raised to a power, or uniformly.
     Drawn {
-        /// How many.
+        /// Negatives per user.
         count: usize,
-        /// Of popularity; 0: all items alike.
+        /// Power of popularity; 0: uniform.
         power: f64,
-        /// Share of the draws from all items alike.
+        /// Share of the draws that are uniform, from 0 to 1.
         uniform: f32,
     },
     /// The other items of the batch.
     InBatch,
-    /// The other items of the batch, and for all users together items from all alike (mixed negative sampling).
+    /// The other items of the batch, and uniformly drawn items that all users share (mixed negative sampling).
     Mixed {
-        /// How many.
+        /// Number of drawn items.
         count: usize,
     },
-    /// The items with the largest scores of all, outside the user's known ones. Sampled softmax corrects them by nothing, since they are certain to be
-    /// there: ln 1.
+    /// The items with the largest scores, outside of the items that the user has taken. Sampled softmax does not
+    /// correct their scores, because they are included with certainty: ln 1 = 0.
     Hard {
-        /// How many.
+        /// Negatives per user.
         count: usize,
     },
 }
 
 impl Negatives {
-    /// Negatives that stand beside the batch's own items: of each user, and of all together.
+    /// Numbers of negatives besides the batch's own items: per user, and shared by all users.
     pub(super) fn counts(&self) -> [usize; 2] {
         match *self {
             Negatives::None | Negatives::InBatch => [0, 0],
@@ -79,48 +81,50 @@ impl Negatives {
     }
 }
 
-/// How scores become a loss.
+/// The loss of the scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// −ln σ(s) of the pair and −ln σ(−s) of each negative, summed over the batch: skip-gram with negative sampling.
+    /// −ln σ(s) of the pair plus −ln σ(−s) of each negative, summed over the batch (skip-gram with negative sampling).
     Logistic,
-    /// Sampled softmax, the mean over the batch, scores corrected by their probability of being drawn.
+    /// Sampled softmax, mean over the batch. Scores are corrected by the probability with which an item is drawn.
     Softmax,
 }
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Width of a table's row, and of an embedding.
+    /// Width of a table's rows and of the embeddings.
     pub dim: usize,
-    /// Width between the two maps of a tower, linear → tanh → linear, that makes the embedding of a table's row; 0: the row is the embedding.
+    /// Width between the two maps of a tower, linear → tanh → linear, that computes the embedding from a table's row.
+    /// 0: the row is the embedding.
     pub hidden: usize,
-    /// Pairs in a step.
+    /// Pairs per step.
     pub batch: usize,
     /// Passes over the pairs.
     pub epochs: usize,
     /// The loss.
     pub loss: Loss,
-    /// What it compares with.
+    /// The negatives.
     pub negatives: Negatives,
-    /// Divides the scores of [`Loss::Softmax`].
+    /// Temperature: divides the scores of [`Loss::Softmax`].
     pub temperature: f32,
-    /// Whether rows are compared by cosine, with [`Loss::Softmax`]: then embeddings are of unit length.
+    /// Whether [`Loss::Softmax`] compares by cosine. Embeddings then have unit length.
     pub normalize: bool,
-    /// How rows step.
+    /// The optimizer.
     pub optimizer: Optimizer,
-    /// Learning rate, times what the schedule says.
+    /// Learning rate, before the factor of the schedule.
     pub rate: f64,
-    /// Of the rate, over all steps.
+    /// Schedule of the learning rate over all steps.
     pub schedule: Schedule,
-    /// Rows start uniform in ± this/√dim.
+    /// Rows start uniform in ± `start`/√dim.
     pub start: f32,
-    /// Decides the start, the batches and the draws.
+    /// Seed of the initial rows, the batches and the draws.
     pub seed: u64,
 }
 
 impl Default for Config {
-    /// 64 wide, 1,024 pairs a step, 20 epochs of sampled softmax with Adam at 0.01 and 128 uniform negatives a user.
+    /// Width 64, 1,024 pairs per step, 20 epochs of sampled softmax with Adam at 0.01 and 128 uniform negatives per
+    /// user.
     fn default() -> Self {
         Config {
             dim: 64,
@@ -141,7 +145,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses what cannot train on these interactions; [`fit`] asks first.
+    /// Checks the configuration against these interactions. [`fit`] calls it first.
     ///
     /// # Errors
     /// [`Error::Option`] names the option, its range and its value.
@@ -203,14 +207,15 @@ impl Config {
     }
 }
 
-/// The embeddings: the tables' rows, or what towers make of them; of unit length where the training compared by cosine.
+/// The embeddings: the tables' rows, or the towers' output for them. They have unit length if the training compared by
+/// cosine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// Of users \[users, dim\], row-major.
+    /// Embeddings of the users \[users, dim\], row-major.
     pub users: Vec<f32>,
-    /// Of items \[items, dim\], row-major.
+    /// Embeddings of the items \[items, dim\], row-major.
     pub items: Vec<f32>,
-    /// Width of a row.
+    /// Width of an embedding.
     pub dim: usize,
 }
 
@@ -220,25 +225,28 @@ impl Model {
     }
 }
 
-/// What recommendations are worth: over the users of the held-out interactions, each item but their training ones ranked.
+/// Quality of recommendations for the users of the held-out interactions. For each user all items are ranked except
+/// those it was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Quality {
-    /// K: how many items a user were looked at.
+    /// K: number of items per user that count.
     pub at: usize,
     /// [Recall](metrics::recall) of the held-out items among the first K.
     pub recall: f64,
     /// [NDCG](metrics::ndcg) of the first K.
     pub ndcg: f64,
-    /// Users that were ranked.
+    /// Number of users that were ranked.
     pub users: usize,
 }
 
 impl Quality {
-    /// At each K of `at`: `best` gives as many items a user, best first, as its second argument says, by [`recommend`] or otherwise, for the users who
-    /// have held-out interactions.
+    /// The quality at each K of `at`.
+    ///
+    /// `best` is called with the users who have held-out interactions and a number of items. It returns that many item
+    /// ids per user, best first, from [`recommend`] or another source.
     ///
     /// # Errors
-    /// Those of `best`.
+    /// The error of `best`.
     pub fn measure<E>(
         held_out: &Interactions,
         at: &[usize],
@@ -264,59 +272,61 @@ impl Quality {
 /// What [`fit`] reports while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The untrained tables have been measured.
+    /// The untrained tables have been evaluated.
     Start {
-        /// On the held-out interactions.
+        /// Quality on the held-out interactions.
         before: Quality,
-        /// Steps in an epoch.
+        /// Steps per epoch.
         steps: usize,
     },
-    /// A step, or the measuring after an epoch, takes long; told about once a second.
+    /// Progress of a step, or of the evaluation after an epoch, that takes long; sent about once a second.
     Within {
-        /// How far the op has come that is being computed.
+        /// Progress of the op that is running.
         progress: Progress,
     },
     /// Some steps are done.
     Steps {
-        /// The epoch they belong to, from 1.
+        /// The epoch of these steps, from 1.
         epoch: usize,
-        /// Their losses, a pair.
+        /// Losses of the steps since the last such event, each per pair.
         losses: Vec<f32>,
     },
     /// An epoch is done.
     Epoch {
         /// Its number, from 1.
         epoch: usize,
-        /// The mean of its losses.
+        /// The mean loss of its steps.
         loss: f64,
-        /// On the held-out interactions.
+        /// Quality on the held-out interactions.
         held_out: Quality,
-        /// The embeddings, where these are the best so far.
+        /// The embeddings, if they are the best so far.
         best: Option<&'a Model>,
     },
 }
 
-/// What came of a training.
+/// The result of a training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Before training.
+    /// Quality before training.
     pub before: Quality,
-    /// With the tables that are kept.
+    /// Quality of the embeddings that are kept.
     pub best: Quality,
-    /// The epoch with the best NDCG on the held-out interactions, or the last without any; 0 for the start.
+    /// The epoch with the best NDCG on the held-out interactions; 0 if none was better than the start. Without held-out
+    /// interactions: the last epoch.
     pub best_epoch: usize,
-    /// Its tables.
+    /// The embeddings of that epoch.
     pub model: Model,
-    /// Why it ended.
+    /// Why the training ended.
     pub end: End,
 }
 
-/// Trains on `data`; `held_out` interactions of the same users and items are only measured with.
+/// Trains on `data`. The `held_out` interactions, of the same users and items, are used for evaluation only.
 ///
-/// `watch` sees every [`Event`] and can end the training. The same seed on the same device gives the same bits.
+/// `watch` receives every [`Event`] and can end the training. The same seed on the same device gives the same bits.
 ///
 /// # Errors
-/// [`Error::Option`] for a configuration that does not fit the data; any error of the device.
+/// [`Error::Option`] for a configuration that does not fit the data; [`Error::Data`] if `held_out` has another number
+/// of users or items; any error of the device.
 pub fn fit(
     gpu: &Gpu,
     data: &Interactions,
@@ -387,7 +397,7 @@ pub fn fit(
     Ok(outcome)
 }
 
-/// Of the items that users did not train with; nothing is measured without held-out ones.
+/// Quality on the items that users did not train with. Zeros without held-out interactions.
 fn quality(
     engine: &device::Device,
     held_out: Option<&Interactions>,

@@ -1,36 +1,42 @@
 use super::Values;
 use crate::{Error, Random, Result, Storage, wals};
 
-/// What an interaction of value v counts, and what all that was not observed.
+/// Weights and goals: what an observed interaction of value v counts, and what an unobserved pair counts.
+///
+/// w, r, w₀ and s are those of [`wals`](crate::wals): weight and goal of an observed pair, weight of all other pairs,
+/// and score ⟨x_u, y_i⟩.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Preset {
-    /// w₀ as given; an interaction adds (1 − s)² to what all pairs have, w₀ s², whatever its value: w = 1 + w₀, r = 1/(1 + w₀). The
-    /// objective of Google's iALS but for a constant (Rendle, Krichene, Zhang and Koren 2022, arXiv:2110.14037).
+    /// w₀ as given, w = 1 + w₀, r = 1/(1 + w₀), whatever v is. Every pair then counts w₀ s², and an interaction adds (1
+    /// − s)². This is the objective of Google's iALS up to a constant (Rendle, Krichene, Zhang and Koren 2022,
+    /// arXiv:2110.14037).
     Ials {
         /// w₀, above 0.
         unobserved: f32,
     },
-    /// w₀ = 1, w = 1 + α v, r = 1 where v is above 0, else 0 (Hu, Koren and Volinsky 2008).
+    /// w₀ = 1, w = 1 + α v, r = 1 if v is above 0, else 0 (Hu, Koren and Volinsky 2008).
     Hu {
-        /// α.
+        /// α, at least 0.
         alpha: f32,
     },
-    /// w₀ = 1, w = α |v|, r = 1 where v is above 0, else 0, so that a v below 0 is a dislike: what the library `implicit` computes.
+    /// w₀ = 1, w = α |v|, r = 1 if v is above 0, else 0. A negative v is thus a dislike. Same as the library
+    /// `implicit`.
     Implicit {
-        /// α.
+        /// α, at least 0.
         alpha: f32,
     },
-    /// w₀ as given, w = w₀ + R C with the user's R and the item's C of [`Values`](super::Values), r = v: what TensorFlow's `WALSModel` computed.
+    /// w₀ as given, w = w₀ + R C with the user's R and the item's C from [`Values`](super::Values), r = v. Same as
+    /// TensorFlow's `WALSModel`.
     Tf {
-        /// w₀, of at least 0.
+        /// w₀, at least 0.
         unobserved: f32,
     },
-    /// w₀ = 0, w = 1, r = v: ratings (Zhou, Wilkinson, Schreiber and Pan 2008).
+    /// w₀ = 0, w = 1, r = v, for ratings (Zhou, Wilkinson, Schreiber and Pan 2008).
     Explicit,
 }
 
 impl Preset {
-    /// w₀, and w and r where all observations have the same.
+    /// w₀; also w and r, if they are the same for all observations.
     pub fn options(&self) -> wals::Options {
         let default = wals::Options::default();
         match *self {
@@ -43,7 +49,8 @@ impl Preset {
         }
     }
 
-    /// w of an observation of value v whose user and item have weights of the product `of_both`, where it depends on them.
+    /// w of an observation of value v, if w differs between observations. `of_both` is R C, the product of the weights
+    /// of its user and its item.
     pub fn weight(&self, value: f32, of_both: Option<f32>) -> Option<f32> {
         match *self {
             Preset::Tf { unobserved } => of_both.map(|of_both| unobserved + of_both),
@@ -53,7 +60,7 @@ impl Preset {
         }
     }
 
-    /// r of an observation of value v, where it depends on it.
+    /// r of an observation of value v, if r depends on v.
     pub fn goal(&self, value: f32) -> Option<f32> {
         match self {
             Preset::Explicit | Preset::Tf { .. } => Some(value),
@@ -62,21 +69,26 @@ impl Preset {
         }
     }
 
-    /// Whether a v below 0 means something.
+    /// Whether a negative v is allowed.
     pub fn takes_negative(&self) -> bool {
         matches!(self, Preset::Explicit | Preset::Tf { .. } | Preset::Implicit { .. })
     }
 }
 
-/// How the rows of one side are solved with the other held.
+/// How the rows of one side are solved with the other side held fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Solver {
-    /// Exactly, by Cholesky: n D² + D³/6 multiply-adds and a matrix of D × D for a row of n observations.
+    /// Exactly, by Cholesky. A row of n observations takes n D² + D³/6 multiply-adds and a D × D matrix.
     Direct,
-    /// From what the row was, by conjugate gradients in the basis where the other side's Gramian is diagonal: 2 (steps + 1) n D, and 2 D² to turn it there
-    /// and back. The basis is found on the host, in D³ · 2 ns: 2 s for D = 1,024. Wider rows do without it, by 2 (steps + 1) n D and (steps + 1) D².
+    /// Approximately, by conjugate gradients from the row's previous value.
+    ///
+    /// Up to D = 1,024 they run in the basis where the other side's Gramian is diagonal. A row of n observations takes
+    /// 2 (steps + 1) n D multiply-adds, and 2 D² to change to the basis and back. The host finds the basis in D³ · 2
+    /// ns: 2 s for D = 1,024. Wider rows do not change the basis; a row takes 2 (steps + 1) n D + (steps + 1) D²
+    /// multiply-adds.
     Conjugate {
-        /// How many, 1,000 at most; two, from what the sweep before left, lower the objective as fast as exact solutions do.
+        /// Number of steps, from 1 to 1,000. Two steps from the result of the previous sweep lower the objective as
+        /// fast as exact solutions do, unless observations are heavy: see [`Config::chosen`].
         steps: usize,
     },
 }
@@ -84,32 +96,34 @@ pub enum Solver {
 /// How to fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
-    /// Width of a factor, 16,384 at most.
+    /// Width of a factor, from 1 to 16,384.
     pub dim: usize,
-    /// Times that users and items are solved, at least once.
+    /// Number of sweeps, at least 1. A sweep solves the users and then the items.
     pub sweeps: usize,
-    /// The objective.
+    /// The weights and goals of the objective.
     pub preset: Preset,
-    /// λ.
+    /// λ, the strength of the L2 regularization, before it is scaled with `exponent`; at least 0.
     pub regularization: f32,
-    /// How rows are solved; none: as [`Config::chosen`] says.
+    /// How rows are solved. Default: `None`, the solver of [`Config::chosen`].
     pub solver: Option<Solver>,
-    /// How factors are stored: with 16 bits a number memory and what is read of it halve. By steps of conjugate gradients the objective is then that of rows
-    /// before they are rounded.
+    /// How factors are stored. 16 bits per number halve the memory and the bytes read. With [`Solver::Conjugate`] the
+    /// reported objective is then that of the rows before they are rounded.
     pub storage: Storage,
-    /// ν: a row of n observations has λ (n + w₀ · rows of the other side)^ν.
+    /// ν: the λ of a row of n observations is λ (n + w₀ · rows of the other side)^ν.
     pub exponent: f32,
-    /// The fit ends once a sweep lowers the objective by less than this share of it; 0: after all sweeps.
+    /// The fit ends once a sweep lowers the objective by less than this share of the objective. 0: the fit runs all
+    /// sweeps.
     pub tolerance: f64,
-    /// Items start uniform in ± this/√dim; of `hu` and `implicit` between 0 and it, as the library `implicit` has it: on counts of plays the fit ends lower by a seventh, on ratings
-    /// within 4 % of where it ended.
+    /// Item factors start uniform in ± `start`/√dim. With [`Preset::Hu`] and [`Preset::Implicit`] they start between 0
+    /// and `start`/√dim, as in the library `implicit`: compared with the symmetric start, the objective at the end is
+    /// lower by a seventh on counts of plays, and within 4 % on ratings.
     pub start: f32,
-    /// Decides the start.
+    /// Seed of the start.
     pub seed: u64,
 }
 
 impl Default for Config {
-    /// 64 wide, 16 sweeps of Google's iALS with w₀ 0.1, λ 0.003 and ν 1.
+    /// Width 64, 16 sweeps of Google's iALS with w₀ = 0.1, λ = 0.003 and ν = 1.
     fn default() -> Self {
         let preset = Preset::Ials { unobserved: 0.1 };
         Config {
@@ -127,22 +141,38 @@ impl Default for Config {
     }
 }
 
-/// The widest factors: their Gramian takes a gigabyte.
+/// The widest factors: their Gramian takes 1 GB.
 const WIDEST: usize = 16_384;
-/// A batch of rows is planned with all its steps. More than D of them bring nothing but what rounding has spoiled.
+/// Most steps: a batch of rows is recorded with all its steps. More than D steps only correct rounding errors.
 const MOST_STEPS: usize = 1000;
-/// The widest factors for which a basis is found: the host takes some seconds for it, each half of a sweep, and eight times as long for twice as many.
+/// The widest factors for which a basis is found. The host takes some seconds for it in each half of a sweep, and eight
+/// times as long for twice the width.
 pub(super) const WIDEST_TURNED: usize = 1024;
-/// Where nothing is known of what was not observed, rows of fewer numbers than this are solved exactly.
+/// With w₀ = 0, rows narrower than this are solved exactly.
 const DIRECT_BELOW: usize = 128;
-/// And of less than this where observations are so heavy that steps take too many.
+/// With observations too heavy for a few steps, rows narrower than this are solved exactly.
 const HEAVY_BELOW: usize = 256;
 
 impl Config {
-    /// The solver. Unless one is set and with a weight for all pairs, which is what the basis is for, it is as many steps of conjugate gradients as lower the
-    /// objective as fast as exact solutions do, sweep for sweep: two where an observation weighs up to 30 times what all pairs do, four up to 1,000, eight up to
-    /// 30,000, measured on ratings and on counts of plays with D = 64, on llvmpipe in a third to a sixth of the time of exact ones. Heavier rows are solved exactly, from
-    /// D = 256 on by 16 steps. Without that weight rows are solved exactly, and from D = 128 on by eight steps. Rows wider than 1,024, which have no basis, by eight.
+    /// The solver: `solver` if set, otherwise by the table.
+    ///
+    /// The weight is Σ w²/Σ w over the observations, divided by w₀. For [`Preset::Tf`] it is estimated from the users'
+    /// and items' weights: 1 + (Σ R²/Σ R)(Σ C²/Σ C)/w₀.
+    ///
+    /// | w₀ | D | weight | solver |
+    /// |---|---|---|---|
+    /// | 0 | below 128 | | [`Solver::Direct`] |
+    /// | 0 | 128 or more | | 8 steps |
+    /// | above 0 | above 1,024 | | 8 steps |
+    /// | above 0 | up to 1,024 | up to 30 | 2 steps |
+    /// | above 0 | up to 1,024 | up to 1,000 | 4 steps |
+    /// | above 0 | up to 1,024 | up to 30,000 | 8 steps |
+    /// | above 0 | below 256 | above 30,000 | [`Solver::Direct`] |
+    /// | above 0 | 256 to 1,024 | above 30,000 | 16 steps |
+    ///
+    /// "Steps" are those of [`Solver::Conjugate`]. For weights up to 30,000, that many steps lower the objective as
+    /// fast as exact solutions do, sweep for sweep: measured on ratings and on counts of plays with D = 64. On llvmpipe
+    /// they took a third to a sixth of the time of exact solutions.
     pub fn chosen(&self, values: Values) -> Solver {
         if let Some(solver) = self.solver {
             return solver;
@@ -160,7 +190,8 @@ impl Config {
         }
     }
 
-    /// What an observation weighs in units of what all pairs do, Σ w²/Σ w over w₀, of which the heavy ones decide most.
+    /// The weight of an observation relative to w₀: the mean weight Σ w²/Σ w, which heavy observations dominate,
+    /// divided by w₀.
     fn weight_beside_all(&self, values: Values) -> f64 {
         let options = self.preset.options();
         let mean = |weights: &mut dyn Iterator<Item = f32>| {
@@ -181,8 +212,8 @@ impl Config {
         weight / f64::from(options.unobserved)
     }
 
-    /// Factors \[items, dim\] as [`fit`](super::fit) starts from: beside those of an earlier fit they are a start of [`fit_from`](super::fit_from) for items that it
-    /// did not know.
+    /// The item factors \[items, dim\] that [`fit`](super::fit) starts from. For items that an earlier fit did not
+    /// know: append their rows to the factors of that fit and start [`fit_from`](super::fit_from) with them.
     pub fn drawn(&self, items: usize) -> Vec<f32> {
         let mut random = Random::new(self.seed, 0);
         let scale = self.start / (self.dim as f32).sqrt();
@@ -191,7 +222,7 @@ impl Config {
         (0..items.saturating_mul(self.dim)).map(|_| scale * of(random.uniform())).collect()
     }
 
-    /// Refuses what cannot be fitted; [`fit`](super::fit) asks first.
+    /// Checks the configuration. [`fit`](super::fit) calls it first.
     ///
     /// # Errors
     /// [`Error::Option`] names the option, its range and its value.

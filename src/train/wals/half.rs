@@ -4,7 +4,7 @@ use crate::train::matrix::{Ids, Matrix};
 use crate::train::tables::Interactions;
 use crate::{Error, Gpu, Result, Watch, dot, linear, wals};
 
-/// One side of the matrix on the device.
+/// One side of the matrix on the device: users or items.
 pub(super) struct Half {
     side: Side,
     rows: wals::Rows,
@@ -14,7 +14,7 @@ pub(super) struct Half {
     ridge: Matrix,
     ridge_host: Vec<f32>,
     factor: Matrix,
-    /// In the basis of its Gramian, for [`Solver::Conjugate`].
+    /// The factor in the eigenbasis of its Gramian, for [`Solver::Conjugate`].
     turned: Option<Turned>,
     gramian: Matrix,
     gramian_host: Vec<f32>,
@@ -23,7 +23,7 @@ pub(super) struct Half {
 }
 
 impl Half {
-    /// One side of `data`, with factors of 0.
+    /// One side of `data`, with zero factors.
     pub(super) fn new(gpu: &Gpu, side: Side, data: &Interactions, values: Values, config: &Config) -> Result<Half> {
         let users = (&data.users, data.user_count, values.users);
         let items = (&data.items, data.item_count, values.items);
@@ -59,7 +59,7 @@ impl Half {
             has_any.then(|| of(own_weights, own) * of(other_weights, other))
         };
         let value = |e: usize| values.pairs.map_or(1.0, |values| values[e]);
-        // Nothing where all have what the options say.
+        // `None` if all observations have the value from the options.
         let numbers = |of: &dyn Fn(usize) -> Option<f32>, all: f32| -> Result<Option<Matrix>> {
             let numbers: Option<Vec<f32>> = order.iter().map(|&e| of(e)).collect();
             let Some(numbers) = numbers.filter(|numbers| numbers.iter().any(|&number| number != all)) else {
@@ -83,7 +83,8 @@ impl Half {
                 found: ridge_host[row].to_string(),
             });
         }
-        // A row without observations is 0 for any that is not 0 itself.
+        // A row without observations becomes 0 for any λ above 0. With λ = 0 its system would be singular, so it gets λ
+        // = 1.
         let of_row = |(pair, &ridge): (&[u32], &f32)| if pair[0] == pair[1] && ridge == 0.0 { 1.0 } else { ridge };
         let held_ridge: Vec<f32> = starts.windows(2).zip(&ridge_host).map(of_row).collect();
         Ok(Half {
@@ -103,7 +104,7 @@ impl Half {
         })
     }
 
-    /// From these factors.
+    /// Sets the factors and computes their Gramian.
     pub(super) fn begin(&mut self, gpu: &Gpu, factors: &[f32]) -> Result<()> {
         gpu.write(self.factor.view()?, factors)?;
         gpu.run(|recorder| wals::gramian(recorder, self.factor.view()?, self.gramian.view()?))?;
@@ -116,7 +117,7 @@ impl Half {
         gpu.read(self.factor.view()?)
     }
 
-    /// Finds the basis of the Gramian.
+    /// Computes the eigenbasis of the Gramian on the host.
     fn turn(&mut self, gpu: &Gpu, config: &Config) -> Result<()> {
         let dim = config.dim;
         let [vectors, values] = wals::eigen(&self.gramian_host, dim);
@@ -144,7 +145,7 @@ impl Half {
     }
 }
 
-/// Factors in a basis, and the basis.
+/// Factors in an eigenbasis, and the basis.
 struct Turned {
     factor: Matrix,
     vectors: Matrix,
@@ -155,7 +156,7 @@ fn undetermined(side: Side, row: usize, found: String) -> Error {
     Error::Undetermined { side: side.one(), row, found }
 }
 
-/// Solves `own` with `held` by `solver`; the objective then.
+/// Solves `own` with `held` held fixed, by `solver`. Returns the objective afterwards.
 pub(super) fn solve(
     gpu: &Gpu,
     own: &mut Half,
@@ -203,7 +204,7 @@ pub(super) fn solve(
     own.gramian_host = gpu.read(own.gramian.view()?)?;
     let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
     let [x, y] = [&own.gramian_host, &held.gramian_host].map(|numbers| wide(numbers));
-    // `refine` has all pairs in its rows' parts.
+    // The parts from `refine` already contain the term over all pairs, w₀ ⟨XᵀX, YᵀY⟩.
     let pairs: f64 = match solver {
         Solver::Direct => x.iter().zip(&y).map(|(x, y)| x * y).sum(),
         Solver::Conjugate { .. } => 0.0,

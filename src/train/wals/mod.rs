@@ -1,8 +1,9 @@
-//! Factors of a matrix of interactions by weighted alternating least squares: users solved with items held, items with users held, exactly or by a few steps
-//! towards it.
+//! Factors of a matrix of interactions by weighted alternating least squares: users are solved with the items held
+//! fixed, then items with the users held fixed, exactly or by a few steps.
 //!
-//! What was observed has a weight and a goal each, all that was not has one weight and the goal 0: see [`wals`](crate::wals). The objective never rises by more
-//! than its rounding, that of 16-bit factors included.
+//! Each observed pair has a weight and a goal. All unobserved pairs have one weight and the goal 0: see
+//! [`wals`](crate::wals). The objective never rises by more than its rounding error, which includes that of 16-bit
+//! factors.
 //!
 //! ```
 //! # fn main() -> wgloss::Result<()> {
@@ -31,7 +32,7 @@ use super::tables::{Interactions, Model};
 use super::{End, patient};
 use crate::{Error, Gpu, Progress, Result};
 
-/// Users or items.
+/// A side of the matrix of interactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// Users.
@@ -49,46 +50,46 @@ impl Side {
 /// What [`fit`] reports while it runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
-    /// A half of a sweep takes long; told about once a second.
+    /// Progress of a half of a sweep that takes long; sent about once a second.
     Within {
-        /// How far it has come.
+        /// How far the half of a sweep has come.
         progress: Progress,
     },
     /// One side has been solved.
     Solved {
-        /// The sweep, from 1.
+        /// The number of the sweep, from 1.
         sweep: usize,
-        /// Which.
+        /// The side that was solved.
         side: Side,
         /// The objective, summed in f64.
         objective: f64,
     },
 }
 
-/// What came of a fit.
+/// The result of a fit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The factors.
     pub model: Model,
     /// The objective after each sweep.
     pub objectives: Vec<f64>,
-    /// Why it ended.
+    /// Why the fit ended.
     pub end: End,
 }
 
-/// What interactions are worth.
+/// Values of the interactions, and weights of users and items.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'a> {
-    /// v of each; 1 without.
+    /// v of each interaction. Absent: 1.
     pub pairs: Option<&'a [f32]>,
-    /// R of each user, for [`Preset::Tf`]; 1 without.
+    /// R of each user, for [`Preset::Tf`]. Absent: 1.
     pub users: Option<&'a [f32]>,
-    /// C of each item, for [`Preset::Tf`]; 1 without.
+    /// C of each item, for [`Preset::Tf`]. Absent: 1.
     pub items: Option<&'a [f32]>,
 }
 
 impl<'a> Values<'a> {
-    /// Of the interactions alone.
+    /// Values of the interactions alone.
     pub fn of(pairs: &'a [f32]) -> Self {
         Values { pairs: Some(pairs), ..Values::default() }
     }
@@ -114,7 +115,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Refuses what cannot be fitted.
+/// Checks data, values, configuration and start.
 fn check(data: &Interactions, values: Values, config: &Config, start: &Model) -> Result<()> {
     config.check()?;
     values.check(data, config.preset)?;
@@ -138,12 +139,13 @@ fn check(data: &Interactions, values: Values, config: &Config, start: &Model) ->
 
 /// Fits factors to `data`.
 ///
-/// `watch` sees every [`Event`] and can end the fit. The same seed on the same device gives the same bits. A pair that occurs twice counts twice, and all that was
-/// not observed once too seldom: join such pairs first.
+/// `watch` receives every [`Event`] and can end the fit. The same seed on the same device gives the same bits. A pair
+/// that occurs twice counts twice as observed, and the unobserved pairs count one too few; merge such pairs first.
 ///
 /// # Errors
-/// [`Error::Option`] for a configuration out of range; [`Error::Data`] for values that the preset does not take, that are not as many as there should be or whose
-/// weights no f32 holds; [`Error::Undetermined`] for a row that its data and λ do not determine; any error of the device.
+/// [`Error::Option`] for a configuration out of range; [`Error::Data`] for values that the preset does not allow, that
+/// have the wrong number, or whose weights exceed f32; [`Error::Undetermined`] for a row that its data and λ do not
+/// determine; any error of the device.
 pub fn fit(
     gpu: &Gpu,
     data: &Interactions,
@@ -161,9 +163,11 @@ pub fn fit(
     fit_from(gpu, &start, data, values, config, watch)
 }
 
-/// The users that `data` is of, solved with `items` [items, dim] held: factors [users, dim] of users that a fit did not know, or who have
-/// taken more since. For new items hand in users' factors and the interactions the other way round. Steps of [`Solver::Conjugate`] are at least 16, since
-/// they begin at 0.
+/// Solves the users of `data` with `items` [items, dim] held fixed and returns their factors [users, dim].
+///
+/// For users that a fit did not know, or who have taken more items since. For new items, pass the factors of the users
+/// as `items`, and the interactions with users and items swapped. [`Solver::Conjugate`] takes at least 16 steps,
+/// because the factors start at 0.
 ///
 /// # Errors
 /// As [`fit`]; [`Error::Data`] for factors of another size.
@@ -182,10 +186,11 @@ pub fn fold_in(gpu: &Gpu, items: &[f32], data: &Interactions, values: Values, co
     users.read(gpu)
 }
 
-/// With these the factors of new users are those of a direct solution to four digits, on the data of the tests.
+/// With this many steps the factors of new users agree with an exact solution to four digits, on the data of the tests.
 const STEPS_FROM_NOTHING: usize = 16;
 
-/// As [`fit`], from factors that are there: those of an earlier fit, with new interactions, need few sweeps more. Without users' they begin at 0.
+/// Like [`fit`], but starts from existing factors. With the factors of an earlier fit and new interactions a few sweeps
+/// suffice. If `start.users` is empty, the users' factors start at 0.
 ///
 /// # Errors
 /// As [`fit`]; [`Error::Data`] for factors of another size.
