@@ -38,15 +38,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is free. With `overwrite` the files of
+    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is not there. With `overwrite` the files of
     /// the run that `wish` holds are removed once there is a result, so that nothing of it stands beside what the new one leaves.
     pub fn open(wish: Option<&Path>, default: &str, overwrite: bool) -> Result<Run, Failure> {
         let folder = match wish {
             Some(folder) => folder.to_owned(),
-            None => (1..)
-                .map(|count| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) })
-                .find(|folder| earlier(folder).is_none())
-                .unwrap_or_default(),
+            None => free(default)?,
         };
         let replaces = earlier(&folder);
         if let (Some(file), false) = (replaces, overwrite) {
@@ -56,11 +53,14 @@ impl Run {
                 folder.display()
             )));
         }
-        let made = !folder.exists();
+        let made = !folder.exists() || wish.is_none();
         let writable = fs::create_dir_all(&folder).and_then(|()| tempfile::NamedTempFile::new_in(&folder).map(drop));
-        writable.map_err(|error| {
-            Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
-        })?;
+        writable.map_err(|error| not_a_folder(&folder, &error))?;
+        if replaces.is_none() {
+            // Another run that begins in the same folder finds this one.
+            let claimed = fs::OpenOptions::new().write(true).create_new(true).open(folder.join(METRICS));
+            claimed.map_err(|error| not_a_folder(&folder, &error))?;
+        }
         Ok(Run { folder, metrics: String::new(), made, replaces: replaces.is_some(), has_result: false })
     }
 
@@ -169,6 +169,24 @@ pub fn word(end: &End) -> &'static str {
         End::Stopped => "stopped",
         End::Diverged(_) => "diverged",
     }
+}
+
+fn not_a_folder(folder: &Path, error: &io::Error) -> Failure {
+    Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
+}
+
+/// Makes the first of `default`, `default-2`, … that is not there: of runs that begin at the same time each has its own.
+fn free(default: &str) -> Result<PathBuf, Failure> {
+    let of = |count: u32| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) };
+    for folder in (1..).map(of) {
+        let parent = folder.parent().unwrap_or(Path::new("."));
+        match fs::create_dir_all(parent).and_then(|()| fs::create_dir(&folder)) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(not_a_folder(&folder, &error)),
+        }
+    }
+    Err(Failure::input(format!("--out: expected a folder, since {default} and its successors are taken")))
 }
 
 /// A file of an earlier run.

@@ -36,7 +36,7 @@ pub enum Verdict {
     Slower,
     /// The quartiles overlap, or the medians or the fastest samples are within 2 %.
     Same,
-    /// The times differ, but so did the adapter itself meanwhile, or the clock.
+    /// The times differ, but one is noisy, or so did the adapter itself meanwhile, or the clock.
     Unclear,
     Wrong,
     /// It was wrong before, and is right.
@@ -47,8 +47,8 @@ pub enum Verdict {
 const LEAST: f64 = 1.02;
 
 impl Verdict {
-    /// `drift`: see [`drift`].
-    pub fn of(before: &Case, after: &Case, drift: f64) -> Verdict {
+    /// `drift`: see [`drift`]. `is_noisy`: whether one of them is.
+    fn of(before: &Case, after: &Case, drift: f64, is_noisy: bool) -> Verdict {
         // Whether one takes longer than the other, by the median, by the fastest sample and without common quartiles, were the other `scale` times as long.
         let is_longer = |one: &Case, other: &Case, scale: f64| {
             let quartile = |case: &Case, share| quantile(&case.samples_s, share);
@@ -60,7 +60,7 @@ impl Verdict {
             () if !after.is_right() => Verdict::Wrong,
             () if !before.is_right() => Verdict::Righted,
             () if !is_longer(after, before, 1.0) && !is_longer(before, after, 1.0) => Verdict::Same,
-            () if before.clock != after.clock => Verdict::Unclear,
+            () if is_noisy || before.clock != after.clock => Verdict::Unclear,
             () if is_longer(after, before, drift.max(1.0)) => Verdict::Slower,
             () if is_longer(before, after, drift.recip().max(1.0)) => Verdict::Faster,
             () => Verdict::Unclear,
@@ -111,7 +111,9 @@ impl Comparison<'_> {
         let find = |record: &'a Record, name: &str| record.cases.iter().find(|case| case.name() == name);
         let pairs = after.cases.iter().filter_map(|new| {
             let old = find(before, &new.name())?;
-            let verdict = Verdict::of(old, new, if is_one_machine(before, after) { drift(old, new) } else { 1.0 });
+            let is_noisy = before.is_noisy(old) || after.is_noisy(new);
+            let drift = if is_one_machine(before, after) { drift(old, new) } else { 1.0 };
+            let verdict = Verdict::of(old, new, drift, is_noisy);
             Some(Pair { before: old, after: new, verdict })
         });
         let only = |one: &'a Record, other: &'a Record| -> Vec<String> {
@@ -210,13 +212,12 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
             Verdict::Unclear if exceeds => unclear.push(pair.after.name()),
             _ => {}
         }
-        let is_noisy = before.is_noisy(pair.before) || after.is_noisy(pair.after);
         table.add_row([
             pair.after.name(),
             duration(pair.before.seconds()),
             duration(pair.after.seconds()),
             format!("{:.2}", pair.ratio()),
-            format!("{}{}", pair.verdict.name(), if is_noisy { ", noisy" } else { "" }),
+            pair.verdict.name().to_owned(),
         ]);
     }
     let mean = comparison.mean().map_or("—".to_owned(), |mean| format!("{mean:.2}"));
@@ -227,7 +228,7 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     );
     if comparison.count(Verdict::Unclear) > 0 {
         println!(
-            "cannot tell: no more than a copy and multiply-adds of fixed sizes did before and after the case, or another clock; measure again on an idle machine"
+            "cannot tell: noisy, or no more than a copy and multiply-adds of fixed sizes differed before and after the case, or another clock; measure again on an idle machine"
         );
     }
     for (path, names) in [&arguments.before, &arguments.after].into_iter().zip(&comparison.only) {

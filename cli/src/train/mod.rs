@@ -25,7 +25,7 @@ use crate::table;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Queries: a .npy file, float32 or float16, shape [n, d]. Without --queries and --keys the bundled digits are used.
+    /// Queries: a .npy file of float16, float32 or float64, which is rounded to float32, shape [n, d]. Without --queries and --keys the bundled digits are used.
     #[arg(long, requires = "keys", value_name = "FILE")]
     queries: Option<PathBuf>,
     /// Keys: a .npy file of as many rows; row i belongs to row i of the queries.
