@@ -1,4 +1,4 @@
-//! `wgloss compare`: two results of the same cases, and whether one is faster than noise allows.
+//! `wgloss compare`: compares two results of the same cases, and says which case is faster by more than noise.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,18 +25,18 @@ fn percent(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a percentage, like 10%".to_owned())
 }
 
-/// What two sets of samples say.
+/// The outcome of comparing two sets of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Faster,
     Slower,
-    /// The quartiles overlap, or the medians are within 2 %.
+    /// The quartiles overlap, or the medians differ by less than 2 %.
     Same,
     Wrong,
 }
 
 impl Verdict {
-    /// `drift`: see [`drift`].
+    /// The verdict on `after`. `drift`: see [`drift`].
     pub fn of(before: &Case, after: &Case, drift: f64) -> Verdict {
         let quartiles = |case: &Case| [0.25, 0.75].map(|share| quantile(&case.samples_s, share));
         let ([fast_before, slow_before], [fast_after, slow_after]) = (quartiles(before), quartiles(after));
@@ -59,7 +59,8 @@ impl Verdict {
     }
 }
 
-/// The slowest of the probes of both over the fastest: by so much the adapter itself differed, whatever the kernels. 1 between adapters.
+/// The slowest probe of both results over the fastest: the factor by which the speed of the adapter itself varied,
+/// whatever the kernels. 1 if the adapters or processors differ.
 pub fn drift(before: &Record, after: &Record) -> f64 {
     let place = |record: &Record| (record.provenance.adapter.clone(), record.provenance.cpu.clone());
     if place(before) != place(after) {
@@ -69,7 +70,7 @@ pub fn drift(before: &Record, after: &Record) -> f64 {
     probes().reduce(f64::max).zip(probes().reduce(f64::min)).map_or(1.0, |(slowest, fastest)| slowest / fastest)
 }
 
-/// The cases that both have.
+/// The cases that are in both results.
 pub fn pairs<'a>(before: &'a Record, after: &'a Record) -> Vec<(&'a Case, &'a Case)> {
     let partner = |case: &&Case| before.cases.iter().find(|other| other.name() == case.name());
     after.cases.iter().filter_map(|case| Some((partner(&case)?, case))).collect()
