@@ -1,4 +1,5 @@
-//! What it costs the host to record an op: `cargo bench --bench host`, see benches/README.md. Nothing is submitted while the clock runs.
+//! The host's cost of recording an op: `cargo bench --bench host`, see benches/README.md. Nothing is submitted while
+//! the clock runs.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use wgloss::{Gpu, Options, Recorder, Result, Tensor, cross_entropy, info_nce, sg
 
 const ROWS: usize = 64;
 const COLS: usize = 64;
-/// Recorded into one encoder.
+/// Ops that are recorded into one encoder.
 const AT_ONCE: u64 = 50;
 
 fn host(criterion: &mut Criterion) {
@@ -84,7 +85,8 @@ impl Buffers {
     }
 }
 
-/// What a dispatch of three buffers costs without this library: the bind group, for buffers that were not seen before, and the pass.
+/// The cost of a dispatch with three buffers without this library: the bind group, for buffers not seen before, and the
+/// pass.
 struct Alone {
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
@@ -130,7 +132,7 @@ const ALONE: &str = "
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) at: vec3u) { y[at.x] = scale[0] * x[at.x]; }
 ";
 
-/// How long it takes to record something so many times; submits and waits are not counted.
+/// The time it takes to record something many times. Submits and waits are not counted.
 fn record_many(
     gpu: &Gpu,
     times: u64,

@@ -1,5 +1,7 @@
-//! What of a training step is the host's, and what drawing costs beside the loss that uses the draws: `cargo bench --bench steps`, a line of JSON
-//! each; with `-- --large` steps on a table of several bindings instead. See benches/README.md.
+//! The host's part of a training step, and the cost of drawing negatives compared with the loss that uses them:
+//! `cargo bench --bench steps`. Prints a line of JSON for each.
+//!
+//! With `-- --large` it times steps on a table of several bindings instead. See benches/README.md.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -13,11 +15,11 @@ use wgloss::{Accum, Gpu, Lists, Options, Random, Recorder, Reduction, Result, Te
 
 const BATCH: usize = 1024;
 const DIM: usize = 128;
-/// Of an epoch; the losses of 16 are read at a time.
+/// Steps of an epoch. The losses of 16 steps are read at a time.
 const STEPS: usize = 64;
 
 fn main() -> Result<()> {
-    // Cargo says with --bench that this is `cargo bench`, not `cargo test`.
+    // With --bench, Cargo says that this is `cargo bench` and not `cargo test`.
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
@@ -32,7 +34,7 @@ fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "--large") {
         return large(&gpu);
     }
-    // A held-out pair, which costs little to rank.
+    // One held-out pair, which costs little to rank.
     let rows = BATCH * STEPS + 1;
     let pairs = Pairs::new(normal(rows * DIM), DIM, normal(rows * DIM), DIM)?;
     share("towers, symmetric InfoNCE", |done| {
@@ -76,7 +78,7 @@ fn main() -> Result<()> {
     draws(&gpu)
 }
 
-/// Steps on a table of items of which a binding holds a part, with what Adam keeps of each row. It takes 8 GB.
+/// Steps on a table of items that is larger than a binding, with Adam's state for each row. It takes 8 GB.
 fn large(gpu: &Gpu) -> Result<()> {
     let (users, items, dim) = (20_000, 10_000_000, 32);
     let mut random = Random::new(3, 0);
@@ -98,7 +100,7 @@ fn large(gpu: &Gpu) -> Result<()> {
         model.items.chunks(dim).filter(|row| row.iter().any(|value| value.abs() > (dim as f32).powf(-0.5))).count();
     let bytes = 4 * u64::from(items) * dim as u64;
     let bindings = bytes.div_ceil(gpu.limits().max_storage_buffer_binding_size);
-    let of_first = times.remove(0); // with the pipelines
+    let of_first = times.remove(0); // includes the creation of pipelines
     times.sort_by(f64::total_cmp);
     println!(
         "{}",
@@ -109,8 +111,10 @@ fn large(gpu: &Gpu) -> Result<()> {
     Ok(())
 }
 
-/// The CPU time of the thread that records and submits, as a share of the time that the steps take; `fit` says when some are done. The first of them, in which
-/// pipelines are made, do not count, nor does what an epoch ends with.
+/// The CPU time of the thread that records and submits, as a share of the time that the steps take.
+///
+/// `fit` reports when steps are done. The first of them, in which pipelines are made, are not counted, nor is the work
+/// at the end of an epoch.
 fn share(name: &str, fit: impl Fn(&mut dyn FnMut(usize)) -> Result<()>) -> Result<()> {
     let (mut wall, mut host) = (Instant::now(), ThreadTime::now());
     let mut times = Vec::new();
@@ -123,7 +127,8 @@ fn share(name: &str, fit: impl Fn(&mut dyn FnMut(usize)) -> Result<()>) -> Resul
     Ok(())
 }
 
-/// A thousand negatives for each of the batch, by popularity, outside a hundred known items, and the logistic loss with its gradients.
+/// Draws a thousand negatives for each row of the batch, by popularity, outside a hundred known items; then computes
+/// the logistic loss with its gradients.
 fn draws(gpu: &Gpu) -> Result<()> {
     let (count, items) = (1000, 100_000);
     let weights: Vec<f32> = (0..items).map(|k| 1e6 / (k as f32 + 1.0)).collect();

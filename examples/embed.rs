@@ -1,8 +1,9 @@
-//! A program that owns its wgpu device and has compute passes of its own: a loss of this crate stands between two of them, all three in one
-//! encoder and one submit a step, and nothing is read back before the end. The device has WebGPU's default limits and no features.
+//! A program that owns its wgpu device and has compute passes of its own. A loss of this crate runs between two of
+//! them. All three are in one encoder, with one submit per step, and nothing is read back before the end. The device
+//! has WebGPU's default limits and no features.
 //!
-//! Each row of a table is seen twice, with two noises added: the two views should find each other among all others. The first pass makes the
-//! views, the loss gives their gradients, the last pass moves the table.
+//! Each row of a table is seen twice, with two different noises added. Each view should find the other among all
+//! others. The first pass makes the views, the loss gives their gradients, and the last pass moves the table.
 //!
 //! ```sh
 //! cargo run --release --example embed
@@ -57,7 +58,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The program's device, as WebGPU guarantees it everywhere, on the first adapter whose name has `wish` in it.
+/// The program's device, with what WebGPU guarantees everywhere, on the first adapter whose name contains `wish`.
 pub fn device(wish: Option<&str>) -> (wgpu::Device, wgpu::Queue) {
     let adapters = pollster::block_on(wgloss::adapters(wgpu::Backends::all()));
     let named = |adapter: &wgpu::Adapter| wish.is_none_or(|wish| adapter.get_info().name.contains(wish));
@@ -80,7 +81,7 @@ pub struct App {
     descend: (wgpu::ComputePipeline, wgpu::BindGroup),
 }
 
-/// Cosines over 0.2, both directions.
+/// Cosines divided by a temperature of 0.2, in both directions.
 pub fn options() -> info_nce::Options {
     info_nce::Options { temperature: 0.2, normalize: true, symmetric: true, ..Default::default() }
 }
@@ -152,12 +153,12 @@ impl App {
         pass.dispatch_workgroups((ROWS * DIM).div_ceil(64) as u32, 1, 1);
     }
 
-    /// That of the last step; waits for it.
+    /// The loss of the last step. Waits for the device.
     pub fn loss(&self) -> Result<f32> {
         Ok(self.gpu.read::<f32>(Tensor::scalar(&self.loss, 0)?)?[0])
     }
 
-    /// What one of the program's matrices holds.
+    /// The contents of one of the program's matrices.
     #[cfg_attr(not(test), allow(dead_code, reason = "of the tests"))]
     pub fn read(&self, buffer: &wgpu::Buffer) -> Result<Vec<f32>> {
         self.gpu.read(Tensor::matrix(buffer, ROWS, DIM)?)

@@ -1,5 +1,7 @@
-//! Two encoders trained on one large batch with the memory of a small one: the contrastive loss sees all pairs at once, the encoders see
-//! a micro-batch at a time, twice. The gradients are those of the whole batch. Source: Gao et al. 2021, arXiv:2101.06983.
+//! Gradients of two encoders on one large batch, with the memory of a small one. The contrastive loss sees all pairs at
+//! once; the encoders see one micro-batch at a time, twice. The gradients are those of the whole batch.
+//!
+//! Source: Gao et al. 2021, arXiv:2101.06983.
 //!
 //! ```sh
 //! cargo run --release --example gradcache -- --micro 128
@@ -59,16 +61,16 @@ pub fn pairs() -> Pairs {
     Pairs { sides, rows }
 }
 
-/// What a batch gives.
+/// The loss and gradients of a batch.
 pub struct Found {
     pub loss: f32,
-    /// Of all weights of both encoders, one after the other.
+    /// The gradients of all weights of both encoders, one after the other.
     pub gradients: Vec<f32>,
     pub activation_bytes: u64,
 }
 
 impl Found {
-    /// The largest difference of a gradient, as a share of the largest gradient.
+    /// The largest difference between gradients, as a share of the largest gradient.
     pub fn difference(&self, other: &Found) -> f32 {
         let largest = other.gradients.iter().fold(0.0f32, |most, value| most.max(value.abs()));
         let pairs = self.gradients.iter().zip(&other.gradients);
@@ -76,7 +78,7 @@ impl Found {
     }
 }
 
-/// The gradients of the mean loss over all pairs; the encoders hold the activations of `micro` of them.
+/// The gradients of the mean loss over all pairs. The encoders hold the activations of `micro` pairs at a time.
 pub fn gradients(gpu: &Gpu, pairs: &Pairs, hidden: usize, micro: usize) -> Result<Found> {
     let rows = pairs.rows;
     let encoders =
@@ -98,7 +100,7 @@ pub fn gradients(gpu: &Gpu, pairs: &Pairs, hidden: usize, micro: usize) -> Resul
         info_nce::forward(recorder, batch, loss, Tensor::matrix(&state, 2 * rows, 4)?, gradients, options)?;
         for encoder in &encoders {
             for part in &parts {
-                encoder.forward(recorder, part)?; // the activations again: the last micro-batch overwrote them
+                encoder.forward(recorder, part)?; // activations again: the last micro-batch overwrote them
                 encoder.backward(recorder, part)?;
             }
         }
@@ -114,7 +116,7 @@ pub fn gradients(gpu: &Gpu, pairs: &Pairs, hidden: usize, micro: usize) -> Resul
     Ok(found)
 }
 
-/// y = w2 tanh(w1 x).
+/// An encoder, y = w2 tanh(w1 x).
 struct Encoder {
     maps: [Map; 2],
     hidden: usize,
@@ -128,7 +130,7 @@ struct Encoder {
     dy: wgpu::Buffer,
 }
 
-/// A linear map's weights [outputs, inputs] and their gradient.
+/// The weights of a linear map, [outputs, inputs], and their gradient.
 struct Map {
     buffers: [wgpu::Buffer; 2],
     shape: [usize; 2],
@@ -187,7 +189,7 @@ impl Encoder {
         linear::forward(recorder, activation, last.weight()?, None, self.embeddings()?.0.row_range(part.clone()))
     }
 
-    /// Adds to the weights' gradients those of a micro-batch whose activations are there.
+    /// Adds the weight gradients of a micro-batch, whose activations must be in place.
     fn backward(&self, recorder: &mut Recorder, part: &Range<usize>) -> Result<()> {
         let [x, activation, d_activation] = self.part(part)?;
         let dy = self.embeddings()?.1.row_range(part.clone());

@@ -1,5 +1,8 @@
-//! A small language model, trained from its words to its last layer: the next word from the three before it, with one table as embedding and as last layer
-//! (tied weights). The logits of a batch, [rows, vocabulary], are never stored. Source: Bengio et al. 2003, section 2; tied: Press and Wolf 2017, arXiv:1608.05859.
+//! A small language model, trained from its words to its last layer. It predicts the next word from the three words
+//! before it. One table is both the embedding and the last layer (tied weights). The logits of a batch,
+//! [rows, vocabulary], are never stored.
+//!
+//! Source: Bengio et al. 2003, section 2; tied weights: Press and Wolf 2017, arXiv:1608.05859.
 //!
 //! ```sh
 //! cargo run --release --example next_token              # on this repository's own documents
@@ -15,7 +18,7 @@ use wgloss::{
     Accum, Gpu, Options, Random, Recorder, Reduction, Result, Tensor, adam, clip, gather, linear, tanh, wgpu,
 };
 
-/// Words before the one that is predicted, numbers of a word, rows of a batch.
+/// The number of words before the predicted one, the numbers per word, and the rows of a batch.
 const CONTEXT: usize = 3;
 const DIM: usize = 64;
 const BATCH: usize = 256;
@@ -65,7 +68,7 @@ fn main() -> core::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What this repository says of itself.
+/// The documents of this repository.
 pub fn documents() -> String {
     [
         include_str!("../README.md"),
@@ -78,7 +81,7 @@ pub fn documents() -> String {
     .concat()
 }
 
-/// Words and marks as numbers, in the order of their first occurrence.
+/// A text as the ids of its words and punctuation marks, in the order of their first occurrence.
 pub struct Text {
     pub words: Vec<u32>,
     pub vocabulary: Vec<String>,
@@ -106,7 +109,8 @@ impl Text {
     }
 }
 
-/// The perplexity of words by their frequency in the training text, each counted once more than it occurs.
+/// The perplexity of a model that predicts words by their frequency in the training text, with every count raised by
+/// one.
 pub fn unigram(train: &[u32], held_out: &[u32], vocabulary: usize) -> f64 {
     let mut counts = vec![1.0; vocabulary];
     train.iter().for_each(|&word| counts[word as usize] += 1.0);
@@ -115,7 +119,7 @@ pub fn unigram(train: &[u32], held_out: &[u32], vocabulary: usize) -> f64 {
     (sum / held_out.len() as f64).exp()
 }
 
-/// A parameter, its gradient, and Adam's two means.
+/// A parameter, its gradient, and Adam's two moments.
 struct Parameter {
     buffers: [wgpu::Buffer; 4],
     shape: [usize; 2],
@@ -142,13 +146,13 @@ impl Parameter {
     }
 }
 
-/// tanh(W e) over the embeddings e of the words before, compared with the embeddings of all words.
+/// The model. tanh(W e) of the embeddings e of the words before is compared with the embeddings of all words.
 pub struct Model {
     /// The table [vocabulary, DIM], W [DIM, CONTEXT · DIM], the bias of each word.
     parameters: [Parameter; 3],
-    /// e, its gradient; tanh(W e), its gradient.
+    /// e and its gradient; tanh(W e) and its gradient.
     activations: [wgpu::Buffer; 4],
-    /// The words before, the next word, the predicted one; the loss of a batch, the norm of all gradients.
+    /// The words before, the next word, the predicted word, the loss of a batch, and the norm of all gradients.
     before: wgpu::Buffer,
     next: wgpu::Buffer,
     predicted: wgpu::Buffer,
@@ -179,7 +183,7 @@ impl Model {
         })
     }
 
-    /// Puts the words before each of `places` on the device, and what is there.
+    /// Uploads the words at `places` and the words before each of them.
     fn load(&self, gpu: &Gpu, text: &[u32], places: &[usize]) -> Result<()> {
         let before: Vec<u32> = places.iter().flat_map(|&at| text[at - CONTEXT..at].iter().copied()).collect();
         let next: Vec<u32> = places.iter().map(|&at| text[at]).collect();
@@ -187,12 +191,12 @@ impl Model {
         gpu.write(Tensor::vector(&self.next, next.len())?, &next)
     }
 
-    /// e, tanh(W e) and the last layer, of so many rows.
+    /// Computes e and tanh(W e) for `rows` rows, and returns the input of the last layer with its targets.
     fn forward(&self, recorder: &mut Recorder, rows: usize) -> Result<Batch<'_>> {
         let [table, w, b] = &self.parameters;
         let ids = Tensor::vector(&self.before, rows * CONTEXT)?;
         gather::forward(recorder, table.value()?, ids, Tensor::matrix(&self.activations[0], rows * CONTEXT, DIM)?)?;
-        // The embeddings of the words before lie next to each other: one row of all.
+        // The embeddings of the words before lie next to each other and form one row.
         let (e, h) = (self.activation(0, rows)?, self.activation(2, rows)?);
         linear::forward(recorder, e, w.value()?, None, h)?;
         tanh::forward(recorder, h, h)?;
@@ -222,7 +226,7 @@ impl Model {
             linear_cross_entropy::forward(recorder, batch, self.loss()?, None, None, gradients, Default::default())?;
             tanh::backward(recorder, h, dh, dh)?;
             linear::backward(recorder, e, w.value()?, dh, Some(de), Some(w.gradient()?), None, Accum::Write)?;
-            // The table is embedding and last layer: its gradient is that of both.
+            // The table is both embedding and last layer, so its gradient is the sum of both gradients.
             let (ids, de) = (
                 Tensor::vector(&self.before, rows * CONTEXT)?,
                 Tensor::matrix(&self.activations[1], rows * CONTEXT, DIM)?,
@@ -238,7 +242,7 @@ impl Model {
         })
     }
 
-    /// One pass over the text in a random order; the mean loss of the batches.
+    /// One pass over the text in random order. Returns the mean loss of the batches.
     pub fn epoch(&mut self, gpu: &Gpu, text: &[u32], random: &mut Random) -> Result<f64> {
         let mut places: Vec<usize> = (CONTEXT..text.len()).collect();
         for last in (1..places.len()).rev() {
@@ -253,7 +257,7 @@ impl Model {
         Ok(sum / places.len() as f64)
     }
 
-    /// The perplexity, and the share of words that are predicted.
+    /// The perplexity, and the share of words predicted correctly.
     pub fn measure(&self, gpu: &Gpu, text: &[u32]) -> Result<[f64; 2]> {
         let places: Vec<usize> = (CONTEXT..text.len()).collect();
         let (mut sum, mut right) = (0.0, 0);

@@ -1,4 +1,4 @@
-//! Writes the WGSL of every op as a device gets it, for compilers that say what becomes of it without the card.
+//! Writes the WGSL of every op as a device gets it, for compilers that report on the code without the card.
 //!
 //! ```sh
 //! cargo run --example wgsl -- target/wgsl

@@ -1,7 +1,9 @@
-// loss[i, j] = w (c t ln(1 + e^-x) + (1 - t) ln(1 + e^x)), x, t and w of element i, j, c of column j;
-// dx = w ((1 - t) s(x) - c t s(-x)) dy, s the sigmoid.   ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|).
-// Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights as torch.nn.functional.binary_cross_entropy_with_logits.
-// Cost an element: reads x and t (and w) once, writes dx if asked for and, without reduction, the loss.
+// loss[i, j] = w (c t ln(1 + e^-x) + (1 - t) ln(1 + e^x)); x, t and w are of element i, j, c (`pos_weight`) is of
+// column j.
+// dx = w ((1 - t) s(x) - c t s(-x)) dy, where s is the sigmoid.   ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|).
+// Source: Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x; weights as
+// torch.nn.functional.binary_cross_entropy_with_logits.
+// Cost per element: reads x and t (and w) once; writes dx if asked for and, without reduction, the loss.
 
 override HAS_WEIGHT: u32 = 0u;
 override HAS_POS_WEIGHT: u32 = 0u;

@@ -1,5 +1,5 @@
-// y = x, in the storage of y: f32, f16 or bf16, to nearest, ties to even.
-// Cost an element: reads x once, writes y once.
+// y = x, in the storage of y: f32, f16 or bf16. Rounds to nearest, ties to even.
+// Cost per element: reads x once, writes y once.
 
 @compute @workgroup_size(WG)
 fn forward(
@@ -13,7 +13,7 @@ fn forward(
     }
 }
 
-// new_ids = ids, a column.
+// new_ids = ids, for a column of ids.
 @compute @workgroup_size(WG)
 fn copy_ids(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,8 +1,9 @@
 // norm = sqrt(sum of g^2 over all gradients);  g = g min(1, max_norm/(norm + 1e-6)).
-// Source: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1, in the form of torch.nn.utils.clip_grad_norm_.
+// Source: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1, in the form of
+// torch.nn.utils.clip_grad_norm_.
 // Cost: reads g twice and writes it once.
 
-// square_i = (scale, sum of (scale g_ij)^2).
+// square_i = (scale, sum of (scale g_ij)^2), one pair per row i.
 @compute @workgroup_size(WG)
 fn squares(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -11,7 +12,7 @@ fn squares(
 ) {
     let span = span_of(group, groups, lane);
     var sums = NOTHING;
-    // Sums of sums: rounding errors of a long sum grow with its length.
+    // Sums of sums: the rounding error of a long sum grows with its length.
     for (var first = span.first; first < span.end; first += 16u * step_size()) {
         var some = NOTHING;
         for (var j = first; j < min(span.end, first + 16u * step_size()); j += step_size()) {

@@ -1,14 +1,16 @@
 // x' = cap tanh(x/cap), or x;   p = softmax of the rows of x';   q = (1 - smoothing) target + smoothing/classes;
 // loss_i = a_i sum_c w_c q[i, c] (-ln p[i, c]) + z_i lse_i^2;
 // dx[i, j] = (a_i (p[i, j] sum_c w_c q[i, c] - w_j q[i, j]) + 2 z_i lse_i p[i, j]) (1 - (x'/cap)^2).
-// The target is a class id or a row of `soft`. a_i and z_i hold the row's weight, the divisor of the mean and the gradient of the loss;
-// where both are 0, as in ignored rows, loss and gradient are 0 whatever the row holds.
-// Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7; lse^2 ("z-loss"):
-// Chowdhery et al. 2022, arXiv:2204.02311, section 5; cap: Gemma Team 2024, arXiv:2408.00118, section 2.
-// Cost an element: x once where a row fits the lanes that take it, else twice; dx once, if asked for; so 8 bytes of f32 in place, or 12.
-// Soft targets add as many reads of `soft`. `backward` reads x once and writes dx.
+// The target is a class id or a row of `soft`. a_i and z_i contain the row's weight, the divisor of the mean and the
+// gradient of the loss. Where both are 0, as in ignored rows, loss and gradient are 0 whatever the row holds.
+// Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7;
+// lse^2 ("z-loss"): Chowdhery et al. 2022, arXiv:2204.02311, section 5; cap: Gemma Team 2024, arXiv:2408.00118, section
+// 2.
+// Cost per element: reads x once where a row fits the lanes that process it, else twice; writes dx once, if asked for,
+// also in place of x. That is 8 bytes in f32, or 12. Soft targets add as many reads of `soft`. `backward` reads x once
+// and writes dx.
 
-// What the target is, and what else there is.
+// The kind of target, and which options apply.
 override SOFT_TARGET: u32 = 0u;
 override SMOOTHS: u32 = 0u;
 override CAPS: u32 = 0u;
@@ -20,7 +22,7 @@ fn capped4(x: vec4<f32>) -> vec4<f32> {
     if CAPS == 0u {
         return x;
     }
-    // A mask stays a mask.
+    // A mask (-inf) stays a mask.
     return select(params.softcap * precise_tanh4(x / params.softcap), x, bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
 
@@ -28,12 +30,12 @@ fn capped16(x: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(capped4(x[0]), capped4(x[1]), capped4(x[2]), capped4(x[3]));
 }
 
-// What `weigh` knows of a row.
+// The words of a row that `weigh` writes.
 struct Row {
     a: f32,
     z: f32,
     id: u32,
-    wanted: f32, // sum_c w_c q[i, c] for class ids, the part of smoothing for soft targets
+    wanted: f32, // sum_c w_c q[i, c] for class ids, the smoothing term of it for soft targets
 }
 
 fn counts_nothing(row: Row) -> bool {
@@ -47,7 +49,7 @@ fn row_at(i: u32) -> Row {
     );
 }
 
-// w_c q_c of four classes.
+// w_c q_c of four classes; 0 past the last class.
 fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> vec4<f32> {
     let column = vec4(j) + vec4(0u, 1u, 2u, 3u);
     var q = soft;
@@ -58,7 +60,7 @@ fn wanted4(row: Row, j: u32, end: u32, soft: vec4<f32>, weight: vec4<f32>) -> ve
     return select(vec4(0.0), weight * q, column < vec4(end));
 }
 
-// A row of soft targets; 0 for class ids.
+// Sixteen soft targets of a row; 0 for class ids.
 fn soft16(i: u32, j: u32, end: u32) -> mat4x4<f32> {
     if SOFT_TARGET == 0u {
         return mat4x4<f32>();
@@ -80,7 +82,7 @@ fn wanted16(row: Row, j: u32, end: u32, soft: mat4x4<f32>) -> mat4x4<f32> {
     );
 }
 
-// sum_c w_c q_c of a lane's columns of a row of soft targets, smoothing left out.
+// sum_c w_c q_c over a lane's columns of a row of soft targets, without the smoothing term.
 fn soft_sum(j: u32, end: u32, soft: mat4x4<f32>) -> f32 {
     if HAS_CLASS_WEIGHT == 0u {
         return (1.0 - params.smoothing) * sum16(soft);
@@ -90,31 +92,32 @@ fn soft_sum(j: u32, end: u32, soft: mat4x4<f32>) -> f32 {
     return (1.0 - params.smoothing) * sum16(product);
 }
 
-// w_c q_c (-ln p_c), 0 where nothing is wanted, be it of a masked class.
+// The sum of w_c q_c (-ln p_c) over four classes. A term is 0 where w_c q_c is 0, even for a masked class.
 fn loss4(acc: vec2<f32>, rest: f32, x: vec4<f32>, wanted: vec4<f32>) -> f32 {
     let terms = select(wanted * (lse_gap4(acc, x, UNIT) + rest), vec4(0.0), wanted == vec4(0.0));
     return (terms.x + terms.y) + (terms.z + terms.w);
 }
 
-// What the gradients of a row have in common.
+// What the gradients of a row's elements have in common.
 struct Slope {
     acc: vec2<f32>,
     a: f32,
     total: f32,  // sum_c w_c q_c
     z: f32,      // 2 z lse
-    none: bool,  // the row counts nothing
+    none: bool,  // a = z = 0: the row's gradient is 0
 }
 
 fn slope_of(row: Row, acc: vec2<f32>, total: f32, lse: f32) -> Slope {
     return Slope(acc, row.a, row.wanted + total, bounded(2.0 * row.z * lse), counts_nothing(row));
 }
 
-// What overflows stays finite, so that it is 0 times a p of 0.
+// Clamps an overflow to a finite number, so that its product with a p of 0 is 0.
 fn bounded(factor: f32) -> f32 {
     return select(clamp(factor, LOWEST, -LOWEST), factor, is_nan(factor));
 }
 
-// Where x is the row's maximum and most of what is wanted, p - 1 = -rest/(1 + rest) is formed without cancellation.
+// dx of four elements, from their p. For the maximum of the row with more than half of the target's weight, p - 1 =
+// -rest/(1 + rest) avoids cancellation.
 fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec4<f32> {
     let inverse = lse_inverse(slope.acc);
     let below = slope.total * p - wanted;
@@ -123,7 +126,7 @@ fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec
     let poisoned = is_nan(slope.acc.y) || is_nan(slope.a);
     let near = (x == vec4(slope.acc.x)) & (2.0 * wanted > vec4(slope.total));
     var g = slope.a * select(below, top, near) + slope.z * p;
-    // A mask cannot move.
+    // The gradient of a mask is 0.
     g = select(g, vec4(select(0.0, not_a_number(), poisoned)), masks);
     if CAPS == 1u {
         let share = x / params.softcap;
@@ -132,13 +135,15 @@ fn gradient4(slope: Slope, x: vec4<f32>, p: vec4<f32>, wanted: vec4<f32>) -> vec
     return g;
 }
 
-// Of an id and nothing else, every other class has p times one factor.
+// Whether the target is a class id without smoothing or softcap. The gradient of every other class is then p times one
+// common factor.
 fn has_one_class() -> bool {
     return SOFT_TARGET == 0u && SMOOTHS == 0u && CAPS == 0u;
 }
 
-// Where the class lies among sixteen that a lane took: in which four, from 4 on in none, and where in it; and its logit, where `known`: a row that
-// its lanes hold needs no more of x then.
+// Where the row's class lies among the sixteen columns of a lane. `four`: which group of four, 4 or more for none;
+// `at`: the position within the group. `logit`: the logit of the class, if `known`; a row that its lanes hold then
+// needs x no more.
 struct Own {
     four: u32,
     at: u32,
@@ -148,7 +153,7 @@ struct Own {
 
 fn own_of(row: Row, j: u32) -> Own {
     let hop = 4u * LANES;
-    let ahead = row.id - j; // not below 2^31 where the id lies before
+    let ahead = row.id - j; // wraps around, to 2^31 or more, where the id lies before j
     return Own(select(4u, ahead / hop, ahead % hop < 4u), ahead % hop, 0.0, false);
 }
 
@@ -161,7 +166,8 @@ fn is_own4(own: Own) -> vec4<bool> {
     return vec4(own.at) == vec4(0u, 1u, 2u, 3u);
 }
 
-// Of sixteen e^(x - max). That of the largest logit is 1, and so may be those next to it, whose rest is then 1 at least: p - 1 = -rest/(1 + rest) holds for all.
+// dx of sixteen elements from their e = e^(x - max), where `has_one_class`. e is 1 for the largest logit. It may round
+// to 1 for logits next to it too, but then rest is at least 1. So p - 1 = -rest/(1 + rest) holds wherever e is 1.
 fn gradient16(slope: Slope, own: Own, x: mat4x4<f32>, e: mat4x4<f32>) -> mat4x4<f32> {
     let inverse = lse_inverse(slope.acc);
     var dx = e * bounded((slope.a * slope.total + slope.z) * inverse);
@@ -170,7 +176,7 @@ fn gradient16(slope: Slope, own: Own, x: mat4x4<f32>, e: mat4x4<f32>) -> mat4x4<
         let below = slope.total * (share * inverse) - slope.total;
         let top = slope.total * (-slope.acc.y * inverse);
         let g = slope.a * select(below, top, share == 1.0) + slope.z * (share * inverse);
-        // A mask cannot move.
+        // The gradient of a mask is 0.
         let still = is_masked(select(logit_of(own, x), own.logit, own.known)) && !is_nan(slope.acc.y) && !is_nan(slope.a);
         let four = select(quad_of(dx, own.four), vec4(select(g, 0.0, still)), is_own4(own));
         dx = with_quad(dx, own.four, four);
@@ -215,12 +221,13 @@ fn own_logit(span: Span, row: Row) -> f32 {
     return capped4(vec4(load_x(span.i, row.id))).x;
 }
 
-// Whether more than one class adds to the loss.
+// Whether more than one class contributes to the loss.
 fn is_elementwise() -> bool {
     return SOFT_TARGET == 1u || SMOOTHS == 1u;
 }
 
-// Writes the gradients of a lane's columns, if asked for; what these add to the loss, `rest` being ln(1 + rest) of the row.
+// Writes the gradients of a lane's columns, if asked for. Returns their terms of the loss. `rest` is ln(1 + rest) of
+// the row.
 fn visit(slope: Slope, row: Row, own: Own, i: u32, j: u32, end: u32, rest: f32, x: mat4x4<f32>, e: mat4x4<f32>, soft: mat4x4<f32>) -> f32 {
     let wanted = wanted16(row, j, end, soft);
     if HAS_DX == 1u {
@@ -266,7 +273,7 @@ fn forward(
     }
     let row = row_at(span.i);
     var own = Own();
-    var speaks = span.lead; // which lane knows the loss
+    var speaks = span.lead; // whether this lane stores the row's loss
     if holds() {
         own = own_of(row, span.first);
         own.known = true;
@@ -278,7 +285,7 @@ fn forward(
         acc = held.acc;
         e = held.e;
     } else {
-        own.logit = own_logit(span, row); // before the reduction's barriers: `dx` may lie over `x`
+        own.logit = own_logit(span, row); // before the reduction's barriers, as `dx` may overwrite `x`
         acc = reduce_lse(lane, acc, UNIT);
     }
     if SOFT_TARGET == 1u {
@@ -319,13 +326,13 @@ fn forward(
     if !elementwise && in_segment(span, row) {
         loss = select(row.wanted * lse_minus_log_p(acc, own.logit, UNIT), 0.0, row.wanted == 0.0);
     }
-    loss = select(loss * row.a, 0.0, row.a == 0.0); // nothing to average over, be the sum infinite
+    loss = select(loss * row.a, 0.0, row.a == 0.0); // 0 where nothing is averaged, even if the sum is infinite
     if is_nan(acc.y) || is_nan(row.a) {
         loss = not_a_number();
     }
     if span.segment == 0u {
         if row.z != 0.0 {
-            loss += row.z * lse * lse; // 0 times an overflow would be NaN
+            loss += row.z * lse * lse; // skipped for z = 0: 0 times an overflow is NaN
         }
         store_lse(span.i, 0u, acc.x);
         store_lse(span.i, 1u, acc.y);
@@ -373,10 +380,11 @@ fn backward(
     }
 }
 
-override WEIGHS: u32 = 0u; // `divisors` has all rows, and does what `weigh` would
-override HAS_SUMS: u32 = 1u; // else nothing is divided by them
+override WEIGHS: u32 = 0u; // `divisors` has all rows and also does the work of `weigh`
+override HAS_SUMS: u32 = 1u; // if 0, nothing is divided by the sums
 
-// sums = (sum_i r_i w[t_i], sum_i r_i, sum_c w_c), i over the rows that are not ignored; one workgroup. Soft targets: w[t_i] = 1.
+// sums = (sum_i r_i w[t_i], sum_i r_i, sum_c w_c), i over the rows that are not ignored. One workgroup. With soft
+// targets w[t_i] = 1.
 @compute @workgroup_size(WG)
 fn divisors(@builtin(local_invocation_index) lane: u32) {
     var sum = vec2(0.0);
@@ -413,7 +421,7 @@ fn divisors(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// (r_i w[t_i], r_i), 0 past the last row. No branch, so that several loads are on their way at once.
+// (r_i w[t_i], r_i), 0 past the last row. No branch, so that several loads are in flight at once.
 fn counted(i: u32) -> vec2<f32> {
     let inside = i < params.rows;
     let at = select(0u, i, inside);
@@ -484,7 +492,7 @@ fn weigh_row(i: u32, sums: vec3<f32>) {
     store_row_out(i, 3u, bitcast<u32>(wanted));
 }
 
-// 0 where there is nothing to average over.
+// a / divisor; 0 where the divisor is 0, as nothing is averaged.
 fn over(a: f32, divisor: f32) -> f32 {
     return select(a / divisor, 0.0, divisor == 0.0);
 }
@@ -505,8 +513,9 @@ fn z_part(
     store_loss(i, 0u, select(row.z * lse * lse, 0.0, row.z == 0.0));
 }
 
-// The first class of the largest logit; 2^32 - 1 in a row that holds NaN or nothing but masks. A part of a row leaves the logit, NaN if poisoned, and the
-// class as `halves` of its complement, whose largest is the first class, and which f32 holds exactly.
+// The first class with the largest logit; 2^32 - 1 in a row that holds NaN or only masks. A segment of a row leaves the
+// logit, NaN if poisoned, and the complement of the class as `halves_of`, which f32 holds exactly. The first class has
+// the largest complement.
 @compute @workgroup_size(WG)
 fn predict(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,6 +1,7 @@
-// Keys of their own of each query, K = `per` each: s_ij = <q_i, k_(iK + j)>;   dq_i = sum_j ds_ij k_(iK + j);   dk_(iK + j) = ds_ij q_i.
+// Each query i has K = `per` keys of its own: s_ij = <q_i, k_(iK + j)>;   dq_i = sum_j ds_ij k_(iK + j);
+// dk_(iK + j) = ds_ij q_i.
 // Source: the scores of skip-gram with negative sampling, Mikolov et al. 2013, arXiv:1310.4546, eq. 4.
-// Cost: reads k once and each row of q from a cache after its first key; backward reads k and writes dk once.
+// Cost: reads k once, and each row of q once from memory, then from a cache; backward reads k and writes dk once.
 
 @compute @workgroup_size(WG)
 fn forward(
@@ -20,7 +21,8 @@ fn forward(
     }
 }
 
-// gradient_r = sum_t ds[r / per, r % per + t] v_(r / per * terms + t), t < terms; added to what it was unless `fresh`.
+// gradient_r = sum_t ds[r / per, r % per + t] v_(r / per * terms + t), t < terms; added to the old gradient unless
+// `fresh`.
 @compute @workgroup_size(WG)
 fn weigh(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,14 +1,15 @@
-// s_ij = <q_i, k_j>;  r_ij = 1 where row i and column j are of one block, else 0;
+// s_ij = <q_i, k_j>;  r_ij = 1 where row i and column j belong to the same block, else 0;
 //     sums = (sum_ij max(0, s_ij - r_ij), sum_ij r_ij s_ij).
-// Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious recommendations, RecSys 2017.
-// row_part holds sums of each row over the tile's columns, to be added up over the column tiles.
+// Source: Xin, Mayoraz, Pham, Lakshmanan and Anderson, Folding: why good models sometimes make spurious
+// recommendations, RecSys 2017.
+// row_part holds the sums of each row over the columns of a tile. They are added up over the column tiles.
 // Cost: 2NMD FLOP. s is formed tile by tile in registers and never stored.
 
 fn block_of(j: u32) -> u32 {
     return load_k_block(select(0u, j, j < params.cols), 0u);
 }
 
-// What four scores of row i add to the sums. A NaN stays one, which a maximum may lose.
+// The terms of four scores of row i in the two sums. A NaN stays a NaN, which WGSL's max may drop.
 fn folded4(i: u32, j: u32, blocks: vec4<u32>, s: vec4<f32>) -> vec2<f32> {
     let related = vec4(load_q_block(min(i, max(params.rows, 1u) - 1u), 0u)) == blocks;
     let above = s - select(vec4(0.0), vec4(1.0), related);

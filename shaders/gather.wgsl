@@ -1,14 +1,15 @@
-// forward: y_i = table[ids_i], 0 where ids_i is no row.   scatter: table[ids_i] = y_i.   backward: dtable_r = sum of dy_i, ids_i = r.
-// The sum takes equal ids one after the other: (id, i) sorted by id, stably, digits of four bits from the last to the first; then sums over blocks
-// of 64 places, and what of a run lies in several blocks is added up in order.
+// forward: y_i = table[ids_i], 0 where ids_i is not a row.   scatter: table[ids_i] = y_i.
+// backward: dtable_r = the sum of dy_i over the i with ids_i = r. Equal ids are summed one after the other: the pairs
+// (id, i) are sorted stably by id, by digits of four bits from the lowest to the highest. Then blocks of 64 places of
+// the sorted ids are summed. The partial sums of a run of equal ids that spans several blocks are added up in order.
 // Source: table of embeddings: Bengio et al. 2003; radix sort: Knuth, The Art of Computer Programming 3, 5.2.5.
-// Cost: forward and scatter read and write each row once; backward reads dy once and writes each row that occurs; the sort, a digit, reads and writes
-// each id and i once and counts an id in 1 byte.
+// Cost: forward and scatter read and write each row once. Backward reads dy once and writes each row that occurs. The
+// sort, per digit, reads and writes each id and i once and counts an id in 1 byte.
 
-override COMPACT: u32 = 0u; // sums go where their run begins, not to the row of their id
+override COMPACT: u32 = 0u; // a sum is stored at the place where its run begins, not at the row of its id
 override ADD: u32 = 0u;
 
-// Of ids, and of columns of counts.
+// Ids per block, and counts per block (one for each value of a digit).
 const BLOCK: u32 = 64u;
 const DIGITS: u32 = 16u;
 
@@ -65,7 +66,7 @@ fn clear(
     }
 }
 
-// What is no row of the table comes last.
+// The id, or `all_rows` for an id that is not a row of the table: these sort last.
 fn key_of(place: u32) -> u32 {
     return min(load_ids(place, 0u), params.all_rows);
 }
@@ -74,7 +75,7 @@ fn digit_of(key: u32) -> u32 {
     return (key >> params.shift) & (DIGITS - 1u);
 }
 
-// Sixteen counts of at most 255, and adding 1 to one of them.
+// Sixteen counts of at most 255, one byte each; adds 1 to the count of `digit`.
 fn one_more(counts: vec4<u32>, digit: u32) -> vec4<u32> {
     return counts + select(vec4(0u), vec4(1u << (8u * (digit & 3u))), vec4(digit >> 2u) == vec4(0u, 1u, 2u, 3u));
 }
@@ -84,7 +85,7 @@ fn count_of(counts: vec4<u32>, digit: u32) -> u32 {
     return (four >> (8u * (digit & 3u))) & 255u;
 }
 
-// counts[digit blocks + b]: how many of block b's ids have the digit.
+// counts[digit blocks + b] = how many ids of block b have the digit.
 @compute @workgroup_size(WG)
 fn count(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -104,7 +105,7 @@ fn count(
     }
 }
 
-// above[b] = the sum of counts of block b.
+// above[b] = the sum of the counts of block b.
 @compute @workgroup_size(WG)
 fn climb(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -122,7 +123,7 @@ fn climb(
     store_above(b, 0u, sum);
 }
 
-// Each count becomes the sum of those before it: of block b from above[b] on.
+// Each count becomes the sum of those before it; in block b this sum starts at above[b].
 @compute @workgroup_size(WG)
 fn descend(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -169,7 +170,8 @@ fn place(
     }
 }
 
-// Of sorted ids: which begin a run, and for each id, where it was, the place where its run begins.
+// For sorted ids. new_ids = the id where a run begins, else 2^32 - 1. new_order, at the original position of each id, =
+// the place where its run begins, 2^32 - 1 for an id that is not a row of the table.
 @compute @workgroup_size(WG)
 fn begin(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -196,7 +198,7 @@ fn begin(
     store_new_order(load_order(at, 0u), 0u, select(0xffffffffu, head, is_row));
 }
 
-// What is left of a run: nothing, where its id is no row of this part of the table.
+// Stores or adds the sum of a run, unless its id is not a row of this part of the table.
 fn finish(key: u32, head: u32, j: u32, sum: vec4<f32>) {
     let r = select(key - params.first_row, head, COMPACT == 1u);
     if key >= params.all_rows || (COMPACT == 0u && r >= params.part_rows) {
@@ -209,8 +211,8 @@ fn finish(key: u32, head: u32, j: u32, sum: vec4<f32>) {
     store_rows_out4(r, j, params.width, total);
 }
 
-// A lane takes four columns of a block. Of a run that began before the block the sum goes to parts[2 b], of one that goes on after it to
-// parts[2 b + 1].
+// A lane sums four columns of a block. The sum of a run that began before the block goes to parts[2 b]; that of a run
+// that began in the block and continues after it goes to parts[2 b + 1].
 @compute @workgroup_size(WG)
 fn sums(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -270,7 +272,7 @@ fn sums(
     }
 }
 
-// The parts of a run that begins in block b and ends in another.
+// Adds up the parts of a run that begins in block b and ends in a later block.
 @compute @workgroup_size(WG)
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,

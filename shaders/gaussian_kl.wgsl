@@ -1,12 +1,14 @@
-// loss = (e^a - 1 - a + (m - m')^2 e^-v')/2, a = v - v', for each element: KL(N(m, e^v) || N(m', e^v')); m' = v' = 0 without a prior.
+// loss = (e^a - 1 - a + (m - m')^2 e^-v')/2 for each element, with a = v - v':
+// KL(N(m, e^v) || N(m', e^v')). m' = v' = 0 without a prior.
 // dm = (m - m') e^-v' = -dm';   dv = (e^a - 1)/2;   dv' = (1 - e^a - (m - m')^2 e^-v')/2; each times dy.
 // Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Kingma and Welling 2013, arXiv:1312.6114, appendix B.
-// Cost an element: reads m and v (m' and v') once, writes each gradient that is asked for and, without reduction, the loss. The
-// prior's gradients are a pass of their own.
+// Cost per element: reads m and v (m' and v') once; writes each gradient that is asked for and, without reduction, the
+// loss. The prior's gradients take a pass of their own.
 
 override HAS_PRIOR: u32 = 0u;
 
-// Four neighbours: v - v', (m - m')/s' and 1/s' with s' = e^(v'/2), whose square may leave the range where the results do not.
+// Four neighbours: a = v - v', distance = (m - m')/s' and inverse = 1/s', with s' = e^(v'/2). The squares of these may
+// exceed the range of f32 where the results do not.
 struct Four {
     a: vec4<f32>,
     distance: vec4<f32>,
@@ -37,7 +39,7 @@ fn four_at(i: u32, j: u32, end: u32) -> Four {
     }
     let prior_log_variance = load_prior_log_variance4(i, j, end, 0.0);
     let inverse = exp_of_any4(-0.5 * prior_log_variance);
-    let half_gap = 0.5 * mean - opaque4(0.5 * load_prior_mean4(i, j, end, 0.0)); // f32 holds it for any finite numbers
+    let half_gap = 0.5 * mean - opaque4(0.5 * load_prior_mean4(i, j, end, 0.0)); // finite for any finite numbers
     let half_distance = opaque4(times4(half_gap, inverse)); // llvmpipe's compiler would double the gap first
     return Four(log_variance - prior_log_variance, 2.0 * half_distance, inverse);
 }

@@ -1,28 +1,35 @@
-// c_ij = <q_i, k_j>, NORMALIZE: <q_i, k_j>/(|q_i| |k_j|);  s_ij = scale (c_ij - margin [j in P_i]) - log_q_j,  scale = min(e^log_scale,
-// max_scale) or 1/temperature. P_i are the positives of row i, N_i its negatives, among the keys and whatever else the row is compared with,
-// A_i both; n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
+// c_ij = <q_i, k_j>, or with NORMALIZE <q_i, k_j>/(|q_i| |k_j|).
+// s_ij = scale (c_ij - margin [j in P_i]) - log_q_j, where scale = min(e^log_scale, max_scale) or 1/temperature.
+// P_i are the positives of row i, N_i its negatives, among the keys and whatever else the row is compared with; A_i is
+// the union of both.
+// n = ln sum_N e^(s + hardness c), p = ln sum_P e^s, a = ln(e^n + e^p):
 //     loss_i = a - mean_P s                      outside the logarithm; for one positive ln(1 + e^(n - p))
 //     loss_i = a - p + ln |P|                    INSIDE the logarithm
 //     loss_i = n - ..                            DECOUPLED: n instead of a
 //     loss_i = ln(1 + e^(u - p))                 DEBIASED: e^u = max((e^n - |N| tau e^p)/(1 - tau), |N| e^-scale)
 //     loss_i = a - (1 - e) mean_P s - e mean_A s SMOOTHS, by e
-// SYMMETRIC: the mean of that and of the same over columns. g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q;  NORMALIZE: with
-// g_ij/(|q_i| |k_j|), less what is along the row itself, dq_i -= q_i <q_i, dq_i>/|q_i|^2 and so the keys.
+// SYMMETRIC: the mean of this loss over rows and the same loss over columns.
+// g_ij = scale dloss/ds_ij;  dq = g k;  dk = g^T q.
+// NORMALIZE: g_ij/(|q_i| |k_j|) replaces g_ij, and the component along the row itself is subtracted:
+// dq_i -= q_i <q_i, dq_i>/|q_i|^2. The same for the keys.
 // dlog_scale = sum_ij dloss/ds_ij (s_ij + log_q_j), 0 where the scale is clamped.
-// Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021, arXiv:2103.00020;
-// several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021, arXiv:2110.06848; debiased: Chuang
-// et al. 2020, arXiv:2007.00224, eq. 7 and 8; log_q: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312.
-// Log-sum-exps are pairs (max, rest), see lib/lse.wgsl. A line, a row or a column, has in `state`
-//     max, rest of n;  c of the positive, 0                      where each row has one positive and no more is needed, else (FULL)
-//     max, rest of n;  max, rest of p;  sum_P s, |P|;  sum_N s, |N|.
-// row_part [column tiles * rows, ..] and col_part [row tiles * cols, ..] hold those of a tile; backward's row_part the sums for dlog_scale.
-// Cost, U = 2NMD FLOP: forward U, backward 3U; where the forward KEEPs c in place of g, 3U together. s is formed tile by tile in registers
-// and never stored; g in chunks of bounded size.
+// Source: van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4; symmetric, learnable scale: Radford et al. 2021,
+// arXiv:2103.00020; several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled: Yeh et al. 2021,
+// arXiv:2110.06848; debiased: Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8; log_q: Bengio and Senecal 2008,
+// doi:10.1109/TNN.2007.912312.
+// Log-sum-exps are pairs (max, rest), see lib/lse.wgsl. A line is a row or a column of the scores. `state` holds for
+// each line:
+//     max, rest of n;  c of the positive, 0                      where each row has one positive and no more is needed
+//     max, rest of n;  max, rest of p;  sum_P s, |P|;  sum_N s, |N|                                   otherwise (FULL)
+// row_part [column tiles * rows, ..] and col_part [row tiles * cols, ..] hold these for the part of a line within one
+// tile. In the backward they hold the sums of `Sums4`.
+// Cost, U = 2NMD FLOP: forward U, backward 3U; 3U together if the forward KEEPs c in place of g. s is formed tile by
+// tile in registers and never stored; g is stored in chunks of bounded size.
 
-// Whether the forward keeps c where g will be, and the backward finds it there.
+// Whether the forward stores c where g will be, and the backward reads it from there.
 override KEEP: u32 = 0u;
 
-// c of a tile from its products; its first row i and column j.
+// c of a tile from its products. i and j: the tile's first row and column.
 fn cosines(t: Tile, i: u32, j: u32, lane: u32) -> Tile {
     if NORMALIZE == 0u {
         return t;
@@ -38,7 +45,7 @@ fn similarities(group: vec3<u32>, lane: u32) -> Tile {
     return cosines(product(group, lane), group.y * 16u * TY, group.x * 4u * TX, lane);
 }
 
-// Row i, the last one for rows past it.
+// Row i; the last row for rows past it.
 fn line_of(i: u32) -> u32 {
     return min(i, max(params.rows, 1u) - 1u);
 }
@@ -103,7 +110,7 @@ fn kept_or_new(group: vec3<u32>, lane: u32) -> Tile {
     return Tile(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]);
 }
 
-// col_part's columns `column` and `column` + 1 = what the lines of a tile's columns have, as `store_rows`.
+// col_part's columns `column` and `column` + 1 = the joined pairs of a tile's columns. See `store_rows`.
 fn store_cols(group: vec3<u32>, lane: u32, column: u32, pairs: mat4x2<f32>, sums: bool) {
     tile_barrier();
     tile_put_cols(lane, pairs);
@@ -125,7 +132,7 @@ struct Columns {
     levels: Slopes,
 }
 
-// Puts a part of four rows, and joins that of their four columns to what those above have.
+// Puts one part of four rows. Joins the same part of their four columns to `columns`, which has the rows above.
 fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Columns, columns: ptr<function, mat4x2<f32>>) {
     let i = group.y * 16u * TY + tile_row(lane, 4u * h);
     let j = group.x * 4u * TX + tile_col(lane);
@@ -136,7 +143,8 @@ fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Co
     let s3 = masked4(i + 3u, j, part, known.scale, known.tags, known.levels, c[3]);
     let rows = mat4x4(s0.row, s1.row, s2.row, s3.row);
     let four = transpose(mat4x4(s0.column, s1.column, s2.column, s3.column));
-    // One look at all sixteen, which nothing poisons as a rule. A software adapter takes both ways, so one of its own.
+    // One test of all sixteen scores, which usually finds nothing that poisons a line. A software adapter executes both
+    // branches anyway, so it skips the test and always takes the branch.
     let suspect = UNROLLED == 0u || poisons(rows) || (SYMMETRIC == 1u && NEAR == 1u && poisons(four));
     let of_rows = pairs_of8(rows[0], rows[1], part, suspect);
     let of_more = pairs_of8(rows[2], rows[3], part, suspect);
@@ -152,7 +160,8 @@ fn put_scores(t: Tile, group: vec3<u32>, lane: u32, h: u32, part: u32, known: Co
     }
 }
 
-// What four scores each of two lines come to. The branch keeps compilers from working on more lines at once than registers hold.
+// The pairs of two lines, from four scores each. The branch keeps compilers from processing more lines at once than
+// registers hold.
 fn pairs_of8(a: vec4<f32>, b: vec4<f32>, part: u32, suspect: bool) -> mat2x2<f32> {
     var pairs = mat2x2(pair_of4(a, part), pair_of4(b, part));
     if suspect {
@@ -192,7 +201,7 @@ fn forward_part(t: Tile, group: vec3<u32>, lane: u32, part: u32, known: Columns)
     }
 }
 
-// One tile of s: the parts of its rows and, if symmetric, of its columns.
+// One tile of s: the parts of its rows and, if SYMMETRIC, of its columns.
 @compute @workgroup_size(TX, TY)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = similarities(group, lane);
@@ -210,20 +219,21 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
 }
 
-// What the lanes of a tile know of the gradients of their four columns.
+// What the lanes of a tile need for the gradients of their four columns. `drop`: the scale is clamped.
 struct Gradients {
     known: Columns,
     inverses: vec4<f32>,
     drop: bool,
 }
 
-// What four pairs in one row add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i; and `along`, the same of the columns' lines.
+// Sums over four pairs of one row. of_row: the terms of dlog_scale and, NORMALIZE, of <q_i, dq_i> of q_i. `along`: the
+// terms of the latter for each of the four columns.
 struct Sums4 {
     of_row: vec2<f32>,
     along: vec4<f32>,
 }
 
-// Puts g of four pairs. The branch keeps compilers from working on more rows at once than registers hold.
+// Stores g of four pairs. The branch keeps compilers from processing more rows at once than registers hold.
 fn put_gradients4(i: u32, j: u32, c: vec4<f32>, of_row: Slopes, to: Gradients) -> Sums4 {
     if i >= params.rows {
         return Sums4(vec2(0.0), vec4(0.0));
@@ -244,7 +254,8 @@ fn put_gradients4(i: u32, j: u32, c: vec4<f32>, of_row: Slopes, to: Gradients) -
     return Sums4(vec2(sum, sum4(along)), along);
 }
 
-// What the rows' lines have is loaded first, all on its way together.
+// Stores g of four rows, and puts their sums. The words of all four rows are loaded first, so that the loads are in
+// flight at once.
 fn put_gradients(t: Tile, group: vec3<u32>, lane: u32, h: u32, to: Gradients, along: ptr<function, vec4<f32>>) {
     let i = group.y * 16u * TY + tile_row(lane, 4u * h);
     let j = group.x * 4u * TX + tile_col(lane);
@@ -288,7 +299,7 @@ fn store_gradients(t: Tile, group: vec3<u32>, lane: u32, to: Gradients, along: p
     }
 }
 
-// One tile of g, and the sums over its rows, and NORMALIZE its columns, that go with it.
+// One tile of g, the sums over its rows and, NORMALIZE, the sums over its columns.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = kept_or_new(group, lane);
@@ -324,7 +335,8 @@ fn keep_positives(t: Tile, i: u32, j: u32, lane: u32) {
     }
 }
 
-// c of the positives in a tile's height: of rows with positives of their own number, the tiles that the diagonal crosses.
+// Stores c of the positives in the rows of a tile. For positives with the row's own number these lie in the tiles that
+// the diagonal crosses.
 @compute @workgroup_size(TX, TY)
 fn positives(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group.y * 16u * TY;

@@ -1,15 +1,19 @@
-// p and q are the probabilities of a row of `t` and of `x`: softmax(t/T) and softmax(x/T) where these are logits. With r = ln p - ln q:
-//     Kl:              loss = sum_k p r,                 g_x = -p,                 g_t = p r
-//     JensenShannon:   loss = sum_k (g_x + g_t),         g_x = (1 - b) q ln(q/m),  g_t = b p ln(p/m),   m = b p + (1 - b) q
-//     TotalVariation:  loss = sum_k |p - q|/2,           g_x = -s q/2,             g_t = s p/2,         s = sign(p - q)
-// g_x = dloss/d ln q and g_t = dloss/d ln p but for multiples of q and of p, which a softmax does not see, so that
-//     dx = (g_x - q sum_k g_x)/T,   dt = (g_t - p sum_k g_t)/T   for logits,   dx = g_x,   dt = p r + p   for logarithms,
-//     dt = r + 1   for probabilities. A loss of elements is p r, each with a gradient of its own, and has p r + p for g_t.
-// Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton, Vinyals and
-// Dean 2015, arXiv:1503.02531.
-// Cost an element: logits are read once where a row fits the lanes that take it, else once a pass: for the log-sum-exps, in which Kl's sum
-// is found too; for the sums that gradients of other divergences need; for the gradients. Logarithms take one pass in all. Each gradient is
-// written once. So of f32 logits that fit 8 bytes, 12 with one gradient, 16 with both.
+// p and q are the probabilities in a row of `t` and of `x`: softmax(t/T) and softmax(x/T) where these are logits.
+// With r = ln p - ln q:
+//     Kl:              loss = sum_k p r,             g_x = -p,                 g_t = p r
+//     JensenShannon:   loss = sum_k (g_x + g_t),     g_x = (1 - b) q ln(q/m),  g_t = b p ln(p/m),   m = b p + (1 - b) q
+//     TotalVariation:  loss = sum_k |p - q|/2,       g_x = -s q/2,             g_t = s p/2,         s = sign(p - q)
+// g_x = dloss/d ln q and g_t = dloss/d ln p, up to multiples of q and of p, which cancel in the gradients of logits:
+//     logits:          dx = (g_x - q sum_k g_x)/T,   dt = (g_t - p sum_k g_t)/T
+//     logarithms:      dx = g_x,   dt = p r + p
+//     probabilities:   dt = r + 1
+// An elementwise loss is p r, where each element has its own upstream gradient; its g_t is p r + p.
+// Source: Kullback and Leibler 1951, doi:10.1214/aoms/1177729694; Lin 1991, doi:10.1109/18.61115; temperature: Hinton,
+// Vinyals and Dean 2015, arXiv:1503.02531.
+// Cost per element: logits are read once where a row fits the lanes that process it, else once per pass. The passes:
+// one for the log-sum-exps, which also finds the sum of Kl; one for the sums that gradients of other divergences need;
+// one for the gradients. Logarithms take one pass in all. Each gradient is written once. So f32 logits whose row fits
+// take 8 bytes, 12 with one gradient, 16 with both.
 
 const LOGITS: u32 = 0u;
 const PROBABILITIES: u32 = 1u; // t; x are logits
@@ -19,40 +23,40 @@ const LOG_Q_LOG_P: u32 = 3u;
 const KL: u32 = 0u;
 const JENSEN_SHANNON: u32 = 1u;
 
-// What a call is, so that a pipeline holds no more than it needs.
+// Properties of the call, so that a pipeline contains only what the call needs.
 override FORM: u32 = 0u;
 override DIVERGENCE: u32 = 0u;
-override ROW_LOSS: u32 = 1u; // one number a row, or a segment of it
-override EACH_LOSS: u32 = 0u; // one an element
+override ROW_LOSS: u32 = 1u; // one loss per row, or per segment of a row
+override EACH_LOSS: u32 = 0u; // one loss per element
 override EACH_DY: u32 = 0u;
 override HAS_DX: u32 = 1u;
 override HAS_DT: u32 = 1u;
-override HAS_SUMS: u32 = 1u; // a pass over the row for the sums alone goes before the last one
+override HAS_SUMS: u32 = 1u; // a pass over the row for the sums alone precedes the last pass
 override ADD: u32 = 0u;
-override UNROLLED: u32 = 1u; // whether sixteen elements are visited one four after the other instead of in a loop
+override UNROLLED: u32 = 1u; // whether the four quads of sixteen elements are written out instead of looped over
 
-// Below the largest f32, so that sums of such numbers weighted with probabilities stay finite.
+// Below the largest f32, so that sums of such numbers weighted by probabilities stay finite.
 const MOST: f32 = 3.4e38;
 
 fn scale() -> Scale {
     return Scale(params.scale_high, params.scale_low, params.scale_least);
 }
 
-// What the lanes know of a row: where the gaps of its logits start, and what makes p, q and r of an element's Pairs.
+// The maxima of a row, and the numbers that complete p, q and r of the elements in `Pairs`.
 struct Row {
     tops: vec2<f32>, // the largest of x and of t
-    inverse_x: f32,  // 1/(1 + rest), 1 for what are no logits
-    inverse_t: f32,
-    rest: f32,       // ln(1 + rest) of x less that of t
-    left: f32,       // what Kl's mean of r is above the number that the sums have for it
+    inverse_x: f32,  // 1/(1 + rest) of x, 0 where x are not logits
+    inverse_t: f32,  // 1/(1 + rest) of t, 1 where t are not logits
+    rest: f32,       // ln(1 + rest) of x minus that of t
+    left: f32,       // Kl's mean of r minus the rounded mean in Sums.g_t
 }
 
-// Whether dt is made of the differences of r to its mean.
+// Whether dt is formed from the differences between r and its mean.
 fn by_mean() -> bool {
     return FORM == LOGITS && DIVERGENCE == KL && EACH_DY == 0u;
 }
 
-// Whether the sum of Kl is found together with the log-sum-exps.
+// Whether the sum of Kl is computed together with the log-sum-exps.
 fn folds() -> bool {
     return by_mean() && (ROW_LOSS == 1u || HAS_DT == 1u);
 }
@@ -61,7 +65,7 @@ fn rest_of(acc: vec2<f32>) -> f32 {
     return select(precise_log1p(acc.y), 0.0, acc.y < 0.0);
 }
 
-// (max - x)/T of four logits, MOST at most; +inf for masked ones.
+// (max - x)/T of four logits, at most MOST; +inf for masked logits.
 fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
     var gap = min(top - x, vec4(MOST));
     if TEMPERED == 1u {
@@ -71,17 +75,18 @@ fn finite_gap4(top: f32, x: vec4<f32>) -> vec4<f32> {
     return select(gap, vec4(infinity()), bitcast<vec4<u32>>(x) == vec4(0xff800000u));
 }
 
-// Four elements: q and p, and r = ln p - ln q, each but for what the Row has. Finite where p = 0, not where q = 0 < p.
+// Four elements: q (`e_x`), p (`e_t`) and r = ln p - ln q, each without the part that `Row` holds. r is finite where p
+// = 0, and infinite where q = 0 < p.
 struct Pairs {
     e_x: vec4<f32>,
     e_t: vec4<f32>,
     r: vec4<f32>,
 }
 
-// For an element without p: r - mean does not overflow, and e^r is 0.
+// r of an element with p = 0: r - mean does not overflow, and e^r is 0.
 const NO_P: f32 = -1e30;
 
-// r of logits is the difference of their gaps to the largest ones.
+// r of logits: the difference of their gaps to the maxima of x and t.
 fn gaps4(tops: vec2<f32>, x: vec4<f32>, t: vec4<f32>, e_t: vec4<f32>) -> vec4<f32> {
     return select(finite_gap4(tops.x, x) - lse_gap4(vec2(tops.y, 0.0), t, scale()), vec4(NO_P), e_t == vec4(0.0));
 }
@@ -90,9 +95,11 @@ fn gaps16(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e_t: mat4x4<f32>) -> 
     return mat4x4(gaps4(tops, x[0], t[0], e_t[0]), gaps4(tops, x[1], t[1], e_t[1]), gaps4(tops, x[2], t[2], e_t[2]), gaps4(tops, x[3], t[3], e_t[3]));
 }
 
-// What sum_k p r of Kl is made of in the pass that finds the log-sum-exps: with the pairs of two sides of a set of elements,
-//     d = sum_k e^((t - max_t)/T) ((max_x - x)/T - (max_t - t)/T),   so that   sum_k p r = d/(1 + rest_t) + ln(1 + rest_x) - ln(1 + rest_t).
-// Its weights sum to as much as the number of elements, so that d is kept in units in which it cannot overflow.
+// How the pass that finds the log-sum-exps also finds sum_k p r of Kl. With the pairs (max, rest) of both sides of a
+// set,
+//     d = sum_k e^((t - max_t)/T) ((max_x - x)/T - (max_t - t)/T),
+//     sum_k p r = d/(1 + rest_t) + ln(1 + rest_x) - ln(1 + rest_t).
+// The weights in d may sum to the number of elements, so d is kept in units of UNIT_OF_D, in which it cannot overflow.
 const UNIT_OF_D: f32 = 4294967296.0;
 
 struct Both {
@@ -101,18 +108,18 @@ struct Both {
     d: f32,
 }
 
-// d of elements, of their gaps above `mean`.
+// d of sixteen elements, with `mean` subtracted from each r.
 fn distance16(e_t: mat4x4<f32>, r: mat4x4<f32>, mean: f32) -> f32 {
     let unit = 1.0 / UNIT_OF_D;
     return product16(e_t, mat4x4((r[0] - mean) * unit, (r[1] - mean) * unit, (r[2] - mean) * unit, (r[3] - mean) * unit));
 }
 
-// The largest of sixteen of x and of t.
+// The maxima of sixteen elements of x and of t.
 fn tops16(x: mat4x4<f32>, t: mat4x4<f32>) -> vec2<f32> {
     return vec2(top_of16(x), top_of16(t));
 }
 
-// Sixteen elements of both sides, and what they add to the log-sum-exps of a set with these `tops`.
+// Sixteen elements of both sides, and their terms of the log-sum-exps of a set with the maxima `tops`.
 struct Sixteen {
     elements: Elements,
     sums_x: vec2<f32>,
@@ -137,7 +144,7 @@ fn both_of16(x: mat4x4<f32>, t: mat4x4<f32>) -> Both {
     return Both(lse_of_sums(tops.x, all.sums_x), lse_of_sums(tops.y, all.sums_t), all.d);
 }
 
-// d of a set as part of a larger one.
+// The d of `part`, relative to the maxima of the larger set (x, t).
 fn shifted(part: Both, x: vec2<f32>, t: vec2<f32>) -> f32 {
     let e = exp_gap(part.t.x, t.x, scale());
     let gaps = finite_gap4(x.x, vec4(part.x.x)).x - finite_gap4(t.x, vec4(part.t.x)).x;
@@ -165,7 +172,7 @@ fn reduce_both(lane: u32, both: Both) -> Both {
     return Both(x, t, reduce_sum(lane, shifted(both, x, t)));
 }
 
-// A row that its lanes hold: its sets and what a lane has of it.
+// A row that its lanes hold: the row's sets, and a lane's elements.
 struct HeldBoth {
     both: Both,
     elements: Elements,
@@ -186,24 +193,24 @@ fn reduce_held_both(lane: u32, x: mat4x4<f32>, t: mat4x4<f32>) -> HeldBoth {
     return HeldBoth(both, all.elements);
 }
 
-// What four elements are to loss and gradients.
+// Terms of the loss and the gradients of four elements.
 struct Four {
     p: vec4<f32>,
     q: vec4<f32>,
     value: vec4<f32>,
     g_x: vec4<f32>,
     g_t: vec4<f32>,
-    d_t: vec4<f32>, // dloss/dt where t are no logits
+    d_t: vec4<f32>, // dloss/dt where t are not logits
 }
 
 fn r_of(row: Row, pairs: Pairs) -> vec4<f32> {
     if folds() && EACH_LOSS == 0u {
-        return pairs.r; // nothing but the difference to the mean is asked for
+        return pairs.r; // only the difference to the mean is needed
     }
     return pairs.r + row.rest;
 }
 
-// u is how much each counts.
+// u: the weights of the elements.
 fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
     var four: Four;
     four.p = pairs.e_t * row.inverse_t;
@@ -223,7 +230,8 @@ fn four_of(row: Row, pairs: Pairs, u: vec4<f32>) -> Four {
         }
     } else if DIVERGENCE == JENSEN_SHANNON {
         let above = r >= zero;
-        // The larger of p and q, weighted with `large`, over m, with the smaller over the larger = e^-|r|.
+        // ln of the larger of p and q over m is -ln(large + small e^-|r|), where e^-|r| is the smaller over the larger;
+        // `large` and `small` are the weights of the two in m.
         let large = select(vec4(params.rest_beta), vec4(params.beta), above);
         let small = select(vec4(params.beta), vec4(params.rest_beta), above);
         let log_large = -log_of_normal4(large + small * precise_exp4(-abs(r)));
@@ -251,7 +259,8 @@ struct Sums {
     g_t: f32,
 }
 
-// What gradients need of the sums; sum_k g_x of logits is -1 where p sums to 1, and no infinity meets q = 0.
+// The sums that the gradients need. sum_k g_x is clamped to finite numbers, so that no infinity is multiplied by q = 0.
+// For Kl of logits it is -1, because p sums to 1, or 0 in an empty row.
 fn totals(lane: u32, sums: Sums, of_t: vec2<f32>) -> Sums {
     var total = sums;
     if HAS_SUMS == 1u {
@@ -270,8 +279,8 @@ struct Place {
     i: u32,
     end: u32,
     row: Row,
-    whole: f32, // 1, NaN in a row that holds NaN or +inf
-    dy: f32,    // the gradient of the row's loss, as far as it is one for all, times that
+    whole: f32, // 1; NaN in a row that holds NaN or +inf
+    dy: f32,    // whole times the gradient of the row's loss; whole if EACH_DY
 }
 
 // Sixteen of a lane's elements, as Pairs.
@@ -281,7 +290,7 @@ struct Elements {
     r: mat4x4<f32>,
 }
 
-// What becomes of them.
+// The results of sixteen elements.
 struct Outputs {
     sums: Sums,
     loss: mat4x4<f32>,
@@ -299,7 +308,8 @@ fn slopes_of(place: Place, sums: Sums, pairs: Pairs, four: Four) -> Slopes {
     let factor_x = params.factor_x * place.dy;
     let factor_t = params.factor_t * place.dy;
     if by_mean() {
-        // q and p with the factor of all. The mean is taken away from r first: where p is nearly 1, r is nearly the mean.
+        // q and p times the common factors. The mean is subtracted from r first: where p is nearly 1, r is close to the
+        // mean.
         let q = pairs.e_x * (-sums.g_x * place.row.inverse_x * factor_x);
         let p = pairs.e_t * place.row.inverse_t;
         let above = (r_of(place.row, pairs) - sums.g_t) - place.row.left;
@@ -311,7 +321,8 @@ fn slopes_of(place: Place, sums: Sums, pairs: Pairs, four: Four) -> Slopes {
     return Slopes(factor_x * (four.g_x - four.q * sums.g_x), factor_t * four.d_t);
 }
 
-// The four elements `quad` of sixteen; gradients of the last pass, for which `sums` are whole.
+// Adds the results of elements 4 quad to 4 quad + 3 of sixteen. Gradients and losses only in the last pass, for which
+// `sums` are complete.
 fn see4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, is_last: bool, so_far: Outputs) -> Outputs {
     var u = vec4(1.0);
     if EACH_DY == 1u {
@@ -332,7 +343,7 @@ fn see4(place: Place, quad: u32, all: Elements, dy: mat4x4<f32>, sums: Sums, is_
     return out;
 }
 
-// What becomes of sixteen elements: what they add to the sums and, in the last pass, gradients and losses.
+// The results of sixteen elements: terms of the sums and, in the last pass, gradients and losses.
 fn see16(place: Place, j: u32, all: Elements, sums: Sums, is_last: bool) -> Outputs {
     var dy = mat4x4<f32>();
     if EACH_DY == 1u {
@@ -371,7 +382,7 @@ fn put_outputs(place: Place, j: u32, out: Outputs) {
     }
 }
 
-// What is past the end of the row has p = 0 and q = 0, and adds nothing.
+// What t loads as past the end of the row: p = 0 and q = 0 there, which adds nothing.
 fn no_t() -> f32 {
     return select(masked(), 0.0, FORM == PROBABILITIES || FORM == LOG_Q);
 }
@@ -380,7 +391,7 @@ fn elements_at(place: Place, j: u32) -> Elements {
     let tops = place.row.tops;
     let x = load_x16(place.i, j, place.end, masked());
     let t = load_t16(place.i, j, place.end, no_t());
-    var e_x = mat4x4<f32>(); // no gradient asks for q where it is given
+    var e_x = mat4x4<f32>(); // no gradient needs q where x are ln q
     if FORM <= PROBABILITIES {
         e_x = exp_gap16(x, tops.x, scale());
     }
@@ -396,7 +407,7 @@ fn elements_of(tops: vec2<f32>, x: mat4x4<f32>, t: mat4x4<f32>, e_x: mat4x4<f32>
     return Elements(e_x, p, mat4x4(r_of4(tops.x, x[0], t[0]), r_of4(tops.x, x[1], t[1]), r_of4(tops.x, x[2], t[2]), r_of4(tops.x, x[3], t[3])));
 }
 
-// p of four targets that are no logits.
+// p of four targets that are not logits.
 fn p_of4(t: vec4<f32>) -> vec4<f32> {
     if FORM == LOG_Q_LOG_P {
         return exp_of_any4(t);
@@ -416,7 +427,7 @@ fn r_of4(top_x: f32, x: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
     return minus_log_q + select(log_p, vec4(-MOST), log_p < vec4(-MOST));
 }
 
-// A pass over a lane's elements; over those that it holds, the loop runs once and compilers drop it.
+// A pass over a lane's elements. If the lane holds them, the loop runs once and compilers remove it.
 fn pass_over(place: Place, first: u32, held: Elements, sums: Sums, is_last: bool) -> Sums {
     var found = Sums(0.0, 0.0, 0.0);
     var all = held;
@@ -436,7 +447,8 @@ fn pass_over(place: Place, first: u32, held: Elements, sums: Sums, is_last: bool
     return found;
 }
 
-// The same of a row that its lanes hold, in one look: gradients are linear in the sums, whose part is taken away once these are whole.
+// The passes for the sums and the gradients in one, for a row that its lanes hold. Gradients are linear in the sums, so
+// the term with the sums is subtracted once these are complete.
 fn look_once(lane: u32, place: Place, j: u32, held: Elements, of_t: vec2<f32>) -> f32 {
     var out = see16(place, j, held, Sums(0.0, 0.0, 0.0), true);
     let sums = totals(lane, out.sums, of_t);
@@ -448,12 +460,12 @@ fn look_once(lane: u32, place: Place, j: u32, held: Elements, of_t: vec2<f32>) -
     return out.sums.value;
 }
 
-// Whether the lanes keep what the pass that finds the log-sum-exps read.
+// Whether the lanes hold the elements that the pass for the log-sum-exps read.
 fn holds_row() -> bool {
     return FORM <= PROBABILITIES && holds();
 }
 
-// Whether there is anything to do once the sums are there: elements to write, or a loss that no earlier pass found.
+// Whether work remains once the sums are known: gradients or losses to write, or a loss that no earlier pass found.
 fn has_last_pass() -> bool {
     return HAS_DX == 1u || HAS_DT == 1u || EACH_LOSS == 1u || !folds();
 }
@@ -520,11 +532,12 @@ fn forward(
         row.inverse_t = 1.0;
     }
     if folds() {
-        // A mean of gaps, none of which exceeds MOST but that of a mask. Without the bound Mesa's compiler multiplies d by its unit first.
+        // d over its weights is a mean of gaps. None of the gaps exceeds MOST, except that of a mask. Without the clamp
+        // Mesa's compiler would multiply d by UNIT_OF_D first.
         let bounded = clamp(both.d * row.inverse_t, -MOST / UNIT_OF_D, MOST / UNIT_OF_D) * UNIT_OF_D;
         let mean = select(bounded, infinity(), is_infinite(both.d));
         if holds_row() {
-            // A mean far from 0 has lost digits that the gradients near it need; those that are left come from a second sum.
+            // A mean far from 0 has lost digits that the gradients near it need. A second sum recovers them.
             let d = reduce_sum(lane, distance16(held.e_t, held.r, mean));
             let left = d * row.inverse_t * UNIT_OF_D;
             row.left = select(0.0, left, max(abs(mean), abs(left)) < 1e30);
@@ -546,7 +559,8 @@ fn forward(
     if holds_row() && HAS_SUMS == 1u {
         sums.value += look_once(lane, place, span.first, held, both.t);
     } else {
-        // The pass for the sums, if any, then the last one. Where that is the only one, `round` is 1 throughout and no loop is left.
+        // The pass for the sums, if any, then the last one. If the last pass is the only one, `round` is always 1 and
+        // compilers remove the loop.
         var round = select(1u, 0u, HAS_SUMS == 1u && STAGE != FROM_SUMS);
         let first_round = round;
         loop {
@@ -571,7 +585,7 @@ fn forward(
     if ROW_LOSS == 1u && STAGE != FROM_SUMS {
         var loss = sums.value;
         if !folds() {
-            loss = reduce_sum(lane, loss); // else the lane that leads has all of it
+            loss = reduce_sum(lane, loss); // otherwise the leading lane has the whole sum
         }
         if span.lead {
             store_loss(span.i, span.segment, (whole * params.scale) * loss);

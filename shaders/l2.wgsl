@@ -1,6 +1,6 @@
 // loss[i, j] = f (x[i, j] - t[i, j])^2;   dx = 2f (x - t) dy;   dt = -dx.
 // Source: Legendre 1805, Nouvelles méthodes pour la détermination des orbites des comètes, appendix.
-// Cost an element: reads x and t once, writes each gradient that is asked for and, without reduction, the loss.
+// Cost per element: reads x and t once; writes each gradient that is asked for and, without reduction, the loss.
 
 @compute @workgroup_size(WG)
 fn forward(

@@ -1,12 +1,14 @@
 // y[i, o] = sum_k x[i, k] w[o, k] + b[o];   dx = dy w;   dw = dy^T x;   db[o] = sum_i dy[i, o].
 // Source: Rumelhart, Hinton and Williams, Nature 323 (1986), doi:10.1038/323533a0.
-// c is rows x cols, `depth` long is the summed dimension, of which slice z of the grid takes `per_split` and writes rows z*rows.. of c; `splits`
-// such slices `merge` adds up. a lies as [rows, depth] (A_BY_K) or [depth, rows], b as [cols, depth] (B_BY_K) or [depth, cols].
-// Cost of an N x O result over K: 2NOK FLOP; reads NK * ceil(O / tile) + OK * ceil(N / tile), writes NO (times the splits, twice).
+// The result c is [rows, cols]; `depth` is the length of the summed dimension. Slice z of the grid sums `per_split` of
+// it and writes rows z*rows.. of c; `merge` adds up `splits` such slices. a lies as [rows, depth] (A_BY_K) or [depth,
+// rows], b as [cols, depth] (B_BY_K) or [depth, cols].
+// Cost of an N x O result over K: 2NOK FLOP; reads NK * ceil(O / tile) + OK * ceil(N / tile), writes NO. With splits
+// each slice's NO is written and then read.
 
 override A_BY_K: u32 = 1u;
 override B_BY_K: u32 = 1u;
-override DOWN: u32 = 0u; // whether a tile is followed by the one below it, and not by the one beside it
+override DOWN: u32 = 0u; // whether a tile is followed by the tile below it instead of the tile beside it
 
 fn tile_a(i: u32, k: u32) -> mat4x4<f32> {
     if A_BY_K == 1u {
@@ -47,7 +49,7 @@ fn finish4(i: u32, j: u32, slice: u32, values: vec4<f32>) {
     store_c4(row, j, params.cols, sum);
 }
 
-// c = a b^T (+ bias) (+ c), each operand as it lies or transposed: y, dx and dw alike.
+// c = a b^T (+ bias) (+ c), each operand as stored or transposed. Used for y, dx and dw.
 @compute @workgroup_size(TX, TY)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let at = select(group.xy, group.yx, DOWN == 1u);
@@ -67,7 +69,7 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
 }
 
-// Slice z of the column sums of a [depth, rows]: c[z*rows + i, 0] = sum over the slice's k of a[k, i].
+// Slice z of the column sums of a [depth, rows]: c[z*rows + i, 0] = the sum of a[k, i] over the slice's k.
 @compute @workgroup_size(WG)
 fn column_sum(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -81,7 +83,7 @@ fn column_sum(
     let first = group.z * params.per_split;
     let end = min(params.depth, first + params.per_split);
     var sum = 0.0;
-    // Sums of sums: rounding errors of a long sum grow with its length.
+    // Sums of sums: the rounding error of a long sum grows with its length.
     for (var k0 = first; k0 < end; k0 += 64u) {
         var part = 0.0;
         for (var k = k0; k < min(end, k0 + 64u); k++) {

@@ -1,7 +1,9 @@
-// n_i = max(|x_i|, eps);   y_i = x_i / n_i;   dx_i = (dy_i - y_i <y_i, dy_i>) / n_i, without the second term where |x_i| < eps.
-// Source: Schroff, Kalenichenko and Philbin, CVPR 2015, arXiv:1503.03832, section 3; eps as torch.nn.functional.normalize.
-// Cost an element: forward reads x once where a row fits the lanes that take it, else twice, and writes y; backward reads x and dy
-// as often and writes dx.
+// n_i = max(|x_i|, eps);   y_i = x_i / n_i;
+// dx_i = (dy_i - y_i <y_i, dy_i>) / n_i, without the second term where |x_i| < eps.
+// Source: Schroff, Kalenichenko and Philbin, CVPR 2015, arXiv:1503.03832, section 3; eps as
+// torch.nn.functional.normalize.
+// Cost per element: forward reads x once where a row fits the lanes that process it, else twice, and writes y. Backward
+// reads x and dy as often and writes dx.
 
 // v / max(|x_i|, eps)
 fn over(v: mat4x4<f32>, norm: vec2<f32>) -> mat4x4<f32> {
@@ -48,7 +50,7 @@ fn backward(
     }
     sums = merged(lane, sums);
     let norm = norm_of(sums);
-    // <y, dy> = <x scaled, dy> / |x scaled|; 0 where eps takes the place of the length.
+    // <y, dy> = <x scaled, dy> / |x scaled|; 0 where eps replaces the length.
     let along = select(sums.along / sqrt(sums.squares), 0.0, norm.x < params.eps * norm.y);
     for (var j = span.first; j < span.end; j += step_size()) {
         if !holds() {

@@ -1,10 +1,14 @@
-// ids_ij: number j of row i, drawn from q among what row i's list does not have;  log_q_ij = ln q(ids_ij) - ln(1 - sum_l q(l)), l of the list.
-// UNIFORM: q(k) = 1/n.  LOG_UNIFORM: q(k) = ln(1 + 1/(k + 1))/ln(n + 1).  TABLE: q(k) = u/n + (1 - u) p(k), p of an alias table, u the share
-// `uniform`. Row k of a table: below which word k stays k, what it becomes else, the bits of ln p(k).
-// Random bits: philox(row, number, step, stream + 2^16 attempt; seed). All draws are made of integers, so that every device draws the same.
-// Source: Walker 1977, doi:10.1145/355744.355749, and Vose 1991, doi:10.1109/32.92917 (alias method); log-uniform: Jean et al. 2015,
-// arXiv:1412.2007, as TensorFlow's sampler; u: Yang et al. 2020, doi:10.1145/3366424.3386195.
-// Cost a draw: writes 8 bytes, of a table reads 12 at random, and of a list of L ids 4 log2 L; about 300 integer operations an attempt.
+// ids_ij: draw j of row i, from q among the ids that are not in row i's list.
+// log_q_ij = ln q(ids_ij) - ln(1 - sum_l q(l)), summed over the ids l of the list; plus `log_count`.
+// UNIFORM: q(k) = 1/n.  LOG_UNIFORM: q(k) = ln(1 + 1/(k + 1))/ln(n + 1).  TABLE: q(k) = u/n + (1 - u) p(k), where p is
+// given by an alias table and u is `uniform`. Row k of the table: the word (u32) below which k stays k; the id that k
+// becomes otherwise; the bits of ln p(k).
+// Random bits: philox(row, number of the draw, step, stream + 2^16 attempt; seed). All draws use integer arithmetic, so
+// that every device draws the same ids.
+// Source: Walker 1977, doi:10.1145/355744.355749, and Vose 1991, doi:10.1109/32.92917 (alias method); log-uniform: Jean
+// et al. 2015, arXiv:1412.2007, as TensorFlow's sampler; u: Yang et al. 2020, doi:10.1145/3366424.3386195.
+// Cost per draw: writes 8 bytes; reads 12 bytes of a table at random, and 4 log2 L bytes of a list of L ids; about 300
+// integer operations per attempt.
 
 const UNIFORM: u32 = 0u;
 const LOG_UNIFORM: u32 = 1u;
@@ -12,7 +16,7 @@ const TABLE: u32 = 2u;
 override PROPOSAL: u32 = 0u;
 override REJECTS: u32 = 0u;
 
-// What is drawn where a list leaves nothing, or where as many attempts have failed.
+// The id where a list excludes all ids, or after ATTEMPTS rejected attempts.
 const NONE: u32 = 0xffffffffu;
 const ATTEMPTS: u32 = 256u;
 
@@ -20,7 +24,7 @@ fn log_of(x: f32) -> f32 {
     return precise_log4(vec4(x)).x;
 }
 
-// e^y - 1 = y (1 + y/2 (1 + y/3 (1 + ..))) for y = f ln 2, in units of 2^-32 as f: 2^f - 1.
+// 2^f - 1, f and the result in units of 2^-32: e^y - 1 = y (1 + y/2 (1 + y/3 (1 + ..))) with y = f ln 2.
 fn growth(f: u32) -> u32 {
     let y = upper_product(f, 0xb17217f7u);
     var p = 0u;
@@ -31,7 +35,7 @@ fn growth(f: u32) -> u32 {
     return y + upper_product(y, p);
 }
 
-// floor(2^(t log2(n + 1))) - 1, t = word 2^-32; log2(n + 1) = log_whole + log_part 2^-32.
+// floor(2^(t log2(n + 1))) - 1, with t = word 2^-32 and log2(n + 1) = log_whole + log_part 2^-32.
 fn log_uniform(word: u32) -> u32 {
     let low = word * params.log_whole;
     let f = low + upper_product(word, params.log_part);
@@ -65,7 +69,8 @@ fn log_of_proposal(k: u32) -> f32 {
     return log_of(params.uniform / f32(params.n) + (1.0 - params.uniform) * precise_exp(log_p));
 }
 
-// Number u of the ids below n that the list does not have: u and as many of the list's as are not above it.
+// Returns (id, room). room: the number of ids below n that are not listed. id: number u of these, for u drawn from 0 to
+// room - 1; it is u plus the number of listed ids that are not above it. NONE if room is 0.
 fn unlisted(list: vec2<u32>, word: u32) -> vec2<u32> {
     let listed = min(place_in(list, params.n) - list.x, params.n);
     let room = params.n - listed;
@@ -83,7 +88,7 @@ fn unlisted(list: vec2<u32>, word: u32) -> vec2<u32> {
     return vec2(select(u + low, NONE, room == 0u), room);
 }
 
-// left_i = ln(1 - sum_l q(l)).
+// left_i = ln(1 - sum_l q(l)), summed over the ids l of row i's list.
 @compute @workgroup_size(WG)
 fn leave(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -143,7 +148,7 @@ fn draw(
     store_log_q(i, j, select(value + params.log_count, infinity(), id == NONE));
 }
 
-// log_q_ij = ln q(given_ij).
+// log_q_ij = ln q(given_ij) + `log_count`; +inf for ids from n on.
 @compute @workgroup_size(WG)
 fn log_probability(
     @builtin(workgroup_id) group: vec3<u32>,

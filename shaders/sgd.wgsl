@@ -5,7 +5,7 @@
 
 fn gradient4(g: vec4<f32>, p: vec4<f32>) -> vec4<f32> {
     if params.weight_decay == 0.0 {
-        return g; // not g + 0 p, which is NaN where p is infinite
+        return g; // g + 0 p would be NaN where p is infinite
     }
     return g + params.weight_decay * p;
 }

@@ -1,9 +1,12 @@
-// z_ij = s_ij + bias, s_ij = scale <q_i, k_j>, scale = min(e^log_scale, max_scale) or 1/temperature;
-// loss_i = sum_j ln(1 + e^x_ij), x_ij = -z_ij for i = j, else z_ij;  slope_ij = dloss/dz_ij = w_i y_ij/(1 + e^-x_ij), y = -1 for i = j, else 1;
-// g = scale slope;  dq = g k;  dk = g^T q;  dlog_scale = sum_ij slope_ij s_ij, 0 where the scale is clamped;  dbias = sum_ij slope_ij.
+// z_ij = s_ij + bias, s_ij = scale <q_i, k_j>, scale = min(e^log_scale, max_scale) or 1/temperature.
+// loss_i = sum_j ln(1 + e^x_ij), where x_ij = -z_ij for i = j, else z_ij.
+// slope_ij = dloss/dz_ij = w_i y_ij/(1 + e^-x_ij), where y_ij = -1 for i = j, else 1 (w_i: see `weight`).
+// g = scale slope;  dq = g k;  dk = g^T q;
+// dlog_scale = sum_ij slope_ij s_ij, 0 where the scale is clamped;  dbias = sum_ij slope_ij.
 // Source: Zhai et al. 2023, arXiv:2303.15343, section 3.2.
-// row_part holds sums of each row over the tile's columns, to be added up over the column tiles.
-// Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g in chunks of bounded size.
+// row_part holds the sums of each row over the columns of a tile. They are added up over the column tiles.
+// Cost, U = 2NMD FLOP: forward U, backward 3U. s is formed tile by tile in registers and never stored; g is stored in
+// chunks of bounded size.
 
 fn score_bias() -> f32 {
     return select(params.constant_bias, load_bias(0u, 0u), params.has_bias == 1u);
@@ -13,7 +16,8 @@ fn own4(i: u32, j: u32) -> vec4<bool> {
     return vec4(params.first_row + i) == columns4(params.first_col + j);
 }
 
-// ln(1 + e) within 3 ulp for e in 0..=1: 2 artanh(e/(2 + e)), for large e as ln 2 + 2 artanh((e - 1)/(e + 3)), so that 1 + e is never formed.
+// ln(1 + e) within 3 ulp for 0 <= e <= 1: 2 artanh(e/(2 + e)), or for large e ln 2 + 2 artanh((e - 1)/(e + 3)), so that
+// 1 + e is never formed.
 fn log1p_unit4(e: vec4<f32>) -> vec4<f32> {
     let large = e > vec4(0.41421356);
     let s = select(e, e - 1.0, large) / (select(vec4(2.0), vec4(3.0), large) + e);
@@ -23,19 +27,19 @@ fn log1p_unit4(e: vec4<f32>) -> vec4<f32> {
     return n * LN2_HIGH + (2.0 * s + (tail + n * LN2_LOW));
 }
 
-// ln(1 + e^x), from the exponential that cannot overflow.
+// ln(1 + e^x), computed from e^-|x|, which cannot overflow.
 fn pair_loss4(x: vec4<f32>) -> vec4<f32> {
     let loss = max(x, vec4(0.0)) + log1p_unit4(precise_exp4(-abs(x)));
     return select(loss, x, nans(x));
 }
 
-// 1/(1 + e^-x), to full relative precision also where it is small.
+// 1/(1 + e^-x), to full relative precision even where it is small.
 fn pair_slope4(x: vec4<f32>) -> vec4<f32> {
     let e = precise_exp4(-abs(x));
     return select(select(vec4(1.0), e, x < vec4(0.0)) / (1.0 + e), x, nans(x));
 }
 
-// What the lanes of a tile know of its scores, and whether the scale is clamped.
+// The constants of the scores. `drop`: the scale is clamped, so that dlog_scale is 0.
 struct Score {
     scale: f32,
     bias: f32,
@@ -87,12 +91,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     store_losses(product(group, lane), group, lane, score(), 0u);
 }
 
-// By which the gradient of a row's loss is multiplied.
+// The factor of the gradients of a row: the gradient of its loss times the factor of the reduction.
 fn weight(row: u32) -> f32 {
     return params.factor * load_dy(select(0u, row, params.dy_by_row == 1u), 0u);
 }
 
-// Writes g of four pairs in one row; what they add to dlog_scale and dbias.
+// Stores g of four pairs of one row. Returns their terms of dlog_scale and dbias.
 fn slopes4(i: u32, j: u32, score: Score, products: vec4<f32>) -> vec2<f32> {
     if i >= params.rows {
         return vec2(0.0);
@@ -144,7 +148,7 @@ fn store_gradients(t: Tile, group: vec3<u32>, lane: u32, score: Score) {
     }
 }
 
-// One tile of g; the sums over its rows that dlog_scale and dbias need; the loss of its rows.
+// One tile of g, the sums over its rows for dlog_scale and dbias, and the loss of its rows, if asked for.
 @compute @workgroup_size(TX, TY)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t = product(group, lane);

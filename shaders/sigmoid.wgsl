@@ -1,6 +1,6 @@
 // y = 1/(1 + e^-x);   dx = dy y (1 - y).   With LOG_FORM: y = -ln(1 + e^-x);   dx = dy (1 - e^y).
 // Source: Rumelhart, Hinton and Williams, Nature 323 (1986), doi:10.1038/323533a0.
-// Cost an element: forward reads x, writes y; backward reads y and dy, writes dx.
+// Cost per element: forward reads x, writes y; backward reads y and dy, writes dx.
 
 override LOG_FORM: u32 = 0u;
 

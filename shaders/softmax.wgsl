@@ -1,8 +1,8 @@
 // y[i, j] = e^(x[i, j]/T) / sum_k e^(x[i, k]/T);   dx[i, j] = y[i, j] (dy[i, j] - sum_k y[i, k] dy[i, k]) / T.
 // With LOG_FORM: y = ln of that;   dx[i, j] = (dy[i, j] - e^y[i, j] sum_k dy[i, k]) / T.
 // Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; temperature: Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
-// Cost an element: forward reads x once where a row fits the lanes that take it, else twice, and writes y; backward reads y and dy
-// as often and writes dx.
+// Cost per element: forward reads x once where a row fits the lanes that process it, else twice, and writes y. Backward
+// reads y and dy as often and writes dx.
 
 override LOG_FORM: u32 = 0u;
 
@@ -62,15 +62,17 @@ fn forward(
     }
 }
 
-// Sums of dy of both signs may overflow on their way to a number that does not: beside the sum there is that of dy SMALL, which cannot.
+// A sum of dy of both signs may overflow although its final value does not. So the sum of SMALL * dy, which cannot
+// overflow, is kept beside it.
 const SMALL: f32 = 0x1p-64;
 
-// Opaque: Mesa makes one product with the sum of these, and a quotient of the whole one of both parts.
+// SMALL * dy, opaque: otherwise Mesa's compiler turns the sum of these into SMALL times a sum, and the quotient in
+// `gradient4` into a difference of two quotients. Both may overflow.
 fn smaller4(dy: vec4<f32>) -> vec4<f32> {
     return opaque4(SMALL * dy);
 }
 
-// Where p is 0 it stays so, even beside what overflows.
+// dx of four elements. Where p is 0 the product with it is 0, even if the other factor overflows.
 fn gradient4(y: vec4<f32>, dy: vec4<f32>, sums: vec2<f32>) -> vec4<f32> {
     let sum = sums.x;
     if LOG_FORM == 1u {

@@ -1,6 +1,9 @@
-// The K keys of the largest <q_i, k_j>, best first; of equal scores the smaller j; without NaN, and without those that row i's list has.
-// A lane takes one of `slices` slices of a query's columns and keeps its K best in order; then lists are merged two by two.
-// Cost: the product, once through a workspace; about K ln(M/K) insertions a list, each of K places at most.
+// The K keys with the largest <q_i, k_j>, best first; of equal scores the smaller j first. Keys with score NaN and keys
+// in row i's list are left out.
+// A lane scans one of `slices` slices of a query's columns and keeps its K best in order. Then the lists are merged in
+// pairs.
+// Cost: the product, written to and read from a workspace once; about K ln(M/K) insertions per list, each moving at
+// most K entries.
 
 const NONE: u32 = 0xffffffffu;
 
@@ -8,7 +11,7 @@ fn comes_before(score: f32, id: u32, other: f32, other_id: u32) -> bool {
     return score > other || (score == other && id < other_id);
 }
 
-// Place p of a list: the lists of all lanes lie side by side.
+// The position of entry p of a list: the lists of all lanes are interleaved.
 fn at(item: u32, p: u32) -> u32 {
     return p * params.lists_all + item;
 }
@@ -58,7 +61,8 @@ fn insert(
     }
 }
 
-// Of two of a query's `slices` lists the K best; `cols` are left. The last are written as rows.
+// Merges two lists of a query at a time into the K best; `slices` lists become `cols`. The last merge writes rows
+// (`by_rows`).
 @compute @workgroup_size(WG)
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,31 +1,36 @@
-// L = sum over observed (u, i) of w (r - <x_u, y_i>)^2 + w0 sum over all others of <x_u, y_i>^2 + sum lambda_u |x_u|^2 + ..: x_u = A^-1 b with
-// A = w0 Y^T Y + sum over u's of (w - w0) y y^T + lambda_u I,  b = sum over u's of w r y.
+// L = sum over observed (u, i) of w (r - <x_u, y_i>)^2 + w0 sum over all others of <x_u, y_i>^2
+//     + sum lambda_u |x_u|^2 + ..
+// For each row u:
+// x_u = A^-1 b,  A = w0 Y^T Y + sum over u's of (w - w0) y y^T + lambda_u I,  b = sum over u's of w r y.
 // Source: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22.
-// A row's observations lie in pieces: piece p has `pieces[p]` = (first, how many, whether the row's first, row of x, its place among the sorted),
-// the r-th row of a dispatch the pieces from own[r] on to own[r + 1].
-// Here A is formed and factored, A = L L^T. A piece's matrix has `cols` = ceil(D / 4) 4 lines of as many numbers, A's upper half, whose line j becomes
-// column j of L; then four more: b, lambda_u, two of nothing.
-// Cost: n D^2 multiply-adds for n observations, D^3 / 6 a row; reads n D numbers twice, writes and reads 4 D^2 bytes a piece.
+// The observations of a row of x are cut into pieces. `pieces[p]` of piece p is: its first observation; its number of
+// observations; whether it is the first piece of its row; the row of x; the row's position in the sorted order. Row r
+// of a dispatch has the pieces from own[r] to own[r + 1] - 1.
+// This file and wals/factor.wgsl form A and factor it, A = L L^T. The matrix of a piece is `cols` = ceil(D / 4) 4 lines
+// (rows of `sums`) of `cols` numbers: the upper half of A, of which line j becomes column j of L. Four more lines
+// follow: b, lambda_u, and two that are unused.
+// Cost: n D^2 multiply-adds for n observations, and D^3 / 6 per row; reads n D numbers twice, writes and reads 4 D^2
+// bytes per piece.
 
 override HAS_WEIGHTS: u32 = 0u;
 override HAS_GOALS: u32 = 0u;
-override ADD: u32 = 0u; // to what earlier parts of y gave
-override FACTORED: u32 = 0u; // the tile's operands are columns of L instead of observations
+override ADD: u32 = 0u; // to the sums of earlier parts of y
+override FACTORED: u32 = 0u; // the operands of the tile are columns of L instead of observations
 
-// The piece whose observations they are: its first and how many.
+// The current piece: its first observation and its number of observations.
 var<private> piece: vec2<u32>;
 
-// Where a piece's observations begin among those that are bound, and how many they are.
+// The first observation of piece p, as an index into the bound part, and the number of its observations.
 fn observations_of(p: u32) -> vec2<u32> {
     return vec2(load_pieces(p, 0u) - params.first_observation, load_pieces(p, 1u));
 }
 
-// Where observation e's row of y is; past `part_rows` if not in this part of it.
+// The row of y of observation e, as an index into the bound part of y; `part_rows` or more if it lies outside.
 fn row_of(e: u32) -> u32 {
     return load_items(e, 0u) - params.first_row;
 }
 
-// None of a row that is not here.
+// How many columns of row r exist: 0 if the row is outside the bound part.
 fn columns_of(r: u32) -> u32 {
     return select(0u, params.width, r < params.part_rows);
 }
@@ -44,7 +49,8 @@ fn goal_of(e: u32) -> f32 {
     return params.goal;
 }
 
-// Four numbers from i on of the piece's observation k, times its weight or not; zeros behind the last.
+// Four numbers, from column i on, of the row of y of the piece's observation k; `weighted`: times w - w0. Zeros past
+// the last observation.
 fn observed4(i: u32, k: u32, weighted: bool) -> vec4<f32> {
     let exists = k < piece.y;
     let e = select(0u, piece.x + k, exists);
@@ -89,7 +95,7 @@ fn put(line: u32, j: u32, values: vec4<f32>) {
     store_sums4(line, j, params.cols, sum);
 }
 
-// The piece's part of A but for what all rows have, in the tiles that meet its upper half.
+// The piece's part of A, without the terms that all rows share, in the tiles that meet the upper half of A.
 @compute @workgroup_size(TX, TY)
 fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row0 = group.y * 16u * TY;
@@ -109,7 +115,7 @@ fn hessian(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
 }
 
-// The piece's part of b, four numbers a lane, and its row's lambda.
+// The piece's part of b, four numbers per lane, and the lambda of its row.
 @compute @workgroup_size(WG)
 fn right(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,17 +1,22 @@
-//! The WGSL that declares a shader's parameters and bindings, and loads and stores elements as their tensors store them.
+//! The WGSL that declares a shader's parameters and bindings, and that loads and stores elements in the storage of
+//! their tensors.
 //!
-//! For a binding `x` of numbers a shader calls, where it needs them,
+//! For a binding `x` of numbers, a shader gets those of these functions that it calls:
 //! - `load_x(i, j) -> f32`, `store_x(i, j, value)`: one element;
-//! - `load_x4(i, j, end, none) -> vec4<f32>`, `store_x4(i, j, end, values)`: four neighbours from column j on. Columns from `end` on load
-//!   as `none` and are not stored;
-//! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from columns j, j + HOP,
-//!   j + 2 HOP and j + 3 HOP, HOP = 4 LANES, so that the lanes of a row touch neighbouring addresses. Where rows have NO_REST (lib/row.wgsl), the
-//!   first column says whether all are there;
-//! - `load_x16_whole(i, j) -> mat4x4<f32>`: the same of a row that exists and whose lanes take 16 columns each, without a comparison;
-//! - `load_x4x4(i, j, rows, end) -> mat4x4<f32>`: four neighbours of rows i to i + 3 each, 0 from row `rows` and column `end` on.
+//! - `load_x4(i, j, end, none) -> vec4<f32>`, `store_x4(i, j, end, values)`: four neighbours from column j on. Columns
+//!   from `end` on load as `none` and are not stored;
+//! - `load_x16(i, j, end, none) -> mat4x4<f32>`, `store_x16(i, j, end, values)`: four times four neighbours, from
+//!   columns j, j + HOP, j + 2 HOP and j + 3 HOP. HOP is 4 LANES, so that the threads (lanes) of a row access
+//!   neighbouring addresses. Where rows have NO_REST (lib/row.wgsl), one comparison of the first column with `end`
+//!   tells whether all 16 are there;
+//! - `load_x16_whole(i, j) -> mat4x4<f32>`: the same without a comparison, for a row that exists and whose lanes take
+//!   16 columns each;
+//! - `load_x4x4(i, j, rows, end) -> mat4x4<f32>`: four neighbours of each of the rows i to i + 3; 0 from row `rows` and
+//!   from column `end` on.
 //!
-//! and for a binding of ids or counts `load_x`, `store_x`, `add_x` with u32. WGSL has neither generics nor pointers to storage as
-//! arguments, so that every binding needs functions of its own; written by hand they would be the larger part of each file.
+//! A binding of ids or counts has `load_x`, `store_x` and `add_x` with u32. WGSL has neither generics nor pointers to
+//! storage as arguments, so every binding needs functions of its own. Written by hand they would be the larger part of
+//! each file.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -20,16 +25,17 @@ use crate::kernel::{Access, Binding, Content, Family, SHAPE, ScalarType, Shader,
 use crate::ops::kernels;
 use crate::tensor::Storage;
 
-/// How the elements of one binding lie in it.
+/// How the elements of one binding lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Format {
-    /// Of numbers.
+    /// The storage, for a binding of numbers.
     pub storage: Storage,
-    /// Rows start at multiples of four elements and the binding ends at one: four are read and written at once.
+    /// Rows start at multiples of four elements and the binding ends at one: four elements (a quad) are read and
+    /// written at once.
     pub quads: bool,
-    /// Quads are read and written in numbers of eight bytes.
+    /// Quads are read and written as integers of eight bytes.
     pub wide: bool,
-    /// The index of the output that is the same tensor; this binding is not declared.
+    /// The index of the output that is the same tensor. This binding is then not declared.
     pub in_place: Option<usize>,
 }
 
@@ -50,7 +56,8 @@ impl Format {
     }
 }
 
-/// Of each shader, by its op, how it takes each binding. Looked up in the sources once: each dispatch asks.
+/// How each shader (by its op) accesses each of its bindings. The sources are searched only once, because every
+/// dispatch asks.
 static TAKES: LazyLock<HashMap<&'static str, Vec<Takes>>> = LazyLock::new(|| {
     let shaders = kernels().into_iter().map(|kernel| kernel.shader);
     shaders
@@ -72,12 +79,13 @@ impl Takes {
     }
 }
 
-/// Whether the shader takes four elements of the binding at a time.
+/// Whether the shader accesses four elements of the binding at a time.
 pub fn takes_quads(shader: &Shader, index: usize) -> bool {
     TAKES.get(shader.op).is_some_and(|takes| takes[index].quads)
 }
 
-/// Whether it may take them in numbers of eight bytes: not where lanes store single elements, of which two lie in one.
+/// Whether it may access them as integers of eight bytes. Not where lanes store single elements, because one such
+/// integer holds two of them.
 pub fn takes_wide(shader: &Shader, index: usize) -> bool {
     TAKES.get(shader.op).is_some_and(|takes| takes[index].wide)
 }
@@ -94,13 +102,13 @@ fn calls(shader: &Shader, verb: &str, name: &str, suffix: &str) -> bool {
 /// What a shader is built for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Build {
-    /// Of every binding.
+    /// The formats of all bindings.
     pub formats: Vec<Format>,
-    /// Every binding is declared `read_write`, which wgpu asks for when an input and an output lie in one buffer.
+    /// Every binding is declared `read_write`, which wgpu requires when an input and an output lie in one buffer.
     pub all_write: bool,
-    /// Whether rows' lanes exchange values in subgroups; see [`Tuning`](crate::Tuning).
+    /// Whether the lanes of a row exchange values by subgroup operations; see [`Tuning`](crate::Tuning).
     pub subgroups: bool,
-    /// Whether tiles' lanes do.
+    /// Whether the lanes of a tile do.
     pub by_subgroup: bool,
 }
 
@@ -148,13 +156,14 @@ pub fn source(shader: &Shader, build: &Build) -> String {
     source
 }
 
-/// Elements of 16 bits that lanes store one by one: each lane changes its half of the word by atomic and, or.
+/// Whether lanes store elements of 16 bits one by one. Each lane then changes its half of the word by atomic and, or.
 fn shares_words(shader: &Shader, index: usize, format: Format) -> bool {
     let (name, access, _) = shader.bindings[index];
     format.half() && access == Access::Write && (stores_single(shader, name) || !format.quads)
 }
 
-/// What a binding is called. Not as its tensor: `dx` is a namespace to Direct3D's compiler (DXC, which has the ray tracing functions in it).
+/// The name of a binding in WGSL. It is not the name of the tensor, because `dx` is a namespace to DXC, Direct3D's
+/// compiler, which has the ray tracing functions in it.
 fn array(name: &str) -> String {
     format!("{name}_array")
 }
@@ -199,7 +208,8 @@ fn words(shader: &Shader, name: &str, content: Content) -> String {
     text.replace("ARRAY", &array(name)).replace("NAME", name)
 }
 
-/// The functions of one binding, which access `partner` (itself, unless in place) in that binding's format.
+/// The functions of one binding. They access `partner` in that binding's format; `partner` is the binding itself unless
+/// it is in place.
 fn numbers(shader: &Shader, index: usize, partner: usize, format: Format) -> String {
     let name = shader.bindings[index].0;
     let shared = shares_words(shader, partner, format);
@@ -334,7 +344,7 @@ fn load_NAME(i: u32, j: u32) -> f32 {
 
 ";
 
-/// Number `at` of the fours that a binding is made of.
+/// Quad number `at` of a binding that is an array of quads.
 const FOUR_AT: &str = "\
 fn four_NAME(at: u32) -> vec4<f32> {
     return FROM(ARRAY[at]);
@@ -352,7 +362,7 @@ fn four_NAME(at: u32) -> vec4<f32> {
 
 ";
 
-/// Four neighbours that lie in the binding even where the row ends between them.
+/// Loads four neighbours, all of which lie in the binding even where the row ends between them.
 const QUAD: &str = "\
 fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
     if j >= end {
@@ -367,8 +377,9 @@ fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 
 ";
 
-/// Without branches: SwiftShader 5 took half a minute and more than a gigabyte to compile a kernel with sixteen loads that each had one.
-/// Where the row has ended, and past the last row, it is the first element that is read and dropped.
+/// Without branches: SwiftShader 5 took half a minute and more than a gigabyte to compile a kernel with sixteen loads
+/// that each had a branch. Where the row has ended, and past the last row, the tensor's first element is read and
+/// dropped.
 const FOUR: &str = "\
 fn single_NAME(i: u32, j: u32, end: u32, none: f32) -> f32 {
     let inside = j < end;
@@ -383,7 +394,7 @@ fn load_NAME4(i: u32, j: u32, end: u32, none: f32) -> vec4<f32> {
 
 ";
 
-/// Where all columns are there for all lanes, one comparison is enough.
+/// Where all lanes have all columns, one comparison is enough.
 const LOAD16: &str = "\
 fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
     if NO_REST == 1u {
@@ -402,7 +413,8 @@ fn load_NAME16(i: u32, j: u32, end: u32, none: f32) -> mat4x4<f32> {
 
 ";
 
-/// A software adapter branches lane by lane: products of rows take three quarters of the time without.
+/// Without comparisons: a software adapter branches lane by lane, and products of rows take three quarters of the time
+/// without branches.
 const WHOLE: &str = "\
 fn load_NAME16_whole(i: u32, j: u32) -> mat4x4<f32> {
     let at = at_NAME(i, j) / 4u;
@@ -433,7 +445,8 @@ fn load_NAME4x4(i: u32, j: u32, rows: u32, end: u32) -> mat4x4<f32> {
 
 ";
 
-/// A loop whose rounds the compiler does not know, so that it stays one: sixteen loads in a row take llvmpipe seconds to compile.
+/// A loop whose number of rounds the compiler does not know, so that it is not unrolled: llvmpipe takes seconds to
+/// compile sixteen loads in a row.
 const BLOCK_OF_SINGLES: &str = "\
 fn load_NAME4x4(i: u32, j: u32, rows: u32, end: u32) -> mat4x4<f32> {
     var block = mat4x4<f32>();
@@ -506,7 +519,7 @@ fn put_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
 
 ";
 
-/// The first one to three of four neighbours, where the row ends between them.
+/// Stores the first one to three of four neighbours where the row ends between them.
 const REST: &str = "\
 fn rest_NAME(i: u32, j: u32, end: u32, values: vec4<f32>) {
     store_NAME(i, j, values.x);
@@ -537,7 +550,7 @@ fn store_NAME4(i: u32, j: u32, end: u32, values: vec4<f32>) {
 
 ";
 
-/// A row may end between four neighbours; only one of a lane's four quads can be the last one.
+/// A row may end between four neighbours. Only one of a lane's four quads can be the row's last.
 const STORE16: &str = "\
 fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
     if NO_REST == 1u {
@@ -574,7 +587,7 @@ fn store_NAME16(i: u32, j: u32, end: u32, values: mat4x4<f32>) {
 
 ";
 
-/// Both orders of two lanes that share a word give the same: each touches its own half only.
+/// Two lanes that share a word may store in either order, because each changes its own half only.
 const STORE_SHARED: &str = "\
 fn store_NAME(i: u32, j: u32, value: f32) {
     let at = at_NAME(i, j);
@@ -585,7 +598,7 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 ";
 
-/// Only for what is left of a row after its last four: one lane stores these, one after the other.
+/// Only for what is left of a row after its last whole quad: one lane stores these elements, one after the other.
 const STORE_HALF: &str = "\
 fn store_NAME(i: u32, j: u32, value: f32) {
     let at = at_NAME(i, j);
@@ -596,7 +609,7 @@ fn store_NAME(i: u32, j: u32, value: f32) {
 
 ";
 
-/// As [`STORE_HALF`], only for what is left of a row.
+/// As [`STORE_HALF`], only for what is left of a row after its last whole quad.
 const STORE_OF_WIDE: &str = "\
 fn store_NAME(i: u32, j: u32, value: f32) {
     let at = at_NAME(i, j);

@@ -1,7 +1,9 @@
-//! Output layers, losses and [`top_k`] on [`ndarray`]'s views, with the feature `ndarray`: views in, arrays out. Each uploads, runs and reads back, as the `compute` of its
-//! module, whose options and special values it has. Any strides will do; a view that is not in row-major order is copied.
+//! Output layers, losses and [`top_k`] on [`ndarray`]'s views, with the feature `ndarray`: views in, arrays out.
 //!
-//! Arrays in column-major order (nalgebra's and faer's) are the transposes of row-major ones.
+//! Each function uploads, runs and reads back, as `compute` of the op's module does. That module documents the options
+//! and the special values. Views may have any strides; a view that is not in row-major order is copied.
+//!
+//! Arrays in column-major order (nalgebra's and faer's) are the transposes of row-major arrays.
 //!
 //! ```
 //! # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
@@ -21,33 +23,33 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{Error, Gpu, Result, ops};
 
-/// What the losses of pairs return: the loss, one number or one for each query, and the gradients for a loss whose own gradient is 1.
+/// The result of a loss of pairs: the loss and its gradients, for an upstream gradient of 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pairs {
-    /// As many as queries without a reduction, else one.
+    /// One number for each query with `Reduction::None` and `Reduction::Rows`, else one number.
     pub loss: Array1<f32>,
-    /// [N, D].
+    /// Gradient of the queries, `[N, D]`.
     pub d_queries: Array2<f32>,
-    /// [M, D].
+    /// Gradient of the keys, `[M, D]`.
     pub d_keys: Array2<f32>,
-    /// Of ln(1/temperature).
+    /// Gradient of ln(1/temperature).
     pub d_log_scale: f32,
 }
 
-/// What the loss of a layer returns: the loss, one number or one for each row, and the gradients for a loss whose own gradient is 1.
+/// The result of the loss of a layer: the loss and its gradients, for an upstream gradient of 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// As many as rows without a reduction, else one.
+    /// One number for each row with `Reduction::None` and `Reduction::Rows`, else one number.
     pub loss: Array1<f32>,
-    /// [rows, inputs].
+    /// Gradient of x, `[rows, inputs]`.
     pub dx: Array2<f32>,
-    /// [classes, inputs].
+    /// Gradient of w, `[classes, inputs]`.
     pub dw: Array2<f32>,
-    /// Of the classes.
+    /// Gradient of b, one number for each class.
     pub db: Array1<f32>,
 }
 
-/// y = x wᵀ + b of `x` [rows, inputs] and `w` [outputs, inputs]: [rows, outputs].
+/// y = x wᵀ + b for `x` `[rows, inputs]` and `w` `[outputs, inputs]`: `[rows, outputs]`.
 ///
 /// # Errors
 /// As [`linear::compute`](crate::linear::compute).
@@ -58,7 +60,7 @@ pub fn linear(gpu: &Gpu, x: ArrayView2<f32>, w: ArrayView2<f32>, b: Option<Array
     array("linear", [x.nrows(), w.nrows()], y)
 }
 
-/// The sigmoid or its logarithm, of the shape of `x`.
+/// The sigmoid of each element or its logarithm, in the shape of `x`.
 ///
 /// # Errors
 /// As [`sigmoid::compute`](crate::sigmoid::compute).
@@ -66,7 +68,7 @@ pub fn sigmoid(gpu: &Gpu, x: ArrayView2<f32>, options: ops::sigmoid::Options) ->
     array("sigmoid", shape(&x), ops::sigmoid::compute(gpu, &matrix(&x), options)?)
 }
 
-/// tanh, of the shape of `x`.
+/// tanh of each element, in the shape of `x`.
 ///
 /// # Errors
 /// As [`tanh::compute`](crate::tanh::compute).
@@ -74,7 +76,7 @@ pub fn tanh(gpu: &Gpu, x: ArrayView2<f32>) -> Result<Array2<f32>> {
     array("tanh", shape(&x), ops::tanh::compute(gpu, &matrix(&x))?)
 }
 
-/// Rows over their lengths, of the shape of `x`.
+/// Each row divided by its length, in the shape of `x`.
 ///
 /// # Errors
 /// As [`normalize::compute`](crate::normalize::compute).
@@ -82,7 +84,7 @@ pub fn normalize(gpu: &Gpu, x: ArrayView2<f32>, options: ops::normalize::Options
     array("normalize", shape(&x), ops::normalize::compute(gpu, &matrix(&x), x.ncols(), options)?)
 }
 
-/// The softmax of the rows, of the shape of `x`.
+/// The softmax of each row or its logarithm, in the shape of `x`.
 ///
 /// # Errors
 /// As [`softmax::compute`](crate::softmax::compute).
@@ -90,7 +92,9 @@ pub fn softmax(gpu: &Gpu, x: ArrayView2<f32>, options: ops::softmax::Options) ->
     array("softmax", shape(&x), ops::softmax::compute(gpu, &matrix(&x), x.ncols(), options)?)
 }
 
-/// Cross entropy of logits `x` [rows, classes] and as many class ids as rows: the loss, one for each row or all, and the gradient of x.
+/// Cross entropy of logits `x` `[rows, classes]` and one class id for each row.
+///
+/// Returns the loss (for each row, or one number, as the reduction says) and the gradient of x.
 ///
 /// # Errors
 /// As [`cross_entropy::compute`](crate::cross_entropy::compute).
@@ -105,7 +109,8 @@ pub fn cross_entropy(
     Ok((loss.into(), array("cross_entropy", shape(&x), dx)?))
 }
 
-/// Cross entropy of the logits x wᵀ + b, which are never stored, of `x` [rows, inputs] and `w` [classes, inputs], and as many class ids as rows.
+/// Cross entropy of the logits x wᵀ + b, which are never stored, and one class id for each row. `x` is
+/// `[rows, inputs]`, `w` `[classes, inputs]`.
 ///
 /// # Errors
 /// As [`linear_cross_entropy::compute`](crate::linear_cross_entropy::compute).
@@ -126,7 +131,9 @@ pub fn linear_cross_entropy(
     Ok(Layer { loss: found.loss.into(), dx, dw, db: found.db.into() })
 }
 
-/// Binary cross entropy of logits and targets [rows, cols]: the loss, one for each element, row or all, and the gradient of x.
+/// Binary cross entropy of logits `x` and targets `t`, both `[rows, cols]`.
+///
+/// Returns the loss (for each element, for each row, or one number, as the reduction says) and the gradient of x.
 ///
 /// # Errors
 /// As [`bce::compute`](crate::bce::compute).
@@ -141,7 +148,9 @@ pub fn bce(
     Ok((loss.into(), array("bce", shape(&x), dx)?))
 }
 
-/// Squared error of predictions and targets [rows, cols]: the loss, one for each element, row or all, and the gradient of x.
+/// Squared error of predictions `x` and targets `t`, both `[rows, cols]`.
+///
+/// Returns the loss (for each element, for each row, or one number, as the reduction says) and the gradient of x.
 ///
 /// # Errors
 /// As [`l2::compute`](crate::l2::compute).
@@ -156,7 +165,10 @@ pub fn l2(
     Ok((loss.into(), array("l2", shape(&x), dx)?))
 }
 
-/// The divergence of two sides [rows, cols]: the loss, one for each element, row or all, and the gradients of x and t.
+/// The divergence between `x` and `t`, both `[rows, cols]`.
+///
+/// Returns the loss (for each element, for each row, or one number, as the reduction says) and the gradients of x and
+/// t.
 ///
 /// # Errors
 /// As [`kl::compute`](crate::kl::compute).
@@ -171,8 +183,10 @@ pub fn kl(
     Ok((loss.into(), [array("kl", shape(&x), dx)?, array("kl", shape(&x), dt)?]))
 }
 
-/// The divergence of a student's logits x wᵀ from a teacher's, neither of which is stored, each of `x` [rows, inputs] and `w` [classes, inputs]: the loss, one for each row or
-/// all, and the gradients of the student's x and w.
+/// The divergence between the logits x wᵀ of a student and of a teacher. Neither are stored.
+///
+/// `student` and `teacher` are pairs of `x` `[rows, inputs]` and `w` `[classes, inputs]`. Returns the loss (for each
+/// row, or one number, as the reduction says) and the gradients of the student's x and w.
 ///
 /// # Errors
 /// As [`linear_kl::compute`](crate::linear_kl::compute).
@@ -191,8 +205,10 @@ pub fn linear_kl(
     Ok((found.loss.into(), [array(OP, shape(&student[0]), found.dx)?, array(OP, shape(&student[1]), found.dw)?]))
 }
 
-/// The divergence of normal distributions, means and log-variances [rows, cols], from the standard one: the loss, one for each element, row or all,
-/// and the gradients of both.
+/// The divergence of normal distributions from the standard one. Means and log-variances are `[rows, cols]`.
+///
+/// Returns the loss (for each element, for each row, or one number, as the reduction says) and the gradients of both
+/// inputs.
 ///
 /// # Errors
 /// As [`gaussian_kl::compute`](crate::gaussian_kl::compute).
@@ -209,7 +225,7 @@ pub fn gaussian_kl(
     Ok((loss.into(), [of(d_mean)?, of(d_log_variance)?]))
 }
 
-/// The contrastive loss of queries [N, D] and keys [M, D].
+/// The contrastive loss of queries `[N, D]` and keys `[M, D]`.
 ///
 /// # Errors
 /// As [`info_nce::compute`](crate::info_nce::compute).
@@ -229,7 +245,7 @@ pub fn info_nce(
     })
 }
 
-/// The sigmoid loss of all pairs of queries [N, D] and keys [M, D], and the gradient of the bias.
+/// The sigmoid loss of all pairs of queries `[N, D]` and keys `[M, D]`, and the gradient of the bias.
 ///
 /// # Errors
 /// As [`siglip::compute`](crate::siglip::compute).
@@ -250,7 +266,8 @@ pub fn siglip(
     Ok((pairs, found.d_bias))
 }
 
-/// The `count` keys of the largest products with each query, best first: their numbers and their products, [N, count].
+/// The `count` keys with the largest inner products with each query, best first: their ids and the products,
+/// `[N, count]` each.
 ///
 /// # Errors
 /// As [`top_k::compute`](crate::top_k::compute).

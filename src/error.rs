@@ -11,7 +11,7 @@ pub enum Error {
         what: &'static str,
         /// The shape that would fit.
         expected: String,
-        /// The shape that came.
+        /// The shape that was found.
         found: String,
     },
     /// An option lies outside its range.
@@ -23,10 +23,10 @@ pub enum Error {
         option: &'static str,
         /// Its range.
         expected: &'static str,
-        /// The value that came.
+        /// The value that was found.
         found: String,
     },
-    /// A row of factors that its observations and the regularization do not determine.
+    /// The observations of a user or an item do not determine its factor, even with the regularization.
     #[error(
         "the observations of {side} {row} should be such that they and the regularization determine its factor, found {found}; a larger regularization \
          helps, or a smaller dim"
@@ -34,9 +34,9 @@ pub enum Error {
     Undetermined {
         /// `user` or `item`.
         side: &'static str,
-        /// Its number.
+        /// The number of the user or item.
         row: usize,
-        /// What says so.
+        /// What was found: the number of observations, or a system that is singular or not finite.
         found: String,
     },
     /// A view reaches past the end of its buffer.
@@ -50,14 +50,17 @@ pub enum Error {
         cols: usize,
         /// Elements from one row to the next.
         stride: usize,
-        /// Elements before the first.
+        /// Elements before the view's first element.
         offset: usize,
-        /// Bytes that the view reaches to.
+        /// Bytes from the buffer's start to the view's end.
         needed: u64,
-        /// Bytes that the buffer has.
+        /// The size of the buffer in bytes.
         size: u64,
     },
-    /// An output overlaps another argument; wgpu would accept it and the result would depend on timing.
+    /// An output overlaps another argument, so that the result would depend on timing.
+    ///
+    /// wgpu does not report every such overlap: it accepts overlapping bindings where all of them are declared
+    /// `read_write`.
     #[error("{op}: output {output} overlaps {other} in one buffer")]
     SameBuffer {
         /// The op that refused.
@@ -67,38 +70,40 @@ pub enum Error {
         /// The argument that it overlaps.
         other: &'static str,
     },
-    /// Two arguments, of which one is written, lie in one buffer and too near to each other for a browser, where no two such bindings may share bytes and
-    /// each begins at a multiple of the device's `min_storage_buffer_offset_alignment`, 256 bytes in most.
+    /// In a browser: two arguments, one of which is written, lie too close to each other in one buffer.
+    ///
+    /// In a browser two such bindings may not share bytes, and each begins at a multiple of the device's
+    /// `min_storage_buffer_offset_alignment`, 256 bytes on most devices.
     #[error(
         "{op}: {one} and {other} lie in one buffer; in a browser they should begin at multiples of 256 bytes, or have a buffer each"
     )]
     TooClose {
         /// The op that refused.
         op: &'static str,
-        /// The one.
+        /// One of the two arguments.
         one: &'static str,
-        /// The other.
+        /// The other argument.
         other: &'static str,
     },
-    /// A buffer was made without a usage that the call needs.
+    /// The buffer lacks a usage that the call needs.
     #[error("the buffer lacks usage {usage}")]
     Usage {
         /// The missing `wgpu::BufferUsages`.
         usage: &'static str,
     },
-    /// A size exceeds what this device allows, in a way that no splitting can help.
+    /// A size exceeds what this device allows, and splitting the work cannot help.
     #[error("{what} needs {needed} {unit}, this device allows {limit}")]
     Limit {
         /// The thing that is too large.
         what: String,
-        /// What it needs.
+        /// How much it needs.
         needed: u64,
-        /// Bytes, workgroups and the like.
+        /// The unit: bytes, workgroups and the like.
         unit: &'static str,
-        /// What there is.
+        /// How much the device allows.
         limit: u64,
     },
-    /// What watched long work ended it.
+    /// The callback that watches long work ended it ([`Gpu::run_watched`](crate::Gpu::run_watched)).
     #[error("{op} was cancelled between two submits: its results are not complete")]
     Cancelled {
         /// The op that was being computed.
@@ -107,13 +112,14 @@ pub enum Error {
     /// The device has no memory left.
     #[error("the device is out of memory: {message}")]
     OutOfMemory {
-        /// The driver's words.
+        /// The message of the driver or of wgpu.
         message: String,
     },
-    /// The device is gone (removed, reset by the system after a hang, or destroyed). A new [`Gpu`](crate::Gpu) can be opened.
+    /// The device is gone: removed, reset by the system after a hang, or destroyed. A new [`Gpu`](crate::Gpu) can be
+    /// opened.
     #[error("the device was lost: {message}")]
     DeviceLost {
-        /// The driver's words.
+        /// The message of the driver or of wgpu.
         message: String,
     },
     /// No adapter fits the request.
@@ -122,10 +128,10 @@ pub enum Error {
         /// What was asked for and what there is.
         message: String,
     },
-    /// wgpu or the driver refused a call; results of earlier work on this device are not to be trusted.
+    /// wgpu or the driver refused a call. Results of earlier work on this device cannot be trusted.
     #[error("the device reported an error: {message}")]
     Device {
-        /// wgpu's words.
+        /// The message of wgpu.
         message: String,
     },
     /// Data for training or evaluation cannot be used.
@@ -133,9 +139,9 @@ pub enum Error {
     Data {
         /// The data.
         what: String,
-        /// What would do.
+        /// What would be accepted.
         expected: String,
-        /// What came.
+        /// What was found.
         found: String,
     },
 }

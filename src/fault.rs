@@ -1,5 +1,5 @@
-//! What went wrong with a device. wgpu goes on after an error and reads back zeros with every call returning Ok, so the first fault is kept, and every record
-//! and every read reports it.
+//! The errors of a device. After an error wgpu goes on: every call returns Ok and reads give zeros. The first fault is
+//! therefore kept, and every record and every read reports it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::gpu::lock;
 use crate::{Error, Result};
 
-/// The first error, which stays.
+/// The first error. It stays.
 #[derive(Debug, Default)]
 pub(crate) struct First(Mutex<Option<Error>>);
 
@@ -17,7 +17,7 @@ impl First {
         lock(&self.0).get_or_insert(error);
     }
 
-    /// Keeps that the device is lost, whatever was before.
+    /// Keeps the loss of the device, in place of any earlier error.
     pub(crate) fn lost(&self, message: String) {
         *lock(&self.0) = Some(Error::DeviceLost { message });
     }
@@ -26,7 +26,7 @@ impl First {
 /// What went wrong with a device.
 #[derive(Debug, Default)]
 pub(crate) struct Fault {
-    /// The device's handlers hold it too.
+    /// Shared with the device's handlers.
     pub(crate) first: Arc<First>,
     #[cfg(target_arch = "wasm32")]
     answers: web::Answers,
@@ -46,8 +46,9 @@ impl Fault {
         }
     }
 
-    /// Runs `calls`; an error that wgpu reports for them, or a panic inside wgpu (short of memory it unwraps what it should
-    /// return), becomes the result. Error scopes are per thread and do not see a loss. On the web their answers come later: they are kept as faults then.
+    /// Runs `calls`. An error that wgpu reports for them becomes the result, and so does a panic inside wgpu (when
+    /// short of memory, wgpu unwraps errors that it should return). Error scopes are per thread and do not see a device
+    /// loss. On the web the answers of the scopes come later; their errors are then kept as faults.
     pub(crate) fn guard<R>(&self, device: &wgpu::Device, calls: impl FnOnce() -> R) -> Result<R> {
         let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
             .map(|filter| device.push_error_scope(filter));
@@ -56,7 +57,7 @@ impl Fault {
         result.map_err(|_| Error::Device { message: "wgpu panicked inside a call".into() })
     }
 
-    /// The error that a scope holds, the innermost first.
+    /// The error that a scope caught, the innermost scope first.
     #[cfg(not(target_arch = "wasm32"))]
     fn pop(&self, [memory, validation, internal]: [wgpu::ErrorScopeGuard; 3]) -> Result<()> {
         for answer in [internal.pop(), validation.pop(), memory.pop()] {
@@ -67,7 +68,7 @@ impl Fault {
         Ok(())
     }
 
-    /// [`Fault::check`] once all that wgpu has to say of earlier calls is known.
+    /// [`Fault::check`] after everything that wgpu has to report on earlier calls is known.
     pub(crate) async fn settled(&self) -> Result<()> {
         #[cfg(target_arch = "wasm32")]
         self.answers.wait(|error| self.first.keep(error.into())).await;
@@ -75,7 +76,8 @@ impl Fault {
     }
 }
 
-/// A page must not wait for the answer of an error scope, so that it is looked for at each later call, and waited for before a result is returned.
+/// A web page must not wait for the answer of an error scope. Answers are therefore polled at each later call, and
+/// awaited before a result is returned.
 #[cfg(target_arch = "wasm32")]
 mod web {
     use core::future::Future;
@@ -88,7 +90,7 @@ mod web {
 
     type Answer = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
-    /// Those of scopes that are popped.
+    /// The pending answers of popped scopes.
     #[derive(Default)]
     pub(super) struct Answers(Mutex<Vec<Answer>>);
 

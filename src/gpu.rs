@@ -12,13 +12,16 @@ use crate::{Error, Recorder, Result, Tuning, Watch};
 /// How to open a device.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// An adapter by its number in [`adapters`], as which digits alone are always taken, or by a part of its name, any case; `None` takes the best.
+    /// The adapter: its index in [`adapters`], or a part of its name in any case. A string of digits is always an
+    /// index. Default: `None`, the best adapter.
     pub adapter: Option<String>,
-    /// Which backends to look at.
+    /// The backends to look at. Default: all.
     pub backends: wgpu::Backends,
-    /// Limits to ask for; `None` asks for all that the adapter has (WebGPU's defaults are far below most cards).
+    /// The limits to ask for. Default: `None`, all that the adapter has. (WebGPU's default limits are far below most
+    /// cards.)
     pub limits: Option<wgpu::Limits>,
-    /// Features to ask for beyond those that the kernels use, as far as the adapter has them.
+    /// Features to ask for beyond those that the kernels use. Features that the adapter lacks are left out. Default:
+    /// none.
     pub features: wgpu::Features,
 }
 
@@ -28,12 +31,17 @@ impl Default for Options {
     }
 }
 
-/// A device with its queue, its compiled pipelines and its scratch memory. Cloning is cheap and shares them.
+/// A device with its queue, its compiled pipelines and its scratch memory. Cloning is cheap; clones share all of these.
 ///
-/// A device that `Gpu` opened itself has `Gpu`'s error handler and device-lost callback: an error or a loss at any time
-/// reaches the next call that records or reads. On a device that the caller brought ([`Gpu::from_wgpu`]) the caller's
-/// handlers stay; errors of this crate's own calls are caught by error scopes around them. Of a loss its own callback is told, not this crate: the next
-/// call that makes, records or reads something gives [`Error::Device`], what only waits gives nothing.
+/// `Gpu` is `Send` and `Sync`, except on wasm32, where wgpu's handles belong to one thread.
+///
+/// A device that `Gpu` opened itself has `Gpu`'s error handler and device-lost callback. An error or a loss at any time
+/// is returned by the next call that records, reads or waits.
+///
+/// On a device that the caller brought ([`Gpu::from_wgpu`]) the caller's handlers stay. Error scopes around this
+/// crate's own calls catch the errors of those calls. Device loss goes to the caller's own callback. After a loss,
+/// calls that record, upload or read return [`Error::Device`]; [`Gpu::zeros`], [`Gpu::write`] and calls that only wait
+/// may return Ok.
 #[derive(Debug, Clone)]
 pub struct Gpu {
     shared: Arc<Shared>,
@@ -43,7 +51,7 @@ pub struct Gpu {
 #[derive(Debug)]
 struct Shared {
     device: wgpu::Device,
-    /// There until the last `Gpu` goes.
+    /// `Some` until the last `Gpu` goes.
     queue: Option<wgpu::Queue>,
     info: wgpu::AdapterInfo,
     limits: wgpu::Limits,
@@ -51,14 +59,15 @@ struct Shared {
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     modules: Mutex<HashMap<ModuleKey, wgpu::ShaderModule>>,
     scratch: Mutex<Scratch>,
-    /// Of [`Gpu::run_watched`], as many as there were at one time.
+    /// Scratch of [`Gpu::run_watched`]: as many sets as there were calls at one time.
     own_scratch: Mutex<Vec<Scratch>>,
     ones: wgpu::Buffer,
     sink: wgpu::Buffer,
 }
 
 impl Drop for Shared {
-    /// After a command buffer could not be ended wgpu panics when the last handle of the queue goes (wgpu-hal 30, discard_encoding).
+    /// After a command buffer could not be ended, wgpu panics when the last handle of the queue is dropped (wgpu-hal
+    /// 30, discard_encoding).
     fn drop(&mut self) {
         let queue = self.queue.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(queue)));
@@ -81,13 +90,13 @@ struct PipelineKey {
 /// Buffers for intermediate results, by slot.
 pub(crate) type Scratch = [Option<wgpu::Buffer>; 25];
 
-/// Of absent inputs and outputs: more than the bindings of any shader.
+/// Places for absent inputs and outputs, one for each binding number. More than any shader has bindings.
 const PLACES: u64 = 32;
 
 const BUFFER_USAGES: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
-/// Bytes: bindings begin at its multiples.
+/// In bytes. Bindings begin at multiples of it.
 pub(crate) fn alignment(limits: &wgpu::Limits) -> u64 {
     u64::from(limits.min_storage_buffer_offset_alignment).max(16)
 }
@@ -96,7 +105,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every adapter of the machine, best first: discrete, integrated, virtual, software.
+/// Every adapter of the machine, best first: discrete, integrated, virtual, other, software.
 pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let backends = backends & wgpu::Instance::enabled_backend_features();
     if backends.is_empty() {
@@ -113,7 +122,8 @@ pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     found
 }
 
-/// One instance for all devices of a process: wgpu knows a buffer by its number in its instance, and would take that of another instance for one of its own.
+/// One instance for all devices of a process that use the same backends. wgpu identifies a buffer by its number within
+/// an instance and would take a buffer of another instance for one of its own.
 #[cfg(not(target_arch = "wasm32"))]
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     static ALL: Mutex<Vec<(wgpu::Backends, wgpu::Instance)>> = Mutex::new(Vec::new());
@@ -126,7 +136,7 @@ fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     new
 }
 
-/// A browser tells devices apart itself.
+/// In a browser, the browser tells devices apart.
 #[cfg(target_arch = "wasm32")]
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     new_instance(backends)
@@ -139,16 +149,16 @@ fn new_instance(backends: wgpu::Backends) -> wgpu::Instance {
 }
 
 impl Gpu {
-    /// Opens the best adapter: discrete, then integrated, then software.
+    /// Opens the best adapter, the first of [`adapters`].
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is none.
+    /// [`Error::NoAdapter`] if there is none; else as [`Gpu::open_async`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn new() -> Result<Gpu> {
         Gpu::open(&Options::default())
     }
 
-    /// Opens an adapter as `options` say; blocks until it is there.
+    /// Opens an adapter as `options` say; blocks until it is open.
     ///
     /// # Errors
     /// As [`Gpu::open_async`].
@@ -160,8 +170,9 @@ impl Gpu {
     /// Opens an adapter as `options` say.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if none fits, or the one that is chosen has a driver that is known to compute wrong numbers;
-    /// [`Error::Device`] if the driver refuses; [`Error::Limit`] if the wanted limits leave no compute shaders.
+    /// [`Error::NoAdapter`] if no adapter fits, or if the driver of the chosen one is known to compute wrong numbers;
+    /// [`Error::Device`] if the driver refuses; [`Error::Limit`] if the requested limits leave no compute shaders, or
+    /// fewer than three storage buffers per shader stage.
     pub async fn open_async(options: &Options) -> Result<Gpu> {
         let all = adapters(options.backends).await;
         let names: Vec<String> =
@@ -209,16 +220,22 @@ impl Gpu {
         Gpu::build(device, queue, fault)
     }
 
-    /// Uses a device and queue that the caller made. Any features will do, and limits that leave three storage buffers a stage; a software
-    /// adapter is faster with `SUBGROUP` and `SHADER_INT64`, and ops with many tensors need eight storage buffers a stage. See [`Gpu`] for who
-    /// handles errors.
+    /// Uses a device and a queue that the caller made. See [`Gpu`] for who handles errors.
     ///
-    /// wgpu knows buffers by their number in a [`wgpu::Instance`]: one of another instance, such as that of [`Gpu::open`], is not told from one of
-    /// this device's, and the numbers are wrong. [`adapters`] are of the instance that [`Gpu::open`] has for the same backends.
+    /// Any features will do. `SUBGROUP` makes reductions faster on every adapter and is used where the device has it.
+    /// `SHADER_INT64` helps software adapters.
+    ///
+    /// WebGPU's default limits suffice. At least 3 storage buffers per shader stage are required here, but ops bind up
+    /// to 8, so ask for the default of 8.
+    ///
+    /// wgpu identifies a buffer by its number within its [`wgpu::Instance`]. A buffer of another instance, such as the
+    /// one of [`Gpu::open`], cannot be detected and gives wrong results. [`adapters`] and [`Gpu::open`] use one
+    /// instance for the same backends.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::Device`] if not even a small buffer can be made; [`Error::Limit`] for a device without compute shaders, or
-    /// with fewer than three storage buffers a stage.
+    /// [`Error::NoAdapter`] if the driver is known to compute wrong numbers; [`Error::Limit`] for a device without
+    /// compute shaders, or with fewer than three storage buffers per shader stage; [`Error::OutOfMemory`] or
+    /// [`Error::Device`] if not even a small buffer can be made.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Gpu> {
         Gpu::build(device, queue, Fault::default())
     }
@@ -265,12 +282,12 @@ impl Gpu {
         Ok(Gpu { shared: Arc::new(shared), tuning })
     }
 
-    /// The same device with other sizes, cut to what it allows.
+    /// The same device with another tuning, cut to what the device allows.
     pub fn with_tuning(&self, tuning: Tuning) -> Gpu {
         Gpu { shared: self.shared.clone(), tuning: tuning.on(&self.shared.device) }
     }
 
-    /// The sizes in use.
+    /// The tuning in use.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
@@ -299,22 +316,33 @@ impl Gpu {
     }
 
     /// Records ops into the caller's `encoder`.
+    ///
+    /// - Ops open and end compute passes of their own in the encoder, so no pass of the caller's may be open.
+    /// - Parameters are written through the queue of this `Gpu` with `write_buffer`: submit the encoder to that queue.
+    /// - The caller's encoder is never split, so long work can meet the operating system's watchdog. [`Gpu::run`]
+    ///   avoids that.
+    /// - Each [`Recorder`] allocates a uniform buffer of 16 KiB (more when it is full), so one recorder per encoder is
+    ///   cheaper than one per op.
+    /// - Pipelines are compiled at first use and kept.
     pub fn record<'e>(&'e self, encoder: &'e mut wgpu::CommandEncoder) -> Recorder<'e> {
         Recorder::new(self, encoder)
     }
 
-    /// Records what `record` records into an encoder of its own and submits it; long work as [`Gpu::run_watched`] does.
+    /// Records with `record` into an encoder of its own and submits it. Long work is submitted in parts, as in
+    /// [`Gpu::run_watched`].
     ///
     /// # Errors
-    /// Those of `record`; what it recorded is not submitted then, but for what long work has already submitted in parts. [`Error::Device`],
-    /// [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
+    /// Those of `record`: nothing that it recorded is submitted then, except parts of long work that were submitted
+    /// before. [`Error::Device`], [`Error::DeviceLost`] or [`Error::OutOfMemory`] if the submit fails.
     pub fn run<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>) -> Result<R> {
         self.run_watched(record, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// The same; `watch` is called between the submits of long work and can end it. A submit holds about as much as
-    /// [`Tuning::work`] allows, so that it ends before the watchdog of an operating system ends it, and two are under way at most; in a browser, where nothing may
-    /// wait, all are, and `watch` is told what is submitted.
+    /// As [`Gpu::run`]; `watch` is called between the submits of long work and can end it.
+    ///
+    /// A submit holds about as much work as [`Tuning::work`] allows, so that it ends before the watchdog of an
+    /// operating system would end it. At most two submits are in flight. In a browser, where nothing may wait, all of
+    /// them may be in flight, and `watch` is told what is submitted, not what is done.
     ///
     /// ```
     /// # let Ok(gpu) = wgloss::Gpu::new() else { return Ok(()) };
@@ -330,7 +358,8 @@ impl Gpu {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Gpu::run`]; [`Error::Cancelled`] if `watch` breaks: what was submitted until then is done, outputs hold part of their results.
+    /// Those of [`Gpu::run`]; [`Error::Cancelled`] if `watch` breaks. What was submitted until then still runs, so
+    /// outputs hold part of their results.
     pub fn run_watched<R>(&self, record: impl FnOnce(&mut Recorder) -> Result<R>, watch: Watch) -> Result<R> {
         let mut encoder = self.encoder();
         let scratch = lock(&self.shared.own_scratch).pop().unwrap_or_default();
@@ -342,7 +371,7 @@ impl Gpu {
         result
     }
 
-    /// For work that is submitted here.
+    /// An encoder for work that `Gpu` submits itself.
     pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
         self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgloss.run") })
     }
@@ -359,13 +388,14 @@ impl Gpu {
     /// Waits until all submitted work is done; blocks.
     ///
     /// # Errors
-    /// Any error so far; the loss of a device that `Gpu` opened.
+    /// Any error so far, including the loss of a device that `Gpu` opened.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
         self.wait_for_all()
     }
 
-    /// Waits until all submitted work is done. Outside a browser it waits inside the first poll, since wgpu has no event loop there.
+    /// Waits until all submitted work is done. Outside a browser the first poll of the future blocks, since wgpu has no
+    /// event loop there.
     ///
     /// # Errors
     /// As [`Gpu::wait`].
@@ -382,13 +412,13 @@ impl Gpu {
         self.settled().await
     }
 
-    /// In a browser it does not wait.
+    /// In a browser this does not wait.
     pub(crate) fn wait_for_all(&self) -> Result<()> {
         self.poll(wgpu::PollType::wait_indefinitely())
     }
 
     fn poll(&self, until: wgpu::PollType) -> Result<()> {
-        // A loss that the wait itself meets makes poll panic instead of returning (wgpu 30, Device::poll).
+        // If the device is lost during the wait, poll panics instead of returning (wgpu 30, Device::poll).
         let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(until)));
         self.check()?;
         match polled {
@@ -398,8 +428,11 @@ impl Gpu {
         }
     }
 
-    /// The first error that reached this device outside a call's own check, if any. It stays until
-    /// [`Gpu::clear_fault`]: whatever was computed since cannot be trusted.
+    /// The first error that the device reported outside the checks of this crate's calls, if any.
+    ///
+    /// On a device that `Gpu` opened, these are errors of the program's own wgpu calls and the device's loss; in a
+    /// browser also errors of earlier calls that are only known later. The error stays until [`Gpu::clear_fault`]:
+    /// results computed since then cannot be trusted.
     ///
     /// # Errors
     /// That error.
@@ -412,7 +445,7 @@ impl Gpu {
         self.shared.fault.clear();
     }
 
-    /// [`Gpu::check`] once all is known that wgpu has to say of earlier calls.
+    /// [`Gpu::check`] after everything that wgpu has to report on earlier calls is known.
     pub(crate) async fn settled(&self) -> Result<()> {
         self.shared.fault.settled().await
     }
@@ -427,7 +460,7 @@ impl Gpu {
 
     fn check_after(&self, failed: bool) -> Result<()> {
         if failed {
-            // To wgpu the objects of a lost device are merely invalid; that it was lost comes with the next poll.
+            // wgpu treats the objects of a lost device as invalid. The loss itself is reported at the next poll.
             let _ = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::Poll)));
         }
         self.check()
@@ -447,15 +480,17 @@ impl Gpu {
         self.guard(|| self.device().create_buffer(&descriptor))
     }
 
-    /// Frees the memory of intermediate results, which otherwise stays as large as the largest op so far needed; what is recorded keeps its own
-    /// until it is done, and the next op takes anew what it needs.
+    /// Frees the scratch buffers, which otherwise stay at the largest size used so far.
+    ///
+    /// Commands already recorded keep theirs until they have run; later ops allocate again.
     pub fn release_scratch(&self) {
         *lock(&self.shared.scratch) = Scratch::default();
         lock(&self.shared.own_scratch).clear();
     }
 
-    /// A buffer for an op's intermediate results, shared by all ops that callers record into their encoders. That is sound because an op's
-    /// dispatches lie next to each other in one encoder and a queue runs encoders one after the other.
+    /// A scratch buffer for an op's intermediate results, shared by all ops that callers record into their encoders.
+    /// Sharing is sound because an op's dispatches lie next to each other in one encoder, and a queue runs encoders one
+    /// after the other.
     pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
         let mut slots = lock(&self.shared.scratch);
         match &slots[slot] {
@@ -464,32 +499,33 @@ impl Gpu {
         }
     }
 
-    /// The largest buffer of whole words: a limit may be odd, such as llvmpipe's 2^31 − 1.
+    /// The size of the largest buffer of whole words. A limit need not be a multiple of four: llvmpipe's is 2^31 − 1.
     fn most_bytes(&self) -> u64 {
         self.limits().max_buffer_size / WORD * WORD
     }
 
-    /// A buffer that is replaced lives on until its encoder is done: powers of two are replaced rarely.
+    /// A buffer that is replaced lives on until the encoders that use it are done. Sizes are powers of two, so that
+    /// buffers are replaced rarely.
     pub(crate) fn new_scratch(&self, elements: usize) -> Result<wgpu::Buffer> {
         let bytes = elements as u64 * WORD;
         let roomy = bytes.next_power_of_two().min(self.most_bytes());
         self.buffer("wgloss.scratch", bytes.max(roomy))
     }
 
-    /// What an absent input reads, ones, or where an absent output goes: of each binding a place of its own, start and size in bytes, since WebGPU lets no two
-    /// that are written have one.
+    /// The place that stands for an absent input (filled with ones) or an absent output: buffer, start and size in
+    /// bytes. Each binding number has a place of its own, since WebGPU does not let two written bindings share one.
     pub(crate) fn absent(&self, number: u32, access: Access) -> (&wgpu::Buffer, u64, u64) {
         let buffer = if access == Access::Read { &self.shared.ones } else { &self.shared.sink };
         (buffer, u64::from(number) * alignment(self.limits()), 16)
     }
 
-    /// Whether a browser's WebGPU is below, which compares what bindings share.
+    /// Whether the backend is a browser's WebGPU, which checks whether bindings share bytes.
     pub(crate) fn is_web(&self) -> bool {
         self.info().backend == wgpu::Backend::BrowserWebGpu
     }
 
     /// The pipeline of a kernel, built at the first call. `all_write` declares every binding `read_write`, which wgpu
-    /// asks for when an input and an output lie in one buffer.
+    /// requires when an input and an output lie in one buffer.
     pub(crate) fn pipeline(
         &self,
         kernel: &'static Kernel,
@@ -560,7 +596,7 @@ impl Gpu {
     }
 }
 
-/// A driver that is known to compute wrong numbers, and why.
+/// Why a driver is known to compute wrong numbers; `None` for other drivers.
 fn known_fault(info: &wgpu::AdapterInfo) -> Option<&'static str> {
     let mesa = info.driver_info.strip_prefix("Mesa ")?;
     let mut numbers = mesa.split(['.', ' ', '-']).map_while(|part| part.parse::<u32>().ok());

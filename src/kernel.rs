@@ -21,15 +21,15 @@ pub enum Access {
 /// What a binding holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// Numbers, stored as the tensor says and f32 to the shader.
+    /// Numbers. Their storage is the tensor's; the shader sees f32.
     Numbers,
     /// u32.
     Words,
-    /// u32 that several lanes count in.
+    /// u32 counts that several threads (lanes) add to.
     Counters,
 }
 
-/// What a binding is to its shader.
+/// A storage binding of a shader: name, access and content.
 pub type Binding = (&'static str, Access, Content);
 
 /// Numbers that are read.
@@ -57,8 +57,9 @@ pub const fn counters(name: &'static str) -> Binding {
     (name, Access::Write, Content::Counters)
 }
 
-/// One shader file joined with the library files that it uses. What it reads and writes, `src/accessors.rs` declares:
-/// `params`, the bindings (`bindings[i]` has number `i + 1`) and the functions that load and store their elements.
+/// One shader file joined with the library files that it uses. `src/accessors.rs` declares what the file reads and
+/// writes: `params`, the bindings (`bindings[i]` has number `i + 1`) and the functions that load and store their
+/// elements.
 #[derive(Debug)]
 pub struct Shader {
     /// The op's name, which is the file's name too.
@@ -67,22 +68,22 @@ pub struct Shader {
     pub source: &'static str,
     /// Every storage binding of the file.
     pub bindings: &'static [Binding],
-    /// What follows the shape in `params`.
+    /// The scalars that follow the shape in `params`.
     pub scalars: &'static [(&'static str, ScalarType)],
-    /// The kind of workgroup that it declares.
+    /// The kind of workgroup that the file declares.
     pub family: Family,
 }
 
-/// How a shader's workgroups are shaped, which decides its `override` constants.
+/// How a shader's workgroups are shaped. This decides the shader's `override` constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// `WG` lanes, `LANES` of them to a row.
+    /// `WG` lanes, `LANES` of them for each row.
     Rows,
-    /// `TX` × `TY` lanes on one tile of a matrix product, staged `BK` deep.
+    /// `TX` × `TY` lanes for one tile of a matrix product, staged `BK` deep.
     Tile,
 }
 
-/// One entry point.
+/// One entry point of a shader.
 #[derive(Debug)]
 pub struct Kernel {
     /// The file.
@@ -91,18 +92,19 @@ pub struct Kernel {
     pub entry: &'static str,
     /// The bindings that it uses, in the order of the arguments.
     pub uses: &'static [&'static str],
-    /// An input and the output that may be the same tensor, since each lane reads what it overwrites before it does.
+    /// An input and an output that may be the same tensor. That is safe because each lane reads an element before it
+    /// overwrites it.
     pub in_place: Option<(&'static str, &'static str)>,
 }
 
 /// What every shader's `params` hold after the bindings' offsets and strides.
 pub const SHAPE: [&str; 4] = ["rows", "cols", "segments", "per_segment"];
 
-/// The last number of `params`, which is 0 and of which no compiler knows it: `opaque4` of lib/math.wgsl.
+/// The last number of `params`. It is 0, but no compiler knows that: see `opaque4` in lib/math.wgsl.
 pub const ZERO: &str = "zero";
 
 impl Shader {
-    /// Bytes of `params`, rounded up to the 16 that uniforms come in.
+    /// Bytes of `params`, rounded up to a multiple of 16, as uniform buffers need.
     pub fn params_size(&self) -> u64 {
         (4 * (2 * self.bindings.len() + SHAPE.len() + self.scalars.len() + 1) as u64).next_multiple_of(16)
     }
@@ -114,7 +116,7 @@ impl Shader {
 }
 
 impl Kernel {
-    /// Whether it writes the binding.
+    /// How the kernel accesses the binding.
     pub fn access(&self, name: &str) -> Access {
         self.shader.bindings[self.shader.binding(name)].1
     }

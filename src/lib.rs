@@ -1,8 +1,8 @@
-//! WGSL compute kernels for output layers, losses and their gradients, run through wgpu on any GPU, and an f64
-//! reference on the CPU that each of them is verified against.
+//! WGSL compute kernels for output layers, losses and their gradients. They run through wgpu on any GPU. Every kernel
+//! is verified against an f64 reference on the CPU.
 //!
-//! Every op is a module of free functions that take inputs, outputs and options and record into a [`Recorder`]:
-//! the caller's device, buffers and encoder, nothing copied, nothing submitted, nothing waited for.
+//! Every op is a module of free functions. They take inputs, outputs and options and record into a [`Recorder`], on the
+//! caller's device, buffers and encoder. They copy nothing, submit nothing and wait for nothing.
 //!
 //! ```
 //! use wgloss::{Gpu, Tensor, info_nce};
@@ -30,17 +30,27 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With slices only: the `compute` of each op but `cast` and `wals` uploads, runs and reads back. With the feature `ndarray`, `arrays` has the same on
-//! ndarray's views for output layers, losses and `top_k`.
-//! burn's tensors: the crate `wgloss-burn`.
+//! With slices only: every op except `cast` and `wals` has a function `compute` that uploads, runs and reads back. With
+//! the feature `ndarray`, the module `arrays` does the same on ndarray's views, for output layers, losses and `top_k`.
+//! For burn's tensors there is the crate `wgloss-burn`.
 //!
-//! [`guide`] says which output layer and which loss for what, [`faults`] what can go wrong.
+//! [`guide`] tells which output layer and which loss to use for what, [`embedding`] how to use a device, encoder and
+//! buffers of your own, [`costs`] what each op costs and how exact it is, [`faults`] what can go wrong.
 //!
 //! # Conventions
-//! `x` in, `y` out, `dx` the gradient of the loss with respect to `x`. Matrices are row-major `[rows, cols]` and every op
-//! works on rows. An op that returns an error has recorded nothing. Data cannot be an error: each op says what an
-//! out-of-range id, an infinity or a NaN gives; nothing is ever read out of bounds. The same input on the same device
-//! gives the same bits; the last bits of a row may differ with the number of rows beside it, since few long rows are cut and merged.
+//! `x` is an input, `y` an output, `dx` the gradient of the loss with respect to `x`. Matrices are row-major
+//! `[rows, cols]` and every op works on rows.
+//!
+//! An op that returns an error has recorded nothing. The exception is [`Gpu::run`]: when it returns an error, earlier
+//! parts of long work may already be submitted.
+//!
+//! Values in the data never cause an error: each op documents its results for an out-of-range id, an infinity or a NaN.
+//! Nothing is ever read out of bounds.
+//!
+//! Same input, shapes, tuning and device give the same bits. A row in a batch of another size may differ in the last
+//! bits, because long rows of a small batch are cut into segments whose results are merged.
+//!
+//! [`Gpu`] is `Send` and `Sync`, except on wasm32, where wgpu's handles belong to one thread.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -52,7 +62,7 @@
 )]
 
 mod accessors;
-#[cfg(all(feature = "ndarray", not(target_arch = "wasm32")))] // as `train`
+#[cfg(all(feature = "ndarray", not(target_arch = "wasm32")))] // as for `train`
 #[cfg_attr(docsrs, doc(cfg(feature = "ndarray")))]
 pub mod arrays;
 mod error;
@@ -63,13 +73,13 @@ pub mod metrics;
 mod ops;
 mod params;
 mod plan;
-#[cfg(not(target_arch = "wasm32"))] // as `train`
+#[cfg(not(target_arch = "wasm32"))] // as for `train`
 pub mod planted;
 mod random;
 mod recorder;
 pub mod reference;
 mod tensor;
-#[cfg(not(target_arch = "wasm32"))] // waits for results, which a page must not
+#[cfg(not(target_arch = "wasm32"))] // waits for results; a web page must not block
 pub mod train;
 mod transfer;
 mod tuning;
@@ -77,6 +87,12 @@ pub mod verify;
 
 #[doc = include_str!("../docs/choosing.md")]
 pub mod guide {}
+
+#[doc = include_str!("../docs/embedding.md")]
+pub mod embedding {}
+
+#[doc = include_str!("../docs/ops.md")]
+pub mod costs {}
 
 #[doc = include_str!("../docs/faults.md")]
 pub mod faults {}

@@ -3,8 +3,8 @@ use crate::Gpu;
 /// Bytes of a page.
 const PAGE: u64 = 16 << 10;
 
-/// The parameters of what a recorder records, in uniform buffers, pages. Each dispatch has a slot of its own: a slot written twice before one submit would
-/// show both dispatches the last value.
+/// The parameters of the dispatches that a recorder records, in uniform buffers (pages). Each dispatch has a slot of
+/// its own: if a slot were written twice before one submit, both dispatches would see the last value.
 #[derive(Debug, Default)]
 pub(crate) struct Params {
     page: Option<Page>,
@@ -14,13 +14,14 @@ pub(crate) struct Params {
 struct Page {
     buffer: wgpu::Buffer,
     used: u64,
-    /// What slots hold from the `written`th byte on: an op's are written at once, since each write has its price.
+    /// Bytes of the slots from byte `written` on that are not yet handed to the queue. Those of one op are written in
+    /// one call, since each write has a cost.
     pending: Vec<u8>,
     written: u64,
 }
 
 impl Params {
-    /// A slot of `size` bytes for `params`: its page, and where in it the slot begins.
+    /// A slot of `size` bytes for `params`: its page, and its offset in the page.
     pub(crate) fn slot(&mut self, gpu: &Gpu, params: &[u32], size: u64) -> (&wgpu::Buffer, u64) {
         if let Some(mut full) = self.page.take_if(|page| page.used + size > PAGE) {
             full.write(gpu);
@@ -34,7 +35,7 @@ impl Params {
         (&page.buffer, offset)
     }
 
-    /// Hands what slots hold to the queue, before the dispatches that read them are submitted.
+    /// Hands the pending bytes to the queue, before the dispatches that read them are submitted.
     pub(crate) fn write(&mut self, gpu: &Gpu) {
         self.page.iter_mut().for_each(|page| page.write(gpu));
     }

@@ -11,12 +11,12 @@ use crate::{Error, Gpu, Result, Storage, Tensor, Tuning};
 #[derive(Debug)]
 pub(crate) struct Plan<'g> {
     pub(crate) gpu: &'g Gpu,
-    /// The op's name, where it is not that of its first kernel.
+    /// The op's name, where it is not the name of its first kernel.
     pub(crate) op: Option<&'static str>,
     pub(crate) steps: Vec<Step>,
-    /// What [`Plan::scratch`] gave.
+    /// The buffers that [`Plan::scratch`] returned.
     pub(crate) scratch: RefCell<Scratch>,
-    /// Whether that is the recorder's alone.
+    /// Whether the scratch belongs to the recorder alone.
     pub(crate) has_own_scratch: bool,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Step {
     bindings: Vec<Binding>,
     params: Vec<u32>,
     pub(crate) groups: [u32; 3],
-    /// Multiply-adds, or as much.
+    /// The cost, in multiply-adds or their equivalent.
     pub(crate) work: u64,
 }
 
@@ -43,7 +43,8 @@ struct Binding {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arg<'a> {
     tensor: Option<Tensor<'a, u32>>,
-    /// Whether [`Plan::rows`] hands each part of the rows its own rows of this tensor, or the whole to all.
+    /// Whether [`Plan::rows`] gives each part of the rows its own rows of this tensor. If not, every part gets the
+    /// whole tensor.
     by_row: bool,
 }
 
@@ -94,30 +95,31 @@ impl From<f32> for Scalar {
     }
 }
 
-/// Elements that a lane takes at a time, `step_size` of lib/row.wgsl.
+/// Elements that a thread (lane) takes at a time: `step_size` of lib/row.wgsl for one lane.
 const AT_A_TIME: usize = 16;
-/// Columns of the rows that a gapless tensor is cut into where rows do not matter.
+/// Columns of the rows into which a gapless tensor is cut by ops to which rows mean nothing.
 const BLOCK: usize = 4096;
-/// Partial results of a segment: at most this many numbers.
+/// The most numbers in the partial result of a segment.
 const PART: usize = 6;
-/// Multiply-adds that take as long as an element of a kernel that goes over rows.
+/// Multiply-adds that take as long as one element of a kernel that goes over rows.
 const ELEMENT: u64 = 16;
-/// Times as many workgroups as fill the device: with fewer, the last ones run alone.
+/// Workgroups of several rows are used only where there are at least this many times as many as fill the device. With
+/// fewer, the last ones run alone.
 const FILLED: u64 = 8;
 /// Scratch: the parts of long rows.
 const PARTS: usize = 4;
 
-/// How a row of some number of columns is taken.
+/// How rows of some number of columns are divided among lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
     workgroup: u32,
     lanes: u32,
-    /// Into how many segments a row is cut, each for `lanes` lanes of their own.
+    /// The segments into which a row is cut. Each segment has `lanes` lanes of its own.
     pub(crate) segments: usize,
     per_segment: usize,
 }
 
-/// The first numbers of `params`.
+/// The numbers of `params` that [`SHAPE`] names.
 type Shape = [usize; SHAPE.len()];
 
 impl<'g> Plan<'g> {
@@ -125,13 +127,13 @@ impl<'g> Plan<'g> {
         self.gpu
     }
 
-    /// Of an op that is made of others' kernels.
+    /// Names an op that is made of other ops' kernels.
     pub(crate) fn name(&mut self, op: &'static str) {
         self.op = Some(op);
     }
 
-    /// A buffer for intermediate results, the same for a slot as long as no more is asked for: another thread may meanwhile have the device's
-    /// replaced by a larger one.
+    /// A buffer for intermediate results. Within a plan a slot keeps its buffer as long as no larger one is asked for,
+    /// even if another thread meanwhile replaces the device's buffer by a larger one.
     pub(crate) fn scratch(&self, slot: usize, elements: usize) -> Result<wgpu::Buffer> {
         let held = &mut self.scratch.borrow_mut()[slot];
         if let Some(buffer) = held.as_ref().filter(|buffer| buffer.size() >= elements as u64 * WORD) {
@@ -142,12 +144,13 @@ impl<'g> Plan<'g> {
         Ok(held.insert(buffer).clone())
     }
 
-    /// Enough lanes to hold a row; where there are too few rows to fill the device, several groups of lanes for one row.
+    /// Gives a row enough lanes to hold it. Where there are too few rows to fill the device, one row gets several
+    /// groups of lanes (segments).
     pub(crate) fn cut(&self, rows: usize, cols: usize) -> Cut {
         let tuning = self.gpu.tuning();
         let enough = rows >= tuning.groups as usize;
         let most = if enough { tuning.widest.max(tuning.workgroup) } else { tuning.workgroup } as usize;
-        // Few sizes, since each is a pipeline of its own.
+        // Few sizes, since each one needs a pipeline of its own.
         let workgroup = tuning.workgroup as usize;
         let sizes = [1, 8, 64, workgroup, 2 * workgroup, most];
         let lanes = sizes.into_iter().find(|&lanes| AT_A_TIME * lanes >= cols).unwrap_or(most).min(most);
@@ -158,8 +161,9 @@ impl<'g> Plan<'g> {
         Cut { workgroup: tuning.workgroup.max(lanes as u32), lanes: lanes as u32, segments, per_segment }
     }
 
-    /// A kernel that reduces rows and then goes over them again, or only goes over them. If it has a binding `part`, which is not among
-    /// the arguments, long rows are cut: see lib/row.wgsl. `flags` are its `override` constants. As many dispatches as bindings and grids need.
+    /// A kernel that goes over rows once, or that reduces them and then goes over them again. If it has a binding
+    /// `part`, which is not among `args`, long rows are cut: see lib/row.wgsl. `flags` are its `override` constants.
+    /// Makes as many dispatches as the limits of bindings and grids require.
     pub(crate) fn rows(
         &mut self,
         kernel: &'static Kernel,
@@ -171,7 +175,7 @@ impl<'g> Plan<'g> {
         self.staged(kernel, [rows, cols], &[1, 2], args, scalars, flags)
     }
 
-    /// The same for a kernel that does `depth` times as much with each element.
+    /// As [`Plan::rows`], for a kernel that does `depth` times as much with each element. Rows are not cut.
     pub(crate) fn deep_rows(
         &mut self,
         kernel: &'static Kernel,
@@ -190,7 +194,7 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// The same as [`Plan::rows`] with other stages, `STAGE` of lib/row.wgsl, for rows that are cut.
+    /// As [`Plan::rows`], with other values of `STAGE` (lib/row.wgsl) for rows that are cut.
     pub(crate) fn staged(
         &mut self,
         kernel: &'static Kernel,
@@ -218,7 +222,7 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// A kernel of which each lane takes a row.
+    /// A kernel in which each lane takes one row.
     pub(crate) fn each_row(
         &mut self,
         kernel: &'static Kernel,
@@ -231,8 +235,8 @@ impl<'g> Plan<'g> {
         self.split(kernel, [rows, cols], cut, flags, args, scalars)
     }
 
-    /// A kernel that treats each element by itself, or reduces a segment to a value of its own: `cut.segments` columns of such values.
-    /// `flags` are its `override` constants.
+    /// A kernel that treats each element by itself, or that reduces each segment of a row to one value: there are
+    /// `cut.segments` columns of such values. `flags` are its `override` constants.
     pub(crate) fn elements(
         &mut self,
         kernel: &'static Kernel,
@@ -244,7 +248,7 @@ impl<'g> Plan<'g> {
         self.split(kernel, [rows, cols], self.cut(rows, cols), flags, args, scalars)
     }
 
-    /// Tensors of one shape as blocks of long rows, where they have no gaps; for kernels to which rows mean nothing.
+    /// Tensors of one shape as blocks of long rows, if they have no gaps; for kernels to which rows mean nothing.
     pub(crate) fn blocks<'a>(tensors: &[Option<Tensor<'a>>]) -> Vec<Vec<Option<Tensor<'a>>>> {
         let gapless = tensors.iter().flatten().all(|tensor| tensor.is_gapless());
         let Some(len) = tensors.iter().flatten().next().map(|tensor| tensor.rows * tensor.cols).filter(|_| gapless)
@@ -275,7 +279,7 @@ impl<'g> Plan<'g> {
         if rows == 0 {
             return Ok(());
         }
-        self.check_overlaps(kernel, args)?; // of the whole: one part's output may lie in another part's input
+        self.check_overlaps(kernel, args)?; // of the whole tensors: one part's output may lie in another part's input
         let workgroup = self.packed(cut, rows);
         let at_once = u64::from(workgroup / cut.lanes);
         let mut rows_at_once = (most_groups * at_once).min(u32::MAX.into()) / cut.segments as u64;
@@ -307,7 +311,8 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// Lanes of a workgroup for so many rows: of several rows where a subgroup has all lanes of one and there is work for many such workgroups.
+    /// The workgroup size for this many rows. A workgroup takes several rows where a subgroup has all lanes of one row
+    /// and there is work for many such workgroups.
     fn packed(&self, cut: Cut, rows: usize) -> u32 {
         let tuning = self.gpu.tuning();
         let lanes = (rows as u64).saturating_mul(cut.segments as u64).saturating_mul(cut.lanes.into());
@@ -315,10 +320,11 @@ impl<'g> Plan<'g> {
         if fills && cut.lanes <= tuning.subgroup { cut.workgroup.max(tuning.packed) } else { cut.workgroup }
     }
 
-    /// Bytes that one binding can hold, whatever its alignment.
+    /// Bytes that one binding can hold, whatever the alignment of its start.
     pub(crate) fn binding_limit(&self) -> u64 {
         let limits = self.gpu.limits();
-        // Element numbers are u32 in the shaders: 2^31 bytes keep every sum of an offset and a row below 2^32.
+        // Element numbers are u32 in the shaders. With at most 2^31 bytes, every sum of an offset and a row stays below
+        // 2^32.
         limits.max_storage_buffer_binding_size.min(1 << 31).saturating_sub(alignment(limits))
     }
 
@@ -332,7 +338,8 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// One dispatch of a tile kernel, of products that are sums of `depth` terms; `flags` are its `override` constants, the grid is in tiles.
+    /// One dispatch of a tile kernel, for products that are sums of `depth` terms. `flags` are its `override`
+    /// constants; `grid` is in tiles.
     pub(crate) fn tiles(
         &mut self,
         kernel: &'static Kernel,
@@ -354,14 +361,14 @@ impl<'g> Plan<'g> {
                 limit: self.gpu.limits().max_compute_workgroup_storage_size.into(),
             });
         }
-        let before = self.steps.len(); // a grid of nothing is no dispatch
+        let before = self.steps.len(); // an empty grid adds no step
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid.map(|count| count as u32))?;
         let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(depth as u64);
         self.steps[before..].iter_mut().for_each(|step| step.work = work);
         Ok(())
     }
 
-    /// One dispatch of a kernel with one lane for each of rows × cols items, `slices` times.
+    /// One dispatch of a kernel with one lane for each of rows × cols items. The grid has `slices` such layers.
     pub(crate) fn lanes(
         &mut self,
         kernel: &'static Kernel,
@@ -380,8 +387,9 @@ impl<'g> Plan<'g> {
         self.dispatch(kernel, &constants, args, [rows, cols, 1, cols], scalars, grid)
     }
 
-    /// A workgroup for each of `rows` symmetric systems of `cols` unknowns, of a tile kernel's lanes side by side, four unknowns each, at most
-    /// 64: what they stage is 10 KiB then, of the 16 that WebGPU promises.
+    /// One workgroup for each of `rows` symmetric systems of `cols` unknowns. Its lanes are a tile kernel's lanes in
+    /// one line, four unknowns each, at most 64 lanes. They then stage 10 KiB, of the 16 KiB of workgroup memory that
+    /// WebGPU promises.
     pub(crate) fn systems(
         &mut self,
         kernel: &'static Kernel,
@@ -407,7 +415,7 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// One workgroup for everything, of as many lanes as may be: each has loads under way.
+    /// One workgroup for everything, with as many lanes as possible, since each lane has loads in flight.
     pub(crate) fn single(
         &mut self,
         kernel: &'static Kernel,
@@ -496,7 +504,7 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// How a tensor's elements are accessed, and the part of its buffer that is bound: start and size in bytes.
+    /// How a tensor's elements are accessed, and which part of its buffer is bound: start and size in bytes.
     fn placed(&self, kernel: &Kernel, index: usize, tensor: Tensor<u32>, args: &[Arg]) -> (Format, u64, u64) {
         let shader = kernel.shader;
         let (_, access, content) = shader.bindings[index];
@@ -507,7 +515,7 @@ impl<'g> Plan<'g> {
         let aligned = (first - start).is_multiple_of(four)
             && (tensor.rows == 1 || (tensor.stride as u64 * tensor.storage.bytes()).is_multiple_of(four))
             && start + size.next_multiple_of(four) <= tensor.buffer.size();
-        // A word that holds the end of one output's row and the start of another's.
+        // A word may hold the end of one output's row and the start of another's.
         let beside = |other: Tensor<u32>| other.buffer == tensor.buffer && !other.same(tensor);
         let outputs = kernel.uses.iter().zip(args).filter(|(name, _)| kernel.access(name) == Access::Write);
         let may_share = access == Access::Write && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
@@ -518,7 +526,7 @@ impl<'g> Plan<'g> {
         (Format { storage: tensor.storage, quads, wide, in_place: None }, start, size.next_multiple_of(unit))
     }
 
-    /// Refuses an output that overlaps another argument; tells whether some buffer is both read and written.
+    /// Refuses an output that overlaps another argument. Returns whether some buffer is both read and written.
     pub(crate) fn check_overlaps(&self, kernel: &'static Kernel, args: &[Arg]) -> Result<bool> {
         let mut shares_buffer = false;
         let pair = in_place(kernel, args);
@@ -526,10 +534,11 @@ impl<'g> Plan<'g> {
         for &(output, written) in used.iter().filter(|(name, _)| kernel.access(name) == Access::Write) {
             for &(other, tensor) in used.iter().filter(|(name, _)| *name != output && pair != Some((*name, output))) {
                 if pair.is_some_and(|(input, _)| input == other) {
-                    continue; // compared as the output that it is
+                    continue; // the same tensor as the output, which is compared itself
                 }
                 if written.overlaps(tensor) {
-                    // What forward writes and backward reads is bound twice, the second time as `<name>_in`.
+                    // What forward writes and backward reads is bound twice in a shader, the second time as
+                    // `<name>_in`.
                     let other = other.trim_end_matches("_in");
                     return Err(Error::SameBuffer { op: kernel.shader.op, output, other });
                 }
@@ -540,8 +549,8 @@ impl<'g> Plan<'g> {
     }
 }
 
-/// Refuses what WebGPU does in a browser: bindings that share bytes, of which one is written. They begin at multiples of the device's alignment, before the
-/// tensors that they hold.
+/// Refuses what WebGPU refuses in a browser: bindings that share bytes, one of which is written. Bindings begin at
+/// multiples of the device's alignment, which may be before the tensors that they hold.
 fn apart(kernel: &Kernel, bindings: &[Binding], all_write: bool) -> Result<()> {
     let name = |binding: &Binding| kernel.shader.bindings[binding.number as usize - 1].0;
     let written = |binding: &Binding| all_write || kernel.access(name(binding)) == Access::Write;
@@ -560,7 +569,7 @@ fn unrolled(tuning: &Tuning) -> (&'static str, u32) {
     ("UNROLLED", tuning.unrolled.into())
 }
 
-/// Whether no row ends between four elements that a lane takes at a time: `NO_REST` of tile kernels.
+/// Whether no row ends inside a group of four elements that a lane takes at a time: `NO_REST` of tile kernels.
 fn ends_with_quads(kernel: &Kernel, args: &[Arg]) -> bool {
     let shader = kernel.shader;
     let by_four = |name| accessors::takes_quads(shader, shader.binding(name));

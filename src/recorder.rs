@@ -6,17 +6,21 @@ use crate::params::Params;
 use crate::plan::{Plan, Step};
 use crate::{Error, Gpu, Result};
 
-/// Records ops into a command encoder: into the caller's without submitting or waiting; in [`Gpu::run`], whose encoder is its own, it submits long
-/// work in parts.
+/// Records ops into a command encoder.
 ///
-/// An op that returns an error has recorded nothing.
+/// In the caller's encoder ([`Gpu::record`]) it neither submits nor waits. In [`Gpu::run`], where the encoder is its
+/// own, it submits long work in parts.
+///
+/// An op that returns an error has recorded nothing. In [`Gpu::run`], earlier parts of long work may already be
+/// submitted.
 #[derive(Debug)]
 pub struct Recorder<'e> {
     gpu: &'e Gpu,
     encoder: &'e mut wgpu::CommandEncoder,
     params: Params,
     split: Option<Split<'e>>,
-    /// Of work that is split: no submit of another thread that comes between may write it.
+    /// Scratch of work that is split. It belongs to this recorder alone, since a submit of another thread may come in
+    /// between and must not write it.
     pub(crate) scratch: Scratch,
 }
 
@@ -25,20 +29,20 @@ pub struct Recorder<'e> {
 pub struct Progress {
     /// The op that is being computed.
     pub op: &'static str,
-    /// The share of its work that has been submitted, below 1.
+    /// The share of the op's work that has been submitted, below 1.
     pub share: f64,
 }
 
-/// What sees the progress of long work, and can end it.
+/// A callback that sees the progress of long work and can end it.
 pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> ControlFlow<()>;
 
-/// Submits between dispatches, for encoders that belong to [`Gpu::run_watched`].
+/// The state for submits between dispatches, in encoders that belong to [`Gpu::run_watched`].
 struct Split<'e> {
     watch: Watch<'e>,
-    /// Multiply-adds that are recorded and not submitted, and in how many dispatches.
+    /// Multiply-adds that are recorded but not submitted, and below the number of their dispatches.
     recorded: u64,
     dispatches: usize,
-    /// The submit before.
+    /// The latest submit.
     before: Option<wgpu::SubmissionIndex>,
 }
 
@@ -48,9 +52,11 @@ impl core::fmt::Debug for Split<'_> {
     }
 }
 
-/// Dispatches in a submit at most where work is submitted in parts, of which two are under way: a driver that maps memory for the bindings of each (Mesa's llvmpipe) has some 65,000 mappings.
+/// The most dispatches in a submit where work is submitted in parts. Two submits are in flight at most. A driver that
+/// maps memory for the bindings of each dispatch (Mesa's llvmpipe) has some 65,000 mappings.
 const MOST_DISPATCHES: usize = 8192;
-/// Dispatches whose bindings are made at a time where work is submitted in parts, so that an op of a million dispatches takes no more memory than one of so many.
+/// The most dispatches whose bind groups are made at a time where work is submitted in parts. An op of a million
+/// dispatches then takes no more memory than an op of this many.
 const READY: usize = 4096;
 
 impl<'e> Recorder<'e> {
@@ -68,7 +74,7 @@ impl<'e> Recorder<'e> {
         Recorder { split, scratch, ..Recorder::new(gpu, encoder) }
     }
 
-    /// Runs `op`; what it planned is recorded only if all of it was accepted.
+    /// Runs `op` and records what it planned, unless `op` returns an error.
     pub(crate) fn plan<'a>(&mut self, op: impl FnOnce(&mut Plan<'a>) -> Result<()>) -> Result<()>
     where
         'e: 'a,
@@ -85,7 +91,7 @@ impl<'e> Recorder<'e> {
         self.dispatch(plan.op, &plan.steps)
     }
 
-    /// Records `steps`, and submits between them where there is more work than one submit holds.
+    /// Records `steps`. Submits in between where there is more work than one submit holds.
     fn dispatch(&mut self, op: Option<&'static str>, steps: &[Step]) -> Result<()> {
         let Some(op) = op.or(steps.first().map(|step| step.kernel.shader.op)) else { return Ok(()) };
         let whole: u64 = steps.iter().map(|step| step.work).sum();
@@ -97,7 +103,7 @@ impl<'e> Recorder<'e> {
         Ok(())
     }
 
-    /// The same for some of them; `done` of the `whole` work is recorded.
+    /// [`Recorder::dispatch`] for some of the steps. `done` counts the work recorded so far, out of `whole`.
     fn dispatch_part(&mut self, op: &'static str, steps: &[Step], done: &mut u64, whole: u64) -> Result<()> {
         let gpu = self.gpu;
         let params = &mut self.params;
@@ -133,18 +139,18 @@ impl<'e> Recorder<'e> {
         Ok(())
     }
 
-    /// Whether a step does not fit beside what is recorded.
+    /// Whether a step does not fit into the current submit beside what is recorded.
     fn is_full(&self, step: &Step) -> bool {
         let most = self.gpu.tuning().work;
         self.split.as_ref().is_some_and(|split| split.recorded.saturating_add(step.work) > most)
     }
 
-    /// Whether no further dispatch has place beside those that are recorded, be they of other ops.
+    /// Whether the current submit has no place for a further dispatch. The recorded dispatches may be of several ops.
     fn is_crowded(&self) -> bool {
         self.split.as_ref().is_some_and(|split| split.dispatches >= MOST_DISPATCHES)
     }
 
-    /// How many dispatches to record before the next submit: all, if the encoder belongs to the caller.
+    /// How many dispatches to record before the next submit: all of them if the encoder belongs to the caller.
     fn at_once(&self, steps: &[Step]) -> usize {
         let Some(split) = &self.split else { return steps.len() };
         let most = self.gpu.tuning().work;
@@ -157,8 +163,8 @@ impl<'e> Recorder<'e> {
         steps.iter().take(place).take_while(fits).count().max(1)
     }
 
-    /// Submits what is recorded and goes on in a new encoder, once the submit before is done: so much is under way that the device does not
-    /// wait for the host, and no more.
+    /// Submits what is recorded, waits until the submit before it is done, and goes on in a new encoder. One submit is
+    /// then in flight while the next is recorded: enough that the device does not wait for the host, and no more.
     fn submit(&mut self, progress: Progress) -> Result<()> {
         let Some(split) = &mut self.split else { return Ok(()) };
         let full = core::mem::replace(self.encoder, self.gpu.encoder());

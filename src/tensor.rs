@@ -6,7 +6,7 @@ use crate::{Error, Result};
 /// Bytes of a word, the unit of bindings and copies.
 pub(crate) const WORD: u64 = 4;
 
-/// What the elements of a tensor are to the kernels: numbers (f32, however they are stored) or ids (u32).
+/// The type of a tensor's elements in kernels: `f32` for numbers, however they are stored, or `u32` for ids.
 pub trait Element: bytemuck::Pod + sealed::Sealed {}
 impl Element for f32 {}
 impl Element for u32 {}
@@ -14,7 +14,7 @@ impl Element for u32 {}
 mod sealed {
     /// What [`Element`](super::Element) needs inside the crate.
     pub trait Sealed: Sized {
-        /// From the bytes that hold one element.
+        /// The elements that `bytes` hold.
         fn decode(storage: super::Storage, bytes: &[u8]) -> Vec<Self>;
     }
     impl Sealed for f32 {
@@ -29,8 +29,8 @@ mod sealed {
     }
 }
 
-/// How the numbers of a tensor lie in memory. Kernels compute and sum in f32 whatever the storage, and round to nearest,
-/// ties to even, where they write. No device feature is needed for any of them.
+/// How the numbers of a tensor are stored. Kernels compute and sum in f32 whatever the storage. Where they write, they
+/// round to nearest, ties to even. No storage needs a device feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Storage {
     /// IEEE 754 binary32.
@@ -51,7 +51,8 @@ impl Storage {
         }
     }
 
-    /// What storing an f32 loses of it at most, relative to it, where it is a normal number: half a unit in the last place.
+    /// The largest relative error of storing an f32 that is a normal number in this storage: half a unit in the last
+    /// place.
     pub fn rounding(self) -> f64 {
         match self {
             Storage::F32 => 0.0,
@@ -60,7 +61,7 @@ impl Storage {
         }
     }
 
-    /// The numbers as this storage holds them.
+    /// The bytes of `data` in this storage.
     pub fn encode(self, data: &[f32]) -> Vec<u8> {
         match self {
             Storage::F32 => bytemuck::cast_slice(data).to_vec(),
@@ -69,7 +70,7 @@ impl Storage {
         }
     }
 
-    /// The numbers that `bytes` hold; bytes after the last whole element are left out.
+    /// The numbers that `bytes` hold. Bytes after the last whole element are ignored.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         let halves = || bytes.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
         match self {
@@ -80,9 +81,14 @@ impl Storage {
     }
 }
 
-/// A view of a row-major matrix in a buffer that belongs to the caller: nothing is copied or owned.
+/// A view of a row-major matrix in a buffer that belongs to the caller. Nothing is copied or owned.
 ///
-/// Element (i, j) lies at `offset + i * stride + j`, counted in elements.
+/// Element (i, j) lies at `offset + i * stride + j`, counted in elements. The columns of a row are contiguous. With
+/// more than one row, `stride` must be at least `cols`.
+///
+/// The buffer needs the usage `STORAGE`. [`Gpu::read`](crate::Gpu::read) also needs `COPY_SRC`,
+/// [`Gpu::write`](crate::Gpu::write) `COPY_DST`. A buffer of 16-bit numbers must hold whole 4-byte words: it must reach
+/// to the view's end rounded up to 4 bytes.
 ///
 /// ```
 /// # fn main() -> wgloss::Result<()> {
@@ -122,7 +128,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         Self::strided(buffer, rows, cols, 0, cols)
     }
 
-    /// `len` rows of one element.
+    /// A column: `len` rows of one element.
     ///
     /// # Errors
     /// As [`Tensor::matrix`].
@@ -138,10 +144,11 @@ impl<'a, T: Element> Tensor<'a, T> {
         Self::strided(buffer, 1, 1, offset, 1)
     }
 
-    /// The general view: `offset` elements before the first, `stride` elements from one row to the next.
+    /// The general view: `offset` elements before the first one, `stride` elements from one row to the next.
     ///
     /// # Errors
-    /// As [`Tensor::matrix`]; [`Error::Shape`] if `stride < cols`, so that rows would overlap, or if a size exceeds 2³² − 1.
+    /// As [`Tensor::matrix`]; [`Error::Shape`] if `stride < cols` with more than one row, because rows would overlap,
+    /// or if `rows`, `cols` or `stride` exceeds 2³² − 1.
     pub fn strided(buffer: &'a wgpu::Buffer, rows: usize, cols: usize, offset: usize, stride: usize) -> Result<Self> {
         Self::view(Storage::F32, buffer, rows, cols, offset, stride)
     }
@@ -176,7 +183,7 @@ impl<'a, T: Element> Tensor<'a, T> {
             return Err(Error::Usage { usage: "STORAGE" });
         }
         let view = Tensor { buffer, rows, cols, offset, stride, storage, element: PhantomData };
-        // Of whole words: kernels read no less.
+        // Rounded up to whole words, because kernels read no less.
         let end = view.end().and_then(|end| end.checked_mul(storage.bytes())?.checked_next_multiple_of(WORD));
         let end = end.unwrap_or(u64::MAX);
         if end > buffer.size() {
@@ -190,7 +197,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         self.storage
     }
 
-    /// The element after the last, counted from the buffer's start; `None` on overflow.
+    /// The end of the last element, counted in elements from the buffer's start; `None` on overflow.
     fn end(&self) -> Option<u64> {
         let rows_before_last = (self.rows as u64).saturating_sub(1);
         let span = if self.rows == 0 || self.cols == 0 {
@@ -230,12 +237,12 @@ impl<'a, T: Element> Tensor<'a, T> {
         Tensor { cols: end - start, offset: self.offset + start, ..self }
     }
 
-    /// Whether its elements lie next to each other and can be counted in 32 bits.
+    /// Whether the elements are contiguous and can be counted in 32 bits.
     pub(crate) fn is_gapless(&self) -> bool {
         (self.stride == self.cols || self.rows <= 1) && u32::try_from(self.rows * self.cols).is_ok()
     }
 
-    /// `rows` × `cols` elements of a gapless tensor, from its element `first` on.
+    /// `rows` × `cols` elements of a gapless tensor, starting at its element number `first`.
     pub(crate) fn reshaped(self, rows: usize, cols: usize, first: usize) -> Self {
         Tensor { rows, cols, offset: self.offset + first, stride: cols, ..self }
     }
@@ -256,7 +263,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         self.offset as u64 * self.storage.bytes()
     }
 
-    /// Bytes from the first element to after the last.
+    /// Bytes from the start of the first element to the end of the last.
     pub(crate) fn span_bytes(&self) -> u64 {
         match self.rows * self.cols {
             0 => 0,
@@ -264,7 +271,7 @@ impl<'a, T: Element> Tensor<'a, T> {
         }
     }
 
-    /// Whether both are the same elements in the same order.
+    /// Whether both views have the same elements in the same order.
     pub(crate) fn same<U>(self, other: Tensor<U>) -> bool {
         self.buffer == other.buffer
             && (self.rows, self.cols, self.offset, self.storage)
@@ -272,8 +279,8 @@ impl<'a, T: Element> Tensor<'a, T> {
             && (self.stride == other.stride || self.rows <= 1)
     }
 
-    /// Whether two views share an element. Views with one stride that keep to different columns do not; other views of one
-    /// buffer whose spans meet count as overlapping.
+    /// Whether two views share an element. Views with the same stride and disjoint columns do not. Other views of one
+    /// buffer count as overlapping if their spans meet.
     pub(crate) fn overlaps<U: Element>(self, other: Tensor<U>) -> bool {
         if self.buffer != other.buffer || self.rows * self.cols == 0 || other.rows * other.cols == 0 {
             return false;
@@ -287,15 +294,17 @@ impl<'a, T: Element> Tensor<'a, T> {
         if stride != other_stride || stride == 0 {
             return true;
         }
-        // How far the columns of the other lie to the right of this one's, around the end of a row.
+        // How many bytes the other's columns lie to the right of this one's, counted around the end of a row.
         let apart = (b + stride - a % stride) % stride;
         apart < bytes(self.cols, self.storage) || apart + bytes(other.cols, other.storage) > stride
     }
 }
 
 impl<'a> Tensor<'a> {
-    /// The general view of numbers that are stored as `storage`: `offset` elements before the first, `stride` elements from one row to the
-    /// next. Rows that start at multiples of four elements are read and written four at a time, others one by one.
+    /// The general view of numbers stored as `storage`: `offset` elements before the first one, `stride` elements from
+    /// one row to the next.
+    ///
+    /// Where rows start at multiples of four elements, kernels read and write four elements at a time, else one by one.
     ///
     /// ```
     /// # fn main() -> wgloss::Result<()> {

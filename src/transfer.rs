@@ -4,14 +4,14 @@ use crate::ops::cast;
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor};
 
-/// Bytes that one copy to or from the device moves; bounds the staging memory.
+/// The most bytes that one copy to or from the device moves. This bounds the staging memory.
 const STAGING: u64 = 32 << 20;
 
 impl Gpu {
     /// A new buffer that holds `data`, usable as storage, copy source and copy destination.
     ///
     /// # Errors
-    /// [`Error::Limit`] if it exceeds the device's largest buffer, [`Error::OutOfMemory`].
+    /// [`Error::Limit`] if `data` exceeds the device's largest buffer, [`Error::OutOfMemory`].
     pub fn upload<T: Element>(&self, data: &[T]) -> Result<wgpu::Buffer> {
         self.upload_bytes(bytemuck::cast_slice(data))
     }
@@ -52,10 +52,10 @@ impl Gpu {
         self.buffer("wgloss.data", (len as u64).saturating_mul(storage.bytes()))
     }
 
-    /// Overwrites the view's elements; takes effect before whatever is submitted next.
+    /// Overwrites the view's elements. Takes effect before whatever is submitted next.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `data` has not rows × cols elements, [`Error::Usage`] if the buffer lacks `COPY_DST`.
+    /// [`Error::Shape`] if `data` does not have rows × cols elements, [`Error::Usage`] if the buffer lacks `COPY_DST`.
     pub fn write<T: Element>(&self, tensor: Tensor<T>, data: &[T]) -> Result<()> {
         if data.len() != tensor.rows * tensor.cols {
             return Err(Error::Shape {
@@ -74,7 +74,8 @@ impl Gpu {
         let rows_at_once = if tensor.stride == tensor.cols { tensor.rows } else { 1 };
         let words = |elements: usize| (elements as u64 * tensor.storage.bytes()).is_multiple_of(WORD);
         if !(words(tensor.offset) && words(tensor.stride) && words(rows_at_once * tensor.cols)) {
-            // Half a word cannot be copied; a kernel leaves the other half as it is.
+            // Copies move whole words. Where half words are to be written, a kernel writes them and leaves the other
+            // halves as they are.
             let numbers = self.upload(data)?;
             let numbers = Tensor::matrix(&numbers, tensor.rows, tensor.cols)?;
             return self.run(|recorder| cast::forward(recorder, numbers, tensor.numbers()));
@@ -101,12 +102,12 @@ impl Gpu {
         pollster::block_on(self.read_async(tensor))
     }
 
-    /// The view's elements, row after row, once all submitted work is done. Outside a browser it waits inside the first poll,
-    /// since wgpu has no event loop there.
+    /// The view's elements, row after row, once all submitted work is done. Outside a browser the first poll of the
+    /// future blocks, since wgpu has no event loop there.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the buffer lacks `COPY_SRC`; any error or loss of the device so far: a result is returned only
-    /// if the work before it is known to have been done.
+    /// [`Error::Usage`] if the buffer lacks `COPY_SRC`; any error or loss of the device so far. A result is returned
+    /// only if the work before it is known to have been done.
     pub async fn read_async<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
         self.check()?;
         if !tensor.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
@@ -132,7 +133,7 @@ impl Gpu {
         Ok(data)
     }
 
-    /// The elements from the view's first to its last, gaps between rows included.
+    /// The elements from the view's first to its last, including the gaps between rows.
     async fn read_span<T: Element>(&self, tensor: Tensor<'_, T>) -> Result<Vec<T>> {
         // Copies are in whole words.
         let first = tensor.start_bytes();

@@ -1,42 +1,46 @@
-/// Sizes that depend on the adapter. [`Gpu`](crate::Gpu) picks a row of this table; [`Gpu::with_tuning`](crate::Gpu::with_tuning) sets another.
+/// Sizes that depend on the adapter.
+///
+/// [`Gpu`](crate::Gpu) picks one of the constants below ([`Tuning::of`]); [`Gpu::with_tuning`](crate::Gpu::with_tuning)
+/// sets other sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuning {
-    /// Lanes of a workgroup in kernels that work row by row or element by element; a power of two.
+    /// Workgroup size, in threads (lanes), of kernels that work row by row or element by element; a power of two.
     pub workgroup: u32,
-    /// The same in kernels that work row by row, where a subgroup has all lanes of a row and there is work for many such workgroups; a power of two.
+    /// Workgroup size for row kernels when one subgroup covers a row and there are many rows; a power of two.
     pub packed: u32,
-    /// Lanes that may share one row, where there are rows enough; a power of two. The lanes hold the row between two passes over it if
-    /// each has at most 16 of its elements.
+    /// The most lanes that share one row, where there are many rows; a power of two. If each lane has at most 16 of the
+    /// row's elements, the lanes hold the row between two passes over it.
     pub widest: u32,
     /// Lanes across a tile of a matrix product; each computes 4 columns.
     pub tile_x: u32,
     /// Lanes down a tile of a matrix product; each computes 16 rows.
     pub tile_y: u32,
-    /// How many of the summed dimension a tile stages at once, a multiple of 8.
+    /// How many steps of the summed dimension a tile stages at once; a multiple of 8.
     pub tile_depth: u32,
-    /// Whether what a lane does several times stands one after the other instead of in a loop, and cases have kernels of their own: fewer
-    /// instructions where it runs, more to compile, which a software adapter takes long for.
+    /// Unroll loops with a fixed number of rounds, and compile pipelines of their own for special cases. The kernels
+    /// then execute fewer instructions but take longer to compile, very long on a software adapter.
     pub unrolled: bool,
-    /// How many lanes of a row exchange values without workgroup memory, a power of two: at most what the device's subgroups hold at least; 1
-    /// on devices without [`wgpu::Features::SUBGROUP`].
+    /// Lanes of a row that exchange values by subgroup operations, a power of two; at most the device's
+    /// `subgroup_min_size`; 1 on devices without [`wgpu::Features::SUBGROUP`].
     pub subgroup: u32,
-    /// Whether the lanes of a tile share its operands by subgroup operations instead of workgroup memory: for workgroups of 8 lanes, tiles of
-    /// 8 × 1, where `subgroup` is 8.
+    /// Whether the lanes of a tile share its operands by subgroup operations instead of workgroup memory. Only for
+    /// workgroups of 8 lanes and tiles of 8 × 1 lanes, where `subgroup` is 8.
     pub by_subgroup: bool,
-    /// Workgroups that fill the device: a product with fewer tiles is split along the summed dimension.
+    /// Number of workgroups that fill the device. A product with fewer tiles is split along the summed dimension.
     pub groups: u32,
-    /// Whether aligned rows are read and written in numbers of eight bytes, on devices with `SHADER_INT64`.
+    /// Whether aligned rows are read and written as integers of eight bytes. Only on devices with `SHADER_INT64`.
     pub wide: bool,
-    /// Largest workspace, in bytes, of an op that works in chunks.
+    /// The largest workspace, in bytes, of an op that works in chunks.
     pub workspace: u64,
-    /// Multiply-adds of one dispatch, and of one submit where long work is split, at most: a second's for the slowest such device.
+    /// The most multiply-adds in one dispatch and, where long work is split, in one submit: at most about a second's
+    /// work for the slowest device of its class.
     pub work: u64,
 }
 
-/// Vendors' numbers in PCI.
+/// PCI vendor ids.
 const NVIDIA: u32 = 0x10de;
 const INTEL: u32 = 0x8086;
-/// How the names of Apple's adapters begin, to which Metal gives no number.
+/// The beginning of the names of Apple's adapters. Metal reports no vendor id for them.
 const APPLE: &str = "Apple";
 
 impl Tuning {
@@ -57,24 +61,39 @@ impl Tuning {
         work: 1 << 36,
     };
 
-    /// NVIDIA: a tile of 128 × 128 reads half as much of its operands from memory as four of 64 × 64. On an H200 a product of 8,192 × 8,192 × 1,024
-    /// took 4.1 ms; 4.6 with 64 × 64, 4.4 with 64 × 128, 4.5 with 128 × 64, 4.9 staged 8 deep. Of 1,024 lanes none has more than 64 registers: kl
-    /// of 4,096 × 131,072 took 5.2 ms with these, 4.3 with 512.
+    /// NVIDIA: tiles of 128 × 128, and at most 512 lanes for a row.
+    ///
+    /// A tile of 128 × 128 reads half as much of its operands from memory as four tiles of 64 × 64. On an H200 a
+    /// product of 8,192 × 8,192 × 1,024 took 4.1 ms with these sizes, 4.6 ms with 64 × 64, 4.4 ms with 64 × 128, 4.5 ms
+    /// with 128 × 64 and 4.9 ms staged 8 deep.
+    ///
+    /// In a workgroup of 1,024 lanes no lane has more than 64 registers: kl of 4,096 × 131,072 took 5.2 ms with 1,024
+    /// lanes, 4.3 ms with 512.
     pub const NVIDIA: Tuning = Tuning { tile_x: 32, tile_y: 8, widest: 512, ..Tuning::GPU };
 
-    /// Apple: a core has 208 KiB of registers at least (<https://rosenzweig.io/blog/asahi-gpu-part-3.html>), so that of 1,024 lanes each has 52, too few to hold
-    /// its part of two rows, and of 512 each 104. Reasoned, not measured.
+    /// Apple: at most 512 lanes for a row.
+    ///
+    /// A core has at least 208 KiB of registers (<https://rosenzweig.io/blog/asahi-gpu-part-3.html>). With 1,024 lanes
+    /// each lane has 52 registers, too few to hold its part of two rows; with 512 lanes each has 104. Reasoned, not
+    /// measured.
     pub const APPLE: Tuning = Tuning { widest: 512, ..Tuning::GPU };
 
-    /// Intel: a thread has 128 registers of 32 bytes, for each of 16 lanes 64, for each of 8 all. A lane of a tile or of a held row needs about 100, so
-    /// threads of 8 lanes, of which a subslice runs 64 to 128 (<https://oneapi-src.github.io/oneAPI-samples/Tools/GPU-Occupancy-Calculator>): 512 lanes
-    /// run on all. Reasoned, not measured.
+    /// Intel: at most 512 lanes for a row.
+    ///
+    /// A thread has 128 registers of 32 bytes: 64 numbers for each of 16 lanes, or 128 for each of 8 lanes. A lane of a
+    /// tile or of a held row needs about 100, so threads have 8 lanes. A subslice runs 64 to 128 threads
+    /// (<https://oneapi-src.github.io/oneAPI-samples/Tools/GPU-Occupancy-Calculator>), so that 512 lanes run on every
+    /// one. Reasoned, not measured.
     pub const INTEL: Tuning = Tuning { widest: 512, ..Tuning::GPU };
 
-    /// A software adapter: a workgroup of one subgroup needs no barrier between subgroups, which cost most there
-    /// (llvmpipe runs them as coroutines: softmax 4096 x 4096 took 48 ms with 8 lanes, 122 ms with 256). Where a subgroup has
-    /// a row, several rows pay once for a workgroup, half a microsecond: softmax 65,536 x 128 took 36 ms with workgroups of 8, 15 with 64, 18 with 128, normalize
-    /// 35, 15 and 14. `sample`, whose lanes share nothing, took 290 ms with 8 and 420 with 64.
+    /// A software adapter: workgroups of one subgroup.
+    ///
+    /// They need no barrier between subgroups, which costs most there: llvmpipe runs kernels with barriers as
+    /// coroutines. Softmax of 4,096 x 4,096 took 48 ms with 8 lanes, 122 ms with 256.
+    ///
+    /// Where a subgroup covers a row, several rows share the cost of a workgroup, half a microsecond. Softmax of 65,536
+    /// x 128 took 36 ms with workgroups of 8, 15 ms with 64 and 18 ms with 128; normalize took 35, 15 and 14 ms.
+    /// `sample`, whose lanes share nothing, took 290 ms with 8 and 420 ms with 64.
     pub const SOFTWARE: Tuning = Tuning {
         workgroup: 8,
         packed: 64,
@@ -84,17 +103,18 @@ impl Tuning {
         unrolled: false,
         subgroup: 8,
         by_subgroup: true,
-        wide: true, // llvmpipe makes every load and store lane by lane, of four bytes or eight
+        wide: true, // llvmpipe loads and stores lane by lane, four bytes or eight at a time
         groups: 8,
         workspace: 32 << 20,
-        work: 1 << 32, // llvmpipe with one core: 5 to 8 G a second
+        work: 1 << 32, // llvmpipe on one core: 5 to 8 G multiply-adds a second
         ..Tuning::GPU
     };
 
-    /// The row of the table for an adapter, before it is cut to what a device of it allows.
+    /// The constant for an adapter, before it is cut to what a device of that adapter allows.
     ///
-    /// An integrated GPU, but for Apple's, has few units, which fewer workgroups fill, and may multiply and add no more than 50 G times a second where
-    /// an op uses a quarter of its peak (24 units of 8 lanes at 1 GHz): a third of a second is 2³⁴ of that.
+    /// Integrated GPUs, except Apple's, have few units, so fewer workgroups fill them. They may do no more than 50 G
+    /// multiply-adds a second in an op that reaches a quarter of their peak (24 units of 8 lanes at 1 GHz). 2³⁴
+    /// multiply-adds are then a third of a second.
     pub fn of(adapter: &wgpu::AdapterInfo) -> Tuning {
         let class = match (adapter.device_type, adapter.vendor) {
             (wgpu::DeviceType::Cpu, _) => return Tuning::SOFTWARE,
@@ -127,7 +147,7 @@ impl Tuning {
         self.workgroup = 1 << self.workgroup.clamp(1, lanes).ilog2();
         self.packed = (1 << self.packed.clamp(1, lanes).ilog2()).max(self.workgroup);
         self.widest = (1 << self.widest.clamp(1, lanes).ilog2()).max(self.workgroup);
-        // What lanes share of a line is joined in three rounds of eight at most.
+        // The lanes of a line (a row or a column of the tile) join their results in at most three rounds of eight.
         self.tile_x = self.tile_x.clamp(1, limits.max_compute_workgroup_size_x.clamp(1, 512));
         self.tile_y = self.tile_y.clamp(1, limits.max_compute_workgroup_size_y.clamp(1, 512));
         self.tile_depth = self.tile_depth.clamp(1, 1024).next_multiple_of(8);
@@ -151,13 +171,15 @@ impl Tuning {
         self
     }
 
-    /// Workgroup memory of the widest row kernel: one pair of f32 for each group of lanes that exchange theirs otherwise.
+    /// Workgroup memory of the widest row kernel, in bytes: a pair of f32 for each group of lanes that exchange their
+    /// values by subgroup operations.
     pub fn row_bytes(&self) -> u32 {
         (self.widest / self.subgroup.max(1)).saturating_mul(8)
     }
 
-    /// Workgroup memory of a tile kernel: both staged operands, of eight k 32 vec4 for each lane down the tile and 9 for each across, and a pair of
-    /// f32 for each lane and each of eight of its rows.
+    /// Workgroup memory of a tile kernel, in bytes: both staged operands, and a pair of f32 for each lane and each of
+    /// eight of its rows. For every eight steps of the summed dimension, the operands take 32 vec4 for each lane down
+    /// the tile and 9 for each lane across.
     pub fn tile_bytes(&self) -> u32 {
         let [x, y] = [self.tile_x, self.tile_y].map(u64::from);
         let staged = u64::from(self.tile_depth / 8) * (32 * y + 9 * x) * 16;

@@ -1,4 +1,4 @@
-//! The device under test, and what more than one module needs.
+//! The device under test, and helpers that more than one module needs.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -14,7 +14,8 @@ fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").unwrap();
 }
 
-/// Opens the adapter that `WGLOSS_ADAPTER` names, or the best; `None`, said loudly, only if `WGLOSS_NO_GPU` is 1.
+/// Opens the adapter that `WGLOSS_ADAPTER` names, or the best one. `None` only if `WGLOSS_NO_GPU` is 1; a message then
+/// says so.
 pub fn open(limits: Option<wgpu::Limits>) -> Option<Gpu> {
     if std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1") {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -27,18 +28,18 @@ pub fn open(limits: Option<wgpu::Limits>) -> Option<Gpu> {
     Some(Gpu::open(&options).unwrap_or_else(refuse))
 }
 
-/// The device that tests share, with all that its adapter allows.
+/// The device that tests share, with everything that its adapter allows.
 pub fn gpu() -> Option<&'static Gpu> {
     static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
     let shared = GPU.get_or_init(|| open(None)).as_ref();
     if shared.is_none() {
-        open(None); // says which test is skipped
+        open(None); // prints which test is skipped
     }
     shared
 }
 
-/// One subgroup in a workgroup and many, rows of one lane and of 128, cut into segments and not, tiles square and not. Without subgroups
-/// `scale::default_limits_of_webgpu` runs.
+/// Between them: one subgroup in a workgroup and many; rows of one lane and of 128, whole and cut into segments; square
+/// and other tiles. Without subgroups, `scale::default_limits_of_webgpu` runs.
 const TUNINGS: [Tuning; 2] =
     [Tuning::SOFTWARE, Tuning { workgroup: 32, widest: 128, tile_x: 4, tile_y: 8, unrolled: false, ..Tuning::GPU }];
 
@@ -61,34 +62,36 @@ pub fn verifies_on(gpu: &Gpu, op: &str, run: impl Fn(&Gpu, verify::Suite) -> Res
     assert!(report.compared > 0);
 }
 
-/// A matrix on the device that holds `data`.
+/// A matrix on the device with the contents `data`.
 pub fn input<T: wgloss::Element>(gpu: &Gpu, rows: usize, cols: usize, data: &[T]) -> Held<T> {
     assert_eq!(data.len(), rows * cols);
     Check::new(gpu).input(rows, cols, data).unwrap()
 }
 
-/// A matrix of poison on the device.
+/// A matrix on the device, filled with poison values.
 pub fn output(gpu: &Gpu, rows: usize, cols: usize) -> Held {
     Check::new(gpu).output(rows, cols).unwrap()
 }
 
-/// What a matrix on the device holds, in f64 as all that it is compared with.
+/// The contents of a matrix on the device, in f64 like everything that it is compared with.
 pub fn read(gpu: &Gpu, held: &Held) -> Vec<f64> {
     wide(&gpu.read(held.view().unwrap()).unwrap())
 }
 
-/// Whether a matrix is as [`output`] made it.
+/// Whether a matrix is still as [`output`] made it.
 pub fn untouched(gpu: &Gpu, held: &Held) -> bool {
     let values = gpu.read(held.view().unwrap()).unwrap();
     values.iter().all(|value| value.to_bits() == u32::MAX)
 }
 
-/// Whether the device reads or forms 0 for numbers below the smallest normal one, as WGSL allows.
+/// Whether the device flushes subnormal numbers to 0, as WGSL allows.
 pub fn flushes_subnormals(gpu: &Gpu) -> bool {
     wgloss::linear::compute(gpu, &[1e-39], &[0.5], None, 1).unwrap() == [0.0]
 }
 
-/// Records a valid op and then `record`, which must refuse; returns its error. The valid op runs, `outputs` stay as they were.
+/// Records a valid op and then `record`, which must be refused. Returns its error.
+///
+/// The valid op runs; `outputs` keep their contents.
 pub fn refused(gpu: &Gpu, outputs: &[&Held], record: impl FnOnce(&mut Recorder) -> Result<()>) -> Error {
     let (x, y) = (input(gpu, 1, 2, &[0.0f32, f32::INFINITY]), output(gpu, 1, 2));
     let answer = gpu.run(|recorder| {
@@ -122,7 +125,7 @@ pub fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
-/// Panics unless there are as many elements as are wanted, each within `bound` of its own.
+/// Panics unless `got` has as many elements as `want`, each within `bound` of the element wanted.
 #[track_caller]
 pub fn assert_within(what: &str, got: &[f64], want: &[f64], bound: f64) {
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
@@ -132,7 +135,8 @@ pub fn assert_within(what: &str, got: &[f64], want: &[f64], bound: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
 }
 
-/// Panics unless each element is within `relative` of what is wanted, or the same infinity, or NaN where NaN is wanted.
+/// Panics unless each element is within `relative` of the element wanted, or is the same infinity, or is NaN where NaN
+/// is wanted.
 #[track_caller]
 pub fn assert_close(got: &[f64], want: &[f64], relative: f64) {
     assert_eq!(got.len(), want.len(), "number of elements");
@@ -149,7 +153,8 @@ pub fn assert_nan(values: &[f64]) {
     assert!(values.iter().all(|value| value.is_nan()), "all NaN wanted: {values:?}");
 }
 
-/// Panics unless row `bad` of each of two outputs is NaN and the others are what is wanted, bit for bit but for zeros' signs; each with its columns.
+/// Panics unless row `bad` of each of two outputs is NaN and all other rows are as wanted, bit for bit except for the
+/// sign of zeros. Each output comes with its number of columns.
 #[track_caller]
 pub fn assert_nan_row(bad: usize, found: [(&[f64], usize); 2], want: [&[f64]; 2]) {
     for ((found, cols), want) in found.into_iter().zip(want) {
@@ -160,14 +165,14 @@ pub fn assert_nan_row(bad: usize, found: [(&[f64], usize); 2], want: [&[f64]; 2]
     }
 }
 
-/// Panics unless two computations of the same give the same bits.
+/// Panics unless two runs of the same computation give the same bits.
 #[track_caller]
 pub fn assert_repeats(compute: impl Fn() -> Vec<Vec<f64>>) {
     let bits = || compute().concat().into_iter().map(f64::to_bits).collect::<Vec<_>>();
     assert!(bits() == bits(), "two runs differ");
 }
 
-/// Panics unless `gradient` is what differences of `f` around `x` give.
+/// Panics unless `gradient` agrees with differences of `f` around `x`.
 #[track_caller]
 pub fn assert_gradient(x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
     let differences = (0..x.len()).map(|index| {
@@ -187,7 +192,7 @@ pub fn assert_gradient(x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
     }
 }
 
-/// Every reduction, and how many numbers the loss of rows x cols elements then is.
+/// Every reduction, with the number of losses that it gives for rows x cols elements.
 pub fn losses_of(rows: usize, cols: usize) -> [(Reduction, usize); 5] {
     [
         (Reduction::None, rows * cols),
@@ -198,17 +203,17 @@ pub fn losses_of(rows: usize, cols: usize) -> [(Reduction, usize); 5] {
     ]
 }
 
-/// Rows of `cols` elements in `data`; two where they have none.
+/// The number of rows of `cols` elements in `data`; two if `cols` is 0.
 pub fn rows_in<T>(data: &[T], cols: usize) -> usize {
     data.len().checked_div(cols).unwrap_or(2)
 }
 
-/// The same numbers in f64.
+/// The numbers in f64.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| value.into()).collect()
 }
 
-/// The shape of a loss of elements.
+/// The shape of an element-wise loss.
 pub fn element_losses(reduction: Reduction, [rows, cols]: [usize; 2]) -> [usize; 2] {
     match reduction {
         Reduction::None => [rows, cols],

@@ -5,16 +5,16 @@ use burn::tensor::wgpu::{WgpuOptions, WgpuSetup};
 
 use crate::{Error, Result};
 
-/// burn's devices and their kernels.
+/// burn's devices, each with the [`wgloss::Gpu`] that runs its losses.
 static KNOWN: Mutex<Vec<(Device, wgloss::Gpu)>> = Mutex::new(Vec::new());
 
-/// Burn's default wgpu device, opened for burn and for the losses of this crate by the first call.
+/// Burn's default wgpu device. The first call opens it for burn and for the losses of this crate.
 ///
-/// burn hands out the queue of a device only where it is opened, so that call stands before the first tensor on that device. What
-/// `Device::default()` returns afterwards is the same device.
+/// burn hands out the queue of a device only when it opens the device. The first call must therefore come before the
+/// first tensor on that device. Afterwards `Device::default()` returns the same device.
 ///
 /// # Errors
-/// [`Error::Burn`] if there is no adapter, or burn has opened the device already.
+/// [`Error::Burn`] if there is no adapter, or if burn has already opened the device; [`Error::Loss`] as [`register`].
 pub fn device() -> Result<Device> {
     static DEFAULT: Mutex<Option<Device>> = Mutex::new(None);
     let mut opened = DEFAULT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -24,7 +24,8 @@ pub fn device() -> Result<Device> {
     Ok(opened.insert(open(Device::wgpu_options())?).clone())
 }
 
-/// The same with options: which adapter, how much memory is kept, how many tasks make a submit.
+/// Opens a wgpu device as [`device`] does, with options: which adapter, how much memory is kept, how many tasks make a
+/// submit.
 ///
 /// # Errors
 /// As [`device`].
@@ -39,11 +40,13 @@ pub fn open(options: WgpuOptions) -> Result<Device> {
     Ok(device)
 }
 
-/// Lets the losses run on a device that burn has, with the setup that it was opened with or made from: for programs that own their wgpu
-/// device and gave it to burn by `Device::wgpu_options().setup(setup).init()`.
+/// Lets the losses run on a device that burn already has.
+///
+/// `setup` is the setup that the device was opened with or made from. For programs that own their wgpu device and gave
+/// it to burn by `Device::wgpu_options().setup(setup).init()`.
 ///
 /// # Errors
-/// [`Error::Loss`] if not even a small buffer can be made on it.
+/// [`Error::Loss`] with an error of [`wgloss::Gpu::from_wgpu`].
 pub fn register(device: &Device, setup: &WgpuSetup) -> Result<()> {
     let gpu = wgloss::Gpu::from_wgpu(setup.device.clone(), setup.queue.clone())?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +55,9 @@ pub fn register(device: &Device, setup: &WgpuSetup) -> Result<()> {
     Ok(())
 }
 
-/// Gives the losses on a device other sizes, from now on: `gpu(&device)?.with_tuning(tuning)`, for a larger workspace say.
+/// Sets the tuning of the losses on a device for all later calls, for example a larger workspace.
+///
+/// It is cut to what the device allows, as by [`wgloss::Gpu::with_tuning`].
 ///
 /// # Errors
 /// As [`gpu`].
@@ -63,7 +68,7 @@ pub fn tune(device: &Device, tuning: wgloss::Tuning) -> Result<()> {
     Ok(())
 }
 
-/// The kernels of a device: to look at its limits and sizes, to free their working memory.
+/// The [`wgloss::Gpu`] of a device, to look at its limits and tuning or to free its scratch memory.
 ///
 /// # Errors
 /// [`Error::UnknownDevice`] if it was not opened by [`device`], [`open`] or [`register`].

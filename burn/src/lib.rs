@@ -15,11 +15,11 @@ pub use losses::{
 };
 pub use wgloss;
 
-/// What can go wrong. A loss that returns one has changed nothing.
+/// What can go wrong. A loss that returns an error has changed nothing.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Shapes or options that do not fit, a device that was lost or has no memory left.
+    /// Shapes or options do not fit, or the device is lost or out of memory.
     #[error(transparent)]
     Loss(#[from] wgloss::Error),
     /// A tensor lives on a device that this crate does not know.
@@ -27,7 +27,7 @@ pub enum Error {
         "{device} is not known here: open it with wgloss_burn::device() before the first tensor, or give its setup to wgloss_burn::register()"
     )]
     UnknownDevice {
-        /// burn's name of it.
+        /// burn's name of the device.
         device: String,
     },
     /// A tensor has an element type that the kernels do not read.
@@ -37,12 +37,12 @@ pub enum Error {
         op: &'static str,
         /// The argument.
         what: &'static str,
-        /// The types that would do.
+        /// The types that would be accepted.
         expected: &'static str,
-        /// The type that came.
+        /// The type that was found.
         found: String,
     },
-    /// Two tensors live on two devices.
+    /// Two tensors live on different devices.
     #[error("{op}: {what} should be on {expected}, found {found}")]
     Devices {
         /// The loss that refused.
@@ -51,13 +51,13 @@ pub enum Error {
         what: &'static str,
         /// The device of the first argument.
         expected: String,
-        /// That of this one.
+        /// The device of this argument.
         found: String,
     },
-    /// burn reports an error.
+    /// burn reported an error.
     #[error("burn: {message}")]
     Burn {
-        /// burn's words.
+        /// The message of burn.
         message: String,
     },
 }

@@ -7,46 +7,52 @@ use wgloss::{Accum, Reduction};
 use crate::ops::{Call, FIXED, Ids, LEARNED, Loss, Record};
 use crate::{Error, Result};
 
-/// What [`info_nce`] compares with what.
+/// The tensors that [`info_nce`] compares, and how.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Queries [N, D].
+    /// Queries `[N, D]`.
     pub queries: Tensor<2>,
-    /// Keys [M, D]; key i is query i's positive unless `index` or `groups` say otherwise.
+    /// Keys `[M, D]`. Key i is query i's positive unless `index` or `groups` say otherwise.
     pub keys: Tensor<2>,
-    /// `[1]`: makes the scale min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)), whatever the temperature; without it the scale is 1/temperature.
-    /// Past the bound its gradient is 0, so that a step that goes too far, by momentum say, is never taken back: after each step, keep the parameter at
-    /// `clamp_max(most_log_scale(100.0))` ([`most_log_scale`](wgloss::info_nce::most_log_scale)).
+    /// A learned scale `[1]`: the scale is min(e^log_scale, [`max_scale`](wgloss::info_nce::Options::max_scale)),
+    /// whatever the temperature. Without it the scale is 1/temperature.
+    ///
+    /// Above the bound the gradient is 0, so a step that goes too far, for example by momentum, is never taken back.
+    /// After each step, clamp the parameter by `clamp_max(most_log_scale(100.0))`
+    /// ([`most_log_scale`](wgloss::info_nce::most_log_scale)).
     pub log_scale: Option<Tensor<1>>,
-    /// Further negatives of every query [L, D]: drawn ones, or past keys, which `detach().set_require_grad(false)` spares their gradient (`detach` alone leaves one to a
-    /// tensor that asked for it).
+    /// Further negatives of every query `[L, D]`: sampled keys, or past keys. For past keys,
+    /// `detach().set_require_grad(false)` saves the work of their gradient. (`detach` alone leaves a gradient to a
+    /// tensor that asked for one.)
     pub shared: Option<Tensor<2>>,
     /// Weights of the queries' losses `[N]`. No gradient.
     pub weight: Option<Tensor<1>>,
-    /// Subtracted from the scores of each key `[M]`: the logarithm of the probability with which it was drawn. No gradient.
+    /// Subtracted from the scores of each key `[M]`: the logarithm of the probability with which the key was drawn. No
+    /// gradient.
     pub log_q: Option<Tensor<1>>,
-    /// `[N]`: the key that is each query's positive; a number that no key has: none.
+    /// The index of each query's positive key `[N]`. An index that no key has means that the query has no positive.
     pub index: Option<Tensor<1, Int>>,
-    /// Of the queries `[N]`, of the keys `[M]`: the keys of a query's group are its positives.
+    /// Group ids of the queries `[N]` and of the keys `[M]`: the keys of a query's group are its positives.
     pub groups: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
-    /// Of the queries `[N]`, of the keys `[M]`: a key with the query's id that is no positive of it is left out (false negatives).
+    /// Ids of the queries `[N]` and of the keys `[M]`: a key with the query's id that is not its positive is left out
+    /// (a false negative).
     pub ids: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
 }
 
 impl Batch {
-    /// Queries and keys, and nothing else.
+    /// Queries and keys, without anything else.
     pub fn new(queries: Tensor<2>, keys: Tensor<2>) -> Self {
         let (log_scale, shared, weight, log_q, index, groups, ids) = (None, None, None, None, None, None, None);
         Batch { queries, keys, log_scale, shared, weight, log_q, index, groups, ids }
     }
 
-    /// With a learned scale, the logarithm of 1/temperature.
+    /// Sets a learned scale, the logarithm of 1/temperature.
     pub fn scaled(self, log_scale: Tensor<1>) -> Self {
         Batch { log_scale: Some(log_scale), ..self }
     }
 }
 
-/// Parameters `[1]` that stand for the constants of [`wgloss::siglip::Options`].
+/// Learned parameters `[1]` that replace the constants of [`wgloss::siglip::Options`].
 #[derive(Debug, Clone, Default)]
 pub struct Learned {
     /// ln(1/temperature).
@@ -55,12 +61,12 @@ pub struct Learned {
     pub bias: Option<Tensor<1>>,
 }
 
-/// What the rows of [`cross_entropy`] should be.
+/// The target of [`cross_entropy`].
 #[derive(Debug, Clone)]
 pub enum Target {
     /// Class ids `[rows]`.
     Ids(Tensor<1, Int>),
-    /// A share of every class [rows, classes]. No gradient.
+    /// A share of every class `[rows, classes]`. No gradient.
     Soft(Tensor<2>),
 }
 
@@ -76,52 +82,54 @@ impl From<Tensor<2>> for Target {
     }
 }
 
-/// A linear layer and what it is applied to.
+/// A linear layer and its input.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// [rows, inputs].
+    /// The input x, `[rows, inputs]`.
     pub x: Tensor<2>,
-    /// W, [inputs, classes], or [classes, inputs] if `tied`.
+    /// The weights W, `[inputs, classes]`, or `[classes, inputs]` if `tied`.
     pub w: Tensor<2>,
-    /// `[classes]`.
+    /// The bias b, `[classes]`.
     pub b: Option<Tensor<1>>,
-    /// Whether W has a row for each class.
+    /// Whether W has a row for each class, instead of a column.
     pub tied: bool,
 }
 
 impl Layer {
-    /// Without a bias, W [inputs, classes]: `weight.val()` of burn's `Linear`.
+    /// Without a bias, W `[inputs, classes]`: `weight.val()` of burn's `Linear`.
     pub fn new(x: Tensor<2>, w: Tensor<2>) -> Self {
         Layer { x, w, b: None, tied: false }
     }
 
-    /// Without a bias, W [classes, inputs]: `weight.val()` of burn's `Embedding`.
+    /// Without a bias, W `[classes, inputs]`: `weight.val()` of burn's `Embedding`.
     pub fn tied(x: Tensor<2>, w: Tensor<2>) -> Self {
         Layer { tied: true, ..Layer::new(x, w) }
     }
 
-    /// With a bias `[classes]`, if there is one: `linear.bias.as_ref().map(Param::val)`.
+    /// Sets a bias `[classes]`, if there is one: `linear.bias.as_ref().map(Param::val)`.
     pub fn biased(self, b: impl Into<Option<Tensor<1>>>) -> Self {
         Layer { b: b.into(), ..self }
     }
 }
 
-/// How much classes and rows of [`cross_entropy`] count; absent: 1 each. No gradients.
+/// Weights of the classes and of the rows of [`cross_entropy`]. Absent: 1 each. No gradients.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
-    /// `[classes]`.
+    /// Weights of the classes, `[classes]`.
     pub class: Option<Tensor<1>>,
-    /// `[rows]`.
+    /// Weights of the rows, `[rows]`.
     pub row: Option<Tensor<1>>,
 }
 
-/// The contrastive loss, `[1]`: ln Σ_j e^s_ij − s_ii, s = scale · queries keysᵀ, without ever storing s. Gradients reach queries, keys,
-/// `log_scale` and `shared`, those that ask for one; a frozen side costs nothing.
+/// The contrastive loss, `[1]`: ln Σ_j e^s_ij − s_ii with s = scale · queries keysᵀ. The scores s are never stored.
+///
+/// Gradients reach queries, keys, `log_scale` and `shared`, as far as they ask for one. A frozen side costs nothing.
 ///
 /// [`wgloss::info_nce`] has the formulas, the sources and what each option does.
 ///
 /// # Errors
-/// [`Error`]: shapes or options that do not fit, an unknown device. A loss per query has no gradient here and is refused.
+/// [`Error`] for shapes or options that do not fit, or for an unknown device. A loss for each query has no gradient
+/// here and is refused.
 pub fn info_nce(batch: Batch, options: wgloss::info_nce::Options) -> Result<Tensor<1>> {
     use wgloss::info_nce::{Gradients, Negatives, Positive, forward};
     const OP: &str = "info_nce";
@@ -170,8 +178,10 @@ pub fn info_nce(batch: Batch, options: wgloss::info_nce::Options) -> Result<Tens
     }))
 }
 
-/// The sigmoid loss of all pairs, `[1]`: −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), z = 1 for the pair, else −1, without ever storing the
-/// pairs. Gradients reach queries, keys and what is learned, those that ask for one.
+/// The sigmoid loss of all pairs, `[1]`: −Σ_j ln σ(z_ij (scale · ⟨q_i, k_j⟩ + bias)), where z_ij is 1 if i = j, else
+/// −1. The pairs are never stored.
+///
+/// Gradients reach queries, keys and the learned parameters, as far as they ask for one.
 ///
 /// [`wgloss::siglip`] has the formulas, the source and what each option does.
 ///
@@ -200,13 +210,15 @@ pub fn siglip(
     }))
 }
 
-/// Cross entropy −ln softmax(x)[t] of logits [rows, classes]: `[rows]` for [`Reduction::None`] and [`Reduction::Rows`], else `[1]`. The
-/// gradient reaches the logits, in the same pass.
+/// Cross entropy −ln softmax(x)[t] of logits `[rows, classes]`.
+///
+/// The loss is `[rows]` for [`Reduction::None`] and [`Reduction::Rows`], else `[1]`. The gradient of the logits is
+/// computed in the same pass.
 ///
 /// [`wgloss::cross_entropy`] has the formulas, the sources and what each option does.
 ///
 /// # Errors
-/// [`Error`]: shapes or options that do not fit, an unknown device.
+/// [`Error`] for shapes or options that do not fit, or for an unknown device.
 pub fn cross_entropy(
     logits: Tensor<2>,
     target: impl Into<Target>,
@@ -236,13 +248,15 @@ pub fn cross_entropy(
     }))
 }
 
-/// [`cross_entropy`] of the logits x Wᵀ + b without ever storing them, `[1]`, for the last layer of a language model or of a classifier with many classes. Gradients reach
-/// x, W and b, those that ask for one, in the same pass.
+/// [`cross_entropy`] of the logits x Wᵀ + b, which are never stored: `[1]`.
+///
+/// For the last layer of a language model, or of a classifier with many classes. Gradients reach x, W and b, as far as
+/// they ask for one, and are computed in the same pass.
 ///
 /// [`wgloss::linear_cross_entropy`] has the memory, the sources and what each option does.
 ///
 /// # Errors
-/// As [`cross_entropy`]; a loss per row has no gradient here and is refused.
+/// As [`cross_entropy`]. A loss for each row has no gradient here and is refused.
 pub fn linear_cross_entropy(
     layer: Layer,
     target: impl Into<Target>,
@@ -274,13 +288,15 @@ pub fn linear_cross_entropy(
     }))
 }
 
-/// The divergence of the rows of two sides [rows, cols], the model's `x` and the target's `t`: `[rows]` for [`Reduction::Rows`], else `[1]`.
-/// Gradients reach both, those that ask for one, in the same pass.
+/// The divergence between the rows of the model's `x` and of the target's `t`, both `[rows, cols]`.
+///
+/// The loss is `[rows]` for [`Reduction::Rows`], else `[1]`. Gradients reach both sides, as far as they ask for one,
+/// and are computed in the same pass.
 ///
 /// [`wgloss::kl`] has the formulas, the sources and what each option does.
 ///
 /// # Errors
-/// As [`cross_entropy`]; [`Reduction::None`], a loss per element, is refused.
+/// As [`cross_entropy`]. [`Reduction::None`], a loss for each element, is refused.
 pub fn kl(x: Tensor<2>, t: Tensor<2>, options: wgloss::kl::Options) -> Result<Tensor<1>> {
     use wgloss::kl::{Gradients, forward};
     written("kl", options.accum)?;
@@ -294,8 +310,10 @@ pub fn kl(x: Tensor<2>, t: Tensor<2>, options: wgloss::kl::Options) -> Result<Te
     }))
 }
 
-/// [`kl`] of the logits of two layers without ever storing them, `[1]`: distillation where the logits of either model do not fit. Gradients reach the student's x, W and b,
-/// those that ask for one, in the same pass; the teacher gets none.
+/// [`kl`] of the logits of two layers, which are never stored: `[1]`.
+///
+/// For distillation where the logits of either model do not fit into memory. Gradients reach the student's x, W and b,
+/// as far as they ask for one, and are computed in the same pass. The teacher gets no gradients.
 ///
 /// [`wgloss::linear_kl`] has the memory, the sources and what each option does.
 ///
@@ -322,7 +340,7 @@ pub fn linear_kl(student: Layer, teacher: Layer, options: wgloss::linear_kl::Opt
     }))
 }
 
-/// Without a gradient. `detach` alone leaves one to a tensor that asked for it.
+/// The tensor without a gradient. `detach` alone leaves a gradient to a tensor that asked for one.
 fn fixed(tensor: Tensor<2>) -> Tensor<2> {
     tensor.detach().set_require_grad(false)
 }
@@ -331,12 +349,13 @@ fn refused(op: &'static str, option: &'static str, expected: &'static str, found
     wgloss::Error::Option { op, option, expected, found: format!("{found:?}") }.into()
 }
 
-/// burn adds up gradients itself.
+/// Refuses to add to gradients, because burn adds them up itself.
 fn written(op: &'static str, accum: Accum) -> Result<()> {
     if accum == Accum::Write { Ok(()) } else { Err(refused(op, "accum", "Write", accum)) }
 }
 
-/// A gradient of a loss of pairs reaches keys from all queries, one of a layer's weights comes from all rows: it cannot be weighted by query or row afterwards.
+/// Refuses a loss for each query or row. In a loss of pairs the gradient of a key comes from all queries, and the
+/// gradient of a layer's weights comes from all rows, so it cannot be weighted by query or row afterwards.
 fn summed(op: &'static str, reduction: Reduction, accum: Accum) -> Result<()> {
     if matches!(reduction, Reduction::None | Reduction::Rows) {
         return Err(refused(op, "reduction", "Sum, Mean or BatchMean", reduction));
@@ -344,7 +363,7 @@ fn summed(op: &'static str, reduction: Reduction, accum: Accum) -> Result<()> {
     written(op, accum)
 }
 
-/// With the names that the arguments have in this crate.
+/// The error with the names that the arguments have in this crate.
 fn as_named_here(op: &'static str, error: wgloss::Error) -> wgloss::Error {
     let here = |what| match what {
         "q" => "queries",
@@ -365,7 +384,7 @@ fn shape_of(reduction: Reduction, rows: usize) -> Shape {
     if matches!(reduction, Reduction::None | Reduction::Rows) { [rows].into() } else { [1].into() }
 }
 
-/// The arguments of a loss, by name.
+/// The arguments of a loss, with their names.
 struct Inputs {
     op: &'static str,
     floats: [Option<(&'static str, Tensor<2>)>; LEARNED + FIXED],
@@ -412,7 +431,7 @@ impl Inputs {
                 true => ("f32, f16 or bf16", matches!(dtype, DType::F32 | DType::Flex32 | DType::F16 | DType::BF16)),
                 false => ("i32 or u32", matches!(dtype, DType::I32 | DType::U32)),
             };
-            // burn would cast a gradient to it, and leave zeros.
+            // burn would cast a gradient to this type and leave zeros.
             let (expected, fits) = match fits && !device.supports_dtype(dtype) {
                 true => ("a type that burn has on this device, f32 for one", false),
                 false => (expected, fits),
@@ -437,7 +456,7 @@ impl Inputs {
         let call = Call { gpu, record, given, wanted: [false; LEARNED], shape, spare, outcome: outcome.clone() };
         let (value, ..) = Dispatch::wgloss(a, b, c, d, e, f, ids, call);
         let value = Tensor::<1>::from_dispatch(value);
-        // burn puts off what it can; only what was recorded can be judged.
+        // burn defers what it can. Whether the loss was accepted is known only once it is recorded.
         device.flush().map_err(Error::burn)?;
         match outcome.get() {
             Some(Ok(())) => Ok(value),

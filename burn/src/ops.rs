@@ -1,7 +1,7 @@
-//! One operation for every loss, in burn's terms: a value and, where asked for, its gradients in the same pass.
+//! One burn operation for every loss: a value and, where asked for, its gradients in the same pass.
 //!
-//! Forward and gradient need the same products, so they are computed together and the backward is one multiplication by the gradient of the
-//! value. What is kept between the two is a gradient instead of the inputs.
+//! The value and the gradients need the same products, so they are computed together. The backward pass is then one
+//! multiplication by the gradient of the value. Between the two passes a gradient is kept instead of the inputs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,15 +20,15 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use wgloss::{Gpu, Recorder, Storage, Tensor};
 
-/// Inputs that may have a gradient; they come first.
+/// The number of inputs that may have a gradient. They come first.
 pub const LEARNED: usize = 4;
-/// Further inputs.
+/// The number of further inputs.
 pub const FIXED: usize = 2;
 
-/// What a loss records, from the views of its inputs and outputs.
+/// Records a loss, given the views of its inputs and outputs.
 pub type Record = dyn Fn(&mut Recorder, &Views) -> wgloss::Result<()> + Send + Sync;
 
-/// A loss that is to be computed.
+/// A loss to be computed.
 #[derive(Clone)]
 pub struct Call {
     pub gpu: Gpu,
@@ -37,11 +37,11 @@ pub struct Call {
     pub given: [bool; LEARNED + FIXED],
     /// Which gradients are asked for.
     pub wanted: [bool; LEARNED],
-    /// Of the value.
+    /// The shape of the value.
     pub shape: Shape,
-    /// Numbers of working memory.
+    /// The length of the working memory, in numbers.
     pub spare: usize,
-    /// How it went, once it was recorded.
+    /// The outcome, once the loss is recorded.
     pub outcome: Arc<OnceLock<wgloss::Result<()>>>,
 }
 
@@ -52,7 +52,7 @@ impl core::fmt::Debug for Call {
 }
 
 impl Call {
-    /// The shapes of the value and of the gradients, one number for a gradient that is not asked for.
+    /// The shapes of the value and of the gradients. A gradient that is not asked for has one number.
     fn shapes(&self, learned: [&Shape; LEARNED]) -> [Shape; 1 + LEARNED] {
         let mut shapes = [self.shape.clone(), [1].into(), [1].into(), [1].into(), [1].into()];
         for (index, shape) in learned.into_iter().enumerate() {
@@ -64,7 +64,7 @@ impl Call {
     }
 }
 
-/// Numbers of rows, of groups, of items.
+/// Inputs of whole numbers: indices of rows, groups, ids of items.
 #[derive(ExtensionType, Debug)]
 #[extension_type(fusion)]
 pub enum Ids<B: Backend> {
@@ -77,7 +77,7 @@ pub type Values<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTenso
 
 #[backend_extension(Cube, Fusion, Autodiff)]
 pub trait Loss: Backend {
-    /// The first four may have gradients.
+    /// The first four tensors may have gradients.
     #[fusion(meta = describe)]
     #[allow(clippy::too_many_arguments, reason = "the macro takes tensors one by one")]
     fn wgloss(
@@ -140,7 +140,7 @@ struct Place {
     dtype: DType,
 }
 
-/// What a loss records on. Input `i` is the i-th of [`Loss::wgloss`].
+/// The views that a loss records on. Input `i` is the i-th argument of [`Loss::wgloss`].
 pub struct Views<'a> {
     floats: &'a [Option<Place>],
     ids: &'a [Place],
@@ -158,12 +158,12 @@ impl Views<'_> {
         Tensor::stored(storage, &place.resource.buffer, rows, cols, place.resource.offset as usize / bytes, cols)
     }
 
-    /// Input `i`; a vector is a column.
+    /// Input `i`. A vector becomes a column.
     pub fn input(&self, i: usize) -> wgloss::Result<Option<Tensor<'_>>> {
         self.floats[i].as_ref().map(Self::float).transpose()
     }
 
-    /// An input that is there.
+    /// Input `i`, which must be given.
     pub fn given(&self, i: usize) -> wgloss::Result<Tensor<'_>> {
         self.input(i)?.ok_or(wgloss::Error::Device { message: format!("input {i} of a loss is missing") })
     }
@@ -174,12 +174,12 @@ impl Views<'_> {
         Tensor::strided(&resource.buffer, *rows, *cols, resource.offset as usize / 4, *cols)
     }
 
-    /// Where the value goes.
+    /// The output for the value.
     pub fn value(&self) -> wgloss::Result<Tensor<'_>> {
         Self::float(self.output(0)?)
     }
 
-    /// Where the gradient of input `i` goes, if it is asked for.
+    /// The output for the gradient of input `i`, if it is asked for.
     pub fn gradient(&self, i: usize) -> wgloss::Result<Option<Tensor<'_>>> {
         self.outputs[1 + i].as_ref().map(Self::float).transpose()
     }
@@ -197,7 +197,7 @@ impl Views<'_> {
     }
 }
 
-/// Puts the loss on the queue, behind what burn has recorded of its inputs so far.
+/// Submits the loss to the queue, after what burn has recorded for its inputs so far.
 fn run(
     call: &Call,
     floats: &[CubeTensor],
@@ -206,8 +206,8 @@ fn run(
     spare: &CubeTensor,
 ) -> wgloss::Result<()> {
     let burn_error = |error: &dyn core::fmt::Display| wgloss::Error::Device { message: format!("burn: {error}") };
-    // A tensor may belong to another thread, whose stream of commands is one of its own. burn asks for the flush before others submit to its queue;
-    // that `get_resource` does as much in 0.22 is not promised.
+    // A tensor may belong to another thread, which has its own stream of commands. burn asks for the flush before
+    // others submit to its queue. In 0.22 `get_resource` flushes as well, but that is not promised.
     let mut streams = Vec::new();
     for tensor in floats.iter().chain(ids).chain(outputs) {
         if !streams.contains(&tensor.handle.stream) {
@@ -215,7 +215,7 @@ fn run(
             tensor.handle.stream.executes(|| tensor.client.flush()).map_err(|error| burn_error(&error))?;
         }
     }
-    // Held until the submit: no memory of an input or output is given away before.
+    // Held until the submit, so that the memory of no input or output is given away before.
     let mut held = Vec::new();
     let mut place = |tensor: &CubeTensor| {
         let managed = tensor
@@ -282,7 +282,7 @@ impl<B: Loss, C: CheckpointStrategy> Loss for Autodiff<B, C> {
     }
 }
 
-/// The gradient of an input is the one that was computed, times that of the value.
+/// The backward pass: the gradient of an input is the computed gradient times the gradient of the value.
 #[derive(Debug)]
 struct Times;
 
@@ -293,7 +293,7 @@ impl<B: Backend> Backward<B, LEARNED> for Times {
         let dy = grads.consume::<B>(&ops.node);
         for (parent, state) in ops.parents.into_iter().zip(ops.state) {
             let (Some(parent), Some((gradient, dtype))) = (parent, state) else { continue };
-            // [1] or [rows] beside [rows, cols] or [1]
+            // dy is [1] or [rows], the gradient [rows, cols] or [1]
             let mut shape = vec![1; gradient.rank()];
             shape[0] = dy.shape()[0];
             let dy = B::float_cast(B::float_reshape(dy.clone(), shape.into()), DType::F32.into());

@@ -5,7 +5,7 @@ use wgloss::wgpu;
 use crate::failure::Failure;
 use crate::{kind, table};
 
-/// What a user can do where no adapter is found.
+/// What a user can do if no adapter is found.
 pub const HOW_TO_GET_ONE: &str = "a GPU driver with Vulkan, Metal or DirectX 12 gives one; on Debian and Ubuntu `apt-get install mesa-vulkan-drivers` (24.1 or newer; `scripts/driver.sh` finds it) installs a software one";
 
 pub fn list() -> Result<ExitCode, Failure> {
@@ -40,7 +40,7 @@ pub fn list() -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those that matter here.
+/// The features that matter here.
 fn features(info: &wgpu::AdapterInfo, features: wgpu::Features) -> String {
     let known = [
         (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
@@ -57,7 +57,7 @@ fn features(info: &wgpu::AdapterInfo, features: wgpu::Features) -> String {
     names.join(", ")
 }
 
-/// 1.5 GiB, 128 MiB, 32 KiB.
+/// A size as text: 1.5 GiB, 128 MiB, 32 KiB.
 fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let power = (bytes.max(1).ilog2() / 10) as usize;

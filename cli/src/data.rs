@@ -12,13 +12,15 @@ use crate::failure::Failure;
 use crate::npy;
 
 const DIGITS: &str = include_str!("../../data/digits.csv");
-/// Pixels of an image, 8 × 8, and the largest value of one.
+/// Pixels of an image (8 × 8), and the largest value of a pixel.
 const PIXELS: usize = 64;
 const BRIGHTEST: f32 = 16.0;
-/// Rows of a mean length below this train badly: the gradient of what a map adds to all rows grows as they get shorter, and soon it outweighs them.
+/// Rows with a mean length below this train badly. The gradient of the part that a map adds to all rows grows as the
+/// rows get shorter, and soon it outweighs theirs.
 const SHORT: f64 = 0.3;
 
-/// The upper halves of the images are the queries, the lower halves of the same images the keys; pixels from 0 to 1.
+/// The bundled digits. The upper halves of the images are the queries, the lower halves of the same images the keys.
+/// Pixels are scaled to the range from 0 to 1.
 pub fn digits() -> Result<Pairs, Failure> {
     let mut halves = [Vec::new(), Vec::new()];
     let mut lines = csv::ReaderBuilder::new().has_headers(false).from_reader(DIGITS.as_bytes());
@@ -32,7 +34,7 @@ pub fn digits() -> Result<Pairs, Failure> {
     Ok(Pairs::new(queries, PIXELS / 2, keys, PIXELS / 2)?)
 }
 
-/// Row i of one file belongs to row i of the other.
+/// Pairs from two files. Row i of one file belongs to row i of the other.
 pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
     let ((query_data, query_cols), (key_data, key_cols)) = (matrix(queries)?, matrix(keys)?);
     let (query_rows, key_rows) = (query_data.len() / query_cols, key_data.len() / key_cols);
@@ -57,7 +59,7 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
     Ok(pairs)
 }
 
-/// What is wrong with the numbers of a file.
+/// The failure for a file whose data the library refuses.
 pub fn of_file(path: &Path, error: wgloss::Error) -> Failure {
     match error {
         wgloss::Error::Data { expected, found, .. } => refused(path, format!("expected {expected}, found {found}")),
@@ -65,7 +67,7 @@ pub fn of_file(path: &Path, error: wgloss::Error) -> Failure {
     }
 }
 
-/// The whole numbers of an [n] array, numbered in the order of their first appearance.
+/// The integers of an [n] array, renumbered in the order of their first appearance.
 pub fn ids(path: &Path) -> Result<Vec<u32>, Failure> {
     let (npy, [_]) = open(path, "[n]")?;
     let mut numbers = HashMap::new();
@@ -109,7 +111,7 @@ pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     }
 }
 
-/// A .npy file of so many dimensions, which has all numbers that its header announces.
+/// Opens a .npy file of N dimensions, after a check that it has all numbers that its header announces.
 fn open<const N: usize>(path: &Path, shape: &str) -> Result<(npy::Entry<'static>, [usize; N]), Failure> {
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => refused(path, "expected a .npy file, found none of that name".into()),
@@ -126,7 +128,7 @@ fn open<const N: usize>(path: &Path, shape: &str) -> Result<(npy::Entry<'static>
     let Ok(announced) = <[u64; N]>::try_from(&found[..]) else {
         return Err(refused(path, format!("expected an array of shape {shape}, found {found:?}")));
     };
-    // Asked before the numbers are read: a header may announce more than memory holds.
+    // Checked before the numbers are read, because a header may announce more than memory holds.
     let (_, width, _) = npy::kind(&npy);
     let bytes = announced.iter().try_fold(width.max(1), |bytes, &count| bytes.checked_mul(count));
     if bytes.is_none_or(|bytes| bytes > size - start) {

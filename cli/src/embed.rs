@@ -1,4 +1,4 @@
-//! `wgloss embed RUN`: what the towers of a run of `train` on pairs make of rows.
+//! `wgloss embed RUN`: embeds rows with the towers of a `train` run on pairs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,7 +38,7 @@ pub struct Arguments {
     overwrite: bool,
 }
 
-/// Rows that are embedded at a time: progress is shown between.
+/// The number of rows embedded at a time. Progress is shown in between.
 const AT_ONCE: usize = 1 << 16;
 
 pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -115,7 +115,7 @@ fn load(folder: &Path) -> Result<(Model, serde_json::Value), Failure> {
     Ok((model, about.unwrap_or_default()))
 }
 
-/// The first `length` numbers of rows of `dim`, of unit length.
+/// The first `length` numbers of each row of `dim`, scaled to unit length.
 fn cut(rows: Vec<f32>, dim: usize, length: usize) -> Vec<f32> {
     if length == dim {
         return rows;

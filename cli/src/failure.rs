@@ -1,6 +1,6 @@
 use std::fmt::Display;
 
-/// Why the program ends early: one sentence, and the exit code.
+/// Why the program ends early: a message of one sentence, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     pub message: String,
@@ -8,12 +8,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Something that the user gave cannot be used.
+    /// A failure because input of the user cannot be used.
     pub fn input(message: impl Display) -> Self {
         Failure { message: message.to_string(), code: 2 }
     }
 
-    /// Of a fit whose rows have these ids, by which the user knows them.
+    /// The failure of a fit. `users` and `items` are the ids by which the user knows the rows.
     pub fn of_rows(error: wgloss::Error, users: &[String], items: &[String]) -> Self {
         let wgloss::Error::Undetermined { side, row, ref found } = error else { return error.into() };
         let Some(id) = if side == "user" { users } else { items }.get(row) else { return error.into() };

@@ -1,6 +1,7 @@
 //! The `wgloss` program: trains, embeds, recommends, and shows what an adapter can do.
 
-/// Tells a line of what a run does. The run goes on where nobody can be told, be the disk behind standard output full: its folder has what matters.
+/// Prints a line about the progress of a run. The run goes on even if the line cannot be written, for example because
+/// the disk behind standard output is full: the run's folder has what matters.
 macro_rules! say {
     ($($text:tt)*) => { $crate::tell(format_args!($($text)*)) };
 }
@@ -92,8 +93,11 @@ fn tell(line: core::fmt::Arguments) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Of two kinds of panic the user hears no panic's words: those inside wgpu, which the library turns into errors, and those of printing. To a pipe whose reader
-/// has left that ends the program as SIGPIPE ends others.
+/// Suppresses the messages of two kinds of panic.
+///
+/// - Panics inside wgpu: the library turns them into errors.
+/// - Panics of printing: if the reader of a pipe has left, the program ends with exit code 141, as by SIGPIPE;
+///   otherwise with a message and exit code 2.
 fn silence_caught_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -111,13 +115,13 @@ fn silence_caught_panics() {
     }));
 }
 
-/// Opens the adapter that `wish` names, the best without a wish, with the sizes that `tune` found for it.
+/// Opens the adapter that `wish` names, or the best one, with the sizes that `tune` found for it.
 fn open(wish: Option<&str>) -> wgloss::Result<wgloss::Gpu> {
     wgloss::Gpu::open(&wgloss::Options { adapter: wish.map(str::to_owned), ..Default::default() })
         .map(bench::tune::tuned)
 }
 
-/// Refuses ops that are not among the `known`.
+/// Refuses ops that are not in `known`.
 fn check_ops(asked: &[String], known: &[&str]) -> Result<(), Failure> {
     match asked.iter().find(|op| !known.contains(&op.as_str())) {
         Some(op) => Err(Failure::input(format!("--op {op}: expected one of {}", known.join(", ")))),
@@ -125,7 +129,7 @@ fn check_ops(asked: &[String], known: &[&str]) -> Result<(), Failure> {
     }
 }
 
-/// Says how to get one.
+/// The failure for an error of opening an adapter. If there is none, it says how to get one.
 fn no_adapter(error: wgloss::Error) -> Failure {
     match error {
         wgloss::Error::NoAdapter { .. } => Failure::input(format!("{error}; {}", adapters::HOW_TO_GET_ONE)),
@@ -133,14 +137,14 @@ fn no_adapter(error: wgloss::Error) -> Failure {
     }
 }
 
-/// "llvmpipe (LLVM 15.0.6, 256 bits), software, Vulkan, Mesa 25.0.7"
+/// An adapter as text: "llvmpipe (LLVM 15.0.6, 256 bits), software, Vulkan, Mesa 25.0.7".
 fn describe(info: &wgloss::wgpu::AdapterInfo) -> String {
     let driver = if info.driver_info.is_empty() { &info.driver } else { &info.driver_info };
     let parts = [info.name.as_str(), kind(info), info.backend.to_str(), driver];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// What kind of processor an adapter is.
+/// The kind of processor that an adapter is.
 fn kind(info: &wgloss::wgpu::AdapterInfo) -> &'static str {
     match info.device_type {
         wgloss::wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -151,7 +155,7 @@ fn kind(info: &wgloss::wgpu::AdapterInfo) -> &'static str {
     }
 }
 
-/// 0.1, not 0.10000000149011612.
+/// An f32 as the JSON number with the fewest digits: 0.1, not 0.10000000149011612.
 pub fn shortest(value: f32) -> serde_json::Value {
     value.to_string().parse::<f64>().unwrap_or(f64::NAN).into()
 }

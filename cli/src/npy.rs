@@ -1,14 +1,14 @@
-//! Numbers of NumPy's arrays, in whichever type they are.
+//! Reads the numbers of NumPy arrays, whatever their type.
 
 use std::io::Read;
 
 use half::f16;
 use npyz::{DType, Deserialize, NpyFile, TypeChar};
 
-/// An array of a file, be it packed.
+/// An array in a file, or in an archive.
 pub type Entry<'a> = NpyFile<Box<dyn Read + 'a>>;
 
-/// What kind of number an array has, its bytes, and how NumPy calls it.
+/// The type of an array's numbers, their size in bytes, and NumPy's name of the type.
 pub fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
     let descr = npy.dtype().descr();
     match npy.dtype() {
@@ -17,12 +17,12 @@ pub fn kind(npy: &Entry) -> (Option<TypeChar>, u64, String) {
     }
 }
 
-/// All numbers of an array, each by `of`.
+/// All numbers of an array, each converted by `of`.
 pub fn all<T: Deserialize, U>(npy: Entry, of: impl Fn(T) -> U) -> Result<Vec<U>, String> {
     Ok(npy.into_vec::<T>().map_err(|error| error.to_string())?.into_iter().map(of).collect())
 }
 
-/// The whole numbers of an array.
+/// The numbers of an array of integers.
 pub fn integers(npy: Entry) -> Result<Vec<i64>, String> {
     use TypeChar::{Int, Uint};
     let (kind, bytes, descr) = kind(&npy);
@@ -34,13 +34,14 @@ pub fn integers(npy: Entry) -> Result<Vec<i64>, String> {
         (Some(Uint), 1) => all::<u8, _>(npy, i64::from),
         (Some(Uint), 2) => all::<u16, _>(npy, i64::from),
         (Some(Uint), 4) => all::<u32, _>(npy, i64::from),
-        // From 2^63 on below 0: ids that differ still do, and no row or column of a matrix has such a number.
+        // Values from 2^63 on become negative. Ids that differ still differ, and no row or column of a matrix has such
+        // a number.
         (Some(Uint), 8) => all::<u64, _>(npy, |one| one as i64),
         _ => Err(format!("expected int8 to int64 or uint8 to uint64, found {descr}")),
     }
 }
 
-/// The numbers of an array, integers up to 2^53 exactly.
+/// The numbers of an array. Integers up to 2^53 are exact.
 pub fn numbers(npy: Entry) -> Result<Vec<f64>, String> {
     use TypeChar::{Bool, Float, Int, Uint};
     let (kind, bytes, descr) = kind(&npy);

@@ -1,17 +1,17 @@
-//! Pictures of training runs.
+//! Plots of training runs.
 
 use plotters::coord::CoordTranslate;
 use plotters::prelude::*;
 use wgloss::train::Metrics;
 
-/// What is drawn.
+/// The data of a plot.
 #[derive(Default)]
 pub struct Curves {
-    /// Of each step.
+    /// The loss of each step.
     pub losses: Vec<f32>,
-    /// Before training, then after each epoch.
+    /// The metrics before training, then after each epoch.
     pub metrics: Vec<Metrics>,
-    /// What random embeddings would give.
+    /// The metrics of random embeddings.
     pub chance: Metrics,
     pub steps_per_epoch: usize,
     /// The epoch whose weights are kept.
@@ -19,7 +19,7 @@ pub struct Curves {
 }
 
 const SIZE: (u32, u32) = (1040, 420);
-/// Room for the curves' names.
+/// Width of the space for the curves' names.
 const LABELS: u32 = 130;
 const LOSS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const RECALL_1: RGBColor = RGBColor(0xd6, 0x27, 0x28);
@@ -30,7 +30,7 @@ const CHANCE: RGBColor = RGBColor(0x7f, 0x7f, 0x7f);
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 impl Curves {
-    /// An SVG: the loss on the left, the held-out metrics on the right.
+    /// An SVG with the loss on the left and the held-out metrics on the right.
     pub fn svg(&self, title: &str) -> Result<String, Box<dyn std::error::Error>> {
         let mut svg = String::new();
         {
@@ -80,7 +80,7 @@ impl Curves {
             .map(|(epoch, losses)| (epoch as f64 + 0.5, losses.iter().sum::<f32>() / steps as f32));
         let means: Vec<_> = means.filter(|(_, loss)| loss.is_finite()).collect();
         if let [mean] = means[..] {
-            chart.draw_series([Circle::new(mean, 3, LOSS.filled())])?; // a line needs two
+            chart.draw_series([Circle::new(mean, 3, LOSS.filled())])?; // a line needs two points
         }
         chart
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
@@ -109,7 +109,7 @@ impl Curves {
             ("mean reciprocal rank", RECIPROCAL, |metrics| metrics.mean_reciprocal_rank),
             ("recall@1", RECALL_1, |metrics| metrics.recall_at_1),
         ];
-        // Each curve's name stands at its end, where no legend can cover a curve.
+        // Each curve's name is at its end, where no legend can cover a curve.
         let mut labels = Vec::new();
         for (name, colour, of) in curves {
             let points: Vec<_> =
@@ -125,7 +125,7 @@ impl Curves {
             let at = (self.best_epoch as f64, metrics.mean_reciprocal_rank);
             chart.draw_series([Circle::new(at, 4, RECIPROCAL.filled())])?;
             let text = ("sans-serif", 12).into_font().color(&RECIPROCAL);
-            // Above the curves, and inside the axes.
+            // Above the curves, but inside the axes.
             let place = ((at.0 - 0.07 * self.epochs()).max(0.01 * self.epochs()), (at.1 + 0.07).min(0.98));
             chart.draw_series([Text::new("kept", place, text)])?;
         }
@@ -142,7 +142,7 @@ impl Curves {
     }
 }
 
-/// What fits above a picture: the end says most, a name and not its folders.
+/// The end of a title, as long as fits above a picture. The end says the most: a path's name, not its folders.
 fn shortened(title: &str, most: usize) -> String {
     let count = title.chars().count();
     if count <= most {
@@ -152,16 +152,19 @@ fn shortened(title: &str, most: usize) -> String {
     }
 }
 
-/// The label of a tick: between whole numbers of epochs or sweeps there is nothing.
+/// The label of a tick: empty between whole numbers of epochs or sweeps.
 fn whole(at: &f64) -> String {
     if at.fract().abs() < 1e-9 { format!("{at:.0}") } else { String::new() }
 }
 
-/// What the first half lies above the second is far if it is so many times what all later ones gain.
+/// The first half of the first sweep is left out of the plot if the objective after it exceeds the next value by more
+/// than this many times the gain of all later halves.
 const FAR: f64 = 4.0;
 
-/// An SVG of an objective after each half of a sweep, users and items solved in turn, and beside it of what was measured after some sweeps, by its name; `kept` is the
-/// sweep whose factors are.
+/// An SVG of the objective after each half of a sweep, with users and items solved in turn.
+///
+/// If something was measured after some sweeps, it is shown on the right under its name. `kept` is the sweep whose
+/// factors were kept.
 pub fn objective(
     title: &str,
     halves: &[f64],
@@ -189,8 +192,8 @@ pub fn objective(
 
 fn of_halves<'a>(area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>, halves: &[f64], sweeps: f64) -> Drawn {
     let shown: Vec<(f64, f64)> = halves.iter().enumerate().map(|(at, &value)| ((at + 1) as f64 / 2.0, value)).collect();
-    // After the first half all factors but the users' are as they were drawn: where that is far above what follows, which would be flat
-    // beside it, it is left out.
+    // After the first half only the users are solved; the items' factors are as they were drawn. If the objective is
+    // then far above all that follows, the rest would look flat, so this value is left out.
     let is_far = halves.len() > 2 && halves[0] - halves[1] > FAR * (halves[1] - halves[halves.len() - 1]);
     let shown = &shown[usize::from(is_far)..];
     let values = || shown.iter().map(|&(_, value)| value).filter(|value| value.is_finite());

@@ -1,4 +1,4 @@
-//! What recommendations are worth, told and recorded.
+//! The quality of recommendations, printed and recorded.
 
 use serde_json::json;
 use wgloss::train::tables::{Interactions, Quality};
@@ -6,7 +6,8 @@ use wgloss::train::tables::{Interactions, Quality};
 use crate::interactions::Split;
 use crate::table;
 
-/// The table of what recommendations are worth, beside those that are the same for all; none where nothing was held out.
+/// Prints a table of the quality of recommendations, next to that of the most popular items. Prints nothing if nothing
+/// was held out.
 pub fn compare(found: &[(&str, &[Quality])], split: &Split, known: &Interactions) {
     let (Some(held_out), Some((_, first))) = (split.measured(), found.first()) else { return };
     let at: Vec<usize> = first.iter().map(|quality| quality.at).collect();
@@ -22,7 +23,7 @@ pub fn compare(found: &[(&str, &[Quality])], split: &Split, known: &Interactions
     say!("{table}");
 }
 
-/// What recommending the same to everyone is worth: the items that most have taken, but for those `known` of a user.
+/// The quality of recommending the same items to everyone: the most popular ones, without those in `known` of a user.
 fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions, at: &[usize]) -> Vec<Quality> {
     let popularity = train.popularity();
     let mut order: Vec<u32> = (0..popularity.len() as u32).collect();
@@ -38,18 +39,18 @@ fn popular(train: &Interactions, known: &Interactions, held_out: &Interactions, 
     Quality::measure(held_out, at, best).unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
-/// None where nothing was measured.
+/// The quality in words. None if nothing was measured.
 pub fn sentence(quality: &Quality) -> Option<String> {
     let Quality { at, recall, ndcg, users } = quality;
     (*users > 0).then(|| format!("recall@{at} {recall:.4}, NDCG@{at} {ndcg:.4}"))
 }
 
-/// The same at the end of another sentence, after a `separator`.
+/// The quality as the end of another sentence, after a `separator`. Empty if nothing was measured.
 pub fn clause(separator: &str, quality: &Quality) -> String {
     sentence(quality).map(|sentence| format!("{separator}{sentence}")).unwrap_or_default()
 }
 
-/// None where nothing was measured.
+/// The quality as JSON. None if nothing was measured.
 pub fn record(qualities: &[Quality]) -> Option<serde_json::Value> {
     let users = qualities.first().map(|quality| quality.users).filter(|&users| users > 0)?;
     let mut all = json!({"users": users});

@@ -1,4 +1,4 @@
-//! `wgloss recommend RUN`: items for users, and items like items, from what `train --interactions` or `wals` has left.
+//! `wgloss recommend RUN`: items for users, and items similar to items, from a run of `train --interactions` or `wals`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,8 @@ pub struct Arguments {
     overwrite: bool,
 }
 
-/// Users or items that are asked about at a time: progress is shown between, and the tables go to the device each time.
+/// The number of users or items answered at a time. Progress is shown in between, and the tables are uploaded each
+/// time.
 const AT_ONCE: usize = 1 << 16;
 
 pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -75,7 +76,7 @@ pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let candidates = candidates(arguments, &ids.items)?;
     let top = (arguments.top as usize).min(candidates.len()).max(1);
     if !by_item && asked.iter().all(|&user| (user as usize) < known) {
-        ids.users.truncate(known); // who is not asked about need not be solved
+        ids.users.truncate(known); // nobody asked about new users, so they need not be solved
     }
     let hidden = hidden(by_item, &candidates, &ids, seen.as_ref())?;
     if let (Some(seen), Some(fitted), true) = (&seen, &fitted, ids.users.len() > known) {
@@ -103,7 +104,7 @@ pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
     });
     let names = if by_item { &ids.items } else { &ids.users };
     let told = |score: f32| match arguments.out {
-        Some(_) => format!("{score:?}"), // the shortest text that is read back as the same number
+        Some(_) => format!("{score:?}"), // the shortest text that parses to the same number
         None => format!("{score:.4}"),
     };
     let rows = rows.map(|(of, rank, place)| {
@@ -126,11 +127,11 @@ pub fn recommend(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 const SEEN: &str = "--seen";
 
-/// What users have seen.
+/// The file of `--seen`.
 struct Seen<'a> {
     path: &'a Path,
     all: Loaded,
-    /// By the rules of the run, where it has others.
+    /// The file read by the rules of the run, if these differ from the rules of `all`.
     by_rules: Option<Loaded>,
 }
 
@@ -145,12 +146,12 @@ impl Seen<'_> {
         Ok(Seen { path, all, by_rules })
     }
 
-    /// What new users are solved from.
+    /// The interactions that new users are solved from.
     fn told(&self) -> &Loaded {
         self.by_rules.as_ref().unwrap_or(&self.all)
     }
 
-    /// One line about how much of the file the run knows; some item it must.
+    /// A line about how much of the file the run knows. Fails if the run knows none of its items.
     fn known(&self, ids: &Ids) -> Result<String, Failure> {
         let path = self.path.display();
         let known = |told: &[String], ids: &[String]| {
@@ -174,7 +175,7 @@ impl Seen<'_> {
         }
     }
 
-    /// Why a user whom the file has is none that the run knows or solves.
+    /// Why the run neither knows nor solves a user of the file. None if the file does not have the user.
     fn unsolved(&self, id: &str, solves: bool) -> Option<String> {
         let has = |loaded: &Loaded| loaded.users.iter().any(|user| user == id);
         let path = self.path.display();
@@ -197,7 +198,7 @@ impl Seen<'_> {
     }
 }
 
-/// Users that a run does not know and that took some item that it knows.
+/// The users that the run does not know and that took at least one item that it knows.
 fn newcomers(told: &Loaded, ids: &Ids) -> Vec<String> {
     let (users, items) = (places(&ids.users), places(&ids.items));
     let mut took = vec![false; told.users.len()];
@@ -208,7 +209,7 @@ fn newcomers(told: &Loaded, ids: &Ids) -> Vec<String> {
     told.users.iter().zip(took).filter(is_new).map(|(name, _)| name.clone()).collect()
 }
 
-/// What `seen` tells of these users and items, by their places among them: who took what, and its weight.
+/// The interactions of `seen` between the given users and items: indices into `users` and `items`, and the weight.
 fn taken<'a>(seen: &'a Loaded, users: &'a [String], items: &'a [String]) -> impl Iterator<Item = (u32, u32, f32)> + 'a {
     let (users, items) = (places(users), places(items));
     seen.entries.iter().filter_map(move |entry| {
@@ -218,7 +219,7 @@ fn taken<'a>(seen: &'a Loaded, users: &'a [String], items: &'a [String]) -> impl
     })
 }
 
-/// The factors of the users from the one numbered `known` on, from what is `told` of them.
+/// The factors of the users from index `known` on, solved from their interactions in `told`.
 fn solved(
     gpu: &Gpu,
     model: &Model,
@@ -237,7 +238,7 @@ fn solved(
     solved.map_err(|error| Failure::of_rows(error, new, &ids.items))
 }
 
-/// The numbers of the ids that are asked about; `why` one is not there may be known.
+/// The indices of the ids that were asked for. `why` may explain why an id is missing.
 fn asked(arguments: &Arguments, names: &[String], why: impl Fn(&str) -> Option<String>) -> Result<Vec<u32>, Failure> {
     let (option, wishes) =
         if arguments.item.is_empty() { ("--user", &arguments.user) } else { ("--item", &arguments.item) };
@@ -262,13 +263,13 @@ fn places(names: &[String]) -> HashMap<&str, u32> {
     names.iter().enumerate().map(|(at, name)| (name.as_str(), at as u32)).collect()
 }
 
-/// Items in the users' place, all of unit length: the largest product is the largest cosine.
+/// A model with the items in place of the users, all of unit length, so that the largest product is the largest cosine.
 fn among_items(gpu: &Gpu, model: Model) -> wgloss::Result<Model> {
     let items = normalize::compute(gpu, &model.items, model.dim, Default::default())?;
     Ok(Model { users: items.clone(), items, dim: model.dim })
 }
 
-/// The items that may be recommended, ascending.
+/// The items that may be recommended, in ascending order.
 fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failure> {
     let mut is_hidden = vec![false; items.len()];
     let Some(path) = &arguments.without else { return Ok((0..items.len() as u32).collect()) };
@@ -288,13 +289,14 @@ fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failu
     Ok(candidates)
 }
 
-/// What shall not be recommended to whom, by its place among the candidates: what users have seen, an item to itself.
+/// The items that must not be recommended to whom, by their index among the candidates: what users have seen, or an
+/// item to itself.
 fn hidden(by_item: bool, candidates: &[u32], ids: &Ids, seen: Option<&Seen>) -> Result<Interactions, Failure> {
     let asked_of = if by_item { ids.items.len() } else { ids.users.len() };
     let place = |item: u32| candidates.binary_search(&item).ok().map(|place| place as u32);
     let pairs: Vec<(u32, u32)> = match seen {
         _ if by_item => candidates.iter().zip(0..).map(|(&item, place)| (item, place)).collect(),
-        // Who came later than a run that solves no new users is not in it.
+        // Users of --seen that are not in `ids`, because the run does not solve new users, are skipped.
         Some(seen) => {
             taken(&seen.all, &ids.users, &ids.items).filter_map(|(user, item, _)| Some((user, place(item)?))).collect()
         }

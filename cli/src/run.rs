@@ -1,4 +1,4 @@
-//! What a training run leaves behind: weights, metrics and a plot in one folder.
+//! The folder of a training run: weights, metrics and a plot.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use wgloss::train::{End, Model};
 use crate::failure::Failure;
 
 pub const WEIGHTS: &str = "adapter.safetensors";
-/// Of users and items, and whose rows they are.
+/// The embeddings of users and items, and the ids of their rows.
 pub const EMBEDDINGS: &str = "embeddings.safetensors";
 pub const IDS: &str = "ids.json";
 pub const METRICS: &str = "metrics.jsonl";
@@ -20,19 +20,22 @@ pub const PLOT: &str = "training.svg";
 /// The objective after each half of a sweep.
 pub const OBJECTIVE: &str = "objective.svg";
 pub const FOLDING: &str = "folding.svg";
-/// Who took what of what was held out.
+/// The held-out interactions: who took what.
 pub const HELD_OUT: &str = "held_out.csv";
-/// All that runs leave.
+/// All files that runs leave.
 const FILES: [&str; 8] = [WEIGHTS, EMBEDDINGS, IDS, HELD_OUT, PLOT, OBJECTIVE, FOLDING, METRICS];
 
-/// The folder of a run. An earlier run that it replaces is there until it has a result of its own; one that ends without any leaves nothing behind.
+/// The folder of a run.
+///
+/// An earlier run that is to be replaced stays until the new one has a result. A run that ends without a result leaves
+/// nothing behind.
 pub struct Run {
     folder: PathBuf,
-    /// Lines that wait until the earlier run goes.
+    /// Lines of metrics that are held back until the earlier run is removed.
     metrics: String,
-    /// Whether the folder is new.
+    /// Whether this run created the folder.
     made: bool,
-    /// Whether an earlier run is still there.
+    /// Whether the files of an earlier run are still there.
     replaces: bool,
     has_result: bool,
 }
@@ -68,8 +71,8 @@ impl Run {
         self.folder.join(name)
     }
 
-    /// Writes files of the run that belong together, results of it. All are on the disk before the first takes its place; what else an earlier run
-    /// has left goes after.
+    /// Writes files of the run that belong together and are results. All are on the disk before the first takes its
+    /// place. The other files of an earlier run are removed afterwards.
     pub fn write(&mut self, files: &[(&str, &[u8])]) -> Result<(), Failure> {
         let metrics = self.replaces.then(|| (METRICS, self.metrics.clone().into_bytes()));
         let metrics = metrics.iter().map(|(name, bytes)| (*name, &bytes[..]));
@@ -85,7 +88,7 @@ impl Run {
         Ok(())
     }
 
-    /// Says that what is logged is a result.
+    /// Declares that the logged metrics are a result.
     pub fn begin(&mut self) -> Result<(), Failure> {
         self.write(&[])
     }
@@ -112,14 +115,15 @@ impl Run {
         written.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(|error| not_written(&path, &error))
     }
 
-    /// Writes a model's weights.
+    /// Writes the weights of a model.
     pub fn weights(&mut self, model: &Model, about: &serde_json::Value) -> Result<(), Failure> {
         let bytes = safetensors(WEIGHTS, &model.tensors(), about)?;
         self.write(&[(WEIGHTS, &bytes)])
     }
 }
 
-/// A file of tensors, their names, shapes and float32 numbers, with what `about` says of them as metadata under the key `wgloss`.
+/// The bytes of a safetensors file: names, shapes and float32 numbers of the tensors, with `about` as metadata under
+/// the key `wgloss`.
 pub fn safetensors(
     file: &str,
     tensors: &[(String, Vec<usize>, &[f32])],
@@ -132,12 +136,12 @@ pub fn safetensors(
     });
     let broken = |error| Failure { message: format!("{file}: {error}"), code: 1 };
     let views = views.collect::<Result<Vec<_>, _>>().map_err(broken)?;
-    // One entry: the map's order is random, and equal runs shall give equal files.
+    // One entry only: the order of the map is random, and equal runs must give equal files.
     let metadata = HashMap::from([("wgloss".to_owned(), about.to_string())]);
     serialize(views, Some(metadata)).map_err(broken)
 }
 
-/// A float32 tensor: its shape and its numbers.
+/// The shape and the numbers of a float32 tensor.
 pub fn tensor(tensors: &SafeTensors, name: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
     let tensor = tensors.tensor(name).map_err(|error| error.to_string())?;
     if tensor.dtype() != Dtype::F32 {
@@ -152,7 +156,7 @@ impl Drop for Run {
         if self.has_result {
             return;
         }
-        // What cannot be removed does no harm.
+        // A failure to remove something does no harm.
         if !self.replaces {
             let _ = fs::remove_file(self.path(METRICS));
         }
@@ -162,7 +166,7 @@ impl Drop for Run {
     }
 }
 
-/// Why a training ended, as its log says it.
+/// The reason why training ended, as a word for the log.
 pub fn word(end: &End) -> &'static str {
     match end {
         End::Finished => "finished",
@@ -194,7 +198,7 @@ fn earlier(folder: &Path) -> Option<&'static str> {
     FILES.into_iter().find(|name| folder.join(name).exists())
 }
 
-/// Lines of a file, by its name, under their heads.
+/// The bytes of a CSV file, with a header. `name` is the file's name for errors.
 pub fn csv<const N: usize>(
     name: &str,
     heads: [&str; N],
@@ -206,8 +210,10 @@ pub fn csv<const N: usize>(
     lines.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })
 }
 
-/// Writes a file beside its place, then moves it there: it is whole or not there at all. Behind a link the file it leads to; what is no file, as a
-/// pipe, is written to.
+/// Writes a file in the same folder first, then moves it into place, so that it is either complete or not there at all.
+///
+/// If `path` is a link, the file that it leads to is replaced. If it is not a regular file (a pipe, for example), the
+/// bytes are written to it.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if is_special(path) {
         let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes));
@@ -216,7 +222,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Staged::new(path, bytes)?.put()
 }
 
-/// A file that is on the disk, beside its place.
+/// A file that is already on the disk, next to the place that it will take.
 struct Staged {
     file: tempfile::NamedTempFile,
     place: PathBuf,
@@ -241,7 +247,7 @@ impl Staged {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file if it exists.
 fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -251,7 +257,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether the file that `--out` names may be written: to be asked before long work that ends in it.
+/// Checks that the file that `--out` names may be written. For use before long work.
 pub fn check_output(path: &Path, overwrite: bool) -> Result<(), Failure> {
     if !overwrite && path.is_file() {
         let found = "found one there; --overwrite replaces it";
@@ -260,7 +266,7 @@ pub fn check_output(path: &Path, overwrite: bool) -> Result<(), Failure> {
     check_writable(path)
 }
 
-/// Refuses to write over a file that the command reads.
+/// Refuses to overwrite a file that the command reads.
 pub fn keeps(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
     let place = fs::canonicalize(out);
     match inputs
@@ -275,7 +281,7 @@ pub fn keeps(out: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-/// Whether [`write_file`] will find a place for the file.
+/// Checks that [`write_file`] can write the file.
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     if is_special(path) {
         return Ok(());
@@ -295,12 +301,12 @@ fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 fn not_written(path: &Path, error: &io::Error) -> Failure {
     let why = error.to_string();
-    // What follows names a file beside it, of which nobody has heard.
+    // The rest of the message names the temporary file, which the user does not know.
     let why = why.split(" at path ").next().unwrap_or_default();
     Failure { message: format!("{}: cannot be written: {why}", path.display()), code: 2 }
 }
 
-/// A temporary file is private by default; these are for sharing.
+/// Temporary files are private by default, but these files are to be shared.
 #[cfg(unix)]
 fn permissions() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o644)
@@ -308,7 +314,7 @@ fn permissions() -> fs::Permissions {
 
 #[cfg(not(unix))]
 fn permissions() -> fs::Permissions {
-    // Outside Unix a new file takes its folder's permissions; the builder wants some value all the same.
+    // Outside Unix a new file takes the permissions of its folder, but the builder needs some value.
     fs::metadata(".").map(|folder| folder.permissions()).expect("the current folder can be looked at")
 }
 

@@ -1,4 +1,4 @@
-//! What ends long work early.
+//! Ends long work early.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -7,18 +7,18 @@ use std::sync::{Arc, LazyLock};
 
 use crate::failure::Failure;
 
-/// The exit code of what was asked to end, 128 and the signal's number; 0 while nobody has asked.
+/// The exit code if the program was asked to end: 128 plus the signal's number. 0 if it was not asked.
 static ASKED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
-/// After Ctrl-C, SIGINT.
+/// The exit code after Ctrl-C (SIGINT).
 const INTERRUPTED: usize = 128 + 2;
 
-/// Ends a training when the user asks for it, or when what it tells cannot be kept.
+/// Ends training when the user asks for it, or when its results cannot be written.
 pub struct Stop {
     failure: Option<Failure>,
 }
 
 impl Stop {
-    /// Asked for by Ctrl-C, which twice ends the program at once, or by SIGTERM or SIGHUP.
+    /// Listens for Ctrl-C, SIGTERM and SIGHUP. A second Ctrl-C ends the program at once.
     pub fn on_ctrl_c() -> Result<Stop, Failure> {
         let handler = ctrlc::set_handler(|| {
             if ASKED.swap(INTERRUPTED, Ordering::Relaxed) != 0 {
@@ -26,7 +26,7 @@ impl Stop {
             }
         });
         handler.map_err(|error| Failure { message: format!("Ctrl-C cannot be caught: {error}"), code: 1 })?;
-        // What batch queues and containers send before they kill, and a terminal that is gone.
+        // SIGTERM comes from batch queues and containers before they kill; SIGHUP from a terminal that closes.
         #[cfg(unix)]
         for (name, signal) in [("SIGTERM", signal_hook::consts::SIGTERM), ("SIGHUP", signal_hook::consts::SIGHUP)] {
             signal_hook::flag::register_usize(signal, ASKED.clone(), 128 + signal as usize)
@@ -35,7 +35,7 @@ impl Stop {
         Ok(Stop { failure: None })
     }
 
-    /// Whether the training goes on after an event that was `kept`.
+    /// Whether training goes on after an event. `kept` is the outcome of writing that event.
     pub fn after(&mut self, kept: Result<(), Failure>) -> ControlFlow<()> {
         match kept {
             Ok(()) if asked() => ControlFlow::Break(()),
@@ -47,23 +47,23 @@ impl Stop {
         }
     }
 
-    /// Whether something that was told could not be kept.
+    /// Whether writing has failed.
     pub fn has_failed(&self) -> bool {
         self.failure.is_some()
     }
 
-    /// The failure that ended the training.
+    /// The failure that ended training, if any.
     pub fn failure(self) -> Result<(), Failure> {
         self.failure.map_or(Ok(()), Err)
     }
 }
 
-/// Whether the user has asked for an end.
+/// Whether the program was asked to end.
 pub fn asked() -> bool {
     ASKED.load(Ordering::Relaxed) != 0
 }
 
-/// The exit code of work that was done, or that the user has ended.
+/// The exit code of work that finished or that the user ended.
 pub fn code() -> ExitCode {
     ExitCode::from(ASKED.load(Ordering::Relaxed) as u8)
 }

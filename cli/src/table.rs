@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use comfy_table::{CellAlignment, Row, Table, presets::UTF8_FULL_CONDENSED};
 
-/// A table with a header, its columns `numbers` aligned to the right.
+/// A table with a header. The columns `numbers` are aligned to the right.
 pub fn with_header(header: impl Into<Row>, numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);

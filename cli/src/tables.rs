@@ -12,7 +12,7 @@ use crate::interactions::{Loaded, Split};
 use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, Run};
 use crate::wals::fitted::Fitted;
 
-/// Whose rows the tables have.
+/// The ids of the tables' rows.
 #[derive(Deserialize)]
 pub struct Ids {
     pub users: Vec<String>,
@@ -22,7 +22,7 @@ pub struct Ids {
 pub struct Tables {
     pub model: Model,
     pub ids: Ids,
-    /// Of a run of `wals`.
+    /// How the run was fitted, for runs of `wals`.
     pub fitted: Option<Fitted>,
 }
 
@@ -55,7 +55,7 @@ impl Tables {
     }
 }
 
-/// The tables, whose rows they are, and what is held out, if anything is.
+/// Writes the tables, the ids of their rows, and the held-out interactions, if any.
 pub fn keep(
     run: &mut Run,
     loaded: &Loaded,

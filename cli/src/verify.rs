@@ -71,17 +71,18 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("stopped: not all ops, or not all of their cases, have run");
     }
     println!("ulp: units in the last place of a row's largest element or, for sums, of their terms' magnitudes");
-    // Those of random cases were told at once.
+    // Failures of random cases were printed at once.
     for failure in failures.iter().filter(|_| arguments.random.is_none()) {
         println!("{failure}");
     }
     Ok(if failures.is_empty() { stop::code() } else { ExitCode::from(1) })
 }
 
-/// Most random cases have kernels of their own, which a device keeps; after so many another is opened.
+/// The number of random cases after which another device is opened. Most random cases have kernels of their own, which
+/// a device keeps.
 const CASES_OF_A_DEVICE: u64 = 32;
 
-/// So many random cases, until they are to stop; an error of one is a failure of it.
+/// Runs random cases of an op until `stop` ends them. An error of a case counts as a failure of that case.
 fn random(arguments: &Arguments, suite: Suite, cases: u64, bar: &ProgressBar, stop: &mut Stop) -> Report {
     let open = || crate::open(arguments.adapter.as_deref());
     let (mut all, mut gpu) = (Report::default(), open());

@@ -1,4 +1,4 @@
-// log_scale = min(log_scale, scale), where `scale` is the largest that it may be; NaN stays.
+// log_scale = min(log_scale, scale), where `scale` is its upper bound. NaN stays NaN.
 @compute @workgroup_size(WG)
 fn bound(@builtin(local_invocation_index) lane: u32) {
     if lane != 0u {

@@ -1,4 +1,4 @@
-// Queries with vectors of their own, `cols` each; their products are made by dot.wgsl.
+// Queries with negatives of their own, `cols` per query. dot.wgsl makes their products.
 
 fn each_cosines4(i: u32, t: u32) -> vec4<f32> {
     let products = load_score_in4(i, t, params.cols, 0.0);
@@ -12,7 +12,7 @@ fn each_inverses4(i: u32, t: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(col_words4(i * params.cols, t, AT_INVERSE));
 }
 
-// A query's line begins with its own negatives.
+// The state of a query's line (row of scores) begins with its own negatives.
 @compute @workgroup_size(WG)
 fn each_forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -36,7 +36,8 @@ fn each_forward(
     }
 }
 
-// g of a query's own negatives; what they add to dlog_scale and, NORMALIZE, to <q_i, dq_i> of q_i, and `along_of` of each of them.
+// g of a query's own negatives; their terms of dlog_scale and, NORMALIZE, of <q_i, dq_i> of q_i, and the coefficient of
+// each negative, as `along_of`.
 @compute @workgroup_size(WG)
 fn each_backward(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,5 +1,5 @@
-// A line's loss, and its gradient: of negatives factor e^(s + hardness c - top), of positives of_positives + positive_factor e^(s - positive_top),
-// of all of_all.
+// The loss of a line (a row or a column of the scores), and its gradient: factor e^(s + hardness c - top) for
+// negatives, of_positives + positive_factor e^(s - positive_top) for positives, plus of_all for both.
 struct Head {
     loss: f32,
     top: f32,
@@ -10,7 +10,7 @@ struct Head {
     of_all: f32,
 }
 
-// ln(1 + e^x) and 1/(1 + e^-x).
+// (ln(1 + e^x), 1/(1 + e^-x)).
 fn softplus(x: f32) -> vec2<f32> {
     if is_nan(x) {
         return vec2(x);
@@ -23,7 +23,7 @@ fn ln_rest(pair: vec2<f32>) -> f32 {
     return precise_log1p(pair.y);
 }
 
-// n, p: log-sum-exps of negatives and positives; sums: sum_P s, |P|, sum_N s, |N|.
+// n, p: the log-sum-exps of the negatives and of the positives. sums: sum_P s, |P|, sum_N s, |N|.
 fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
     var head = Head(0.0, n.x, 0.0, 0.0, p.x, 0.0, 0.0);
     if sums.y == 0.0 {
@@ -42,10 +42,10 @@ fn head_of(n: vec2<f32>, p: vec2<f32>, sums: vec4<f32>) -> Head {
         let all = lse_merge(n, p, UNIT);
         let own_share = (1.0 - params.smoothing) / sums.y;
         let share = params.smoothing / (sums.y + sums.w);
-        // The mean of the positives counts from the maximum, so that nothing large cancels.
+        // The means are relative to the maximum, so that no large numbers cancel.
         let below = own_share * (sums.x - sums.y * all.x);
         let of_others = share * ((sums.x + sums.z) - (sums.y + sums.w) * all.x);
-        head.loss = ln_rest(all) - (below + select(of_others, 0.0, share == 0.0)); // not 0 times -inf
+        head.loss = ln_rest(all) - (below + select(of_others, 0.0, share == 0.0)); // 0 times -inf would be NaN
         head.top = all.x;
         head.positive_top = all.x;
         head.factor = 1.0 / (1.0 + all.y);

@@ -1,4 +1,4 @@
-// Kernels of which each lane takes a line: a row or a column of the pairs.
+// Kernels in which each lane processes one line: a row or a column of the scores.
 
 fn part_or_nothing(i: u32, p: u32, part: u32) -> vec2<f32> {
     if p >= params.parts {
@@ -13,7 +13,7 @@ fn four_parts(i: u32, p: u32, part: u32) -> mat4x2<f32> {
     );
 }
 
-// state[i] = the parts of a line, merged over the tiles in order, after what is there unless `fresh`.
+// state[i] = the parts of a line, merged over the tiles in order. Unless `fresh`, the merge starts from the old state.
 @compute @workgroup_size(WG)
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -37,7 +37,8 @@ fn merge(
     }
 }
 
-// The words that identify the lines of a part of the batch.
+// Stores the words that identify the lines of a part of the batch (AT_OWN to AT_NEAREST), and the inverse of their
+// length.
 @compute @workgroup_size(WG)
 fn tag(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -77,7 +78,7 @@ fn own_score(i: u32, c: f32) -> f32 {
     return s;
 }
 
-// Log-sum-exps of a line's negatives and positives; sum_P s, |P|, sum_N s, |N|.
+// The log-sum-exps of a line's negatives and positives, and the sums: sum_P s, |P|, sum_N s, |N|.
 struct Line {
     n: vec2<f32>,
     p: vec2<f32>,
@@ -93,7 +94,7 @@ fn line_at(i: u32) -> Line {
     }
     let sums = vec4(load_state_in(i, 4u), load_state_in(i, 5u), load_state_in(i, 6u), load_state_in(i, 7u));
     var p = vec2(third, load_state_in(i, 3u));
-    if sums.y > 0.0 && p.y < 0.0 { // none but of -inf
+    if sums.y > 0.0 && p.y < 0.0 { // all positives have s = -inf
         p = vec2(masked(), 0.0);
     }
     return Line(n, p, sums);
@@ -104,7 +105,7 @@ fn head_at(i: u32) -> Head {
     return head_of(line.n, line.p, line.sums);
 }
 
-// The log-sum-exp of all that a line is compared with; NaN where something poisons it.
+// The log-sum-exp of everything that a line is compared with; NaN if an element poisons it.
 fn all_of(line: Line) -> vec2<f32> {
     let all = lse_merge(line.n, line.p, UNIT);
     let poisoned = is_nan(line.n.y) || (not_finite(vec4(line.p, line.p)).x && !is_masked(line.p.x));
@@ -118,7 +119,8 @@ fn weight_of(i: u32) -> f32 {
     return load_weight(i, 0u);
 }
 
-// What each row adds to the loss: directly, or half of it for rows and for columns, one after the other; and, where rows are counted, its weight.
+// The terms of each line in the loss: its loss or, if SYMMETRIC, half of the loss as a row and then, added to it, half
+// of the loss as a column. If `counts`, also the line's weight; the mean divides by the sum of these.
 @compute @workgroup_size(WG)
 fn line_loss(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -144,7 +146,7 @@ fn line_loss(
     }
 }
 
-// loss = sums[0]/sums[1], the mean over what counts; state = 1/sums[1]; 0 where nothing does.
+// loss = sums[0]/sums[1], the mean over the lines that count; state = 1/sums[1]. Both are 0 if no line counts.
 @compute @workgroup_size(WG)
 fn finish(@builtin(local_invocation_index) lane: u32) {
     if lane != 0u {
@@ -156,7 +158,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     store_state(0u, 0u, select(1.0 / count, 0.0, count == 0.0));
 }
 
-// What the gradients of the lines of a part of the batch have in common.
+// Stores the words that the gradients of each line need (AT_TOP to AT_OF_ALL).
 @compute @workgroup_size(WG)
 fn weigh(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -183,13 +185,13 @@ fn weigh(
     }
 }
 
-// w x, but 0 for w = 0, be x NaN.
+// w x, but 0 for w = 0, even if x is NaN.
 fn times(w: f32, x: f32) -> f32 {
     return select(w * x, 0.0, w == 0.0);
 }
 
 
-// 1/max(length, 1e-12), from the square of the length; NaN where that is not finite.
+// 1/max(length, 1e-12), from the square of the length; NaN where the square is not finite.
 fn inverse_of(squares: f32) -> f32 {
     if is_nan(squares) || is_infinite(squares) {
         return not_a_number();
@@ -197,13 +199,14 @@ fn inverse_of(squares: f32) -> f32 {
     return 1.0 / max(sqrt(squares), 1e-12);
 }
 
-// The factor of a line itself in its gradient: its part along the line goes, as far as the length is not bounded from below.
+// The factor of the line itself in its gradient, which removes the component along the line. 0 where the length is
+// replaced by its lower bound.
 fn along_of(along: f32, squares: f32) -> f32 {
     let inverse = inverse_of(squares);
     return select(-along * inverse * inverse, 0.0, inverse > 0.999e12);
 }
 
-// coef[i] = along_of <line i, gradient of line i of unit length>.
+// coef[i] = `along_of` of <u_i, gradient of u_i>, where u_i is line i scaled to unit length.
 @compute @workgroup_size(WG)
 fn project(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -216,7 +219,7 @@ fn project(
     }
 }
 
-// The log-sum-exp that the entropy of a line is taken with.
+// Stores the log-sum-exp that the entropy of a line needs.
 @compute @workgroup_size(WG)
 fn level(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -231,7 +234,7 @@ fn level(
     }
 }
 
-// row_part[i] = a line's loss, log-sum-exp, and whether no negative scores above the positive.
+// row_part[i] = a line's loss; its log-sum-exp; 1 if no negative scores above the positive, else 0.
 @compute @workgroup_size(WG)
 fn line_values(
     @builtin(workgroup_id) group: vec3<u32>,

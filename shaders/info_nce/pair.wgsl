@@ -1,20 +1,22 @@
-// What two lines are to each other and what that gives: scores, sets, slopes. A block of pairs is the batch's queries with its keys, with further
-// negatives, with themselves (keys: with themselves), or each query with vectors of its own.
+// The pairs of two lines (a line is a row or a column of the scores): scores, sets and slopes. A block of pairs is the
+// batch's queries with its keys, with further negatives or with themselves; the keys with themselves; or each query
+// with negatives of its own.
 
 override SYMMETRIC: u32 = 0u;
-// What a row's positives are: the key of its own number, one by index, those of its group; nothing in blocks of further negatives.
+// A row's positives: the key with the row's own number (OWN), one key by index, or the keys of its group. The value is
+// 3 in blocks without positives.
 const OWN: u32 = 0u;
 const INDEX: u32 = 1u;
 const GROUPS: u32 = 2u;
 override POSITIVE: u32 = 0u;
-// What is left out: the key of the row's own number; keys of the row's group or id that are no positives; keys with c above `nearest`; other
-// rows' positives.
+// What is left out: the key with the row's own number (EXCLUDE_SELF); keys of the row's group or with its id that are
+// not positives; keys with c above `nearest` (NEAR); the other rows' positives (IN_BATCH 0).
 override EXCLUDE_SELF: u32 = 0u;
 override HAS_GROUP: u32 = 0u;
 override HAS_ID: u32 = 0u;
 override NEAR: u32 = 0u;
 override IN_BATCH: u32 = 1u;
-// Whether c is the cosine of rows that have any length.
+// Whether c is the cosine of the two rows, which may have any length.
 override NORMALIZE: u32 = 0u;
 override HAS_LOG_Q: u32 = 0u;
 override HARD: u32 = 0u;
@@ -28,7 +30,7 @@ const DEBIASED: u32 = 4u;
 const SMOOTHS: u32 = 8u;
 override FORM: u32 = 0u;
 
-// What identifies a line, as words of row_line and col_line; and what its gradients have in common.
+// The words of a line in row_line and col_line: those that identify it, and those that its gradients need.
 const AT_OWN: u32 = 0u;
 const AT_GROUP: u32 = 1u;
 const AT_ID: u32 = 2u;
@@ -40,7 +42,7 @@ const AT_OF_POSITIVES: u32 = 7u;
 const AT_POSITIVE_TOP: u32 = 8u;
 const AT_POSITIVE_FACTOR: u32 = 9u;
 const AT_OF_ALL: u32 = 10u;
-const AT_INVERSE: u32 = 11u; // of its length
+const AT_INVERSE: u32 = 11u; // 1 / the line's length
 
 struct Tag {
     own: u32, // column of the positive
@@ -69,7 +71,7 @@ fn row_tag(i: u32) -> Tag {
     return tag;
 }
 
-// Of four columns, the first of which is line `first` of col_line.
+// A word of four columns. Column 0 is line `first` of col_line.
 fn col_words4(first: u32, j: u32, at: u32) -> vec4<u32> {
     let column = vec4(first) + min(columns4(j), vec4(max(params.cols, 1u) - 1u));
     return vec4(
@@ -77,7 +79,7 @@ fn col_words4(first: u32, j: u32, at: u32) -> vec4<u32> {
     );
 }
 
-// Of a lane's four columns.
+// The words of a lane's four columns.
 struct Tags {
     group: vec4<u32>,
     id: vec4<u32>,
@@ -153,7 +155,7 @@ fn four_of(i: u32, j: u32, scale: f32, row: Tag, cols: Tags, c: vec4<f32>) -> Fo
     return four;
 }
 
-// What a part of `state` is taken from.
+// The contents of the parts of `state`.
 const OF_NEGATIVES: u32 = 0u; // log-sum-exps
 const OF_POSITIVES: u32 = 1u;
 const SUM_OF_POSITIVES: u32 = 2u; // sums and counts
@@ -163,7 +165,7 @@ fn parts() -> u32 {
     return select(1u, 4u, FULL == 1u && ENTROPY == 0u);
 }
 
-// What a line's entropy needs of it: AT_TOP and AT_FACTOR have the two parts of its log-sum-exp.
+// What a line's entropy needs: AT_TOP and AT_FACTOR hold its log-sum-exp as max and ln(1 + rest).
 fn row_levels(i: u32) -> Slopes {
     var levels = Slopes();
     levels.top = row_word(i, AT_TOP);
@@ -184,7 +186,7 @@ fn log_p4(s: vec4<f32>, levels: Slopes) -> vec4<f32> {
     return (s - levels.top) - levels.factor;
 }
 
-// Four scores, masked where they are not of the part.
+// Four scores for their row and for their columns, replaced by `left_out` where they do not belong to the part.
 struct Masked {
     row: vec4<f32>,
     column: vec4<f32>,
@@ -214,18 +216,19 @@ fn is_sum(part: u32) -> bool {
     return ENTROPY == 1u || (FULL == 1u && part >= SUM_OF_POSITIVES);
 }
 
-// -sum p ln p from ln p.
+// -sum p ln p from four ln p, as (sum, 0).
 fn entropy_of4(log_p: vec4<f32>) -> vec2<f32> {
     let terms = exp_in_range(max(log_p, vec4(EXP_LOWEST))) * log_p;
     return vec2(-sum4(select(select(terms, vec4(0.0), log_p < vec4(EXP_LOWEST)), log_p, nans(log_p))), 0.0);
 }
 
-// What stands for a score that is not of the part. A positive of -inf is one, of a negative it is a mask; +inf poisons a line otherwise.
+// Replaces a score that does not belong to the part. In the sum over positives this is +inf, because a positive of -inf
+// counts there while +inf poisons the line anyway. Elsewhere it is -inf, a mask.
 fn left_out(part: u32) -> f32 {
     return select(masked(), infinity(), part == SUM_OF_POSITIVES);
 }
 
-// Sum and count of what is not left out.
+// Sum and count of the scores that are not left out.
 fn sum_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
     let out = bitcast<vec4<u32>>(v) == vec4(bitcast<u32>(left_out(part)));
     return vec2(sum4(select(v, vec4(0.0), out)), sum4(select(vec4(1.0), vec4(0.0), out)));
@@ -241,12 +244,12 @@ fn pair_of4(v: vec4<f32>, part: u32) -> vec2<f32> {
     return lse_of4(v);
 }
 
-// NaN for a pair of four scores of which one poisons their line.
+// The pair with a rest of NaN if one of the four scores poisons the line. Sums need no test.
 fn poisoned4(pair: vec2<f32>, v: vec4<f32>, part: u32) -> vec2<f32> {
     return vec2(pair.x, select(pair.y, not_a_number(), !is_sum(part) && poisons(mat4x4(v, v, v, v))));
 }
 
-// What gradients of four pairs need of a line each.
+// What the gradients of four pairs need of the line of each.
 struct Slopes {
     top: vec4<f32>,
     factor: vec4<f32>,
@@ -289,8 +292,9 @@ fn col_slopes(j: u32) -> Slopes {
     return slopes;
 }
 
-// e^(x - top) of elements of a set with that maximum, which may round differently here than where it was found, and so may what is too near. A set
-// that NaN or +inf poisons has NaN for a factor.
+// e^(x - top) of elements of a set with maximum `top`. With NEAR, x is bounded by `top`: scores may round differently
+// here than where `top` was found, and so may the selection by `nearest`. A set poisoned by NaN or +inf has NaN as its
+// factor.
 fn exp_below4(x: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
     if NEAR == 1u {
         return exp_in_range(max(min(x, top) - top, vec4(EXP_LOWEST)));
@@ -298,7 +302,7 @@ fn exp_below4(x: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
     return exp_in_range(max(x - top, vec4(EXP_LOWEST)));
 }
 
-// dloss/ds of four pairs as far as it comes from one direction.
+// dloss/ds of four pairs, from one direction (rows or columns).
 fn slope4(slopes: Slopes, four: Four, negative: vec4<bool>) -> vec4<f32> {
     let of_negatives = slopes.factor * exp_below4(four.hard, slopes.top);
     if FULL == 0u {

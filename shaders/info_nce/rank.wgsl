@@ -1,4 +1,4 @@
-// 0, or with `fresh` the bits of +inf, which c of a positive that there is not exceeds no other.
+// rank = 0; with `fresh` the bits of +inf, which stand for c of a positive that does not exist: no c exceeds it.
 @compute @workgroup_size(WG)
 fn clear(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -11,8 +11,8 @@ fn clear(
     }
 }
 
-// How many of four keys score above the row's own, or as high and come first; a row without a valid score is above nothing. The own key does
-// not count, nor do others of the row's id.
+// Adds how many of four keys score above the row's own key, or as high with a smaller number. For a row or key whose
+// score is NaN, the key counts as above. The own key does not count, nor do other keys with the row's id.
 fn count_above(i: u32, j: u32, c: vec4<f32>, ids: vec4<u32>) {
     let row = params.first_row + i;
     let own = load_positive_in(row, 0u);
@@ -23,11 +23,11 @@ fn count_above(i: u32, j: u32, c: vec4<f32>, ids: vec4<u32>) {
     }
     let ahead = vec4(is_nan(own)) | nans(c) | (c > vec4(own)) | ((c == vec4(own)) & (column < vec4(row)));
     let four = vec4<u32>(counts & ahead);
-    // Whole numbers: the order does not matter.
+    // The counts are integers, so the order of the additions does not matter.
     add_rank(row, 0u, (four.x + four.y) + (four.z + four.w));
 }
 
-// rank[i] = how many keys come before the row's own.
+// rank[i] = the number of keys that come before the row's own key.
 @compute @workgroup_size(TX, TY)
 fn count_ranks(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = group.y * 16u * TY;

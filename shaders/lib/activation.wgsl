@@ -1,4 +1,5 @@
-// The kernels of functions of single elements, whose file has `output4` of x and `gradient4` of the forward's y and of dy.
+// Kernels of elementwise functions. The op's file has `output4` (y from x) and `gradient4` (dx from the forward's y and
+// dy).
 
 @compute @workgroup_size(WG)
 fn forward(

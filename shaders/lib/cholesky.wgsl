@@ -1,17 +1,18 @@
-// L L^T = S for blocks of 4 x 4, and solutions with L, L^T. What comes out of `cholesky4` holds L below its diagonal and 1 / L_jj on it.
+// L L^T = S for blocks of 4 x 4, and solutions with L and L^T. The result of `cholesky4` holds L below its diagonal and
+// 1 / L_jj on it.
 // Source: Cholesky 1910; Golub and Van Loan, Matrix Computations, 4.2.
-// Workgroups that take a matrix together in storage memory wait for each other here.
+// The barrier is for workgroups whose lanes share a matrix in storage memory.
 
 fn cholesky_barrier() {
     storageBarrier();
 }
 
-// 1 / sqrt(pivot), NaN for a pivot that rounding of a number of this `size` may have left.
+// 1 / sqrt(square). NaN for a pivot that may be nothing but the rounding error of a number of this `size`.
 fn pivot(square: f32, size: f32) -> f32 {
     return select(not_a_number(), 1.0 / sqrt(square), square > 0x1p-21f * size);
 }
 
-// `s` by rows, of which the lower half counts; `diagonal`: what stood on it before anything was subtracted.
+// `s` by rows; only its lower triangle counts. `diagonal`: the diagonal before anything was subtracted from it.
 fn cholesky4(s: mat4x4<f32>, diagonal: vec4<f32>) -> mat4x4<f32> {
     let p0 = pivot(s[0].x, diagonal.x);
     let l10 = s[1].x * p0;
@@ -34,7 +35,7 @@ fn solve_lower(l: mat4x4<f32>, a: vec4<f32>) -> vec4<f32> {
     return vec4(x, y, z, (a.w - (l[3].x * x + l[3].y * y + l[3].z * z)) * l[3].w);
 }
 
-// X with X L^T = A, for four rows, a column each of these.
+// X with X L^T = A for four rows. a[c] and the result's [c] are column c of the four rows.
 fn solve_rows(l: mat4x4<f32>, a: mat4x4<f32>) -> mat4x4<f32> {
     let x = a[0] * l[0].x;
     let y = (a[1] - l[1].x * x) * l[1].y;

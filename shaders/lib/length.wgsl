@@ -1,10 +1,11 @@
-// Lengths of rows that squares would carry beyond f32 or below it.
+// Lengths of rows whose squares may overflow or underflow f32.
 
-// Sums over a row of x scaled by a power of two near its largest element, so that squares can neither overflow nor vanish.
+// Sums over a row of x times a power of two (`scale`) that is near 1 / its largest element, so that squares neither
+// overflow nor vanish.
 struct Sums {
     scale: f32,
     squares: f32,
-    along: f32, // <x, dy>
+    along: f32, // <scale x, dy>
 }
 
 fn peak16(x: mat4x4<f32>) -> f32 {
@@ -28,7 +29,7 @@ fn with16(sums: Sums, x: mat4x4<f32>, dy: mat4x4<f32>) -> Sums {
 
 const NOTHING = Sums(0x1p+126f, 0.0, 0.0);
 
-// Of all lanes of the row.
+// The sums over all lanes of the row.
 fn merged(lane: u32, sums: Sums) -> Sums {
     let scale = -reduce_max(lane, -sums.scale);
     let mine = rescaled(sums, scale);
@@ -36,7 +37,8 @@ fn merged(lane: u32, sums: Sums) -> Sums {
     return Sums(scale, all.x, all.y);
 }
 
-// |x_i| as (length, unit), |x_i| = length / unit: where the scale is below 1 it stays in the length, since |x_i| itself may exceed f32.
+// |x_i| as (length, unit): |x_i| = length / unit. A scale below 1 stays in the length, because |x_i| itself may exceed
+// f32.
 fn norm_of(sums: Sums) -> vec2<f32> {
     return vec2(sqrt(sums.squares) / max(sums.scale, 1.0), min(sums.scale, 1.0));
 }

@@ -1,5 +1,6 @@
-// Sorted lists of ids, one after the other: list l is items[starts[l]] to items[starts[l + 1] - 1], ascending. Bindings: `starts`, `items`, `list`;
-// scalars: `lists`, how many there are, `items_count`, and `by_row`: row i has list list[i] instead of list 0. A list that does not exist is empty.
+// Sorted lists of ids, stored one after the other: list l is items[starts[l]] to items[starts[l + 1] - 1], ascending.
+// Bindings: `starts`, `items`, `list`. Scalars: `lists`, the number of lists; `items_count`; `by_row`: row i has list
+// list[i] instead of list 0. A list that does not exist is empty.
 
 fn list_of(i: u32) -> vec2<u32> {
     var l = 0u;
@@ -13,7 +14,7 @@ fn list_of(i: u32) -> vec2<u32> {
     return vec2(min(load_starts(l, 0u), end), end);
 }
 
-// Where `id` is in the list, or would be.
+// The position of `id` in the list, or where it would be inserted.
 fn place_in(list: vec2<u32>, id: u32) -> u32 {
     var low = list.x;
     var high = list.y;

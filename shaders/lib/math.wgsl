@@ -1,5 +1,6 @@
-// Scalar functions whose error does not depend on the device. WGSL grants its built-ins exp 3 + 2|x| ulp, log 2^-21 near 1
-// and tanh 1e-5, and lets a compiler assume that no NaN or infinity exists, so special values are told by their bits.
+// Scalar functions whose error does not depend on the device. WGSL allows its built-ins an error of 3 + 2|x| ulp in
+// exp, 2^-21 near 1 in log and 1e-5 in tanh. It also lets compilers assume that no NaN or infinity exists, so special
+// values are recognized by their bits.
 
 const LOWEST: f32 = -0x1.fffffep+127f;
 
@@ -19,7 +20,7 @@ fn not_finite(x: vec4<f32>) -> vec4<bool> {
     return (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) >= vec4(0x7f800000u);
 }
 
-// A `var`, since WGSL forbids a constant expression that is infinite or NaN.
+// A `var`, because WGSL forbids constant expressions that are infinite or NaN.
 fn from_bits(pattern: u32) -> f32 {
     var bits = pattern;
     return bitcast<f32>(bits);
@@ -29,7 +30,7 @@ fn infinity() -> f32 {
     return from_bits(0x7f800000u);
 }
 
-// What a mask is in logits, and what columns past a row's end load as where they must add nothing to a log-sum-exp.
+// -inf: a mask in logits. Columns past a row's end also load as -inf where they must add nothing to a log-sum-exp.
 fn masked() -> f32 {
     return from_bits(0xff800000u);
 }
@@ -38,8 +39,10 @@ fn not_a_number() -> f32 {
     return from_bits(0x7fc00000u);
 }
 
-// x, of which no compiler knows that it is x. One that takes sums of f32 for exact would join what stands before and after: Direct3D's (FXC) left 2^n of
-// e^x = 2^n e^r, Mesa's added up both parts of ln 2, and Metal's, by default as with -ffast-math, may do so: 31 ulp with gcc.
+// Returns x, hidden from the compiler: the parameter `zero` is 0, but no compiler knows it. A compiler that treats sums
+// of f32 as exact would combine the operations before and after. Of e^x = 2^n e^r, Direct3D's (FXC) left only 2^n, and
+// Mesa's added up both parts of ln 2. Metal's may do so by default, as -ffast-math allows; gcc with that option gave an
+// error of 31 ulp.
 fn opaque4(x: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4(params.zero));
 }
@@ -57,15 +60,16 @@ fn product16(a: mat4x4<f32>, b: mat4x4<f32>) -> f32 {
     return sum16(mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]));
 }
 
-// e^x within 0.91 ulp where `fma` rounds once, 1.17 where it rounds twice. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 split so that n * LN2_HIGH is exact.
-// e^r = 1 + r + r^2 p(r), the coefficients of p those of the least relative error, 3.1e-9.
+// e^x within 0.91 ulp where `fma` rounds once, 1.17 where it rounds twice. x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 is
+// split so that n * LN2_HIGH is exact. e^r = 1 + r + r^2 p(r). The coefficients of p minimize the relative error,
+// 3.1e-9.
 const LOG2_E: f32 = 1.442695041;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.12194440e-4;
-const EXP_LOWEST: f32 = -88.0; // n = -127, and e^x = 0
+const EXP_LOWEST: f32 = -88.0; // n = -127, for which e^x is 0
 
-// n + SHIFT of the whole number n nearest to x log2 e: its lowest eight bits are n + 127, the exponent of 2^n. `round` takes an NVIDIA card as
-// long as eight additions.
+// Returns n + SHIFT, where n is the integer nearest to x log2 e. Its lowest eight bits are n + 127, the biased exponent
+// of 2^n. `round` takes an NVIDIA card as long as eight additions.
 const SHIFT: f32 = 12583039.0; // 1.5 * 2^23 + 127
 fn shifted_power4(x: vec4<f32>) -> vec4<f32> {
     return opaque4(fma(x, vec4(LOG2_E), vec4(SHIFT)));
@@ -84,8 +88,8 @@ fn exp_fraction4(x: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
     return fma(p, r, vec4(1.0));
 }
 
-// y * 2^n for -127 <= n < 128; 0 for -127, and the device may have 0 for what is subnormal. A conversion to i32 would be clamped first, which
-// took half of the time.
+// y * 2^n for -127 <= n < 128. The result is 0 for n = -127, and a device may return 0 for subnormal results. A
+// conversion to i32 would be clamped first, which took half of the time.
 fn times_power_of_two4(y: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
     return y * bitcast<vec4<f32>>(bitcast<vec4<u32>>(shifted) << vec4(23u));
 }
@@ -96,7 +100,8 @@ fn exp_in_range(x: vec4<f32>) -> vec4<f32> {
     return times_power_of_two4(exp_fraction4(x, shifted), shifted);
 }
 
-// For x <= 88; below e^-87.34, where subnormal numbers begin, the device may have 0, and has it from EXP_LOWEST on.
+// e^x for x <= 88. A device may return 0 below e^-87.34, where subnormal numbers begin; from EXP_LOWEST down the result
+// is 0.
 fn precise_exp4(x: vec4<f32>) -> vec4<f32> {
     return exp_in_range(max(x, vec4(EXP_LOWEST)));
 }
@@ -106,7 +111,8 @@ fn precise_exp(x: f32) -> f32 {
     return precise_exp4(vec4(x)).x;
 }
 
-// For any x: +inf where e^x exceeds f32, NaN for NaN. At 88.7, n is 128, one more than an exponent holds: one factor 2 is left for the end.
+// e^x for any x: +inf where e^x exceeds f32, NaN for NaN. At 88.7 n is 128, one more than an exponent holds, so one
+// factor 2 is applied at the end.
 fn exp_of_any4(x: vec4<f32>) -> vec4<f32> {
     let inside = clamp(x, vec4(EXP_LOWEST), vec4(89.0));
     let shifted = shifted_power4(inside);
@@ -150,7 +156,7 @@ fn log1p_of_share4(r: vec4<f32>) -> vec4<f32> {
     p = p * z + 1.0 / 7.0;
     p = p * z + 0.2;
     p = p * z + 1.0 / 3.0;
-    return select(2.0 * (s + s * z * p), r, r < vec4(1e-8)); // half of the smallest normal numbers may be flushed
+    return select(2.0 * (s + s * z * p), r, r < vec4(1e-8)); // s of the smallest normal r may be flushed to 0
 }
 
 // ln(1 + r) within 2.5 ulp for r >= 0, NaN for NaN. ln f = 2 artanh((f - 1)/(f + 1)) with f in [sqrt(1/2), sqrt 2];
@@ -168,7 +174,7 @@ fn precise_log1p(r: f32) -> f32 {
     return select(f32(n) * LN2_HIGH + (2.0 * s + (tail + f32(n) * LN2_LOW)), r, r < 1e-8); // as above
 }
 
-// ln x within 2.5 ulp for normal positive numbers; finite for 0 and what is subnormal.
+// ln x within 2.5 ulp for normal positive numbers. Finite for 0 and subnormal numbers.
 fn log_of_normal4(x: vec4<f32>) -> vec4<f32> {
     return log_times_power4(x, vec4(0.0));
 }
@@ -185,7 +191,8 @@ fn log_times_power4(x: vec4<f32>, lifted: vec4<f32>) -> vec4<f32> {
     return count * LN2_HIGH + (2.0 * s + (tail + count * LN2_LOW));
 }
 
-// ln x within 2.5 ulp, -inf for 0, NaN for NaN and below 0; subnormal numbers, if the device has them, are lifted by 2^24.
+// ln x within 2.5 ulp; -inf for 0, NaN for NaN and negative numbers. Subnormal numbers, if the device has them, are
+// first multiplied by 2^24.
 fn precise_log4(x: vec4<f32>) -> vec4<f32> {
     let small = x < vec4(0x1p-126f);
     let log = log_times_power4(select(x, x * 16777216.0, small), select(vec4(0.0), vec4(24.0), small));

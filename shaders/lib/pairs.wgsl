@@ -1,5 +1,5 @@
-// Tiles of <q_i, k_j> in registers, and sums over the rows of a tile. rows of q and cols rows of k are a chunk of the batch.
-// The op's file has bindings q, k and row_part [column tiles * rows, ..].
+// Tiles of <q_i, k_j> in registers, and sums over the rows of a tile. A dispatch covers a chunk of the batch: `rows`
+// rows of q and `cols` rows of k. The op's file has bindings q, k and row_part [column tiles * rows, ..].
 
 fn tile_a(i: u32, d: u32) -> mat4x4<f32> {
     return transpose(load_q4x4(i, d, params.rows, params.dim));
@@ -26,12 +26,12 @@ fn sum4(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// A pair without gradient adds nothing, be its score infinite.
+// gradient * score, but 0 where the gradient is 0, even if the score is infinite.
 fn products4(gradient: vec4<f32>, scores: vec4<f32>) -> vec4<f32> {
     return select(gradient * scores, vec4(0.0), gradient == vec4(0.0));
 }
 
-// What a line has is a log-sum-exp, as in lib/lse.wgsl, or two sums.
+// A line (a row or a column of the scores) has a log-sum-exp, as in lib/lse.wgsl, or two sums (`sums`).
 fn nothing(sums: bool) -> vec2<f32> {
     return select(LSE_EMPTY, vec2(0.0), sums);
 }
@@ -63,7 +63,8 @@ fn four_of_line(line: u32, at: u32, step: u32, across: u32, sums: bool) -> mat4x
     );
 }
 
-// Joins of each line eight that lie `step` apart, into the first of them. All lanes take part, and those that a lane joins do not wait for each other.
+// Joins eight pairs of each line, `step` apart, into the first of them. All lanes take part; the eight pairs that a
+// lane joins do not depend on each other.
 fn join_eights(lane: u32, lines: u32, across: u32, step: u32, sums: bool) {
     let eights = select(0u, (across + 8u * step - 1u) / (8u * step), step < across);
     for (var item = lane; item < lines * eights; item += TX * TY) {
@@ -75,7 +76,8 @@ fn join_eights(lane: u32, lines: u32, across: u32, step: u32, sums: bool) {
     }
 }
 
-// Joins what the lanes have put, in rounds, into the first of each line; the lane that joins a line last goes on with it.
+// Joins, in rounds, the pairs that the lanes have put, into the first pair of each line. The lane that does a line's
+// last join also continues with the line.
 fn join_lines(lane: u32, lines: u32, across: u32, sums: bool) {
     tile_barrier();
     join_eights(lane, lines, across, 1u, sums);
@@ -89,7 +91,8 @@ fn join_lines(lane: u32, lines: u32, across: u32, sums: bool) {
     }
 }
 
-// row_part's columns `column` and `column` + 1 = what the lines of half of a tile's rows have, joined in order.
+// row_part's columns `column` and `column` + 1 = the joined pairs of the lines of half of a tile's rows, in a fixed
+// order.
 fn store_rows(group: vec3<u32>, lane: u32, half: u32, column: u32, sums: bool) {
     join_lines(lane, 8u * TY, TX, sums);
     for (var line = lane; line < 8u * TY; line += TX * TY) {

@@ -1,6 +1,7 @@
-// Philox4x32-10: 128 random bits of a counter and a key. Source: Salmon, Moraes, Dror and Shaw, SC 2011, doi:10.1145/2063384.2063405.
+// Philox4x32-10: 128 random bits of a counter and a key.
+// Source: Salmon, Moraes, Dror and Shaw, SC 2011, doi:10.1145/2063384.2063405.
 
-// The upper 32 bits of a * b, by halves of 16 bits: no sum exceeds 32.
+// The upper 32 bits of a * b, computed from halves of 16 bits, so that no intermediate sum exceeds 32 bits.
 fn upper_product(a: u32, b: u32) -> u32 {
     let low = (a & 0xffffu) * (b & 0xffffu);
     let middle = (a >> 16u) * (b & 0xffffu) + (low >> 16u);

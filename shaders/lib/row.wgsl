@@ -1,21 +1,23 @@
-// Rows, or segments of rows, each taken by LANES lanes of a workgroup, sixteen elements a lane at a time. lib/row_workgroup.wgsl or
-// lib/row_subgroup.wgsl has `reduce`, with every barrier of the row kernels; call in uniform control flow. The order of each tree is fixed: the
-// same input gives the same bits.
+// Rows, or segments of rows, each processed by LANES threads (lanes) of a workgroup; a lane takes sixteen elements at a
+// time. lib/row_workgroup.wgsl or lib/row_subgroup.wgsl has `reduce`, which contains every barrier of the row kernels:
+// call it in uniform control flow. The order of each reduction is fixed, so the same input gives the same bits.
 
 override WG: u32 = 256u;
 override LANES: u32 = 256u; // a power of two that divides WG
 
-// A long row may be cut into segments, each for a workgroup of its own: a first dispatch writes what each segment reduces to
-// (ONLY_PART), a second merges a row's parts, in order, and goes on from there (FROM_PARTS).
+// A long row may be cut into segments, each processed by its own workgroup. A first dispatch writes the partial result
+// of each segment (ONLY_PART). A second one merges the parts of a row, in order, and continues from there (FROM_PARTS).
 const WHOLE: u32 = 0u;
 const ONLY_PART: u32 = 1u;
 const FROM_PARTS: u32 = 2u;
-// Where what is left needs sums that need the merged parts, a dispatch between the two adds these sums to the parts (ONLY_SUMS).
+// If the rest of the work needs sums that themselves need the merged parts, a dispatch between the two adds these sums
+// to the parts (ONLY_SUMS).
 const ONLY_SUMS: u32 = 3u;
 const FROM_SUMS: u32 = 4u;
 override STAGE: u32 = 0u;
 
-// Whether the columns of a row, and of a segment, are a multiple of what its lanes take at a time; of tile kernels, of the four that one lane takes.
+// Whether the columns of a row, and of a segment, are a multiple of `step_size()`. In tile kernels: whether they are a
+// multiple of the four columns that one lane takes.
 override NO_REST: u32 = 0u;
 
 // How many columns the lanes of a row take at a time.
@@ -23,7 +25,8 @@ fn step_size() -> u32 {
     return 16u * LANES;
 }
 
-// Columns first, first + step_size(), ... below end of row i are a lane's; `lead`: it is the first lane of its row.
+// The columns of a lane are those from first, first + step_size(), .. on, below `end`, of row i. `lead`: the lane is
+// the first of its row.
 struct Span {
     i: u32,
     segment: u32,
@@ -32,7 +35,7 @@ struct Span {
     lead: bool,
 }
 
-// Past the last row a lane has no columns but still takes part in reductions.
+// A lane past the last row has no columns but still takes part in reductions.
 fn span_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Span {
     let item = (group.y * groups.x + group.x) * (WG / LANES) + lane / LANES;
     let i = item / params.segments;
@@ -42,15 +45,15 @@ fn span_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Span {
     return Span(i, segment, start + 4u * (lane % LANES), end, i < params.rows && lane % LANES == 0u);
 }
 
-// Whether a lane still holds all its columns of the row after it reduced them. Known when the pipeline is made, so that it has no code for
-// the other case.
+// Whether a lane still holds all its columns of the row after their reduction. A pipeline constant, so that the other
+// case has no code.
 override HOLDS: u32 = 0u;
 
 fn holds() -> bool {
     return HOLDS == 1u;
 }
 
-// Four of the sixteen that a lane took: those of its columns from `first` + 4 LANES `quad` on.
+// Four of the lane's sixteen elements: those from column `first` + 4 LANES `quad` on.
 fn quad_of(v: mat4x4<f32>, quad: u32) -> vec4<f32> {
     return select(select(v[0], v[1], quad == 1u), select(v[2], v[3], quad == 3u), quad > 1u);
 }
@@ -59,7 +62,7 @@ fn with_quad(v: mat4x4<f32>, quad: u32, four: vec4<f32>) -> mat4x4<f32> {
     return mat4x4(select(v[0], four, quad == 0u), select(v[1], four, quad == 1u), select(v[2], four, quad == 2u), select(v[3], four, quad == 3u));
 }
 
-// The number of a lane, for kernels with one lane per item.
+// The global index of a lane, for kernels with one lane per item.
 fn item_of(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return (group.y * groups.x + group.x) * WG + lane;
 }
@@ -83,7 +86,8 @@ fn reduce_max(lane: u32, value: f32) -> f32 {
     return reduce(lane, vec2(value, 0.0), MAX).x;
 }
 
-// The largest first, then one e^x a lane. Lanes whose largest is the row's keep their rest, and one of them has it in `max`.
+// Merges the sets of a row's lanes: first the maximum, then one exponential per lane. Lanes that have the maximum keep
+// their rest; one of them is represented by `max`, the others add 1 each.
 fn reduce_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
     let top = reduce_max(lane, value.x);
     let is_top = value.x == top;
@@ -91,7 +95,7 @@ fn reduce_lse(lane: u32, value: vec2<f32>, scale: Scale) -> vec2<f32> {
     return lse_of_sums(top, reduce_sum2(lane, vec2(select(others, value.y, is_top), select(0.0, 1.0, is_top))));
 }
 
-// The set of a row that its lanes hold, and e^((x - max)/T) of a lane's elements: one e^x an element in all.
+// A row that its lanes hold: its set, and e^((x - max)/T) of a lane's elements. One exponential per element in all.
 struct HeldRow {
     acc: vec2<f32>,
     e: mat4x4<f32>,

@@ -1,14 +1,15 @@
-// A row's lanes exchange their values in groups of SUBGROUP lanes, which lie in one subgroup; what groups there are combine theirs in workgroup
-// memory, for lib/row.wgsl. A software adapter, whose rows are one such group, needs no barrier: it runs a kernel with barriers as a coroutine,
-// whose lanes keep nothing in registers.
+// `reduce` for lib/row.wgsl: a row's lanes exchange values in groups of SUBGROUP lanes, each within one subgroup.
+// Several groups combine their values in workgroup memory. A software adapter, where a row is one such group, needs no
+// barrier: it runs a kernel with barriers as a coroutine, whose lanes keep nothing in registers.
 
-override SUBGROUP: u32 = 8u; // no more than a subgroup of the device holds; a power of two
+override SUBGROUP: u32 = 8u; // a power of two, at most the smallest subgroup of the device
 override REDUCED: u32 = max(WG / SUBGROUP, 1u);
 override IN_A_ROW: u32 = max(LANES / SUBGROUP, 1u);
 
 var<workgroup> reduce_scratch: array<vec2<f32>, REDUCED>;
 
-// Combines the values of `lanes` lanes. No loop: naga counts the rounds of each, which took softmax a seventh of its time on an H200.
+// Combines the values of `lanes` lanes. Written out, because naga counts the rounds of each loop, which took softmax a
+// seventh of its time on an H200.
 fn exchange(lanes: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     var combined = value;
     combined = exchange_across(64u, lanes, combined, how);
@@ -27,13 +28,13 @@ fn exchange_across(half: u32, lanes: u32, value: vec2<f32>, how: u32) -> vec2<f3
     return value;
 }
 
-// Every lane of the row gets the combined value, all of them the same bits: a + b and b + a are.
+// Every lane of the row gets the combined value, and all get the same bits, because a + b and b + a have the same bits.
 fn reduce(lane: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     var combined = exchange(min(LANES, SUBGROUP), value, how);
     if LANES <= SUBGROUP {
         return combined;
     }
-    workgroupBarrier(); // the call before this one may still be reading
+    workgroupBarrier(); // lanes may still be reading for the previous call
     if lane % SUBGROUP == 0u {
         reduce_scratch[lane / SUBGROUP] = combined;
     }

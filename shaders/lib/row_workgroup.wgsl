@@ -1,8 +1,8 @@
-// A row's lanes combine their values in workgroup memory, for lib/row.wgsl.
+// `reduce` for lib/row.wgsl: a row's lanes combine their values in workgroup memory.
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
-// No loop: naga counts the rounds of each.
+// One step of the reduction. The steps are written out, because naga counts the rounds of each loop.
 fn combine_across(half: u32, lane: u32, how: u32) {
     if half < LANES {
         workgroupBarrier();
@@ -17,7 +17,7 @@ fn reduce(lane: u32, value: vec2<f32>, how: u32) -> vec2<f32> {
     if LANES == 1u {
         return value;
     }
-    workgroupBarrier(); // the call before this one may still be reading
+    workgroupBarrier(); // lanes may still be reading for the previous call
     reduce_scratch[lane] = value;
     combine_across(512u, lane, how);
     combine_across(256u, lane, how);

@@ -1,14 +1,16 @@
-// The product with a's rows shared by the eight lanes of a subgroup, which are the whole workgroup (TX = 8, TY = 1), for lib/tile.wgsl.
-// A software adapter loads vectors lane by lane, from workgroup memory too, but spreads one lane's value for nothing.
+// `tile_product` for lib/tile.wgsl, with the rows of a shared by the eight lanes of a subgroup. The subgroup is the
+// whole workgroup (TX = 8, TY = 1). A software adapter loads vectors lane by lane, even from workgroup memory, whereas
+// a broadcast of one lane's value costs nothing.
 
-// Four columns of a row after eight more k: its elements a and c at these, the columns' elements b and d. Row by row, since a CPU has registers
-// for the sums of a row but not of sixteen.
+// Adds eight k to four columns of one row: the row's elements `a` (first four k) and `c` (next four), the columns'
+// elements `b` and `d`. Row by row, because a CPU has registers for the sums of one row but not of sixteen.
 fn tile_along(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>, c: vec4<f32>, d: mat4x4<f32>) -> vec4<f32> {
     let half = fma(vec4(a.w), b[3], fma(vec4(a.z), b[2], fma(vec4(a.y), b[1], fma(vec4(a.x), b[0], sum))));
     return fma(vec4(c.w), d[3], fma(vec4(c.z), d[2], fma(vec4(c.y), d[1], fma(vec4(c.x), d[0], half))));
 }
 
-// The product over k in first..end. Lane n holds four rows from 4 (n mod 4) on at four k, those from k0 on or the four after.
+// The product over k in first..end. Lane n holds the four rows from 4 (n mod 4) on, at four k: from k0 on for n < 4,
+// from k0 + 4 on otherwise.
 fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();
     let i = row0 + 4u * (lane % 4u);
@@ -37,7 +39,7 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     return t;
 }
 
-// The block of another lane.
+// The block of lane `other`.
 fn tile_of_lane(lane: u32, other: u32, block: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(
         subgroupShuffle(block[0], other), subgroupShuffle(block[1], other), subgroupShuffle(block[2], other), subgroupShuffle(block[3], other),

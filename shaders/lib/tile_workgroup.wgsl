@@ -1,22 +1,23 @@
-// The product with operands staged in workgroup memory, for lib/tile.wgsl: in slabs of eight k for each lane's rows and for each lane's columns.
-// Within a slab every index is a constant, so that the bounds that naga checks and the addresses are computed once for eight k: on an H200 these took a
-// fifth of the time.
+// `tile_product` for lib/tile.wgsl, with operands staged in workgroup memory: in slabs of eight k for each lane's rows
+// and for each lane's columns. Within a slab every index is a constant, so that naga's bounds checks and the addresses
+// are computed once for eight k. On an H200 these took a fifth of the time.
 
 override STAGED_A: u32 = BK / 8u * TY;
 override STAGED_B: u32 = BK / 8u * TX;
 
-// [BK / 8][TY], of each: [k][four of the lane's rows].
+// Slabs [BK / 8][TY]. A slab: [8 k][four vec4s, the lane's sixteen rows].
 var<workgroup> staged_a: array<array<vec4<f32>, 32>, STAGED_A>;
-// [BK / 8][TX], of each: [k], and one vec4 of padding against bank conflicts.
+// Slabs [BK / 8][TX]. A slab: [8 k], a vec4 of the lane's four columns each, and one vec4 of padding against bank
+// conflicts.
 var<workgroup> staged_b: array<array<vec4<f32>, 9>, STAGED_B>;
 
-// The blocks of a slice: of a, [four rows][BK / 4], then of b.
+// The numbers of 4 x 4 blocks in a slice of BK k. Blocks are numbered [four rows of a][BK / 4], then the same for b.
 override BLOCKS_A: u32 = BK * TY;
 override BLOCKS: u32 = BLOCKS_A + BK / 4u * TX;
-// Whether each lane has one block to stage, or none.
+// Whether no lane has more than one block to stage.
 override AT_ONCE: u32 = u32(BLOCKS <= TX * TY);
 
-// Which four rows of an operand, and from which k of the slice on.
+// The place of a block: its operand, its group of four rows, and its first k within the slice.
 struct TilePlace {
     of_b: bool,
     four: u32,
@@ -57,7 +58,7 @@ fn tile_put(at: u32, block: mat4x4<f32>) {
     staged_a[slab][first + 12u] = block[3];
 }
 
-// Adds what one k gives: a lane's sixteen rows of a, four columns of b.
+// Adds the products at one k: the lane's sixteen rows of a, its four columns of b.
 fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>, b: vec4<f32>) {
     (*t).r0 += a0.x * b;
     (*t).r1 += a0.y * b;
@@ -77,7 +78,7 @@ fn tile_step(t: ptr<function, Tile>, a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>
     (*t).r15 += a3.w * b;
 }
 
-// Adds what the eight k of a slab give.
+// Adds the products at the eight k of a slab.
 fn tile_slab(t: ptr<function, Tile>, a: u32, b: u32) {
     tile_step(t, staged_a[a][0], staged_a[a][1], staged_a[a][2], staged_a[a][3], staged_b[b][0]);
     tile_step(t, staged_a[a][4], staged_a[a][5], staged_a[a][6], staged_a[a][7], staged_b[b][1]);
@@ -89,8 +90,9 @@ fn tile_slab(t: ptr<function, Tile>, a: u32, b: u32) {
     tile_step(t, staged_a[a][28], staged_a[a][29], staged_a[a][30], staged_a[a][31], staged_b[b][7]);
 }
 
-// The product over k in first..end; a slice that ends before BK k has zeros, or is cut at a multiple of BK. Where a slice is one block a lane, the next
-// one is on its way while the lanes work with this one.
+// The product over k in first..end. A last slice with fewer than BK k inside the matrix has zeros for the others; an
+// `end` inside the matrix lies a multiple of BK after `first`. Where a slice has at most one block per lane, the next
+// slice is loaded while the lanes compute with this one.
 fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
     var t = Tile();
     let y = lane / TX;
@@ -100,7 +102,7 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
         next = tile_block(row0, col0, first, lane);
     }
     for (var k0 = first; k0 < end; k0 += BK) {
-        workgroupBarrier(); // all lanes are done with the slice before
+        workgroupBarrier(); // all lanes are done with the previous slice
         if AT_ONCE == 1u {
             if lane < BLOCKS {
                 tile_put(lane, next);
@@ -138,9 +140,9 @@ fn tile_product(row0: u32, col0: u32, first: u32, end: u32, lane: u32) -> Tile {
 
 var<workgroup> tile_block_of_lane: mat4x4<f32>;
 
-// The block of another lane.
+// The block of lane `other`.
 fn tile_of_lane(lane: u32, other: u32, block: mat4x4<f32>) -> mat4x4<f32> {
-    workgroupBarrier(); // the call before this one may still be reading
+    workgroupBarrier(); // lanes may still be reading for the previous call
     if lane == other {
         tile_block_of_lane = block;
     }

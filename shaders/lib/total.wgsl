@@ -1,7 +1,7 @@
-// Sums of the values that a loss left: `total`, of all rows and columns of `value`, times `factor`, added to what `loss` holds unless
-// `fresh`, by one workgroup; `row_totals`, of the columns of each row. In a fixed order.
+// Sums of the numbers that a loss left in `value`, times `factor`, in a fixed order. `total`: over all rows and
+// columns, by one workgroup, added to `loss` unless `fresh`. `row_totals`: over the columns of each row.
 
-// 0 from number `count` on. No branch, so that several loads are on their way at once.
+// Number `at` of `value`, 0 from number `count` on. No branch, so that several loads are in flight at once.
 fn value_at(at: u32, count: u32) -> f32 {
     let inside = at < count;
     let place = select(0u, at, inside);
@@ -12,7 +12,7 @@ fn value_at(at: u32, count: u32) -> f32 {
 fn total(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     let count = params.rows * params.cols;
-    // Sums of sums: rounding errors of a long sum grow with its length.
+    // Sums of sums: the rounding error of a long sum grows with its length.
     for (var first = lane; first < count; first += 64u * WG) {
         var part = vec4(0.0);
         for (var at = first; at < min(count, first + 64u * WG); at += 8u * WG) {

@@ -1,4 +1,4 @@
-// Memory in numbers of eight bytes, for devices on which a load or a store costs the same whatever it moves.
+// Memory accessed as integers of eight bytes, for devices on which a load or store costs the same whatever its size.
 
 fn from_wide(numbers: vec2<u64>) -> vec4<f32> {
     let low = vec2<u32>(numbers);

@@ -1,19 +1,22 @@
-// Steps of preconditioned conjugate gradients towards A x = b, A never formed:
-//     A p = w0 Y^T Y p + lambda_u p + sum (w - w0) <y, p> y,  preconditioned by A's diagonal.
-// In a basis where Y^T Y is a diagonal it is `base`, one row; else (DENSE) `base` is all of it, and `shared_part` the rows' Y^T Y p.
+// Steps of preconditioned conjugate gradients toward A x = b. A is never formed:
+//     A p = w0 Y^T Y p + lambda_u p + sum (w - w0) <y, p> y,  preconditioned by the diagonal of A.
+// In a basis where Y^T Y is diagonal, `base` is its diagonal, one row. Otherwise (DENSE) `base` is all of Y^T Y, and
+// `shared_part` holds Y^T Y p of each row.
 // Source: Hestenes and Stiefel 1952; for this A: Takacs, Pilaszy and Tikk 2011, doi:10.1145/2043932.2043987.
-// Cost of each pass over a row's n observations: reads n D numbers once where lanes hold a row, else twice; 2 n D multiply-adds.
+// Cost of each pass over a row's n observations: reads n D numbers once where lanes hold a row, else twice; 2 n D
+// multiply-adds.
 
-override START: u32 = 0u; // from what x holds, instead of along a direction
+override START: u32 = 0u; // the pass starts from x, instead of following a direction
 override DENSE: u32 = 0u;
 
-// Four rows of `state` a row of x.
+// The four rows of `state` of each row of x.
 const SOLUTION: u32 = 0u;
 const RESIDUAL: u32 = 1u;
 const DIRECTION: u32 = 2u;
-const INVERSE: u32 = 3u; // of A's diagonal
+const INVERSE: u32 = 3u; // 1 / the diagonal of A
 
-// Observation k of a piece: where its row of y is, w - w0, w r and r; none of them past the last and for a row that is not here.
+// Observation k of a piece: its row of y, w - w0 (`excess`), w r (`right`) and r (`goal`). All three numbers are 0 past
+// the last observation and for a row of y outside the bound part; `right` and `goal` are 0 without START.
 struct Seen {
     r: u32,
     excess: f32,
@@ -53,7 +56,7 @@ fn row16(r: u32, j: u32, end: u32) -> mat4x4<f32> {
     return load_y16(r, j, end, 0.0);
 }
 
-// A lane's share of <x, y> for row i of `solved` and row r of y.
+// A lane's part of <x, y> for row i of `solved` and row r of y.
 fn share_of(span: Span, i: u32, r: u32) -> f32 {
     var s = 0.0;
     for (var j = span.first; j < span.end; j += step_size()) {
@@ -66,7 +69,8 @@ fn times16(a: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]);
 }
 
-// Of a piece sum (w r - (w - w0) <x, y>) y and sum (w - w0) y^2, or along a direction p sum (w - w0) <p, y> y.
+// For each piece. START: sum (w r - (w - w0) <x, y>) y, sum (w - w0) y^2, and the loss of its observations. Otherwise,
+// along a direction p: sum (w - w0) <p, y> y.
 @compute @workgroup_size(WG)
 fn apply(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -112,7 +116,8 @@ fn apply(
         let s = reduce_sum(lane, share_of(span, i, a.r));
         let f = factor_of(a, s);
         loss += loss_of(a, s);
-        // As many rounds for all lanes: Direct3D's older compiler (FXC) takes the barrier above for one that not all reach otherwise.
+        // The same number of rounds for all lanes: otherwise Direct3D's older compiler (FXC) assumes that not all lanes
+        // reach the barrier above.
         for (var done = 0u; done < params.cols; done += step_size()) {
             let j = span.first + done;
             let y = row16(a.r, j, span.end);
@@ -140,7 +145,7 @@ fn keep(span: Span, p: u32, j: u32, sum: mat4x4<f32>, squares: mat4x4<f32>) {
     }
 }
 
-// A row's pieces added up, of which `pair` 0 is the sum and 1 the squares.
+// Sums over the pieces of a row. `pair`: 0 for the sum of vectors, 1 for the sum of squares.
 fn merged4(pieces: vec2<u32>, pair: u32, j: u32, end: u32) -> vec4<f32> {
     var sum = vec4(0.0);
     for (var p = pieces.x; p < pieces.y; p++) {
@@ -172,13 +177,14 @@ fn completed4(i: u32, pieces: vec2<u32>, ridge: f32, p: vec4<f32>, j: u32, end: 
     return merged4(pieces, 0u, j, end) + shared4(i, ridge, p, j, end);
 }
 
-// numerator / denominator, 0 where nothing is left to do.
+// numerator / denominator; 0 where the denominator is not positive: nothing is left to do.
 fn step_of(numerator: f32, denominator: f32) -> f32 {
     return select(numerator / denominator, 0.0, denominator <= 0.0 && !is_nan(denominator));
 }
 
-// What pieces found becomes the first residual r = b - A x and direction p = z = r / diagonal of A, 0 where the diagonal is 0. Of L the first piece has
-// what its observations are now, and gets (w0 sum <y, x>^2 over all pairs + lambda |x|^2).
+// From the sums of the pieces: the first residual r = b - A x and the first direction p = z = r / diagonal of A, 0
+// where the diagonal is not positive. The loss of a row's first piece, so far that of the piece's observations,
+// receives in addition w0 sum <y, x>^2 over all pairs + lambda |x|^2.
 @compute @workgroup_size(WG)
 fn begin(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -209,7 +215,8 @@ fn begin(
     }
 }
 
-// A step: a = <r, z> / <p, A p>, x += a p, r -= a A p, z = r / diagonal, p = z + (<r, z> after / before) p, which lowers L by a <r, z>.
+// A step: a = <r, z> / <p, A p>, x += a p, r -= a A p, z = r / diagonal, p = z + (<r, z> after / before) p. It lowers L
+// by a <r, z>.
 @compute @workgroup_size(WG)
 fn advance(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -248,8 +255,8 @@ fn advance(
     }
 }
 
-// A piece's part of L: its observations, and lambda |x|^2 in the first piece of a row. An observation takes part with w (r - s)^2 - w0 s^2, since
-// w0 <X^T X, Y^T Y> has all pairs.
+// A piece's part of L: its observations and, in the first piece of a row, lambda |x|^2.
+// The term of an observation is w (r - s)^2 - w0 s^2, because w0 <X^T X, Y^T Y> covers all pairs.
 @compute @workgroup_size(WG)
 fn objective(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,19 +1,20 @@
-// A = L L^T and A x = b for the matrices that lie in `sums`: a workgroup of TX lanes (TY = 1) a row of x, four rows of L a lane and sixteen columns at a time. What
-// earlier columns subtract from A is a product of matrices, the rest stays in registers. Past the last column there may be NaN, which nothing takes.
+// A = L L^T and A x = b for the matrices in `sums`: one workgroup of TX lanes (TY = 1) per row of x. A lane has four
+// rows of L, and sixteen columns are computed at a time. The part of A that earlier columns subtract is a product of
+// matrices; the rest stays in registers. Columns past the last one may hold NaN, which nothing reads.
 // Source: Golub and Van Loan, Matrix Computations, 4.2.
-// Cost: D^3 / 6 multiply-adds a row; reads and writes 2 D^2 numbers, and reads D^3 / 64 for the products.
+// Cost: D^3 / 6 multiply-adds per row; reads and writes 2 D^2 numbers, and reads D^3 / 64 numbers for the products.
 
-override SINGLE: u32 = 0u; // the lanes have all rows at once
+override SINGLE: u32 = 0u; // the lanes have all rows of L at once
 
-// The lines of the columns of L that the tile's operands are of: the first and the end.
+// The lines of `sums` that are the tile's operands, columns of L: the first, and the end.
 var<private> columns: vec2<u32>;
 
-// Four rows of L from i on, of four columns from the k-th on.
+// Four rows of L from i on, at four columns from the k-th on.
 fn factored(i: u32, k: u32) -> mat4x4<f32> {
     return load_sums4x4(columns.x + k, i, columns.y, params.cols);
 }
 
-// Pieces added up, A completed: its rows j to j + 3 at columns i to i + 3.
+// The sum of the pieces plus the terms that all rows share: rows j to j + 3 of A at columns i to i + 3.
 fn completed(pieces: vec2<u32>, j: u32, i: u32, ridge: f32) -> mat4x4<f32> {
     var sum = params.unobserved * load_gramian4x4(j, i, params.width, params.width);
     for (var p = pieces.x; p < pieces.y; p++) {
@@ -30,7 +31,7 @@ fn either(a: mat4x4<f32>, b: mat4x4<f32>, is_b: bool) -> mat4x4<f32> {
     return mat4x4(select(a[0], b[0], is_b), select(a[1], b[1], is_b), select(a[2], b[2], is_b), select(a[3], b[3], is_b));
 }
 
-// Pieces added up: b.
+// b at i to i + 3, summed over the pieces.
 fn right_of(pieces: vec2<u32>, i: u32) -> vec4<f32> {
     var sum = vec4(0.0);
     for (var p = pieces.x; p < pieces.y; p++) {
@@ -39,20 +40,23 @@ fn right_of(pieces: vec2<u32>, i: u32) -> vec4<f32> {
     return sum;
 }
 
-// What a block on the diagonal, and z beside it, are to the columns right of it.
+// A factored 4 x 4 block on the diagonal of L, and the elements of z, L z = b, of its rows. All rows below need both.
 struct Corner {
     l: mat4x4<f32>,
     z: vec4<f32>,
 }
 
-// Of another lane's block of what is left of A, its diagonal before anything was subtracted, and what is left of b.
+// The corner of lane `other`, from that lane's `block`, what is left of A; `size`, the diagonal of A before anything
+// was subtracted; and `rest`, what is left of b.
 fn corner_of_lane(lane: u32, other: u32, block: mat4x4<f32>, size: vec4<f32>, rest: vec4<f32>) -> Corner {
     let beside = tile_of_lane(lane, other, mat4x4(size, rest, vec4(0.0), vec4(0.0)));
     let l = cholesky4(tile_of_lane(lane, other, block), beside[0]);
     return Corner(l, solve_lower(l, beside[1]));
 }
 
-// A lane's rows of four columns of L, and what is left of b there; lane m of the first tile has their block on the diagonal, of which that and z stay.
+// Computes four columns of L in a lane's rows (`block`), and subtracts their terms from the lane's rows of b (`rest`).
+// In the first tile of rows (`is_top`), lane m holds their block on the diagonal; its `block` and `rest` become the
+// corner's L and z.
 fn solve_columns(
     lane: u32,
     m: u32,
@@ -74,7 +78,8 @@ fn solve_columns(
     *rest = select(*rest - *block * (*corner).z, *rest, is_top && lane < m);
 }
 
-// What columns of L, of which a lane's rows have `block` and the rows of another lane's block `top`, subtract from the columns that are these rows.
+// What four columns of L subtract from four later columns, in a lane's rows. `block`: the four columns in the lane's
+// rows. Lane `other` has in `top` the rows whose numbers are those of the later columns.
 fn subtracted(block: mat4x4<f32>, lane: u32, other: u32, top: mat4x4<f32>) -> mat4x4<f32> {
     return block * transpose(tile_of_lane(lane, other, top));
 }
@@ -96,7 +101,8 @@ fn factor(
     for (var j = 0u; j < n; j += 16u) {
         columns = vec2(line, line + j);
         let blocks = min(4u, (n - j) / 4u);
-        // Of the sixteen rows where the columns begin, lanes 0 to 3 of the first tile: the blocks on the diagonal, and what each of these lanes has left of it.
+        // Lanes 0 to 3 of the first tile hold the sixteen rows with the numbers of these columns. `corner0` to
+        // `corner3`: their blocks on the diagonal. `top0` to `top2`: each lane's blocks in that tile.
         var corner0 = Corner();
         var corner1 = Corner();
         var corner2 = Corner();
@@ -108,7 +114,7 @@ fn factor(
             let is_top = first == j;
             let i = first + tile_col(lane);
             let t = tile_product(j, first, 0u, j, lane);
-            // Block m of a lane: its rows, columns j + 4 m to j + 4 m + 3.
+            // Block m of a lane: its four rows at columns j + 4 m to j + 4 m + 3.
             var c0 = tile_rows4(t, 0u);
             var c1 = tile_rows4(t, 1u);
             var c2 = tile_rows4(t, 2u);
@@ -120,7 +126,7 @@ fn factor(
                 rest = load_x4(row, i, params.width, 0.0);
             }
             var size = vec4(0.0);
-            // Loops, as every copy of a block's loads and stores takes drivers long to compile.
+            // Loops, because each copy of a block's loads and stores takes drivers long to compile.
             for (var m = 0u; m < blocks; m++) {
                 let whole = completed(pieces, j + 4u * m, i, ridge);
                 size = select(size, vec4(whole[0].x, whole[1].y, whole[2].z, whole[3].w), m == lane);

@@ -2,7 +2,7 @@
 use super::Real;
 use crate::adam::Options;
 
-/// Changes `p`, `m`, `v` and, unless it is empty, `most` in place.
+/// Updates `p`, `m`, `v` and, unless it is empty, `most` in place.
 pub fn step<F: Real>(g: &[F], p: &mut [F], [m, v, most]: [&mut [F]; 3], options: Options) {
     let number = |value: f64| <F as num_traits::NumCast>::from(value).unwrap_or_else(F::nan);
     let [of_m, of_v] = options.corrections().map(number);

@@ -17,7 +17,8 @@ pub struct Inputs<'a, F> {
 }
 
 impl<F: Real> Inputs<'_, F> {
-    /// What `of` gives for x, the weight of the positive side, c t, and of the negative, 1 − t; all of it weighted.
+    /// For each element `of`, called with x, the weight of its positive side (c t) and the weight of its negative side
+    /// (1 − t), times the element's own weight.
     fn weighted(&self, cols: usize, of: impl Fn(F, F, F) -> F) -> impl Iterator<Item = F> {
         let pairs = self.x.iter().zip(self.t).enumerate();
         pairs.map(move |(index, (&x, &t))| {

@@ -1,7 +1,7 @@
 //! y = x in another storage.
 use crate::Storage;
 
-/// The numbers that `storage` holds of these.
+/// `x` rounded to the numbers that `storage` can hold.
 pub fn forward(x: &[f32], storage: Storage) -> Vec<f32> {
     storage.decode(&storage.encode(x))
 }

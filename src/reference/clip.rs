@@ -2,11 +2,11 @@
 use super::{Real, real, sum};
 use crate::clip::Options;
 
-/// Changes the gradients in place; returns the norm that they had.
+/// Clips the gradients in place. Returns the norm that they had before.
 pub fn forward<F: Real>(gradients: &mut [&mut [F]], options: Options) -> F {
     let largest =
         gradients.iter().flat_map(|gradient| gradient.iter()).fold(F::zero(), |largest, g| largest.max(g.abs()));
-    // In units of the power of two below the largest, so that squares stay in range.
+    // Squares are computed in units of the power of two below the largest element, so that they stay in range.
     let unit = if largest > F::zero() && largest.is_finite() { largest.log2().floor().exp2() } else { F::one() };
     let squares: Vec<F> =
         gradients.iter().flat_map(|gradient| gradient.iter()).map(|&g| (g / unit) * (g / unit)).collect();

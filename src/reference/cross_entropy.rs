@@ -1,25 +1,26 @@
-//! loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c e^(x_ic)).
+//! Cross entropy: loss_i = r_i (Σ_c w_c q_ic (−ln p_ic) + z ln²Σ_c e^(x_ic)), where p = softmax(x), q are the target's
+//! shares, and w and r the weights of classes and rows.
 use super::{
     Real, count, divisor, factor, largest, log_softmax, log_sum_exp, max_and_others, minus_log_p, p_minus_own,
     probabilities, real, reduce, times,
 };
 use crate::cross_entropy::Options;
 
-/// What the rows should be.
+/// The target of each row.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a, F> {
     /// Class ids.
     Ids(&'a [u32]),
-    /// A share of every class.
+    /// A share of every class, for each row.
     Soft(&'a [F]),
 }
 
-/// How much classes and rows count; empty: 1 each.
+/// Weights of the classes and of the rows. Empty: 1 each.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a, F> {
-    /// Of the classes, w.
+    /// Weights w of the classes.
     pub class: &'a [F],
-    /// Of the rows, r.
+    /// Weights r of the rows.
     pub row: &'a [F],
 }
 
@@ -30,7 +31,7 @@ impl<F> Default for Weights<'_, F> {
 }
 
 impl<F: Real> Weights<'_, F> {
-    /// 1 for a class that does not exist.
+    /// The weight of a class; 1 for a class that does not exist.
     fn class(&self, class: usize) -> F {
         self.class.get(class).copied().unwrap_or_else(F::one)
     }
@@ -40,14 +41,14 @@ impl<F: Real> Weights<'_, F> {
     }
 }
 
-/// w q of a row: `hot` for its class `own`, and `soft` for all classes (empty: zeros).
+/// w q of a row: `hot` for the class `own`, plus `soft` for all classes (empty: zeros).
 struct Shares<F> {
     own: usize,
     hot: F,
     soft: Vec<F>,
 }
 
-/// The arguments of all functions here but `dy`.
+/// The arguments of all functions of this module, except `dy`.
 struct Batch<'a, F> {
     x: &'a [F],
     classes: usize,
@@ -91,7 +92,7 @@ impl<F: Real> Batch<'_, F> {
         }
     }
 
-    /// What each row, not ignored, adds to the divisor of the mean.
+    /// What the rows that are not ignored add to the divisor of the mean.
     fn total(&self) -> F {
         let of = |row: usize| match self.target {
             Target::Ids(ids) => self.weights.row(row) * self.weights.class(ids[row] as usize),
@@ -117,14 +118,14 @@ impl<F: Real> Batch<'_, F> {
         times(self.weights.row(row), hot + soft.sum())
     }
 
-    /// z r ln²Σ e^x.
+    /// z r ln²Σ e^x of a row.
     fn row_z(&self, row: usize) -> F {
         let (max, rest) = log_sum_exp(&self.logits(row));
         let z = real::<F>(self.options.z_loss) * self.weights.row(row);
         times(z, (max + rest) * (max + rest))
     }
 
-    /// `of` of each row, 0 of an ignored one.
+    /// `of` for each row, but 0 for an ignored row.
     fn by_row(&self, of: impl Fn(usize) -> F) -> Vec<F> {
         (0..self.rows()).map(|row| if self.ignored(row) { F::zero() } else { of(row) }).collect()
     }
@@ -133,7 +134,7 @@ impl<F: Real> Batch<'_, F> {
         reduce(self.by_row(|row| self.row_z(row)), self.z_divisor(), self.options.reduction)
     }
 
-    /// The gradient of a row, `g` and `z` those of its two parts.
+    /// The gradient of a row. `g` and `z` are the factors of its cross entropy and of its z part.
     fn row_gradient(&self, row: usize, g: F, z: F) -> Vec<F> {
         let (x, shares) = (self.logits(row), self.shares(row));
         let (max, rest) = log_sum_exp(&x);
@@ -149,7 +150,7 @@ impl<F: Real> Batch<'_, F> {
         (0..self.classes).map(gradient).collect()
     }
 
-    /// Of the softcap.
+    /// The slope of the softcap.
     fn slope(&self, row: usize, class: usize) -> F {
         let cap = real::<F>(self.options.softcap);
         if cap == F::zero() {
@@ -160,7 +161,7 @@ impl<F: Real> Batch<'_, F> {
     }
 }
 
-/// The loss of the rows of logits `x`, `classes` elements each: one number, or one per row without reduction.
+/// The loss of logits `x`, rows of `classes` elements: one number, or one for each row without reduction.
 pub fn forward<F: Real>(x: &[F], classes: usize, target: Target<F>, weights: Weights<F>, options: Options) -> Vec<F> {
     let batch = Batch { x, classes, target, weights, options };
     let losses = reduce(batch.by_row(|row| batch.row_loss(row)), batch.divisor(), options.reduction);
@@ -196,7 +197,8 @@ pub fn backward<F: Real>(
     (0..batch.rows()).flat_map(gradient).collect()
 }
 
-/// (max, rest) of each row, ln Σ e^x = max + ln(1 + rest), after the softcap; (the lowest f32, −1) of a row of masks.
+/// (max, rest) of each row after the softcap, where ln Σ e^x = max + ln(1 + rest). A row of masks gives (the lowest
+/// f32, −1).
 pub fn lse<F: Real>(x: &[F], classes: usize, options: Options) -> Vec<F> {
     let batch = Batch { x, classes, target: Target::Soft(&[]), weights: Weights::default(), options };
     let of_row = |row: usize| match max_and_others(&batch.logits(row)) {
@@ -206,7 +208,8 @@ pub fn lse<F: Real>(x: &[F], classes: usize, options: Options) -> Vec<F> {
     (0..batch.rows()).flat_map(of_row).collect()
 }
 
-/// The class with the largest logit of each row, the first of equals; `u32::MAX` for a row that holds NaN or nothing but masks.
+/// The class with the largest logit of each row, the first one if several are equal. `u32::MAX` for a row that holds
+/// NaN or only masks.
 pub fn predict<F: Real>(x: &[F], classes: usize) -> Vec<u32> {
     let class = |x: &[F]| match largest(x) {
         max if max == F::neg_infinity() => None,

@@ -1,13 +1,13 @@
-//! Scores of each query with keys of its own.
+//! Scores of each query with its own keys.
 use super::{Real, dot};
 
-/// s [N, K] of queries [N, `dim`] and keys [N K, `dim`].
+/// The scores `[N, K]` of queries `[N, dim]` and keys `[N·K, dim]`.
 pub fn forward<F: Real>(q: &[F], k: &[F], dim: usize) -> Vec<F> {
     let per = k.len() / q.len().max(1);
     k.chunks(dim).enumerate().map(|(row, k)| dot(&q[row / per.max(1) * dim..][..dim], k)).collect()
 }
 
-/// The gradients of queries and keys for `ds` [N, K].
+/// The gradients of queries and keys, for the gradient `ds` `[N, K]` of the scores.
 pub fn backward<F: Real>(q: &[F], k: &[F], ds: &[F], dim: usize) -> [Vec<F>; 2] {
     let per = k.len() / q.len().max(1);
     let (mut dq, mut dk) = (vec![F::zero(); q.len()], Vec::with_capacity(k.len()));

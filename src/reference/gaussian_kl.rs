@@ -5,15 +5,16 @@ use crate::gaussian_kl::Options;
 /// Means and log-variances.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a, F> {
-    /// m.
+    /// Means m.
     pub mean: &'a [F],
-    /// v.
+    /// Log-variances v.
     pub log_variance: &'a [F],
-    /// m' and v'; absent: zeros.
+    /// Means m' and log-variances v' of the prior. Absent: zeros.
     pub prior: Option<(&'a [F], &'a [F])>,
 }
 
-/// e^a − 1 − a; near 0 its series a²/2 (1 + a/3 (1 + a/4 (1 + …))), whose next factor for |a| < 1 would be below 10⁻¹⁷ of it.
+/// e^a − 1 − a. For |a| < 1 by its series a²/2 (1 + a/3 (1 + a/4 (1 + …))); the next term would be below 10⁻¹⁷ of the
+/// result.
 fn exp_minus_one_minus<F: Real>(a: F) -> F {
     if a.abs() < F::one() {
         let series = (3..=18).rev().fold(F::one(), |sum, k| F::one() + a / count(k) * sum);
@@ -22,7 +23,8 @@ fn exp_minus_one_minus<F: Real>(a: F) -> F {
     if a == F::infinity() { a } else { a.exp_m1() - a }
 }
 
-/// An element's v − v', m − m' and 1/σ' = e^(−v'/2); the square of the last may leave the range of F where the results do not.
+/// v − v', m − m' and 1/σ' = e^(−v'/2) of an element. The square of 1/σ' may leave the range of F where the results do
+/// not.
 struct Element<F> {
     a: F,
     gap: F,
@@ -39,7 +41,7 @@ impl<F: Real> Element<F> {
         real::<F>(0.5) * (exp_minus_one_minus(self.a) + self.distance() * self.distance())
     }
 
-    /// Of m, v, m', v'.
+    /// The gradients of m, v, m', v'.
     fn gradient(&self) -> [F; 4] {
         let (half, mean) = (real::<F>(0.5), times(self.distance(), self.inverse));
         let growth = self.a.exp_m1();
@@ -62,7 +64,8 @@ pub fn forward<F: Real>(inputs: Inputs<F>, cols: usize, options: Options) -> Vec
     Elements { len: inputs.mean.len(), cols, reduction: options.reduction }.reduce(losses)
 }
 
-/// The gradients of mean, log-variance, the prior's mean and its log-variance; `dy` is the gradient of the loss, empty for ones.
+/// The gradients of mean, log-variance, the prior's mean and its log-variance; `dy` is the gradient of the loss, empty
+/// for ones.
 pub fn backward<F: Real>(inputs: Inputs<F>, cols: usize, dy: &[F], options: Options) -> [Vec<F>; 4] {
     let elements = Elements { len: inputs.mean.len(), cols, reduction: options.reduction };
     let gradients = |of: usize| {

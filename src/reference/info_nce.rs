@@ -1,22 +1,24 @@
-//! The contrastive loss over all pairs of a batch. With c_ij = ⟨q_i, k_j⟩, P the positives of row i and N its negatives:
+//! The contrastive loss over all pairs of a batch. With c_ij = ⟨q_i, k_j⟩, P the positives of row i, N its negatives
+//! and a the hardness:
 //!
-//! s_ij = scale (c_ij − margin [j ∈ P]) − log_q_j,   r = ln Σ_N e^(s + a c) − ln Σ_P e^s with a the hardness, and
+//! s_ij = scale (c_ij − margin [j ∈ P]) − log_q_j,   r = ln Σ_N e^(s + a c) − ln Σ_P e^s
 //!
 //! | loss | row's value |
 //! |---|---|
 //! | outside the log | ln Σ_(P+N) e^s − mean_P s = ln(1 + e^r) + mean_P (ln Σ_P e^s − s) |
 //! | inside the log | −ln (Σ_P e^s / \|P\| / Σ_(P+N) e^s) = ln(1 + e^r) + ln \|P\| |
-//! | decoupled | r for ln(1 + e^r): the sum over P + N becomes one over N |
-//! | debiased, one positive p | r of Ng = max((Σ_N e^s − \|N\| τ⁺ e^(s_p)) / (1 − τ⁺), \|N\| e^−scale) for the sum over N |
+//! | decoupled | r instead of ln(1 + e^r): the sum over P + N becomes a sum over N |
+//! | debiased, one positive p | r with Ng = max((Σ_N e^s − \|N\| τ⁺ e^(s_p)) / (1 − τ⁺), \|N\| e^−scale) instead of the sum over N |
 //! | smoothed | (1 − ε) of the above + ε (ln Σ_(P+N) e^s − mean_(P+N) s) |
 //!
-//! The forms with r are the ones computed: neither a nearly certain positive nor large scores cost them digits.
+//! The forms with r are computed. They lose no digits to a nearly certain positive or to large scores.
 //!
-//! A row without positives has loss and gradient 0 and does not count in the mean. Nor has one without negatives if decoupled, where
-//! the formula would say −∞; it counts.
+//! A row without positives has loss and gradient 0 and does not count in the mean. A row without negatives in the
+//! decoupled form, for which the formula gives −∞, also has loss and gradient 0, but it counts in the mean.
 //!
-//! Sources: outside and inside, Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled, Yeh et al. 2021, arXiv:2110.06848;
-//! debiased, Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8; the hardness is sentence-transformers'.
+//! Sources: outside and inside, Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3; decoupled, Yeh et al. 2021,
+//! arXiv:2110.06848; debiased, Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8; the hardness is
+//! sentence-transformers'.
 use super::normalize;
 use super::sigmoid::{sigmoid, softplus};
 use super::{
@@ -27,23 +29,23 @@ use crate::info_nce::Options;
 /// Which keys are a query's positives.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Positive<'a> {
-    /// Key i of query i.
+    /// Key i is the positive of query i.
     #[default]
     Own,
-    /// Key `index[i]` of query i; `u32::MAX`: none.
+    /// Key `index[i]` is the positive of query i; `u32::MAX`: none.
     Index(&'a [u32]),
-    /// All keys of the query's group: the groups of the queries, those of the keys.
+    /// All keys of the query's group are its positives. Group ids of the queries and of the keys.
     Groups(&'a [u32], &'a [u32]),
 }
 
-/// Keys that are no query's positives. An empty slice is absent.
+/// Further negatives: keys that are no query's positives. An empty slice is absent.
 #[derive(Debug, Clone, Copy)]
 pub struct Negatives<'a, F> {
-    /// L rows.
+    /// The keys, L rows.
     pub k: &'a [F],
-    /// The logarithm of each one's probability of being drawn, L.
+    /// The logarithm of the probability with which each key was drawn, L.
     pub log_q: &'a [F],
-    /// One with the query's id is left out, L.
+    /// Ids, L: a key with the query's id is left out.
     pub ids: &'a [u32],
 }
 
@@ -53,7 +55,7 @@ impl<F> Default for Negatives<'_, F> {
     }
 }
 
-/// What is compared with what. An empty slice is absent.
+/// The vectors that are compared, and how. An empty slice is absent.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, F> {
     /// Queries, N rows.
@@ -64,17 +66,17 @@ pub struct Batch<'a, F> {
     pub dim: usize,
     /// ln(1/temperature), instead of the option.
     pub log_scale: Option<F>,
-    /// How much each query counts, N.
+    /// The weight of each query, N.
     pub weight: &'a [F],
-    /// The logarithm of each key's probability of being drawn, M; subtracted from its scores.
+    /// The logarithm of the probability with which each key was drawn, M. It is subtracted from the key's scores.
     pub log_q: &'a [F],
-    /// Which pairs belong together.
+    /// Which keys are positives.
     pub positive: Positive<'a>,
-    /// Of the queries and of the keys: a key with the query's id that is no positive of it is left out.
+    /// Ids of the queries and of the keys: a key with the query's id that is not its positive is left out.
     pub ids: Option<(&'a [u32], &'a [u32])>,
     /// Further negatives of every query.
     pub shared: Negatives<'a, F>,
-    /// Further negatives of each query by itself, as many for each, one query's after the other's.
+    /// Further negatives of each query alone: the same number for each query, one query's after the other's.
     pub each: Negatives<'a, F>,
 }
 
@@ -88,7 +90,7 @@ enum Vector {
 }
 
 impl<'a, F: Real> Batch<'a, F> {
-    /// Query i belongs to key i; nothing else is given.
+    /// Key i is the positive of query i; nothing else is given.
     pub fn new(q: &'a [F], k: &'a [F], dim: usize) -> Self {
         let (shared, each) = (Negatives::default(), Negatives::default());
         Batch { q, k, dim, log_scale: None, weight: &[], log_q: &[], positive: Positive::Own, ids: None, shared, each }
@@ -106,7 +108,7 @@ impl<'a, F: Real> Batch<'a, F> {
         if self.weight.is_empty() { F::one() } else { self.weight[query] }
     }
 
-    /// Subtracted from the scores with a vector as a key.
+    /// What is subtracted from the scores of which the vector is the key.
     fn log_q(&self, key: Vector) -> F {
         let (all, at) = match key {
             Vector::Query(_) => return F::zero(),
@@ -152,7 +154,8 @@ impl<'a, F: Real> Batch<'a, F> {
         belong && !(options.exclude_self && i == j)
     }
 
-    /// Whether a line's vector `a` is not compared with `b`, which is no positive of it.
+    /// Whether vector `a`, whose line is looked at, is not compared with `b`, if `b` is no positive of `a`. A line is a
+    /// row or a column of the score matrix: a query, or a key.
     fn is_left_out(&self, [a, b]: [Vector; 2], options: Options) -> bool {
         let same = |of: &dyn Fn(Vector) -> Option<u32>| of(a).zip(of(b)).is_some_and(|(a, b)| a == b);
         let (own, others) = match (a, b) {
@@ -166,14 +169,14 @@ impl<'a, F: Real> Batch<'a, F> {
         own || others || same(&|vector| self.id(vector)) || (related && same(&|vector| self.group(vector)))
     }
 
-    /// What the queries with a positive add to the divisor of the mean.
+    /// The divisor of the loss. For the mean: the sum of the weights of the queries with a positive.
     fn divisor(&self, options: Options) -> F {
         let counts = |&i: &usize| (0..self.keys()).any(|j| self.is_positive([i, j], options));
         let total = (0..self.queries()).filter(counts).map(|i| self.weight(i)).sum();
         divisor(total, self.queries(), options.reduction)
     }
 
-    /// What `line` is compared with.
+    /// The scores of `line` with `others`.
     fn row(&self, line: Vector, others: impl Iterator<Item = Vector>, options: Options) -> Row<F> {
         let pairs: Vec<_> = others.map(|other| [line, other]).collect();
         let c: Vec<F> = pairs.iter().map(|&[a, b]| dot(self.vector(a), self.vector(b))).collect();
@@ -184,7 +187,7 @@ impl<'a, F: Real> Batch<'a, F> {
             _ => false,
         };
         let (positives, others): (Vec<_>, Vec<_>) = (0..pairs.len()).partition(|&at| is_positive(pairs[at]));
-        // Of rows with one positive.
+        // Used only for rows with one positive.
         let bound = positives.first().map_or(F::infinity(), |&p| c[p] + real(options.near_margin));
         let near = |at: usize| c[at] > bound;
         let negatives = others.into_iter().filter(|&at| !self.is_left_out(pairs[at], options) && !near(at)).collect();
@@ -217,7 +220,7 @@ impl<'a, F: Real> Batch<'a, F> {
     }
 }
 
-/// Rows of unit length in place of rows of any length.
+/// The vectors of a batch, divided by their lengths.
 struct Unit<F> {
     q: Vec<F>,
     k: Vec<F>,
@@ -263,11 +266,11 @@ fn mean<F: Real>(x: impl ExactSizeIterator<Item = F>) -> F {
     over(x.sum(), number)
 }
 
-/// One query's scores of all keys, or one key's of all queries.
+/// The scores of a line: of one query with all keys, or of one key with all queries.
 struct Row<F> {
     pairs: Vec<[Vector; 2]>,
     c: Vec<F>,
-    /// s + log_q: what is proportional to the scale.
+    /// s + log_q: the part of the score that is proportional to the scale.
     scaled: Vec<F>,
     s: Vec<F>,
     positives: Vec<usize>,
@@ -276,7 +279,7 @@ struct Row<F> {
     options: Options,
 }
 
-/// r, and its derivatives by ln Σ_N e^(s + a c) and by −ln Σ_P e^s.
+/// r, and its derivatives with respect to ln Σ_N e^(s + a c) and to −ln Σ_P e^s.
 struct Gap<F> {
     r: F,
     by_negatives: F,
@@ -288,7 +291,7 @@ impl<F: Real> Row<F> {
         self.positives.iter().map(|&p| self.s[p]).collect()
     }
 
-    /// s + a c.
+    /// s + a c of the negatives.
     fn of_negatives(&self) -> Vec<F> {
         self.negatives.iter().map(|&n| self.s[n] + times(real(self.options.hardness), self.c[n])).collect()
     }
@@ -313,7 +316,7 @@ impl<F: Real> Row<F> {
         Gap { r: corrected, by_negatives: slope, by_positives: slope }
     }
 
-    /// No positive to compare, or nothing to compare it with where it is not compared with itself.
+    /// Whether the row has no loss: it has no positive or, in the decoupled form, no negative.
     fn is_void(&self) -> bool {
         self.positives.is_empty() || (self.options.decoupled && largest(&self.of_negatives()) == F::neg_infinity())
     }
@@ -342,7 +345,7 @@ impl<F: Real> Row<F> {
         self.positives.iter().chain(&self.negatives).copied()
     }
 
-    /// dL/ds; 0 for what is masked, s = −∞.
+    /// dL/ds; 0 where s = −∞ (masked).
     fn gradient(&self) -> Vec<F> {
         let mut ds = vec![F::zero(); self.s.len()];
         if self.is_void() {
@@ -383,12 +386,12 @@ pub fn forward<F: Real>(batch: Batch<F>, options: Options) -> Vec<F> {
     reduce(losses.collect(), batch.divisor(options), options.reduction)
 }
 
-/// What can be said of a query, or of a key in its own direction.
+/// Measures of one query, or of one key in its own direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Value<F> {
-    /// Neither weighted nor halved.
+    /// The loss, neither weighted nor halved.
     pub loss: F,
-    /// Of all that it is compared with; negatives count as the hardness says.
+    /// The log-sum-exp of the scores with all that it is compared with. Negatives count as the hardness says.
     pub lse: F,
     /// Whether no negative scores above the best positive.
     pub correct: bool,
@@ -424,7 +427,7 @@ pub struct Gradients<F> {
     pub dk: Vec<F>,
     /// Of the further negatives of all queries.
     pub d_shared: Vec<F>,
-    /// Of those of each query.
+    /// Of the further negatives of each query alone.
     pub d_each: Vec<F>,
     /// Of ln(1/temperature).
     pub d_log_scale: F,
@@ -441,7 +444,7 @@ impl<F: Real> Gradients<F> {
         &mut all[at * dim..][..dim]
     }
 
-    /// What a row gives that counts `weight`.
+    /// Adds the gradients of a row whose loss has the factor `weight`.
     fn add(&mut self, batch: &Batch<F>, row: &Row<F>, weight: F) {
         for ((&[a, b], ds), &scaled) in row.pairs.iter().zip(row.gradient()).zip(&row.scaled) {
             let ds = times(weight, ds);

@@ -18,7 +18,7 @@ impl<F: Real> Side<F> {
         Side { p: p.to_vec(), log: p.iter().map(|p| p.ln()).collect() }
     }
 
-    /// Of softmax(x/T); what leaves the range of F stays at its end.
+    /// The side softmax(x/T). A scaled logit that leaves the range of F is set to the end of that range.
     fn logits(x: &[F], temperature: F) -> Self {
         let scaled = x.iter().map(|&v| match v / temperature {
             scaled if scaled.is_infinite() && v.is_finite() => F::max_value() * v.signum(),
@@ -39,7 +39,7 @@ fn term<F: Real>(p: F, log: F, other: F) -> F {
     if p == F::zero() { p } else { p * (log - other) }
 }
 
-/// The sides of a row.
+/// The two sides of a row.
 struct Row<F> {
     q: Side<F>,
     p: Side<F>,
@@ -70,7 +70,7 @@ impl<F: Real> Row<F> {
         term(self.q.p[c], self.q.log[c], self.p.log[c])
     }
 
-    /// b p (ln p − ln m) and (1 − b) q (ln q − ln m), m = b p + (1 − b) q.
+    /// b p (ln p − ln m) and (1 − b) q (ln q − ln m), where m = b p + (1 − b) q.
     fn mixed(&self, c: usize, beta: f32) -> [F; 2] {
         let beta = real::<F>(beta);
         let rest = F::one() - beta;
@@ -96,8 +96,9 @@ impl<F: Real> Row<F> {
         self.cols().map(loss).collect()
     }
 
-    /// dloss/d ln q and dloss/d ln p, but for multiples of q and of p, which a softmax does not see; `u` weights the elements, each
-    /// its own way if not `even`, so that p itself is no such multiple.
+    /// dloss/d ln q and dloss/d ln p, up to multiples of q and of p, which have no effect through a softmax. `u` are
+    /// the weights of the elements. If they differ (not `even`), p times the weights is no multiple of p, so that term
+    /// is kept.
     fn partials(&self, u: &[F], even: bool, divergence: Divergence) -> [Vec<F>; 2] {
         let own = if even { F::zero() } else { F::one() };
         let partial = |c: usize| match divergence {
@@ -137,13 +138,13 @@ impl<F: Real> Row<F> {
     }
 }
 
-/// The gradient of logits from `g`, that of the logarithms of their probabilities.
+/// The gradient of the logits, given `g`, the gradient of the logarithms of their probabilities.
 fn through_softmax<F: Real>(g: &[F], p: &[F], temperature: F) -> Vec<F> {
     let sum = g.iter().copied().sum::<F>();
     g.iter().zip(p).map(|(&g, &p)| (g - p * sum) / temperature).collect()
 }
 
-/// 1, or T² for distillation.
+/// The factor of the loss: 1, or T² for distillation.
 fn scale<F: Real>(options: Options) -> F {
     let temperature = real::<F>(options.temperature);
     if options.scale_t2 { temperature * temperature } else { F::one() }

@@ -3,28 +3,28 @@ use super::cross_entropy::{Target, Weights};
 use super::{Real, cross_entropy, linear};
 use crate::linear_cross_entropy::Options;
 
-/// A linear layer and what it is applied to.
+/// A linear layer and its input.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a, F> {
-    /// [rows, inputs].
+    /// The input x, `[rows, inputs]`.
     pub x: &'a [F],
-    /// [classes, inputs].
+    /// The weights W, `[classes, inputs]`.
     pub w: &'a [F],
-    /// Of `classes` elements.
+    /// The bias, `[classes]`.
     pub b: Option<&'a [F]>,
-    /// Rows, inputs, classes.
+    /// `[rows, inputs, classes]`.
     pub shape: [usize; 3],
 }
 
 impl<F: Real> Layer<'_, F> {
-    /// [rows, classes].
+    /// The logits, `[rows, classes]`.
     pub fn logits(&self) -> Vec<F> {
         let [rows, inputs, classes] = self.shape;
         linear::forward(self.x, self.w, self.b, inputs, classes, rows)
     }
 }
 
-/// The loss of the rows: one number, or one per row without reduction.
+/// The loss: one number, or one for each row without reduction.
 pub fn forward<F: Real>(layer: Layer<F>, target: Target<F>, weights: Weights<F>, options: Options) -> Vec<F> {
     cross_entropy::forward(&layer.logits(), layer.shape[2], target, weights, options)
 }

@@ -1,4 +1,4 @@
-//! [`kl`] of the logits of two layers, of which the first learns.
+//! [`kl`] of the logits of two layers, a student and a teacher. Only the student gets gradients.
 pub use super::linear_cross_entropy::Layer;
 use super::{Real, kl, linear};
 use crate::linear_kl::Options;
@@ -8,7 +8,8 @@ pub fn forward<F: Real>(student: Layer<F>, teacher: Layer<F>, options: Options) 
     kl::forward(&student.logits(), &teacher.logits(), student.shape[2], options)
 }
 
-/// dx [rows, inputs], dW [classes, inputs], db of `classes` elements, of the student; `dy` is the gradient of the loss, empty for ones.
+/// dx `[rows, inputs]`, dW `[classes, inputs]` and db `[classes]` of the student; `dy` is the gradient of the loss,
+/// empty for ones.
 pub fn backward<F: Real>(student: Layer<F>, teacher: Layer<F>, dy: &[F], options: Options) -> (Vec<F>, Vec<F>, Vec<F>) {
     let [rows, inputs, classes] = student.shape;
     let [dx, _] = kl::backward(&student.logits(), &teacher.logits(), classes, dy, options);

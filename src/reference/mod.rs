@@ -1,8 +1,9 @@
-//! The textbook formulas on slices, on the CPU, with no kernel trick: what the kernels are verified against, and what users
-//! can check their own code with.
+//! The textbook formulas on slices, on the CPU, without the kernels' tricks. The kernels are verified against them, and
+//! users can check their own code with them.
 //!
-//! Every function is written once for f64, the truth, and f32, the yardstick: what the plain formula loses in the kernels' own
-//! precision. Matrices are row-major slices; a shape that does not fit panics, as slices do.
+//! Every function is written once for both f64 and f32. In f64 it gives the truth. In f32 it gives the yardstick: what
+//! the plain formula loses in the kernels' own precision. Matrices are row-major slices. A shape that does not fit
+//! panics, as slices do.
 
 pub mod adam;
 pub mod bce;
@@ -40,18 +41,18 @@ fn real<F: Real>(value: f32) -> F {
     <F as From<f32>>::from(value)
 }
 
-/// A number of elements, rows or the like; unlike a detour through f32 exact in f64.
+/// A number of elements, rows or the like. Exact in f64, unlike a conversion through f32.
 fn count<F: Real>(number: usize) -> F {
     <F as num_traits::NumCast>::from(number).unwrap_or_else(F::nan)
 }
 
-/// a · b, 0 if one is 0 even where the other has overflowed or is infinite.
+/// a · b, but 0 if one factor is 0, even where the other one has overflowed or is infinite.
 fn times<F: Real>(a: F, b: F) -> F {
     let zero = (a == F::zero() && !b.is_nan()) || (b == F::zero() && !a.is_nan());
     if zero { F::zero() } else { a * b }
 }
 
-/// value / divisor, 0 where there is nothing to divide by.
+/// value / divisor, but 0 if the divisor is 0.
 fn over<F: Real>(value: F, divisor: F) -> F {
     if divisor == F::zero() { F::zero() } else { value / divisor }
 }
@@ -60,7 +61,8 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> F {
     a.iter().zip(b).map(|(&a, &b)| a * b).sum()
 }
 
-/// The sum of halves' sums, whose rounding errors grow with the logarithm of the length alone.
+/// The sum, computed as the sum of the sums of both halves. Its rounding errors grow only with the logarithm of the
+/// length.
 fn sum<F: Real>(x: &[F]) -> F {
     match x.len() {
         0..64 => x.iter().copied().sum(),
@@ -73,8 +75,9 @@ fn largest<F: Real>(x: &[F]) -> F {
     x.iter().fold(F::neg_infinity(), |largest, &v| if v > largest || v.is_nan() { v } else { largest })
 }
 
-/// ln Σ e^x of a row as two summands, the largest element and the rest, which one sum would lose beside a large element; the
-/// rest is ln(1 + Σ e^(x − max) of the others), which keeps its digits where they are small. (−∞, 0) if all are −∞.
+/// ln Σ e^x of a row as two summands: the largest element, and the rest ln(1 + Σ e^(x − max) of the others). In a
+/// single sum the rest would be lost beside a large element; by itself it keeps its digits even where it is small. (−∞,
+/// 0) if all are −∞.
 fn log_sum_exp<F: Real>(x: &[F]) -> (F, F) {
     let (max, others) = max_and_others(x);
     (max, others.ln_1p())
@@ -91,7 +94,8 @@ fn max_and_others<F: Real>(x: &[F]) -> (F, F) {
     (max, if max.is_finite() { others.sum() } else { F::nan() })
 }
 
-/// ln p of a row's softmax: −∞ for a mask, and for all of a row of masks; never so for a finite element.
+/// ln p of a row's softmax. −∞ for a mask (an element −∞), and for every element of a row of masks; never −∞ for a
+/// finite element.
 fn log_softmax<F: Real>(x: &[F]) -> Vec<F> {
     let (max, rest) = log_sum_exp(x);
     let log = |&v: &F| match v - max - rest {
@@ -102,8 +106,8 @@ fn log_softmax<F: Real>(x: &[F]) -> Vec<F> {
     x.iter().map(log).collect()
 }
 
-/// −ln p of one element of a row under the row's softmax: ln(1 + Σ over the others of e^(x_j − x_own)) where that sum is
-/// small, ln Σ e^x − x_own elsewhere, so that neither p → 1 nor large x lose digits.
+/// −ln p of one element of a row under the row's softmax. Where the element is larger than all others, it is ln(1 + Σ
+/// e^(x_j − x_own) over the others), elsewhere ln Σ e^x − x_own, so that neither p → 1 nor large x lose digits.
 fn minus_log_p<F: Real>(x: &[F], own: usize) -> F {
     let others = || x.iter().enumerate().filter(|&(j, _)| j != own).map(|(_, &v)| v - x[own]);
     if x[own] == F::neg_infinity() {
@@ -116,14 +120,14 @@ fn minus_log_p<F: Real>(x: &[F], own: usize) -> F {
     }
 }
 
-/// p of a row: 0 for a mask, and for all of a row of masks.
+/// p of a row's softmax. 0 for a mask, and for every element of a row of masks.
 fn probabilities<F: Real>(x: &[F]) -> Vec<F> {
     let (max, rest) = log_sum_exp(x);
     let p = |v: F| if v == F::neg_infinity() { F::zero() } else { (v - max - rest).exp() };
     x.iter().map(|&v| p(v)).collect()
 }
 
-/// p − (1 for `own`) for each element of a row; for `own` that is −Σ p of the others.
+/// p − [j = own] for each element j of a row. The one for `own` is computed as −Σ p of the others.
 fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
     let mut p = probabilities(x);
     if x[own] != F::neg_infinity() {
@@ -133,7 +137,7 @@ fn p_minus_own<F: Real>(x: &[F], own: usize) -> Vec<F> {
     p
 }
 
-/// What the sum of the rows' losses is divided by; `total` is the number or weight of those that count.
+/// What the sum of the rows' losses is divided by. `total` is the number or the weight of the rows that count.
 fn divisor<F: Real>(total: F, rows: usize, reduction: Reduction) -> F {
     match reduction {
         Reduction::Mean => total,
@@ -142,12 +146,12 @@ fn divisor<F: Real>(total: F, rows: usize, reduction: Reduction) -> F {
     }
 }
 
-/// The rows' losses as one number, or as they are.
+/// The rows' losses, reduced to one number or as they are.
 fn reduce<F: Real>(losses: Vec<F>, divisor: F, reduction: Reduction) -> Vec<F> {
     if reduction.by_row() { losses } else { vec![over(losses.into_iter().sum(), divisor)] }
 }
 
-/// The factor by which a row's gradient counts, for `dy` of the loss's shape (empty: ones).
+/// The factor of a row's gradient, for `dy` of the loss's shape (empty: ones).
 fn factor<F: Real>(dy: &[F], row: usize, divisor: F, reduction: Reduction) -> F {
     let dy = match dy {
         [] => F::one(),
@@ -156,7 +160,7 @@ fn factor<F: Real>(dy: &[F], row: usize, divisor: F, reduction: Reduction) -> F 
     over(dy, divisor)
 }
 
-/// The shape of a loss of elements, and what becomes of it.
+/// The shape and the reduction of a loss of elements.
 #[derive(Clone, Copy)]
 struct Elements {
     len: usize,
@@ -169,7 +173,7 @@ impl Elements {
         divisor(count(self.len), self.len / self.cols.max(1), self.reduction)
     }
 
-    /// The losses as they are, one of each row, or one of all.
+    /// The losses as they are, summed for each row, or reduced to one number.
     fn reduce<F: Real>(self, losses: Vec<F>) -> Vec<F> {
         if self.reduction == Reduction::None {
             return losses;
@@ -178,7 +182,7 @@ impl Elements {
         reduce(rows.collect(), self.divisor(), self.reduction)
     }
 
-    /// The factor by which the gradient of the element at `index` counts, for `dy` of the loss's shape (empty: ones).
+    /// The factor of the gradient of the element at `index`, for `dy` of the loss's shape (empty: ones).
     fn factor<F: Real>(self, dy: &[F], index: usize) -> F {
         let at = if self.reduction == Reduction::None { index } else { index / self.cols };
         factor(dy, at, self.divisor(), self.reduction)

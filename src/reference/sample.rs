@@ -1,4 +1,5 @@
-//! Draws and their probabilities; the draws themselves in the kernels' own integers, so that they can be compared.
+//! Draws and their probabilities. The draws use the kernels' own integer arithmetic, so that they can be compared
+//! exactly.
 
 use super::{Real, count, real};
 use crate::random::philox;
@@ -26,7 +27,7 @@ fn log_uniform(word: u32, n: u32) -> u32 {
     (1u64 << e).wrapping_add(above).wrapping_sub(1).min(u64::from(n) - 1) as u32
 }
 
-/// ln q(k).
+/// ln q(k), the log-probability of id k.
 pub fn log_probability<F: Real>(proposal: Proposal<&[u32]>, k: u32) -> F {
     let ids: F = count(rows(proposal) as usize);
     match proposal {
@@ -46,7 +47,8 @@ fn rows(proposal: Proposal<&[u32]>) -> u32 {
     proposal.map(|table| table.len() / 3).ids()
 }
 
-/// Ids and `log_q` of as many rows as there are `lists`, `cols` draws each; a list holds what is left out of its row, ascending.
+/// `cols` draws for each of the `lists`: ids and their `log_q`. A list holds the ids that are left out of its row, in
+/// ascending order.
 pub fn draw<F: Real>(
     proposal: Proposal<&[u32]>,
     lists: &[&[u32]],

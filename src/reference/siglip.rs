@@ -4,7 +4,7 @@ use super::sigmoid::{sigmoid, softplus};
 use super::{Real, count, divisor, dot, factor, real, reduce};
 use crate::siglip::Options;
 
-/// What stands for the constants of [`Options`].
+/// Learned parameters that replace the constants of [`Options`].
 #[derive(Debug, Clone, Copy)]
 pub struct Learned<F> {
     /// ln(1/temperature).
@@ -65,7 +65,7 @@ pub struct Gradients<F> {
 }
 
 impl<F: Real> Gradients<F> {
-    /// What pair (i, j) gives, `g` = dloss/dscore.
+    /// Adds the gradients of pair (i, j), where `g` = dloss/dscore.
     fn add(&mut self, q: &[F], k: &[F], [i, j]: [usize; 2], g: F, scale: F, product: F) {
         let dim = q.len();
         self.d_bias = self.d_bias + g;

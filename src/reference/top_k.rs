@@ -1,8 +1,8 @@
 //! The keys with the largest inner products.
 use super::{Real, dot};
 
-/// For each query the ids and scores of the `count` best of the keys that its list does not have; vectors have `dim` numbers. u32::MAX and −∞ where there
-/// are no more.
+/// For each query the ids and scores of the `count` best keys that are not in its list. Vectors have `dim` elements.
+/// `u32::MAX` and −∞ where there are no more keys.
 pub fn forward<F: Real>(q: &[F], k: &[F], dim: usize, lists: &[&[u32]], count: usize) -> (Vec<u32>, Vec<F>) {
     let (mut ids, mut scores) = (Vec::new(), Vec::new());
     for (q, list) in q.chunks(dim).zip(lists) {

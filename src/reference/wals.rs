@@ -1,10 +1,11 @@
 //! One side of weighted alternating least squares: the normal equations of each row, formed and solved.
 use super::{Real, dot};
 
-/// An observation: the row of y, w, r.
+/// An observation: the row of y, the weight w and the goal r.
 pub type Entry<F> = (usize, F, F);
 
-/// The rows' x [rows, `dim`] for y [M, `dim`], their observations, w₀ and their λ. NaN where a pivot is not positive.
+/// The solutions x `[rows, dim]`, given y `[M, dim]`, the observations of each row, w₀ and each row's λ. NaN where a
+/// pivot is not positive.
 pub fn solve<F: Real>(y: &[F], dim: usize, rows: &[Vec<Entry<F>>], unobserved: F, ridge: &[F]) -> Vec<F> {
     let mut gramian = vec![F::zero(); dim * dim];
     y.chunks(dim).for_each(|y| add(&mut gramian, y, unobserved));
@@ -44,11 +45,14 @@ fn solve_row<F: Real>(y: &[F], gramian: &[F], entries: &[Entry<F>], unobserved: 
     x
 }
 
-/// The vectors of a basis [`dim`, `dim`], a row each, and what YᵀY is there [`dim`, `dim`].
+/// A basis `[dim, dim]`, one vector in each row, and YᵀY in that basis `[dim, dim]`.
 pub type Base<'a, F> = [&'a [F]; 2];
 
-/// `x` after `steps` of conjugate gradients, preconditioned by the diagonal, on the system of [`solve`] for `y` in a basis, with YᵀY as the base has it; and
-/// the objective of each row with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of its terms' magnitudes.
+/// `x` after `steps` of conjugate gradients on the system of [`solve`], preconditioned by the diagonal. `y` is given in
+/// the basis; YᵀY is taken from the base.
+///
+/// Also returns for each row the objective with its share of w₀ ⟨XᵀX, YᵀY⟩, beside the sum of the magnitudes of its
+/// terms.
 #[allow(clippy::too_many_arguments, reason = "inputs, outputs, options: the order of every op")]
 pub fn refine<F: Real>(
     y: &[F],
@@ -116,7 +120,8 @@ pub fn refine<F: Real>(
     (solutions, losses)
 }
 
-/// The objective of each row without its share of w₀ ⟨XᵀX, YᵀY⟩: Σ w (r − s)² − w₀ s² + λ |x|². And the sum of its terms' magnitudes.
+/// For each row the objective without its share of w₀ ⟨XᵀX, YᵀY⟩, Σ w (r − s)² − w₀ s² + λ |x|², beside the sum of the
+/// magnitudes of its terms.
 pub fn objective<F: Real>(
     x: &[F],
     y: &[F],

@@ -69,7 +69,7 @@ async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, amsgrad: 
         held.into_iter().zip([&p, &m, &v, &most]).zip(want.iter().zip(&yardstick))
     {
         let Some(held) = held else { continue };
-        // Each is the old value and a change to it.
+        // Each output is the old value plus a change.
         let terms: Vec<f64> =
             old.iter().zip(want).map(|(&old, new)| f64::from(old).abs() + (new - f64::from(old)).abs()).collect();
         check.compare_sum(what, held, want, yardstick, &terms).await?;

@@ -29,7 +29,7 @@ async fn case(check: &mut Check, shapes: &[[usize; 2]], fill: Fill, max_norm: f3
     check.case(format_args!("{shapes:?} {fill:?} max_norm {max_norm} {storage:?}"));
     let options = Options { max_norm };
     let count: usize = shapes.iter().map(|[rows, cols]| rows * cols).sum();
-    check.magnifies_flushed((count as f64).sqrt()); // the norm of so many numbers that a device may flush
+    check.magnifies_flushed((count as f64).sqrt()); // a norm of this many numbers, which a device may flush to 0
     let data: Vec<Vec<f32>> = shapes
         .iter()
         .enumerate()

@@ -20,7 +20,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     let smoothed = Options { label_smoothing: 0.1, reduction: Reduction::Sum, ..plain };
     let added = Options { accum: Accum::Add, reduction: Reduction::BatchMean, ..all };
     let sum_added = Options { accum: Accum::Add, reduction: Reduction::Sum, ..plain };
-    // Not every combination: each is pipelines of its own.
+    // Not every combination: each one needs pipelines of its own.
     let variants = [
         (false, false, Fill::Small, Storage::F32, capped),
         (false, true, Fill::Wide, Storage::F32, by_row),
@@ -41,9 +41,9 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
     }
     let whole = |soft| Variant { soft, weighted: true, storage: Storage::F32, options: all };
     variant(check, 2, 40_000, Fill::Outlier, whole(true)).await?;
-    variant(check, 5_000, 5, Fill::Small, whole(false)).await?; // too many for the workgroup that adds up to weigh them
+    variant(check, 5_000, 5, Fill::Small, whole(false)).await?; // too many rows for the summing workgroup to weigh
     for fill in FILLS.into_iter().filter(|fill| *fill != Fill::Subnormal) {
-        predicted(check, [3, 257], fill, Storage::F32).await?; // a device may take subnormal numbers for equal
+        predicted(check, [3, 257], fill, Storage::F32).await?; // a device may treat subnormal numbers as equal
     }
     for &storage in check.storages() {
         predicted(check, [3, 257], Fill::Small, storage).await?;
@@ -79,7 +79,7 @@ async fn predicted(check: &mut Check, [rows, cols]: [usize; 2], fill: Fill, stor
     check.compare_ids("predicted", &found, &textbook::predict(&x, cols)).await
 }
 
-/// The largest logits and the rests: numbers of different sizes, each compared with its own.
+/// Compares the largest logits and the rests separately, because they differ in size.
 pub(super) async fn compare_lse(check: &mut Check, lse: &Held, x: &[f32], cols: usize, options: Options) -> Result<()> {
     let Some(got) = check.body("lse", lse).await? else { return Ok(()) };
     let (want, yardstick) = (textbook::lse::<f64>(&cast(x), cols, options), textbook::lse(x, cols, options));
@@ -99,13 +99,13 @@ struct Variant {
     options: Options,
 }
 
-/// Numbers above 0 as `storage` holds them: weights, shares.
+/// Positive numbers as `storage` holds them, for weights and shares.
 pub(super) fn sizes(storage: Storage, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
     let sizes: Vec<f32> = Fill::Small.matrix(rows, cols, seed).into_iter().map(|v| 0.25 + v.abs()).collect();
     rounded(storage, &sizes)
 }
 
-/// Loss, both ways to the gradient, and the z part. The log-sum-exps are f32.
+/// Checks the loss, the gradient from `forward` and from `backward`, and the z part. The log-sum-exps are f32.
 async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, variant: Variant) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {variant:?}"));
     let Variant { soft, weighted, storage, options } = variant;
@@ -162,8 +162,9 @@ async fn variant(check: &mut Check, rows: usize, cols: usize, fill: Fill, varian
     Ok(())
 }
 
-/// The sum of the magnitudes of what the gradient of each logit is made of, r ((1 − e) w_t (p − [c = t]) + p Σ w q − w q + 2 z p ln Σ e^x), where p − 1 is
-/// no difference but the sum of the others. The softcap's slope is 1 − y², with y = tanh(x/cap), of which both are terms.
+/// The sum of the magnitudes of the terms of each logit's gradient, r ((1 − e) w_t (p − [c = t]) + p Σ w q − w q + 2 z
+/// p ln Σ e^x). Here p − 1 is not a difference but the negative sum of the other probabilities. The softcap's slope is
+/// 1 − y² with y = tanh(x/cap); both 1 and y² count as terms.
 pub(super) fn slope_terms(
     x: &[f64],
     cols: usize,

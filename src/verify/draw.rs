@@ -1,7 +1,7 @@
 use super::{Fill, REDUCTIONS, STORAGES};
 use crate::{Accum, Gpu, Random, Reduction, Storage, Tuning};
 
-/// What drawn cases are made of.
+/// The source of drawn cases.
 #[derive(Debug, Clone)]
 pub(super) struct Draw(Random);
 
@@ -27,7 +27,7 @@ impl Draw {
         self.below(n) == 0
     }
 
-    /// From 1 to `most`, small ones as likely as large ones, and often a power of two, one less or one more.
+    /// From 1 to `most`. Small sizes are as likely as large ones. Often a power of two, or one less or one more.
     pub(super) fn size(&mut self, most: usize) -> usize {
         let power = 1 << self.below(most.ilog2() as usize + 1);
         let size = match self.below(5) {
@@ -39,21 +39,22 @@ impl Draw {
         size.clamp(1, most)
     }
 
-    /// Rows and columns of at most `most` elements together.
+    /// Rows and columns of a matrix of at most `most` elements.
     pub(super) fn shape(&mut self, most: usize) -> [usize; 2] {
         let long = self.size(most);
         let [a, b] = [long, self.size((most / long).max(1))];
         if self.yes() { [a, b] } else { [b, a] }
     }
 
-    /// Queries, keys and columns, of at most `most` multiply-adds together.
+    /// Queries, keys and columns for at most `most` multiply-adds.
     pub(super) fn pairs(&mut self, most: usize) -> [usize; 3] {
         let dim = self.size(most.min(600));
         let [n, m] = self.shape(most / dim);
         [n, m, dim]
     }
 
-    /// A fill for rows whose products are summed over `pairs` pairs of `dim` terms: of many equal terms all roundings go one way.
+    /// A fill for rows whose products are summed over `pairs` pairs of `dim` terms. Not `Equal` if these are many,
+    /// because the roundings of many equal terms all go one way.
     pub(super) fn fill_of_pairs(&mut self, dim: usize, pairs: usize, fills: &[Fill]) -> Fill {
         match self.one_of(fills) {
             Fill::Equal if dim > 64 || pairs > 1_000 => Fill::Small,
@@ -79,7 +80,8 @@ impl Draw {
         self.one_of(&REDUCTIONS)
     }
 
-    /// The device with its own workspace, or one that so many scores are an eighth or a hundred times as large as; of a tile at least.
+    /// The device with its own workspace, or with one for an eighth or a hundredth of this many scores, but at least
+    /// for a tile.
     pub(super) fn in_chunks(&mut self, gpu: &Gpu, scores: usize) -> Gpu {
         let tuning = *gpu.tuning();
         let [rows, cols] = tuning.tile();

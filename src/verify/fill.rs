@@ -1,21 +1,21 @@
 use crate::Random;
 
-/// A way to fill a matrix; each has broken some kernel.
+/// A way to fill a matrix. Each one has broken some kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// All 0.7: a race in a reduction shows at once.
     Equal,
     /// Between −1 and 1.
     Small,
-    /// Between −80 and 80: e^x overflows without the shift by the largest.
+    /// Between −80 and 80: e^x overflows unless the row's largest element is subtracted first.
     Wide,
     /// Between −10⁴ and 10⁴.
     Huge,
-    /// Small, one element of each row 20 times larger: a softmax that is not flat.
+    /// As `Small`, but one element of each row is 20 times larger: a softmax that is not flat.
     Outlier,
     /// Rising along each row: the running maximum changes at every step.
     Sorted,
-    /// Small, about half the elements −∞, the first row all of them.
+    /// As `Small`, but about half the elements are −∞, and all elements of the first row.
     Masked,
     /// Around 10⁻⁴⁰: subnormal.
     Subnormal,
@@ -26,7 +26,7 @@ pub const FILLS: [Fill; 8] =
     [Fill::Equal, Fill::Small, Fill::Wide, Fill::Huge, Fill::Outlier, Fill::Sorted, Fill::Masked, Fill::Subnormal];
 
 impl Fill {
-    /// rows × cols numbers, the same for the same arguments.
+    /// rows × cols numbers. The same arguments give the same numbers.
     pub fn matrix(self, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed, self as u32);
         let mut signed = || 2.0 * random.uniform() - 1.0;

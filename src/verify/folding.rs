@@ -39,7 +39,8 @@ async fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, s
         folding::forward(recorder, q, k, held_of_q.view()?, held_of_k.view()?, sums)
     })?;
     let want = textbook::forward::<f64>(&cast(&q), &cast(&k), dim, &of_q, &of_k);
-    // What f32 loses in each score counts as such: between rows that are all equal or all different it would cancel, or not.
+    // The f32 error of each score counts by its magnitude. In the sum, errors of rows that are all equal or all
+    // different may cancel or not.
     let lost = |own: bool| -> f64 {
         let score = |q: &[f32], k: &[f32]| {
             let wide: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
@@ -50,7 +51,7 @@ async fn case(check: &mut Check, [queries, keys, dim]: [usize; 3], fill: Fill, s
         pairs.filter(|&(i, j)| !own || of_q[i] == of_k[j]).map(|(i, j)| of_pair(i, j)).sum()
     };
     let yardstick = [want[0] + lost(false), want[1] + lost(true)].map(|sum| sum as f32);
-    // Of each score, and the 1 that may be taken from it.
+    // The terms of each score, and the 1 that may be subtracted from it.
     let sizes = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(x.abs())).collect() };
     let [all, within] = textbook::forward(&sizes(&q), &sizes(&k), dim, &of_q, &of_k);
     let terms = [all + (queries * keys) as f64, within];

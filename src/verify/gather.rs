@@ -1,12 +1,12 @@
 use super::{Check, Fill, before, cast, rounded};
 use crate::{Accum, Random, Result, Storage, gather, reference};
 
-/// Which rows are asked for.
+/// Which ids are asked for.
 #[derive(Debug, Clone, Copy)]
 enum Ids {
     Distinct,
     Equal,
-    /// As often as Zipf's law says, some of them no row.
+    /// As frequent as Zipf's law says. Some of them are no row of the table.
     Popular,
 }
 
@@ -81,7 +81,7 @@ async fn case(
     let sizes: Vec<f64> = cast::<f64>(&dy).iter().map(|dy| dy.abs()).collect();
     let terms: Vec<f64> = reference::gather::backward(&sizes, cols, &ids, rows);
     check.compare_added("d_table", &d_table, &old, &sums, &yardstick, &terms).await?;
-    // Of equal ids, which stand together, the first has the sum.
+    // Equal ids stand together; the first of them has the sum.
     let mut sorted: Vec<u32> = ids.iter().map(|&id| id.min(rows as u32)).collect();
     sorted.sort_unstable();
     let begins = |place: usize| (sorted[place] as usize) < rows && (place == 0 || sorted[place - 1] != sorted[place]);

@@ -38,7 +38,7 @@ async fn case(
 ) -> Result<()> {
     let [rows, cols] = shape;
     check.case(format_args!("{rows} x {cols} {fill:?} {storage:?} {prior} {options:?}"));
-    // Log-variances of ±10⁴ exceed every range; their means stay as they are.
+    // Log-variances of ±10⁴ exceed every range, so they are replaced by smaller ones; their means stay as they are.
     let variances = if fill == Fill::Huge { Fill::Wide } else { fill };
     let matrix = |fill: Fill, seed| rounded(storage, &fill.matrix(rows, cols, seed));
     let [m, v, pm, pv] = [matrix(fill, 3), matrix(variances, 4), matrix(fill, 5), matrix(Fill::Small, 6)];

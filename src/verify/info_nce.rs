@@ -75,7 +75,7 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         groups: matches!(extras.positive, Kind::Groups),
         log_q: extras.log_q,
     };
-    // Until the options go together.
+    // Draws until the options go together.
     loop {
         let options = Options {
             temperature: draw.one_of(&[0.5, 0.2, 1.0]),
@@ -102,10 +102,11 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     }
 }
 
-/// The reductions that the plain cases know the terms of.
+/// The reductions for which `case` knows the terms.
 const PLAIN: [Reduction; 3] = [Reduction::None, Reduction::Mean, Reduction::Sum];
 
-/// Every option, alone and beside others. Each set of flags is a pipeline: cases that share one stand next to each other.
+/// Every option, alone and with others. Each set of flags is a pipeline, so cases that share one stand next to each
+/// other.
 async fn option_cases(check: &mut Check) -> Result<()> {
     let plain = Options { temperature: 0.5, ..Default::default() };
     let full = Extras { positive: Kind::Groups, ..Extras::default() };
@@ -146,14 +147,14 @@ async fn option_cases(check: &mut Check) -> Result<()> {
     each(wide, Extras { log_q: true, ids: true, ..full }, Options { inside_log: true, ..plain }).await?;
     each(wide, full, Options { inside_log: true, decoupled: true, margin: 0.2, ..plain }).await?;
     each(wide, full, Options { decoupled: true, ..plain }).await?;
-    // Of one positive alone the sum is the same inside and outside.
+    // With one positive, the sums inside and outside the logarithm are the same.
     each(rows, Extras::default(), Options { inside_log: true, symmetric: true, ..plain }).await?;
     each(rows, Extras::default(), Options { inside_log: true, decoupled: true, symmetric: true, ..plain }).await?;
     each(wide, Extras { values: true, ..full }, Options { label_smoothing: 0.3, ..plain }).await?;
     more_negatives(check).await
 }
 
-/// Negatives beside the keys of the batch; rows of any length; gradients in the forward's pass.
+/// Negatives beside the keys of the batch, rows of any length, and gradients computed in the forward's pass.
 async fn more_negatives(check: &mut Check) -> Result<()> {
     let plain = Options { temperature: 0.5, ..Default::default() };
     let (rows, wide) = ([37, 37, 9], [37, 53, 9]);
@@ -205,7 +206,7 @@ async fn more_negatives(check: &mut Check) -> Result<()> {
     each(rows, rounded, Options { normalize: true, accum: Accum::Add, ..plain }).await
 }
 
-/// Which keys are positives, without the numbers.
+/// Which keys are positives, without the data.
 #[derive(Debug, Clone, Copy, Default)]
 enum Kind {
     #[default]
@@ -222,14 +223,14 @@ struct Extras {
     log_q: bool,
     ids: bool,
     log_scale: bool,
-    /// Further negatives of all queries; of each.
+    /// The number of further negatives of all queries (`shared`) and of each query (`each`).
     shared: usize,
     each: usize,
-    /// Gradients with the loss.
+    /// Gradients are computed with the loss.
     fused: bool,
-    /// What can be said of each line too.
+    /// The values of each line (a query or a key) are checked too.
     values: bool,
-    /// Of vectors and their gradients.
+    /// The storage of vectors and their gradients.
     storage: Storage,
 }
 
@@ -250,7 +251,7 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
     let weight: Vec<f32> = matrix(if extras.weight { n } else { 0 }, 1, 33).iter().map(|w| w.abs()).collect();
     let log_q = |len, seed| matrix(if extras.log_q { len } else { 0 }, 1, seed);
     let (log_q, shared_log_q, each_log_q) = (log_q(m, 34), log_q(l, 37), log_q(e, 38));
-    // The last query has no positive: no key has that number, no key is of that group.
+    // The last query has no positive: no key has its index, and no key is of its group.
     let index = words(n, &|i| if i + 1 == n { u32::MAX as usize } else { (i + n / 2) % n });
     let (q_groups, k_groups) = (words(n, &|i| if i + 1 == n { 99 } else { i % 11 }), words(m, &|j| (j * 5) % 11));
     let ids =
@@ -336,7 +337,8 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
     let plain = narrow.batch(dim, log_scale, positive, ids);
     let (want, yardstick) =
         (reference::info_nce::forward(truth, options), reference::info_nce::forward(plain, options));
-    // The losses are differences of scores and log-sum-exps of at most this size, each weighted with 1 at most, the mean's divisor included.
+    // The losses are differences of scores and log-sum-exps of at most this size. Each has a weight of at most 1,
+    // including the mean's divisor.
     let scale = reference::info_nce::scale(log_scale.map(f64::from), options);
     let length = if options.normalize { 1.0 } else { dim as f64 };
     let size = (length + 1.0) * scale + ((m + l + e + n) as f64).ln();
@@ -350,7 +352,7 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
             ("loss of a line", &by_line, |value| value.loss, |value| value.loss),
             ("lse", &lse, |value| value.lse, |value| value.lse),
             ("correct", &correct, |value| value.correct.into(), |value| value.correct.into()),
-            // An error of the scores moves p ln p by (1 + |ln p|) as much.
+            // An error of the scores changes p ln p by (1 + |ln p|) times as much.
             ("entropy", &entropy, |value| value.entropy, |value| value.entropy),
         ];
         for (what, held, of, near) in outputs {
@@ -363,8 +365,8 @@ async fn option_case(check: &mut Check, [n, m, dim]: [usize; 3], extras: Extras,
         reference::info_nce::backward(truth, &cast::<f64>(&dy), options),
         reference::info_nce::backward(plain, &dy, options),
     );
-    // A gradient's terms, probabilities and shares times elements of at most 1, and their relative errors, those of the scores; rows of unit
-    // length come from rows that may be shorter.
+    // The terms of a gradient are probabilities and shares times elements of at most 1. Their relative errors are the
+    // errors of the scores. Rows of unit length come from rows that may be shorter.
     let by_row = if matches!(options.reduction, Reduction::None | Reduction::Sum) { 1.0 } else { 1.0 / n as f64 };
     let shortest = [&q, &k, &shared, &each]
         .into_iter()
@@ -398,7 +400,7 @@ struct Texts<T> {
     shared: T,
     each: T,
     weight: T,
-    /// Of the keys, of the further negatives of all and of each.
+    /// Those of the keys, of the further negatives of all queries, and of the further negatives of each query.
     log_q: [T; 3],
 }
 
@@ -449,7 +451,7 @@ async fn case(
     options: Options,
 ) -> Result<()> {
     check.case(format_args!("{queries} x {keys} x {dim} {fill:?} {storage:?} log_scale {log_scale:?} {options:?}"));
-    // Wide scores without overflow: the product of two wide rows.
+    // Wide scores without overflow: each one is the product of two wide rows.
     let shrink = if fill == Fill::Wide { 1.0 / 80f32.sqrt() } else { 1.0 };
     let matrix = |rows, seed| -> Vec<f32> {
         rounded(storage, &fill.matrix(rows, dim, seed).iter().map(|v| v * shrink).collect::<Vec<_>>())
@@ -497,7 +499,8 @@ async fn case(
     check.compare_added("d_log_scale", &d_scale, &old_scale, &want, &yardstick, &[terms.2]).await
 }
 
-/// A row's loss carries the absolute error of the scores, as far as it depends on them: -ln p changes by 1 - p <= min(1, loss).
+/// A row's loss carries the absolute error of the scores, as far as the loss depends on them: −ln p changes by 1 − p <=
+/// min(1, loss) times that error.
 fn loss_terms(batch: Batch<f64>, options: Options) -> Vec<f64> {
     let by_row = Options { reduction: Reduction::None, ..options };
     let losses = reference::info_nce::forward(batch, by_row);
@@ -512,8 +515,9 @@ fn loss_terms(batch: Batch<f64>, options: Options) -> Vec<f64> {
     }
 }
 
-/// The sums of the terms' magnitudes in dq, dk and dlog_scale. A term is g_ij times an element; g_ij = w (p - [i = j]) carries
-/// the relative error of p = e^(s - lse), which is the absolute error of s, a sum of magnitude scale Σ |q_id k_jd| itself.
+/// The sums of the magnitudes of the terms of dq, dk and d_log_scale. A term is g_ij times an element, where g_ij = w
+/// (p − [i = j]). g_ij carries the relative error of p = e^(s − lse), which is the absolute error of s. s is itself a
+/// sum of magnitude scale Σ |q_id k_jd|.
 fn backward_terms(
     q: &[f64],
     k: &[f64],

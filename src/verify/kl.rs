@@ -18,7 +18,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
             case(check, 3, 257, fill, Options { reduction: Reduction::Rows, ..options }, Storage::F32).await?;
         }
     }
-    // What forms and reductions change does not depend on where rows are cut.
+    // The effect of forms and reductions does not depend on where rows are cut.
     let (forms, reductions) =
         if check.is_brief { (&FORMS[..0], &REDUCTIONS[..0]) } else { (&FORMS[..], &REDUCTIONS[..]) };
     for &form in forms {
@@ -62,12 +62,13 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
         scale_t2: draw.yes(),
         ..plain
     };
-    // Where both sides are nearly 1 f32 does not tell which is the larger.
+    // Where both sides are nearly 1, f32 does not tell which one is larger.
     let fill = if options.divergence == Divergence::TotalVariation { Fill::Small } else { fill };
     case(check, rows, cols, fill, options, storage).await
 }
 
-/// The two sides: of one fill; a target's masks are the model's too, since the loss is infinite where they are not.
+/// The two sides, of the same fill. An element that is masked on one side is masked on both, since the loss is infinite
+/// where only the model is masked.
 fn sides(fill: Fill, form: Form, rows: usize, cols: usize) -> [Vec<f32>; 2] {
     let (mut x, mut t) = (fill.matrix(rows, cols, 31), fill.matrix(rows, cols, 32));
     for (x, t) in x.iter_mut().zip(&mut t) {
@@ -93,7 +94,7 @@ async fn case(
 ) -> Result<()> {
     check.case(format_args!("{rows} x {cols} {fill:?} {options:?} {storage:?}"));
     let [x, t] = sides(fill, options.form, rows, cols).map(|side| rounded(storage, &side));
-    // p (ln p - ln q) with a p that is flushed.
+    // For p (ln p − ln q) with a p that is flushed to 0.
     let size = largest(x.iter().chain(&t).map(|&logit| f64::from(logit)));
     check.magnifies_flushed(4.0 * size / f64::from(options.temperature).powi(2).min(1.0));
     let [loss_rows, loss_cols] = options.reduction.of_elements([rows, cols]);
@@ -125,8 +126,9 @@ async fn case(
     Ok(())
 }
 
-/// What the gradients dx and dt subtract from each other, times what the loss's own gradient and its reduction make of it. Of logits
-/// (p + q) (1 + l + the sum over the row of (p + q) l), with [`log_size`] l, beside probabilities dx of p + q Σ p; of probabilities |ln p| + |ln q| + 1.
+/// The magnitudes of the terms that dx and dt subtract from each other, times the factors of `dy` and of the reduction.
+/// With l as [`log_size`] gives it: for logits (p + q) (1 + l + the row's sum of (p + q) l); for dx beside
+/// probabilities p + q Σ p; for dt of probabilities |ln p| + |ln q| + 1.
 pub(super) fn gradient_terms([x, t]: [&[f32]; 2], cols: usize, dy: &[f32], options: Options) -> [Vec<f64>; 2] {
     let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
     let temperature = f64::from(options.temperature);
@@ -173,8 +175,8 @@ fn logarithms(x: &[f64], t: &[f64], cols: usize, options: Options) -> [Vec<f64>;
     [log_q, log_p]
 }
 
-/// |ln p| + |ln q|, of which Kullback and Leibler's terms are made; the others hold ln(q/m), ln(p/m) or no logarithm, which times q and p
-/// are at most about p + q.
+/// l = |ln p| + |ln q|, which the terms of Kullback and Leibler's divergences are made of. The other divergences have
+/// ln(q/m), ln(p/m) or no logarithm, whose products with q and p are at most about p + q: l is 1.
 fn log_size(log_p: f64, log_q: f64, options: Options) -> f64 {
     match options.divergence {
         Divergence::Kl | Divergence::ReverseKl => {
@@ -184,7 +186,8 @@ fn log_size(log_p: f64, log_q: f64, options: Options) -> f64 {
     }
 }
 
-/// (p + q) l of each element, reduced as the loss, with [`log_size`] l.
+/// (p + q) l of each element, or p l where the loss is one of elements, reduced as the loss is; l as [`log_size`] gives
+/// it.
 pub(super) fn loss_terms(x: &[f32], t: &[f32], cols: usize, options: Options) -> Vec<f64> {
     let [log_q, log_p] = logarithms(&cast(x), &cast(t), cols, options);
     let scale = if options.scale_t2 { f64::from(options.temperature).powi(2) } else { 1.0 };

@@ -15,7 +15,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         case(check, [70_000, 3], Fill::Small, [Storage::F32; 2], options).await?;
         case(check, [3, 20_000], Fill::Small, [Storage::F32; 2], options).await?;
         for &storage in check.storages() {
-            // One of the reductions adds to gradients of 16 bits, one has gradients of 32.
+            // One of the reductions adds to gradients of 16 bits; another one has gradients of 32 bits.
             let accum = if reduction == Reduction::BatchMean { Accum::Add } else { Accum::Write };
             let gradients = if reduction == Reduction::Rows { Storage::F32 } else { storage };
             let options = Options { reduction, accum, ..Default::default() };

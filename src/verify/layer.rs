@@ -1,15 +1,16 @@
-//! What the cases of losses of a layer's logits share. No op of its own.
+//! What the cases of losses on a layer's logits share. Not an op.
 
 use super::{Check, Fill, Held, before};
 use crate::linear_cross_entropy::Gradients;
 use crate::{Accum, Gpu, Result, Storage, Tuning};
 
-/// Eighths: logits are exact in every order of their terms, so that what is compared is what becomes of them.
+/// Multiples of 1/8, with which logits are exact in every order of their terms. The comparison then shows only what is
+/// computed from the logits.
 pub(super) fn eighths(fill: Fill, rows: usize, cols: usize, seed: u64) -> Vec<f32> {
     fill.matrix(rows, cols, seed).into_iter().map(|v| (8.0 * v).round() / 8.0).collect()
 }
 
-/// A matrix as it is stored, and the shape of that.
+/// A matrix as it is stored, and the shape in which it is stored.
 pub(super) fn stored<T: Copy>(transposed: bool, data: &[T], [rows, cols]: [usize; 2]) -> (Vec<T>, [usize; 2]) {
     match transposed {
         false => (data.to_vec(), [rows, cols]),
@@ -17,7 +18,7 @@ pub(super) fn stored<T: Copy>(transposed: bool, data: &[T], [rows, cols]: [usize
     }
 }
 
-/// The device with a workspace for so many rows of `matrices` matrices.
+/// The device with a workspace for `rows` rows of `matrices` matrices.
 pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) -> Gpu {
     let workspace = (4 * matrices * rows * classes.next_multiple_of(4)) as u64;
     gpu.with_tuning(Tuning { workspace, ..*gpu.tuning() })
@@ -26,7 +27,7 @@ pub(super) fn in_parts(gpu: &Gpu, rows: usize, classes: usize, matrices: usize) 
 /// dx, dW and db.
 type Three<F> = (Vec<F>, Vec<F>, Vec<F>);
 
-/// Where the gradients of a layer go, and what they are added to.
+/// The outputs for the gradients of a layer, and what they are added to.
 pub(super) struct OfLayer {
     held: [Held; 3],
     old: [Vec<f32>; 3],
@@ -36,7 +37,7 @@ pub(super) struct OfLayer {
 }
 
 impl OfLayer {
-    /// `accums` are those of dx, and of dW and db.
+    /// `accums` are for dx, and for dW and db.
     pub(super) fn new(
         check: &Check,
         storage: Storage,
@@ -64,7 +65,8 @@ impl OfLayer {
         Ok(Gradients { dx: Some(dx.view()?), dw: Some(dw.view()?), db: Some(db.view()?), accum_dx: self.accum_dx })
     }
 
-    /// With what they should be and the sums of their terms' magnitudes, given the same in f32, dW as [classes, inputs].
+    /// Compares the gradients with what they should be, given the sums of their terms' magnitudes and the same
+    /// gradients in f32 (`naive`). dW is given as `[classes, inputs]`.
     pub(super) async fn compare(
         &self,
         check: &mut Check,

@@ -13,7 +13,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         (2100, 31, 9),
         (65_537, 3, 2),
     ];
-    // dx of a W that no cache of a CPU holds, in slices.
+    // dx of a W that no cache of a CPU holds, computed in slices.
     case(check, [17, 500, 4500], Fill::Small, true, Storage::F32, Accum::Write).await?;
     for (rows, inputs, outputs) in shapes {
         for fill in [Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier] {
@@ -40,7 +40,7 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let (shape, fill) = (draw.pairs(1_000_000), draw.one_of(&[Fill::Equal, Fill::Small, Fill::Huge, Fill::Outlier]));
     check.gpu = draw.in_chunks(&check.gpu, shape[0] * shape[2]);
     let (bias, storage, accum) = (draw.yes(), draw.storage(), draw.accum());
-    // Products of huge numbers are no f16.
+    // Products of huge numbers exceed f16.
     let fill = if storage == Storage::F16 && fill == Fill::Huge { Fill::Small } else { fill };
     case(check, shape, fill, bias, storage, accum).await
 }

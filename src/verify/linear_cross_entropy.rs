@@ -19,7 +19,7 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
         ..Default::default()
     };
     let own = check.gpu.clone();
-    // All rows at once, a tile of rows at a time, and a row.
+    // All rows at once, a tile of rows at a time, and one row at a time.
     let [tile_rows, _] = own.tuning().tile();
     let in_parts = |rows: usize, classes: usize| in_parts(&own, rows, classes, 1);
     for shape in [[1, 1, 1], [3, 7, 5], [65, 33, 130], [70, 16, 1000], [2, 5, 40_000]] {
@@ -80,7 +80,7 @@ struct Case {
     options: Options,
 }
 
-/// Loss, log-sum-exps, predictions and both ways to the gradients.
+/// Checks the loss, the log-sum-exps, the predictions, and the gradients from `forward` and from `backward`.
 async fn case(check: &mut Check, [rows, inputs, classes]: [usize; 3], fill: Fill, case: Case) -> Result<()> {
     let Case { accum_dx, transposed, soft, weighted, bias, storage, options } = case;
     let workspace = check.gpu.tuning().workspace;

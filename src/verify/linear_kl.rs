@@ -41,7 +41,7 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     check.gpu = draw.in_chunks(&check.gpu, 3 * rows * classes);
     let divergence = draw.one_of(&DIVERGENCES);
     let fill = match divergence {
-        Divergence::TotalVariation => Fill::Small, // as of `kl`
+        Divergence::TotalVariation => Fill::Small, // as for `kl`
         _ => draw.fill_of_pairs(inputs, rows * classes, &[Fill::Equal, Fill::Small, Fill::Outlier]),
     };
     let reduction = draw.one_of(&[Reduction::Rows, Reduction::Sum, Reduction::Mean, Reduction::BatchMean]);
@@ -62,7 +62,7 @@ struct Case {
     options: Options,
 }
 
-/// Loss and both ways to the gradients.
+/// Checks the loss, and the gradients from `forward` and from `backward`.
 async fn case(
     check: &mut Check,
     [rows, inputs, of_teacher, classes]: [usize; 4],

@@ -1,9 +1,13 @@
-//! Runs every op on a device and compares it with the f64 reference: what `wgloss verify` prints and what the tests run.
+//! Runs every op on a device and compares it with the f64 reference: `wgloss verify` prints the results, the tests run
+//! the same cases.
 //!
-//! A result passes if its error stays within twice what the reference's own formula loses when computed in f32, relative to the
-//! row's largest element, plus eight half units in the last place of the largest element or, where an element is a sum with
-//! cancellation, of the sum of its terms' magnitudes. Outputs start as poison and lie between guards: everything inside must
-//! be written, nothing outside. Inputs have poison in the gaps between their rows.
+//! A result passes if its error stays within the sum of two bounds. The first is twice the yardstick: what the
+//! reference's own formula loses when computed in f32, relative to the row's largest element. The second is eight half
+//! units in the last place of the row's largest element or, where an element is a sum with cancellation, of the sum of
+//! its terms' magnitudes.
+//!
+//! Outputs start as poison and lie between guards. Every element inside must be written, none outside. The gaps between
+//! the rows of inputs hold poison.
 
 mod adam;
 mod bce;
@@ -42,7 +46,7 @@ use crate::reference::Real;
 use crate::tensor::Element;
 use crate::{Accum, Gpu, Recorder, Reduction, Result, Storage, Tensor};
 
-/// An op's cases: those that are listed, and how one is drawn.
+/// An op's cases: the listed ones, and a function that draws one.
 #[derive(Debug, Clone, Copy)]
 pub struct Suite {
     /// The op's name.
@@ -53,7 +57,7 @@ pub struct Suite {
 
 type Cases = for<'a> fn(&'a mut Check) -> UnderWay<'a>;
 
-/// Cases wait for each result.
+/// The future of a function that waits for each result.
 type UnderWay<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 macro_rules! suites {
@@ -70,14 +74,15 @@ pub const SUITES: &[Suite] = &suites![
     top_k folding gather sample sgd adam clip wals
 ];
 
-/// What came of an op's cases.
+/// The result of an op's cases.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
     /// Outputs that were compared.
     pub compared: usize,
-    /// Largest error in units in the last place of the largest element of its row, or of the sum of its terms' magnitudes.
+    /// Largest error, in units in the last place of the row's largest element or of the sum of the element's terms'
+    /// magnitudes.
     pub worst_ulp: f64,
-    /// The same as a fraction.
+    /// The same error as a fraction.
     pub worst_relative: f64,
     /// One sentence for each output that failed: case, index, got, want, tolerance.
     pub failures: Vec<String>,
@@ -86,7 +91,7 @@ pub struct Report {
 /// Runs one op's cases; blocks.
 ///
 /// # Errors
-/// An error of the device; a wrong result is no error but a line in [`Report::failures`].
+/// An error of the device. A wrong result is not an error but a line in [`Report::failures`].
 #[cfg(not(target_arch = "wasm32"))]
 pub fn run(gpu: &Gpu, suite: Suite) -> Result<Report> {
     pollster::block_on(run_async(gpu, suite))
@@ -102,7 +107,8 @@ pub async fn run_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
     Ok(check.report)
 }
 
-/// As [`run`] without the cases that only vary options or storage of one kernel: for another device or tuning of which the rest is known.
+/// As [`run`], without the cases that only vary options or storage of one kernel. For a further device or tuning, once
+/// the kernels are known to pass on another.
 ///
 /// # Errors
 /// As [`run`].
@@ -121,8 +127,8 @@ pub async fn run_briefly_async(gpu: &Gpu, suite: Suite) -> Result<Report> {
     Ok(check.report)
 }
 
-/// Runs one case of an op that is drawn: shape, layout, numbers' kind, storage, options and how large a workspace may be. The same seed draws the
-/// same case on every machine.
+/// Runs one random case of an op. Shape, layout, kind of numbers, storage, options and the size of the workspace are
+/// drawn. The same seed draws the same case on every machine.
 ///
 /// # Errors
 /// As [`run`].
@@ -147,9 +153,9 @@ pub async fn run_drawn_async(gpu: &Gpu, suite: Suite, seed: u64) -> Result<Repor
 pub struct Layout {
     /// Elements before the first row.
     pub offset: usize,
-    /// Elements between two rows, at least.
+    /// The least number of elements between two rows.
     pub gap: usize,
-    /// Rows start at multiples of this many elements, counted from the first.
+    /// Rows start at multiples of this many elements, counted from the first row.
     pub multiple: usize,
 }
 
@@ -159,7 +165,8 @@ impl Layout {
     }
 }
 
-/// Layouts that cases rotate through: packed, shifted off every alignment with gaps between rows, and aligned with gaps.
+/// Layouts that cases rotate through: packed, two shifted off every alignment with gaps between rows, and one aligned
+/// to four elements.
 pub const LAYOUTS: [Layout; 4] = [
     Layout { offset: 0, gap: 0, multiple: 1 },
     Layout { offset: 3, gap: 5, multiple: 1 },
@@ -173,15 +180,16 @@ const STORAGES: [Storage; 2] = [Storage::F16, Storage::Bf16];
 const REDUCTIONS: [Reduction; 5] =
     [Reduction::None, Reduction::Rows, Reduction::Sum, Reduction::Mean, Reduction::BatchMean];
 
-/// All bits set: NaN as a number of any storage, no value as u32.
+/// All bits set: NaN as a number of any storage, no valid id as u32.
 const POISON: u8 = u8::MAX;
-/// Elements after the last row that an output must not touch.
+/// Elements after the last row, which an output must not touch.
 const GUARD: usize = 67;
 
-/// Units in the last place that are allowed beside the yardstick's own error: the order of a sum differs.
+/// Half units in the last place that are allowed beyond the yardstick's own error, because the order of a sum may
+/// differ.
 const ULPS: f64 = 8.0;
 const EPSILON: f64 = f32::EPSILON as f64 / 2.0;
-/// A device may flush what is smaller.
+/// A device may flush smaller numbers to 0.
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 
 /// A matrix on the device, inside a larger buffer.
@@ -211,15 +219,15 @@ impl<T: Element> Held<T> {
 pub struct Check {
     /// The device under test.
     pub gpu: Gpu,
-    /// What came of it so far.
+    /// The results so far.
     pub report: Report,
     /// Whether cases that only vary options or storage are left out.
     pub is_brief: bool,
     case: String,
     layout: usize,
-    /// By how much the case's op magnifies what a device flushes to 0 on the way.
+    /// By how much the case's op magnifies the numbers that a device flushes to 0.
     gain: f64,
-    /// What a drawn case is made of.
+    /// The source of drawn cases.
     draw: Draw,
 }
 
@@ -237,7 +245,7 @@ impl Check {
         }
     }
 
-    /// The storages that round, each with kernels of its own; none in brief.
+    /// The storages that round, each with kernels of its own; none in a brief run.
     fn storages(&self) -> &'static [Storage] {
         if self.is_brief { &[] } else { &STORAGES }
     }
@@ -249,12 +257,14 @@ impl Check {
         self.gain = 1.0;
     }
 
-    /// A device may read and form 0 for subnormal numbers; in this case's op that changes results by up to `gain` times such a number.
+    /// Allows for flushed subnormal numbers: a device may read and produce 0 for them. In this case's op that changes
+    /// results by up to `gain` times such a number.
     pub fn magnifies_flushed(&mut self, gain: f64) {
         self.gain = gain.max(1.0);
     }
 
-    /// `data` holds the elements as `storage`, or nothing.
+    /// A matrix between guards of poison. `data` holds its elements as `storage`; if `data` is empty, the elements are
+    /// poison too.
     fn held<T: Element>(&self, storage: Storage, rows: usize, cols: usize, data: &[u8]) -> Result<Held<T>> {
         let layout = LAYOUTS[self.layout];
         let (stride, size) = (layout.stride(cols), storage.bytes() as usize);
@@ -298,7 +308,7 @@ impl Check {
         self.held(storage, rows, cols, &[])
     }
 
-    /// A matrix of what a gradient is added to, stored as `storage`; of poison if that is nothing.
+    /// A matrix that holds `old`, to which a gradient is added, stored as `storage`; poison if `old` is empty.
     ///
     /// # Errors
     /// An error of the device.
@@ -306,7 +316,7 @@ impl Check {
         self.held(storage, rows, cols, &storage.encode(old))
     }
 
-    /// Records and submits.
+    /// Records ops and submits them.
     ///
     /// # Errors
     /// Those of the ops.
@@ -314,7 +324,7 @@ impl Check {
         self.gpu.run(record)
     }
 
-    /// The matrix's elements, if nothing around it was written.
+    /// The matrix's elements, or `None` if something around the matrix was written.
     async fn body<T: Element>(&mut self, what: &str, held: &Held<T>) -> Result<Option<Vec<T>>> {
         let words = Tensor::<u32>::vector(&held.buffer, (held.buffer.size() / 4) as usize)?;
         let words = self.gpu.read_async(words).await?;
@@ -337,7 +347,7 @@ impl Check {
         self.report.failures.push(format!("{}: {message}", self.case));
     }
 
-    /// Compares ids, which are right or wrong.
+    /// Compares ids, which must be equal.
     ///
     /// # Errors
     /// An error of the device.
@@ -355,7 +365,7 @@ impl Check {
         Ok(())
     }
 
-    /// Compares an output with the reference in f64, `want`, given the same in f32, `yardstick`.
+    /// Compares an output with `want`, the reference in f64. `yardstick` is the same reference in f32.
     ///
     /// # Errors
     /// An error of the device.
@@ -363,7 +373,7 @@ impl Check {
         self.compare_sum(what, held, want, yardstick, &[]).await
     }
 
-    /// [`Check::compare_added`] for gradients that are no sums themselves.
+    /// [`Check::compare_added`] for gradients whose elements are no sums themselves.
     async fn compare_gradient(
         &mut self,
         what: &str,
@@ -393,7 +403,7 @@ impl Check {
         Ok(())
     }
 
-    /// Compares what an output of `cols` columns, stored as `storage`, held.
+    /// Compares the elements `got` of an output with `cols` columns, stored as `storage`.
     fn compare_numbers(
         &mut self,
         what: &str,
@@ -410,7 +420,8 @@ impl Check {
         }
         let cols = cols.max(1);
         let flushed = self.gain * TINY;
-        // What the storage rounds to: relative to the number, and half its smallest number; and its largest.
+        // The rounding of the storage: `unit` relative to the number, and `smallest`, half its smallest number. `most`
+        // is its largest number.
         let unit = storage.rounding();
         let (smallest, most) = match storage {
             Storage::F32 => (0.0, f64::from(f32::MAX)),
@@ -442,7 +453,7 @@ impl Check {
         }
     }
 
-    /// As [`Check::compare_sum`] for a gradient that was added to `old`, or written if that is empty.
+    /// As [`Check::compare_sum`], for a gradient that was added to `old`, or written if `old` is empty.
     async fn compare_added(
         &mut self,
         what: &str,
@@ -469,7 +480,7 @@ fn ulp(value: f64) -> f64 {
     (exponent - 23.0).exp2()
 }
 
-/// The numbers that `storage` holds of these.
+/// `data` rounded to the numbers that `storage` can hold.
 fn rounded(storage: Storage, data: &[f32]) -> Vec<f32> {
     crate::reference::cast::forward(data, storage)
 }
@@ -479,7 +490,7 @@ fn added<F: Real>(a: &[F], b: &[F]) -> Vec<F> {
     a.iter().enumerate().map(|(at, &a)| b.get(at).map_or(a, |&b| a + b)).collect()
 }
 
-/// Numbers for a gradient to be added to, as `storage` holds them; none if it is to be written.
+/// Numbers to which a gradient is added, as `storage` holds them; none if the gradient is written.
 fn before(accum: Accum, storage: Storage, len: usize, seed: u64) -> Vec<f32> {
     match accum {
         Accum::Write => Vec::new(),

@@ -37,12 +37,13 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     case(check, rows, cols, proposal, has_lists).await
 }
 
-/// Popularities of which a fifth is 0.
+/// Popularities, one in five of which is 0.
 fn zipf(n: u32) -> Vec<f32> {
     (0..n).map(|k| if k % 5 == 3 { 0.0 } else { 1e4 / (k + 1) as f32 }).collect()
 }
 
-/// Lists of up to a dozen ids below and above n, all of the first seven among them; the last row asks for one that does not exist.
+/// Lists of up to a dozen ids, some of which are not below n. One list has all of the first seven ids. The last row
+/// asks for a list that does not exist.
 fn lists(n: u32, rows: usize) -> (Vec<Vec<u32>>, Vec<u32>) {
     let mut random = Random::new(5, rows as u32);
     let mut lists = vec![(0..7).collect(), Vec::new()];
@@ -87,7 +88,7 @@ async fn case(check: &mut Check, rows: usize, cols: usize, proposal: Proposal<&[
     let (want_ids, want) = reference::sample::draw::<f64>(proposal, &own_lists, cols, options);
     let (_, yardstick) = reference::sample::draw::<f32>(proposal, &own_lists, cols, options);
     check.compare_ids("ids", &ids, &want_ids).await?;
-    // A sum over the list that is nearly 1 is subtracted from 1.
+    // A sum over the list, which may be nearly 1, is subtracted from 1.
     let terms: Vec<f64> = want.iter().map(|value| 1.0 + value.abs()).collect();
     check.compare_sum("log_q", &log_q, &want, &yardstick, &terms).await?;
     let alone =

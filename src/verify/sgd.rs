@@ -50,7 +50,7 @@ async fn case(check: &mut Check, rows: usize, cols: usize, fill: Fill, options: 
     reference::sgd::step(&cast(&g), &mut want_p, &mut want_v, options);
     let (mut yardstick_p, mut yardstick_v) = (p.clone(), v.clone());
     reference::sgd::step(&g, &mut yardstick_p, &mut yardstick_v, options);
-    // Both are the old value and a change to it.
+    // Both outputs are the old value plus a change.
     let terms = |old: &[f32], new: &[f64]| -> Vec<f64> {
         old.iter().zip(new).map(|(&old, new)| f64::from(old).abs() + (new - f64::from(old)).abs()).collect()
     };

@@ -60,7 +60,7 @@ async fn case(
     options: Options,
 ) -> Result<()> {
     check.case(format_args!("{queries} x {keys} x {dim} {fill:?} {storage:?} {learned:?} {options:?}"));
-    // Wide scores without overflow: the product of two wide rows.
+    // Wide scores without overflow: each one is the product of two wide rows.
     let shrink = if fill == Fill::Wide { 1.0 / 80f32.sqrt() } else { 1.0 };
     let matrix = |rows, seed| -> Vec<f32> {
         rounded(storage, &fill.matrix(rows, dim, seed).iter().map(|v| v * shrink).collect::<Vec<_>>())
@@ -136,8 +136,8 @@ struct Terms {
 }
 
 impl Batch<'_> {
-    /// A pair's loss ln(1 + e^x) changes by its slope 1/(1 + e^-x) with the score, which carries an error of the magnitude of its own
-    /// terms, scale Σ |q_id k_jd| + |bias|; the slope relatively by as much.
+    /// A pair's loss ln(1 + e^x) changes with its score by the slope 1/(1 + e^−x). The score carries an error of the
+    /// magnitude of its own terms, scale Σ |q_id k_jd| + |bias|. The slope carries a relative error of as much.
     fn terms(&self, options: Options) -> Terms {
         let Batch { q, k, dim, learned, dy } = *self;
         let (n, m) = (q.len() / dim, k.len() / dim);

@@ -44,7 +44,7 @@ async fn case(
     })?;
     let want = reference::sigmoid::forward::<f64>(&cast(&x), options);
     check.compare("y", &y, &want, &reference::sigmoid::forward(&x, options)).await?;
-    // From what the forward stored: rounding it to 16 bits is not the backward's error.
+    // The backward's input is what the forward stored: rounding that to 16 bits is not the backward's error.
     let Some(stored) = check.body("y", &y).await? else { return Ok(()) };
     let want = reference::sigmoid::backward::<f64>(&cast(&stored), &cast(&dy), options);
     let terms: Vec<f64> = dy.iter().map(|dy| f64::from(dy.abs())).collect();

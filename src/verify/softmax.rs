@@ -49,7 +49,7 @@ async fn case(
     check.compare("y", &y, &want, &yardstick).await?;
     let (mut wide_y, mut narrow_y) = (want, yardstick);
     if storage != Storage::F32 {
-        // From what the forward stored: rounding it to 16 bits is not the backward's error.
+        // The backward's input is what the forward stored: rounding that to 16 bits is not the backward's error.
         let Some(stored) = check.body("y", &y).await? else { return Ok(()) };
         (wide_y, narrow_y) = (cast(&stored), stored);
     }

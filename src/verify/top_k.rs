@@ -24,7 +24,7 @@ pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     case(check, [n, m, dim, count], ties, has_lists, storage).await
 }
 
-/// `ties`: vectors of few small integers, whose scores are exact and often equal.
+/// `ties`: vectors of small integers, whose scores are exact and often equal.
 async fn case(
     check: &mut Check,
     [n, m, dim, count]: [usize; 4],
@@ -64,7 +64,7 @@ async fn case(
     })?;
     let (want_ids, want) = reference::top_k::forward::<f64>(&cast(&q), &cast(&k), dim, &own, count);
     let (_, yardstick) = reference::top_k::forward::<f32>(&q, &k, dim, &own, count);
-    // Scores of random vectors are apart by more than their rounding, but for some.
+    // Scores of random vectors differ by more than their rounding, with few exceptions.
     if ties || storage != Storage::F32 || n * m < 25_000 {
         check.compare_ids("ids", &ids, &want_ids).await?;
     }

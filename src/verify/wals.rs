@@ -1,7 +1,7 @@
 use super::{Check, Fill, Held, cast, rounded};
 use crate::{Random, Result, Storage, reference, wals};
 
-/// What observations have of their own.
+/// What each observation has of its own, instead of one value for all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Own {
     Nothing,
@@ -38,14 +38,14 @@ pub(super) async fn cases(check: &mut Check) -> Result<()> {
 pub(super) async fn drawn(check: &mut Check) -> Result<()> {
     let draw = &mut check.draw;
     let (dim, rows) = (draw.size(140), draw.size(40));
-    let items = dim + draw.size(300); // fewer determine a row too little
+    let items = dim + draw.size(300); // with fewer, a row is poorly determined
     let own = draw.one_of(&[Own::Nothing, Own::Weights, Own::Both]);
     let shape = [rows, items, dim, draw.size(400)];
     let (unobserved, storage) = (draw.one_of(&[0.0, 0.1, 1.0]), draw.storage());
     case(check, shape, own, unobserved, storage).await
 }
 
-/// Steps of conjugate gradients of [`refined`].
+/// Steps of conjugate gradients of `refine`.
 const STEPS: usize = 3;
 
 async fn case(
@@ -60,7 +60,7 @@ async fn case(
     ));
     let y = rounded(storage, &Fill::Small.matrix(items, dim, 71));
     let mut random = Random::new(72, dim as u32);
-    // The second row has none, the last the most.
+    // The second row has no observations, the last row the most.
     let lengths: Vec<usize> = (0..rows)
         .map(|row| match row {
             _ if row + 1 == rows => most,
@@ -115,11 +115,11 @@ async fn case(
     let naive = reference::wals::objective(&solved, &y, dim, &entries, unobserved, &ridge);
     compare_losses(check, &loss, &of_rows, &want, &naive).await?;
 
-    // Each is a kernel to compile.
+    // Not for every case, since each needs kernels to be compiled.
     if own == Own::Weights || (own == Own::Nothing && dim != 16) {
         return Ok(());
     }
-    // The same towards the same, from where y's rows are: in the basis of y's Gramian, and in y's own.
+    // `refine` on the same systems, from a random x: in the basis where y's Gramian is diagonal, and in y's own basis.
     let held_gramian: Vec<f32> = check.gpu.read_async(gramian).await?;
     let [vectors, values] = wals::eigen(&held_gramian, dim);
     let turned = rounded(storage, &reference::linear::forward(&y, &vectors, None, dim, dim, items));
@@ -163,7 +163,7 @@ async fn case(
     Ok(())
 }
 
-/// Of rows of one piece; others: tests/wals.rs.
+/// Only where each row is one piece; for others see tests/wals.rs.
 async fn compare_losses(
     check: &mut Check,
     loss: &Held,

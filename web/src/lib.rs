@@ -1,4 +1,4 @@
-//! What the page calls: a device, and each op's cases on it.
+//! The functions that the page calls: open a device, and run each op's cases on it.
 
 #![cfg(target_arch = "wasm32")]
 
@@ -12,11 +12,11 @@ fn start() {
     std::panic::set_hook(Box::new(|panic| web_sys::console::error_1(&panic.to_string().into())));
 }
 
-/// The browser's adapter, opened.
+/// The browser's adapter, opened as a device.
 #[wasm_bindgen]
 pub struct Device(Gpu);
 
-/// What came of an op's cases.
+/// The outcome of an op's cases.
 #[wasm_bindgen(getter_with_clone)]
 pub struct Outcome {
     pub outputs: usize,
@@ -31,7 +31,7 @@ impl Device {
         Ok(Device(Gpu::open_async(&Options::default()).await?))
     }
 
-    /// Runs an op's cases; in brief without those that only vary options or storage.
+    /// Runs an op's cases. `brief` leaves out those that only vary options or storage.
     pub async fn verify(&self, op: &str, brief: bool) -> Result<Outcome, JsError> {
         let suite = SUITES.iter().copied().find(|suite| suite.op == op);
         let suite = suite.ok_or_else(|| JsError::new(&format!("{op} is no op")))?;
@@ -43,7 +43,7 @@ impl Device {
         Ok(Outcome { outputs, ulp, relative, failures })
     }
 
-    /// What a browser alone refuses, and what it tells later than wgpu does elsewhere.
+    /// Checks errors that only a browser has, and errors that a browser reports later than wgpu does elsewhere.
     pub async fn errors(&self) -> Result<Outcome, JsError> {
         let found = [("bindings that share bytes", near(&self.0).await?), ("told later", told_later(&self.0).await?)];
         let wrong = found.iter().filter(|(_, right)| !right).map(|(what, _)| format!("{what}: not as it should be"));
@@ -51,7 +51,7 @@ impl Device {
     }
 }
 
-/// Whether the halves of one buffer are an input and an output, and its quarters are refused.
+/// Whether the halves of a buffer are accepted as input and output, while its quarters are refused.
 async fn near(gpu: &Gpu) -> wgloss::Result<bool> {
     let place = gpu.limits().min_storage_buffer_offset_alignment as usize / 4;
     let buffer = gpu.zeros::<f32>(2 * place)?;
@@ -63,7 +63,7 @@ async fn near(gpu: &Gpu) -> wgloss::Result<bool> {
     Ok(refused && gpu.read_async(view(place)?).await? == [0.25; 4])
 }
 
-/// Whether a buffer that was destroyed, of which a submit's caller learns nothing, is an error once it is waited for.
+/// Whether the use of a destroyed buffer becomes an error once it is waited for. The submit itself reports nothing.
 async fn told_later(gpu: &Gpu) -> wgloss::Result<bool> {
     let (destroyed, output) = (gpu.zeros::<f32>(4)?, gpu.zeros::<f32>(4)?);
     let (x, y) = (Tensor::matrix(&destroyed, 1, 4)?, Tensor::matrix(&output, 1, 4)?);
@@ -74,7 +74,7 @@ async fn told_later(gpu: &Gpu) -> wgloss::Result<bool> {
     Ok(told && gpu.read_async(y).await? == [0.0; 4])
 }
 
-/// Every op.
+/// The names of all ops.
 #[wasm_bindgen]
 pub fn ops() -> Vec<String> {
     SUITES.iter().map(|suite| suite.op.to_owned()).collect()

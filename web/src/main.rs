@@ -1,4 +1,4 @@
-//! Writes a page that verifies every op on the adapter of whoever opens it: one file, which needs no server.
+//! Writes a page that verifies every op on the adapter of whoever opens it. The page is one file and needs no server.
 //!
 //! ```sh
 //! cargo run --release -p wgloss-web    # target/wgloss.html
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn write(arguments: &Arguments) -> Result<PathBuf, Box<dyn Error>> {
-    // This program lies in <target>/<profile>; what the page runs is built beside it, with the same profile.
+    // This program is in <target>/<profile>. The code of the page is built next to it, with the same profile.
     let program = std::env::current_exe()?;
     let mut folders = program.ancestors().skip(1);
     let (Some(built), Some(target)) = (folders.next(), folders.next()) else {

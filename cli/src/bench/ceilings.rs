@@ -1,4 +1,4 @@
-//! What the adapter can do at most, which the ops are compared with.
+//! The most that the adapter can do. The ops are compared with it.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::record::{Ceilings, quantile};
 const WORKGROUPS: [u32; 4] = [8, 64, 256, 1024];
 const STEPS: [u32; 3] = [1, 4, 16];
 const ROUNDS: u32 = 64;
-/// Multiply-adds of a lane in a round, `multiply_add` of ceilings.wgsl.
+/// Multiply-adds of a lane per round of `multiply_add` in ceilings.wgsl.
 const IN_A_ROUND: u32 = 8 * 8 * 4;
 const DISPATCHES: u32 = 256;
 
-/// `bytes` are those of each of three buffers: several times what a cache holds.
+/// Measures the ceilings. `bytes` is the size of each of three buffers, several times what a cache holds.
 pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
     let timer = Timer::new(gpu);
     let elements = (bytes / 16 * 4) as usize;
@@ -75,8 +75,9 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
     })
 }
 
-/// What takes equally long whenever the adapter is equally fast: a copy and multiply-adds, of fixed sizes. Clocks fall as a card warms up, and on a
-/// processor other programs take their share.
+/// A measure of how fast the adapter is at the moment: a copy and multiply-adds, of fixed sizes.
+///
+/// Clocks fall as a card warms up, and on a processor other programs take their share.
 pub struct Probe<'g> {
     timer: Timer<'g>,
     parts: [Bound<'g>; 2],
@@ -85,7 +86,7 @@ pub struct Probe<'g> {
 impl<'g> Probe<'g> {
     const BYTES: u64 = 64 << 20;
     const GROUPS_OF_COPY: u32 = 16_384;
-    /// Lanes that multiply and add: some 20 ms of two cores, 1 ms of a large card.
+    /// Lanes that multiply and add: some 20 ms on two cores, 1 ms on a large card.
     const LANES: u32 = 1 << 20;
     const LANES_OF_SOFTWARE: u32 = 1 << 15;
     const BUDGET: Duration = Duration::from_millis(30);
@@ -104,14 +105,14 @@ impl<'g> Probe<'g> {
         Ok(Probe { timer: Timer::new(gpu), parts: [copy, fma] })
     }
 
-    /// Seconds of both.
+    /// Seconds for the copy and the multiply-adds together.
     pub fn seconds(&self) -> Result<f64> {
         let median = |part| -> Result<f64> { Ok(quantile(&self.timer.measure(Self::BUDGET, part)?.samples_s, 0.5)) };
         Ok(median(&self.parts[0])? + median(&self.parts[1])?)
     }
 }
 
-/// Seconds of an empty submit and the wait for it.
+/// Seconds for an empty submit and the wait for it.
 fn submits(gpu: &Gpu) -> Result<f64> {
     let mut samples = Vec::new();
     for _ in 0..50 {
@@ -125,7 +126,8 @@ fn submits(gpu: &Gpu) -> Result<f64> {
 
 struct Kernel(wgpu::ComputePipeline);
 
-/// A call is so many dispatches of so many workgroups, one after the other: each writes what the next one writes.
+/// A call is `dispatches` dispatches of `groups` workgroups. They run one after the other, because each writes the
+/// buffer that the next one writes.
 struct Bound<'g> {
     gpu: &'g Gpu,
     pipeline: wgpu::ComputePipeline,

@@ -1,4 +1,4 @@
-//! Times work by the device's clock where it has one, by the host's where not, and says by which.
+//! Times work by the device's clock if it has one, otherwise by the host's, and says which.
 
 use std::time::{Duration, Instant};
 
@@ -7,35 +7,36 @@ use wgloss::{Gpu, Result, wgpu};
 
 use super::record::{Clock, quantile};
 
-/// A sample takes at least so long, made of several calls if need be: a submit and the wait for it cost a few 10⁻⁵ s.
+/// The least duration of a sample, made of several calls if need be: a submit and the wait for it cost a few 10⁻⁵ s.
 const SAMPLE: f64 = 0.02;
-/// And of at most so many calls.
+/// The most calls in a sample.
 const MOST_CALLS: u32 = 256;
-/// Several calls are recorded together if a sample has at least so many: they are short beside what recording one takes, and need no watchdog.
+/// If a sample has at least this many calls, they are recorded together: each is then short compared with the time to
+/// record it, and needs no protection from a watchdog.
 const RECORDED: u32 = 8;
 const FEWEST_SAMPLES: usize = 5;
 const MOST_SAMPLES: usize = 60;
-/// Samples that differ by so little need no more of them.
+/// No more samples are taken once the distance of their quartiles is below this share of the median.
 const STEADY: f64 = 0.005;
 
-/// What came of it.
+/// The result of a measurement.
 pub struct Timed {
     pub clock: Clock,
-    /// Of one call.
+    /// Seconds per call.
     pub samples_s: Vec<f64>,
-    /// CPU seconds of the process for one call.
+    /// CPU seconds of the process per call.
     pub cpu_s: f64,
 }
 
-/// What is timed.
+/// Work to be timed.
 pub trait Work {
-    /// One call, long work in several submits.
+    /// Makes one call. Long work is split into several submits.
     fn submit(&self) -> Result<()>;
-    /// So many calls, one after the other.
+    /// Records `calls` calls, one after the other.
     fn record(&self, encoder: &mut wgpu::CommandEncoder, calls: u32) -> Result<()>;
 }
 
-/// Two timestamps around work.
+/// Times work between two timestamps.
 pub struct Timer<'g> {
     gpu: &'g Gpu,
     stamps: Option<Stamps>,
@@ -44,7 +45,7 @@ pub struct Timer<'g> {
 struct Stamps {
     set: wgpu::QuerySet,
     resolved: wgpu::Buffer,
-    /// Seconds a tick.
+    /// Seconds per tick.
     period: f64,
 }
 
@@ -68,8 +69,11 @@ impl<'g> Timer<'g> {
         Timer { gpu, stamps }
     }
 
-    /// Seconds of so many calls, by the device and by the host. Short ones are recorded before the clock starts: on a fast device that takes longer
-    /// than they do. A device that gives nonsense, all zeros or more than the host saw pass, counts as one without a clock.
+    /// Seconds for `calls` calls, by the device's clock and by the host's.
+    ///
+    /// Short calls are recorded before the clock starts, because on a fast device recording takes longer than they do.
+    /// A device whose timestamps are nonsense (all zeros, or more time than the host saw pass) counts as a device
+    /// without a clock.
     fn sample(&self, work: &dyn Work, calls: u32) -> Result<(Option<f64>, f64)> {
         let encoder = || self.gpu.device().create_command_encoder(&Default::default());
         let submit = |encoder: wgpu::CommandEncoder| self.gpu.queue().submit([encoder.finish()]);
@@ -99,7 +103,7 @@ impl<'g> Timer<'g> {
         Ok(((device > 0.0 && device <= 1.02 * host).then_some(device), host))
     }
 
-    /// The time before all that follows, or after all that came before.
+    /// Writes the timestamp before the work that follows, or the one after all earlier work.
     fn stamp(&self, encoder: &mut wgpu::CommandEncoder, before: bool) {
         let Some(stamps) = &self.stamps else { return };
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -115,19 +119,19 @@ impl<'g> Timer<'g> {
         }
     }
 
-    /// Host seconds of a call and the device's part of it, once all before is done.
+    /// Host seconds of one call, including the device's part, after all earlier work is done.
     pub fn once(&self, work: &dyn Work) -> Result<f64> {
         self.gpu.wait()?;
         Ok(self.sample(work, 1)?.1)
     }
 
-    /// Times `work` for about as long as `budget`: first until it is steady, then sample by sample.
+    /// Times `work` for about as long as `budget`: it first runs until it is steady, then sample by sample.
     pub fn measure(&self, budget: Duration, work: &dyn Work) -> Result<Timed> {
         self.once(work)?;
         let (device, host) = self.sample(work, 1)?;
         let calls = (SAMPLE / device.unwrap_or(host)).ceil().clamp(1.0, f64::from(MOST_CALLS)) as u32;
         let start = Instant::now();
-        // Boost clocks settle, pages are there.
+        // Until boost clocks have settled and memory pages are mapped.
         let mut before = f64::INFINITY;
         while start.elapsed() < budget / 3 {
             let (device, host) = self.sample(work, calls)?;

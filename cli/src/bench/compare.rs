@@ -1,4 +1,4 @@
-//! `wgloss compare`: two results of the same cases, and whether one is faster than noise allows.
+//! `wgloss compare`: compares two results of the same cases, and says which case is faster by more than noise.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ fn percent(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a percentage, like 10%".to_owned())
 }
 
-/// What two sets of samples say.
+/// The outcome of comparing two sets of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Faster,

@@ -1,4 +1,4 @@
-//! `wgloss bench`: what the adapter can do at most, how near each op comes to it, and whether its answers are right.
+//! `wgloss bench`: what the adapter can do at most, how near each op comes to it, and whether the results are right.
 
 mod cases;
 mod ceilings;
@@ -81,17 +81,18 @@ fn seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| "expected a number from 0.001 to 3600".to_owned())
 }
 
-/// Bytes of each buffer of the ceilings: several times what a cache holds.
+/// Bytes of each buffer for the ceilings: several times what a cache holds.
 const SWEEP: u64 = 256 << 20;
 const SWEEP_OF_SOFTWARE: u64 = 64 << 20;
 /// A case is left out if its inputs and outputs are larger than this.
 const MOST_BYTES: f64 = 17e9;
 const MOST_BYTES_OF_SOFTWARE: f64 = 1e9;
-/// Or if one call takes longer, by the ceilings and what share of them ops may fall short by.
+/// A case is also left out if one call would take longer than this many seconds: the time by the ceilings, times
+/// [`SHORTFALL`].
 const MOST_SECONDS: f64 = 3.0;
 const QUICK_SECONDS: f64 = 0.1;
 const SHORTFALL: f64 = 5.0;
-/// About what a software adapter on two cores moves and computes, 10⁹ B/s and 10¹² FLOP/s.
+/// About what a software adapter on two cores moves and computes, in 10⁹ B/s and 10¹² FLOP/s.
 const OF_SOFTWARE: [f64; 2] = [6.0, 0.05];
 /// What a modest GPU does.
 const OF_A_GPU: [f64; 2] = [200.0, 10.0];
@@ -145,7 +146,7 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// With the built-in sizes.
+/// Opens an adapter with the built-in sizes.
 fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
     Gpu::open(&wgloss::Options {
         adapter: wish.map(str::to_owned),
@@ -248,7 +249,9 @@ fn chosen(arguments: &Arguments, ceilings: &Ceilings, software: bool) -> Chosen 
     chosen
 }
 
-/// With no scratch of other cases. (A device for each case would do too, but NVIDIA's driver gives no more after some twenty.)
+/// Measures a case, after the scratch of earlier cases is released.
+///
+/// A device for each case would do as well, but NVIDIA's driver opens no more after some twenty.
 fn measured(
     gpu: &Gpu,
     case: &cases::Case,
@@ -315,7 +318,8 @@ fn provenance(gpu: &Gpu) -> Provenance {
     }
 }
 
-/// FNV-1a of every shader's text (Fowler, Noll and Vo, RFC 9923): two results with the same are of the same kernels.
+/// FNV-1a (Fowler, Noll and Vo, RFC 9923) of the text of every shader. Results with the same hash are of the same
+/// kernels.
 fn shaders() -> String {
     let mut ops: Vec<_> = wgloss::internals::kernels().into_iter().map(|kernel| kernel.shader).collect();
     ops.dedup_by_key(|shader| shader.op);
@@ -324,7 +328,7 @@ fn shaders() -> String {
     format!("{hash:016x}")
 }
 
-/// "12.3 ms"
+/// A duration as text: "12.3 ms".
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
@@ -384,7 +388,8 @@ fn print(record: &Record) {
 mod tests {
     use super::*;
 
-    /// Every case is right, at sizes that are no multiple of anything and smaller and larger than the period of its inputs.
+    /// Every case is right, at sizes that are no multiple of anything, both smaller and larger than the period of its
+    /// inputs.
     #[test]
     fn cases_are_right() {
         if std::env::var("WGLOSS_NO_GPU").is_ok_and(|value| value == "1") {

@@ -1,4 +1,5 @@
-//! What `wgloss bench` writes and `wgloss report` and `wgloss compare` read; the same as benches/record.schema.json.
+//! The file that `wgloss bench` writes and `wgloss report` and `wgloss compare` read. It has the same format as
+//! benches/record.schema.json.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// The version of the format: another number where an older reader would go wrong.
+/// The version of the format. The number changes if an older reader would misread the file.
 pub const SCHEMA: &str = "wgloss-bench/1";
 
 /// How the inputs of a case may be stored.
@@ -20,10 +21,10 @@ pub const NOISE: f64 = 0.05;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub schema: String,
-    /// When it was begun: seconds since 1970, UTC.
+    /// When the run began: seconds since 1970, UTC.
     pub unix_time: u64,
     pub provenance: Provenance,
-    /// None of a peer, which is measured beside an adapter of ours.
+    /// None in the result of another library, which is measured on the same adapter as a result of wgloss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceilings: Option<Ceilings>,
     pub cases: Vec<Case>,
@@ -36,7 +37,7 @@ pub struct Provenance {
     /// "wgloss 0.1.0", "PyTorch 2.11.0 compiled".
     pub by: String,
     pub adapter: String,
-    /// "discrete GPU", "software", …
+    /// "discrete GPU", "software" and so on.
     pub kind: String,
     pub driver: String,
     pub backend: String,
@@ -44,7 +45,7 @@ pub struct Provenance {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
     pub cpu_threads: usize,
-    /// One-minute load when it was begun, where the system tells.
+    /// The one-minute load when the run began, on systems that report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
     /// What else a repetition needs: versions, limits, features, sizes, hashes; cases that were `left_out`, and the signal that ended the run.
@@ -63,22 +64,22 @@ impl Provenance {
     }
 }
 
-/// What the adapter can do at most, by small kernels that do nothing else.
+/// The most that the adapter can do, measured by small kernels that do nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ceilings {
-    /// y = x, read and written, 10⁹ bytes a second.
+    /// y = x, bytes read plus bytes written, in 10⁹ bytes per second.
     pub copy_gb_s: f64,
-    /// y = x + 3 z, likewise.
+    /// y = x + 3 z, counted likewise.
     pub triad_gb_s: f64,
-    /// Multiply-adds of f32 in registers, two each, 10¹² a second.
+    /// Multiply-adds of f32 in registers, each counted as two operations, in 10¹² per second.
     pub fma_tflop_s: f64,
-    /// The same of f16, where the device has it.
+    /// The same for f16, if the device has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fma_f16_tflop_s: Option<f64>,
-    /// One of many empty dispatches that wait for each other, 10⁻⁶ s.
+    /// Time per dispatch of empty dispatches that wait for each other, in 10⁻⁶ s.
     pub dispatch_us: f64,
-    /// An empty submit and the wait for it, by the host's clock.
+    /// Time for an empty submit and the wait for it, by the host's clock.
     pub submit_us: f64,
 }
 
@@ -95,33 +96,35 @@ pub enum Clock {
 #[serde(deny_unknown_fields)]
 pub struct Case {
     pub op: String,
-    /// As the op's documentation names its sizes.
+    /// The sizes, as the op's documentation names them.
     pub shape: Vec<usize>,
     /// "f32", "f16" or "bf16": how the inputs are stored.
     pub storage: String,
-    /// The least that must move: every input read once, every output written once.
+    /// The least bytes that must move: every input read once, every output written once.
     pub bytes: f64,
-    /// The least that must be computed, a multiply-add counted twice; 0 where memory alone decides.
+    /// The least FLOP that must be computed, a multiply-add counted as two; 0 where only memory counts.
     pub flop: f64,
     pub clock: Clock,
-    /// Of one call; a sample may be the mean of several.
+    /// Seconds per call. A sample may be the mean of several calls.
     pub samples_s: Vec<f64>,
-    /// Of a copy and multiply-adds of fixed sizes, the mean of before and after: how fast the adapter itself was meanwhile.
+    /// Seconds for a copy and multiply-adds of fixed sizes, the mean of before and after the case: how fast the adapter
+    /// itself was at that time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_s: Option<f64>,
-    /// CPU seconds of the process for one call, all threads.
+    /// CPU seconds of the process per call, all threads together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_s: Option<f64>,
-    /// The first call, with what is compiled for it.
+    /// Seconds for the first call, including the compilation of its kernels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_s: Option<f64>,
-    /// What the case adds to the memory in use.
+    /// Bytes that the case adds to the memory in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// The largest error against f64, relative to the largest number of its row; none where nothing was compared.
+    /// The error against f64, relative to the largest number of the row, of the output that comes nearest to its
+    /// tolerance. None if nothing was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
-    /// What the same formula loses in plain f32, and more than which is wrong.
+    /// The largest error that is allowed, from what the same formula loses in plain f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
 }
@@ -131,7 +134,7 @@ impl Case {
         name(&self.op, &self.shape, &self.storage)
     }
 
-    /// The median.
+    /// The median of the samples.
     pub fn seconds(&self) -> f64 {
         quantile(&self.samples_s, 0.5)
     }
@@ -164,7 +167,7 @@ impl Case {
         (self.is_right() && least > 0.0).then(|| least / self.seconds())
     }
 
-    /// Whether the ceiling of arithmetic is the nearer one.
+    /// Whether arithmetic limits the case, and not memory.
     pub fn is_arithmetic(&self, ceilings: &Ceilings) -> bool {
         self.flop / ceilings.fma_tflop_s / 1e12 > self.bytes / ceilings.copy_gb_s / 1e9
     }
@@ -193,7 +196,7 @@ pub fn mean(ratios: &[f64]) -> f64 {
     (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp()
 }
 
-/// Linear between the samples.
+/// A quantile, interpolated linearly between the samples.
 pub fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -205,7 +208,8 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
 
 impl Record {
     /// # Errors
-    /// What of the file is not as it should be, and where.
+    ///
+    /// What in the file is wrong, and where.
     pub fn read(path: &Path) -> Result<Record, Failure> {
         let name = path.display();
         let text = std::fs::read_to_string(path)
@@ -284,13 +288,14 @@ impl Record {
         names.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
     }
 
-    /// Whether the samples differ by more than two runs on an idle machine should, or the adapter was slower than at its best by as much.
+    /// Whether the samples differ by more than those of two runs on an idle machine, or the adapter was slower than at
+    /// its best by more than that.
     pub fn is_noisy(&self, case: &Case) -> bool {
         let best = self.cases.iter().filter_map(|case| case.probe_s).fold(f64::INFINITY, f64::min);
         case.spread() > NOISE || case.probe_s.is_some_and(|seconds| seconds > (1.0 + NOISE) * best)
     }
 
-    /// JSON with a line per case: the samples of one below each other would bury the rest.
+    /// JSON with one line per case. With one line per sample the file would be hard to read.
     pub fn text(&self) -> String {
         let head = Record { cases: Vec::new(), ..self.clone() };
         let head = serde_json::to_string_pretty(&head).unwrap_or_default();

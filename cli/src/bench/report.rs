@@ -1,4 +1,4 @@
-//! `wgloss report`: results side by side as one page that needs nothing else, or as Markdown.
+//! `wgloss report`: results side by side, as one self-contained page or as Markdown.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -56,7 +56,8 @@ fn names(records: &[Record]) -> Vec<String> {
     all.filter(|name| seen.insert(name.clone())).collect()
 }
 
-/// The limits that a result is compared with: its own, or those of the same adapter, be it measured by another program.
+/// The ceilings that a result is compared with: its own, or those of another result on the same adapter, even if
+/// another program measured it.
 fn limits<'a>(record: &'a Record, records: &'a [Record]) -> Option<&'a Ceilings> {
     let same = |other: &&Record| other.ceilings.is_some() && other.provenance.adapter == record.provenance.adapter;
     record.ceilings.as_ref().or_else(|| records.iter().find(same)?.ceilings.as_ref())
@@ -209,7 +210,7 @@ fn card(number: usize, record: &Record) -> String {
     )
 }
 
-/// The sizes of workgroups and tiles, which come first in how a `Tuning` is printed: "workgroup 256, packed 256, …".
+/// The sizes of workgroups and tiles, which are the first fields of a printed `Tuning`: "workgroup 256, packed 256, …".
 fn sizes(tuning: &str) -> String {
     let fields = tuning.trim_start_matches("Tuning { ").split(", ").take_while(|field| !field.starts_with("unrolled"));
     fields.map(|field| field.replace(':', "")).collect::<Vec<_>>().join(", ")
@@ -241,7 +242,7 @@ fn cell(case: &Case, marks: &str, limits: Option<&Ceilings>) -> String {
     )
 }
 
-/// Verdicts between results of one adapter by one program, each and the one before.
+/// Verdicts between results of one program on one adapter. Each result is compared with the one before it.
 fn verdicts(records: &[Record]) -> String {
     let key = |record: &Record| {
         (record.provenance.adapter.clone(), record.provenance.by.split(' ').next().map(str::to_owned))
@@ -288,7 +289,7 @@ const SIZE: (u32, u32) = (560, 380);
 const MEMORY: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const ARITHMETIC: RGBColor = RGBColor(0xd9, 0x82, 0x2b);
 
-/// Operations a byte, and 10¹² of them a second, of a case.
+/// The place of a case in the roofline plot: operations per byte, and 10¹² operations per second.
 fn place(case: &Case) -> (f64, f64) {
     let number = if case.storage == "f32" { 4.0 } else { 2.0 };
     let operations = if case.flop > 0.0 { case.flop } else { case.bytes / number };
@@ -337,7 +338,7 @@ fn draw(
         (at, roof(at).max(least_y))
     });
     chart.draw_series(LineSeries::new(points, BLACK.stroke_width(2)))?;
-    // One name an op, at its fastest case.
+    // One name per op, at its fastest case.
     let mut sorted: Vec<&Case> = cases().collect();
     sorted.sort_by(|a, b| place(b).1.total_cmp(&place(a).1));
     let mut named = BTreeSet::new();
@@ -369,14 +370,15 @@ fn draw(
     Ok(())
 }
 
-/// Names whose points are so many pixels apart have a column each.
+/// Names go into separate columns if their points are at least this many pixels apart.
 const NEAR: i32 = 90;
 /// Pixels of a letter, about.
 const LETTER: i32 = 7;
 /// Pixels between names.
 const LINE: i32 = 12;
 
-/// Heights of names of points of these heights, from top to bottom: as near to theirs as they fit below each other and above `bottom`.
+/// Heights for the names of points of the given heights, from top to bottom: as near to the points as the names fit
+/// below each other and above `bottom`.
 fn spread(points: &[i32], bottom: i32) -> Vec<i32> {
     let mut heights: Vec<i32> = Vec::new();
     for &point in points {

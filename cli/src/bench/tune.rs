@@ -1,4 +1,5 @@
-//! `wgloss tune`: which sizes are fastest on an adapter, each tried and checked, kept where every command finds them.
+//! `wgloss tune`: tries sizes of workgroups and tiles on an adapter, checks each, and keeps the fastest where every
+//! command finds them.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ pub struct Arguments {
     overwrite: bool,
 }
 
-/// Sizes that were found for an adapter and its driver.
+/// The sizes that were found for an adapter and its driver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Found {
@@ -57,7 +58,7 @@ impl Found {
     }
 }
 
-/// Where sizes are kept: a file an adapter in the user's folder for what can be found again.
+/// The file that keeps an adapter's sizes, in the user's cache folder.
 fn kept(info: &wgpu::AdapterInfo) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = variable("XDG_CACHE_HOME").or_else(|| match std::env::consts::OS {
@@ -68,7 +69,7 @@ fn kept(info: &wgpu::AdapterInfo) -> Option<PathBuf> {
     Some(folder.join("wgloss").join(format!("{}-tuning.json", super::record::slug(&info.name))))
 }
 
-/// The device with the sizes that were found for its adapter and driver, if there are any.
+/// The device with the sizes that were found for its adapter and driver, if any.
 pub fn tuned(gpu: Gpu) -> Gpu {
     let info = gpu.info();
     let read = || -> Option<Found> { serde_json::from_str(&std::fs::read_to_string(kept(info)?).ok()?).ok() };
@@ -78,7 +79,7 @@ pub fn tuned(gpu: Gpu) -> Gpu {
     }
 }
 
-/// What a family of kernels is tried with, and on what.
+/// A family of kernels, and the ops and sizes that its candidates are timed on.
 struct Family {
     name: &'static str,
     on: &'static [(&'static str, [usize; 2])],
@@ -101,7 +102,7 @@ const TILES: Family = Family {
     on_software: &[("linear", [512, 256]), ("info_nce", [512, 128])],
 };
 
-/// A change of sizes is taken if it gains at least this much.
+/// The least gain for which sizes are changed.
 const WORTH: f64 = 0.03;
 
 pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -193,7 +194,7 @@ fn case(op: &str) -> &'static Case {
     CASES.iter().find(|case| case.op == op).unwrap_or(&CASES[0])
 }
 
-/// What is there, then others.
+/// The present sizes, then others.
 fn rows(now: &Tuning) -> Vec<Tuning> {
     let sizes =
         [(64, 256), (64, 1024), (128, 512), (128, 1024), (256, 256), (256, 512), (256, 1024), (512, 1024), (8, 8)];
@@ -214,7 +215,7 @@ fn tiles(now: &Tuning) -> Vec<Tuning> {
     [*now].into_iter().chain(shapes.into_iter().flat_map(of)).collect()
 }
 
-/// As the device allows them, each once, in their order.
+/// The candidates as the device allows them, each once, in their order.
 fn distinct(gpu: &Gpu, candidates: Vec<Tuning>) -> Vec<Tuning> {
     let mut found: Vec<Tuning> = Vec::new();
     for tuning in candidates.into_iter().map(|tuning| *gpu.with_tuning(tuning).tuning()) {

@@ -1,4 +1,4 @@
-//! `wgloss folding`: what a model does that was never told what does not belong together.
+//! `wgloss folding`: shows what a model does that was never told which things do not belong together.
 
 mod picture;
 
@@ -17,7 +17,8 @@ use crate::progress;
 use crate::run::{FOLDING, METRICS, Run};
 use crate::table;
 
-/// Recommendations that are looked at, and those among which a held-out item is sought.
+/// Recommendations per user that are checked for spurious ones, and recommendations among which the held-out item is
+/// sought.
 const TOP: usize = 10;
 const RECALL: usize = 20;
 
@@ -58,7 +59,7 @@ pub struct Arguments {
     overwrite: bool,
 }
 
-/// What a model is trained with: its name and how.
+/// The forms of training: name, loss and negatives.
 const FORMS: [(&str, Loss, Negatives); 7] = [
     ("positives only", Loss::Logistic, Negatives::None),
     ("1 uniform negative", Loss::Logistic, Negatives::Drawn { count: 1, power: 0.0, uniform: 0.0 }),
@@ -68,10 +69,10 @@ const FORMS: [(&str, Loss, Negatives); 7] = [
     ("in batch, softmax", Loss::Softmax, Negatives::InBatch),
     ("in batch and 64 uniform", Loss::Softmax, Negatives::Mixed { count: 64 }),
 ];
-/// Those that are drawn.
+/// The forms that the picture shows, by index in [`FORMS`].
 const DRAWN: [usize; 2] = [0, 2];
 
-/// What came of one form.
+/// The results of one form.
 struct Row {
     folding: metrics::Folding,
     spurious: f64,
@@ -135,7 +136,10 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A pair's step is as long for all: the softmax loss is a mean over the batch, the logistic loss a sum.
+/// The configuration of a form.
+///
+/// The rate is scaled so that a pair's step has the same size for both losses: the softmax loss is a mean over the
+/// batch, the logistic loss a sum.
 fn configure(arguments: &Arguments, dim: usize, loss: Loss, negatives: Negatives) -> Config {
     let pairs = if loss == Loss::Softmax { arguments.batch as f64 } else { 1.0 };
     Config {
@@ -146,7 +150,7 @@ fn configure(arguments: &Arguments, dim: usize, loss: Loss, negatives: Negatives
         negatives,
         optimizer: Optimizer::Sgd(sgd::Options::default()),
         rate: arguments.lr * pairs,
-        start: 3f32.sqrt(), // rows of length 1 on average
+        start: 3f32.sqrt(), // rows of mean length 1
         seed: arguments.seed,
         ..Default::default()
     }

@@ -1,11 +1,11 @@
-//! What folding looks like: two groups on each other, and apart.
+//! The picture of folding: two groups on top of each other, and apart.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use wgloss::train::tables::Model;
 
-/// A trained model and what is written above it.
+/// A trained model, and the title above its part of the picture.
 pub struct Shown<'a> {
     pub title: String,
     pub model: &'a Model,
@@ -20,7 +20,7 @@ pub struct Blocks<'a> {
 
 const SIZE: (u32, u32) = (1040, 1060);
 const HEAD: u32 = 60;
-/// Of the other blocks' rows one in so many is drawn.
+/// One in this many rows of the other blocks is drawn.
 const OTHERS: usize = 4;
 const FIRST: RGBColor = RGBColor(0xd6, 0x27, 0x28);
 const SECOND: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
@@ -29,7 +29,9 @@ const OTHER: RGBColor = RGBColor(0xc8, 0xc8, 0xc8);
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// The mean score of each block's users with each block's items, [count, count]. The mean of inner products is that of the means.
+/// The mean score of each block's users with each block's items, `[count, count]`.
+///
+/// The mean of the inner products is the inner product of the means.
 pub fn block_scores(model: &Model, blocks: &Blocks) -> Vec<f64> {
     let means = |rows: &[f32], of: &[u32]| {
         let (mut sums, mut sizes) = (vec![0.0; blocks.count * model.dim], vec![0.0; blocks.count]);
@@ -50,14 +52,16 @@ pub fn block_scores(model: &Model, blocks: &Blocks) -> Vec<f64> {
     users.chunks(model.dim).flat_map(row).collect()
 }
 
-/// The two blocks that lie on each other most: of one's users and the other's items the largest mean score, as a share of the mean within blocks.
+/// The two different blocks with the highest scores between them: the mean score of one's users with the other's items,
+/// summed over both directions.
 pub fn most_folded(scores: &[f64], count: usize) -> [usize; 2] {
     let pairs = (0..count).flat_map(|a| (0..count).map(move |b| [a, b])).filter(|[a, b]| a != b);
     let both = |[a, b]: [usize; 2]| scores[a * count + b] + scores[b * count + a];
     pairs.max_by(|&a, &b| both(a).total_cmp(&both(b))).unwrap_or([0, 0])
 }
 
-/// An SVG: for each model the plane in which its two blocks spread most, and below the scores between all blocks.
+/// An SVG. For each model it shows the plane in which the two blocks spread most and, below, the scores between all
+/// blocks.
 pub fn svg(shown: [Shown; 2], blocks: &Blocks, pair: [usize; 2]) -> Result<String, Box<dyn std::error::Error>> {
     let mut svg = String::new();
     {
@@ -91,7 +95,7 @@ pub fn svg(shown: [Shown; 2], blocks: &Blocks, pair: [usize; 2]) -> Result<Strin
     Ok(svg)
 }
 
-/// The two directions in which rows spread most, from the origin.
+/// The two directions in which rows spread most, seen from the origin.
 fn plane<'a>(rows: impl Iterator<Item = &'a [f32]>, dim: usize) -> [Vec<f64>; 2] {
     let mut moments = DMatrix::<f64>::zeros(dim, dim);
     for row in rows {
@@ -129,7 +133,7 @@ fn scatter(area: &Area, shown: &Shown, blocks: &Blocks, pair: [usize; 2]) -> Dra
         .y_label_area_size(36)
         .build_cartesian_2d(-reach..reach, -reach..reach)?;
     chart.configure_mesh().light_line_style(BLACK.mix(0.0)).bold_line_style(BLACK.mix(0.08)).draw()?;
-    // The two blocks last, so that nothing covers them.
+    // The two blocks come last, so that nothing covers them.
     for in_pair in [false, true] {
         let of_kind = rows().filter(|(_, _, block)| pair.contains(block) == in_pair);
         for (side, row, block) in of_kind.step_by(if in_pair { 1 } else { OTHERS }) {
@@ -151,12 +155,12 @@ fn scatter(area: &Area, shown: &Shown, blocks: &Blocks, pair: [usize; 2]) -> Dra
     Ok(())
 }
 
-/// White for 0 and below, dark for the mean within blocks.
+/// A heat map of the scores between blocks: white for 0 and below, dark for the mean within blocks.
 fn heat(area: &Area, shown: &Shown, blocks: &Blocks) -> Drawn {
     let count = blocks.count;
     let scores = block_scores(shown.model, blocks);
     let within = (0..count).map(|block| scores[block * count + block]).sum::<f64>() / count.max(1) as f64;
-    // In units of what belongs together, unless that is below 0.
+    // Scores are in units of the mean within blocks, unless that is not above 0.
     let (unit, told) = match within > 0.0 {
         true => (within, ""),
         false => (scores.iter().copied().fold(0.0, f64::max), "; darkest: the largest"),

@@ -1,22 +1,22 @@
-//! How lines of text are parted, and which of their fields is what.
+//! The layout of lines of text: the separator of the fields, and which field has what.
 
 use std::str::FromStr;
 
 use super::time::Time;
 
-/// Where a line has what.
+/// The fields of a line that have user, item, weight and time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Columns {
     pub user: usize,
     pub item: usize,
     pub weight: Option<usize>,
     pub time: Option<usize>,
-    /// How many a line has; without a header from two to four.
+    /// The number of fields in every line. None without a header or --columns: from two to four.
     pub count: Option<usize>,
 }
 
-/// What public data sets call their columns, in small letters and digits alone, those of ids with or without "id" at their end; of several that a header has
-/// the first here is meant.
+/// The names that public data sets give their columns, reduced by [`word`]. Names of id columns may end in "id". If a
+/// header has several of them, the first in the list is used.
 const USERS: &str = "user uid username visitor customer cust client reviewer reviewprofilename member buyer person account householdkey session";
 const ITEMS: &str = "item iid movie film product parentasin asin isbn book track song album artist musicbrainzartist article news business venue place gmap poi \
                      restaurant hotel video show anime game app recipe beer beerbeer joke paper content stockcode sku mid sid";
@@ -24,20 +24,20 @@ pub const WEIGHTS: &str = "rating weight count plays value score stars overall b
                            watchratio quantity hours frequency clicks views strength";
 const TIMES: &str = "timestamp time ts date datetime tdat unixreviewtime unixtime unixtimestamp";
 
-/// A column's name as the lists have it: User-ID and RecBole's user_id:token are userid.
+/// A column's name in lower case, letters and digits only: User-ID and RecBole's user_id:token become userid.
 fn word(field: &str) -> String {
     let field = field.trim();
     let name = [":token", ":float"].into_iter().find_map(|kind| field.strip_suffix(kind)).unwrap_or(field);
     name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether a word is a name, be it with an end.
+/// Whether `word` is `name`, or `name` followed by `end`.
 fn is_named(word: &str, name: &str, end: &str) -> bool {
     word.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == end)
 }
 
 impl Columns {
-    /// Of a header; none if the line is data.
+    /// The columns of a header. None if the line is data.
     pub fn named(fields: &[&str]) -> Option<Columns> {
         let words: Vec<String> = fields.iter().map(|field| word(field)).collect();
         let find = |names: &str, end: &str| {
@@ -55,7 +55,7 @@ impl Columns {
 
 const WHATS: [&str; 4] = ["user", "item", "weight", "time"];
 
-/// Which columns the user says have what: each the name of one, or its number from 1.
+/// The columns that the user named: for each, a name or a number from 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Named {
     user: String,
@@ -93,8 +93,10 @@ impl FromStr for Named {
 }
 
 impl Named {
-    /// Where they are in a text of which `first` is the first line, and whether that is a header: if one of them is a name, if it `is_headed`, or if there is
-    /// no number or date where there should be one.
+    /// Finds the columns in the first line of a text, and whether that line is a header.
+    ///
+    /// It is a header if a column was named by its name, if `is_headed` is set, or if its weight or time is neither a
+    /// number nor (for the time) a date.
     pub fn among(&self, first: &[&str], is_headed: bool) -> Result<(Columns, bool), String> {
         let mut by_name = false;
         let mut place = |name: &String| {
@@ -123,16 +125,17 @@ impl Named {
     }
 }
 
-/// Which fields of a text's lines were taken for what.
+/// Which fields of a text's lines were used for what.
 #[derive(Debug, Clone)]
 pub struct Fields {
     pub columns: Columns,
-    /// The columns' names, where the text has a header.
+    /// The columns' names, if the text has a header.
     pub header: Option<Vec<String>>,
 }
 
 impl Fields {
-    /// Of a header whose words do not tell where weight and time are it also says which columns are not read.
+    /// Describes the columns in words. If weight or time is missing and the header has other columns, it also lists the
+    /// columns that are not read.
     pub fn describe(&self) -> String {
         let Columns { user, item, weight, time, .. } = self.columns;
         let of = |(what, at): (&str, Option<usize>)| match (at, &self.header) {
@@ -159,7 +162,8 @@ pub enum Separator {
 }
 
 impl Separator {
-    /// What parts the line into the most fields. Commas come first among equals; spaces come last, since names have them too.
+    /// The separator that splits the line into the most fields. Among equals commas win. Spaces come last, since names
+    /// have spaces too.
     pub fn of(line: &str) -> Separator {
         let count = |separator: Separator| separator.split(line).len();
         let others = [Separator::Byte(b';'), Separator::Colons, Separator::Byte(b'\t'), Separator::Byte(b',')];
@@ -192,7 +196,8 @@ impl Separator {
     }
 }
 
-/// How many fields spaces part, if they look as if they did: two ids without another separator, then numbers, be it with a comma for the point.
+/// The number of fields between spaces if the line looks separated by spaces, otherwise 0: two ids without another
+/// separator, then only numbers, with a decimal point or comma.
 fn fields_by_spaces(line: &str) -> usize {
     let fields: Vec<&str> = line.split(' ').filter(|field| !field.is_empty()).collect();
     let (ids, numbers) = fields.split_at(fields.len().min(2));
@@ -201,14 +206,16 @@ fn fields_by_spaces(line: &str) -> usize {
     if ids.iter().any(has_other) || !numbers.iter().all(is_number) { 0 } else { fields.len() }
 }
 
-/// Whether a line begins a value of JSON; an id may begin with a brace as well.
+/// Whether a line begins a JSON value. A brace alone is not enough, since an id may begin with one.
 pub fn is_json(line: &str) -> bool {
     let rest = line.trim().strip_prefix(['{', '[']).map(str::trim_start);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '\'', '{', '[']))
 }
 
-/// Whether the first of lines of two fields names columns by words that are not known: it has no whole numbers where all others have, or one of the words is
-/// known and nobody's id in the others.
+/// Whether the first of several lines of two fields is a header with unknown names.
+///
+/// It is if it has no integer and all other lines have only integers, or if one of its words is a known name that
+/// occurs as no id in the other lines.
 pub fn is_unknown_header(lines: &[Vec<String>]) -> bool {
     let is_whole = |field: &String| !field.trim().is_empty() && field.trim().bytes().all(|byte| byte.is_ascii_digit());
     let Some((first, others)) = lines.split_first() else { return false };

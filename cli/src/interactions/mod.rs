@@ -1,4 +1,5 @@
-//! Files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`, and sparse matrices.
+//! Reads files of interactions: MovieLens' u.data, ratings.csv and ratings.dat, plain `user,item[,weight[,timestamp]]`,
+//! and sparse matrices.
 
 mod layout;
 mod sparse;
@@ -49,7 +50,7 @@ pub struct Rules {
     pub negative: bool,
 }
 
-/// What several weights become.
+/// How the weights of a pair with several lines are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Duplicates {
     Last,
@@ -58,7 +59,7 @@ pub enum Duplicates {
 }
 
 impl Rules {
-    /// All lines count.
+    /// The rules by which all lines count.
     pub const ALL: Rules = Rules {
         columns: None,
         min_rating: None,
@@ -68,7 +69,7 @@ impl Rules {
         negative: false,
     };
 
-    /// Adds them to a record.
+    /// Adds the rules to a run's record.
     pub fn tell(&self, about: &mut Value) {
         about["min_rating"] = self.min_rating.map(shortest).into();
         about["min_interactions"] = self.min_interactions.into();
@@ -76,7 +77,7 @@ impl Rules {
         about["held_out_users"] = self.held_out_users.into();
     }
 
-    /// A weight as it is kept.
+    /// The weight as it is stored, or what is wrong with it.
     pub fn weight(&self, value: f64) -> Result<f32, String> {
         let kept = value as f32;
         if !kept.is_finite() {
@@ -89,47 +90,50 @@ impl Rules {
     }
 }
 
-/// An interaction of numbered users and items.
+/// An interaction, with numbers for user and item.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Entry {
     pub user: u32,
     pub item: u32,
     pub time: Time,
-    /// The weight, 1 without.
+    /// The weight; 1 if the file has none.
     pub value: f32,
 }
 
-/// What a file holds: ids in the order of their first appearance; entries by user, then by time, a pair once, at its last time, with the weight that [`Duplicates`] gives it.
+/// The contents of a file.
+///
+/// Ids are in the order of their first appearance. Entries are sorted by user, then by time. A pair occurs once, at its
+/// last time, with the weight that [`Duplicates`] gives it.
 #[derive(Debug)]
 pub struct Loaded {
     pub users: Vec<String>,
     pub items: Vec<String>,
     pub entries: Vec<Entry>,
-    /// Lines that the file has, but for a header; entries of a matrix that are not 0.
+    /// Lines of the file without a header, or entries of a matrix that are not 0.
     pub all: usize,
-    /// Lines that were read and kept, duplicates among them.
+    /// Lines that were kept, including duplicates.
     pub lines: usize,
-    /// Of those, lines that were joined with others of their pair.
+    /// Of the kept lines, those that were merged into another line of their pair.
     pub joined: usize,
-    /// The largest weight that the file tells.
+    /// The largest weight in the file.
     pub largest: Option<f32>,
-    /// Of text.
+    /// The fields that were read, for text.
     pub fields: Option<Fields>,
-    /// Whether the file tells weights.
+    /// Whether the file has weights.
     pub weighted: bool,
 }
 
-/// How a .npz file begins.
+/// The first bytes of a .npz file.
 const ZIP: &[u8] = b"PK\x03\x04";
-/// How what gzip has packed begins.
+/// The first bytes of a gzip file.
 const GZIP: &[u8] = b"\x1f\x8b";
-/// What some programs begin a text in UTF-8 with.
+/// The byte order mark, with which some programs begin UTF-8 text.
 pub const MARK: &str = "\u{feff}";
-/// So many lines show how a text is laid out.
+/// The number of lines from which the layout of a text is found.
 const SHOWING: usize = 6;
-/// A line that never ends is no line.
+/// The most bytes that are read of a line, in case the line never ends.
 const LONGEST: u64 = 1 << 20;
-/// A file is shown to be read from this size on.
+/// Reading shows a progress bar for files larger than this.
 const SHOWN: u64 = 8 << 20;
 
 /// Reads lines into numbered entries.
@@ -141,9 +145,9 @@ struct Reader {
     columns: Option<Columns>,
     header: Option<Vec<String>>,
     separator: Option<Separator>,
-    /// Whether the first line names columns, be it by words that are not known.
+    /// Whether the first line names columns, known or unknown.
     is_headed: bool,
-    /// How the lines so far tell times.
+    /// The form of the timestamps read so far.
     form: Option<Form>,
     all: usize,
     lines: usize,
@@ -153,7 +157,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes a line's fields; what is wrong with them, else.
+    /// Takes the fields of a line. The error says what is wrong with them.
     fn take(&mut self, fields: &[&str], rules: &Rules) -> Result<(), String> {
         let columns = match self.columns {
             Some(columns) => columns,
@@ -176,7 +180,7 @@ impl Reader {
                 columns
             }
         };
-        // A first line may be a header of words that are not known.
+        // The first line may be a header of unknown names.
         let is_first = self.all == 0 && self.header.is_none() && rules.columns.is_none();
         let hint = if is_first { "; --columns says which column has what" } else { "" };
         let fits = columns.count.map_or((2..=4).contains(&fields.len()), |count| fields.len() == count);
@@ -226,12 +230,12 @@ impl Reader {
         Ok(())
     }
 
-    /// What the fields were taken to be separated by, for a sentence's end.
+    /// The assumed separator, to end a sentence with.
     fn separated(&self) -> String {
         self.separator.map(|separator| format!(" (fields separated by {})", separator.name())).unwrap_or_default()
     }
 
-    /// When a line says that it was: before all others if it says nothing.
+    /// The time of a line. A line without one comes before all others.
     fn time(&mut self, text: &str) -> Result<Time, String> {
         if text.is_empty() {
             return Ok(Time::EARLIEST);
@@ -250,8 +254,10 @@ impl Reader {
         Err(format!("expected {expected} as timestamp, as in the lines before, found {text:?}"))
     }
 
-    /// The entries of a matrix, whose rows and columns are known by their numbers; zeros are none. It tells no times: the order of a user's is drawn, so that
-    /// what is held out is any of them and not the one with the largest number.
+    /// The entries of a matrix, whose rows and columns are known by their numbers. Zeros are not interactions.
+    ///
+    /// A matrix has no times, so the order of a user's entries is drawn at random. Otherwise the item with the largest
+    /// number would always be held out.
     fn of(matrix: Matrix, rules: &Rules) -> Result<Loaded, String> {
         if rules.columns.is_some() {
             return Err("expected lines of text, since --columns is given, found a sparse matrix".into());
@@ -267,7 +273,7 @@ impl Reader {
         let mut entries: Vec<Entry> =
             kept.map(|(user, item, value)| Entry { user, item, time: Time::of(0), value }).collect();
         let sides: [fn(&mut Entry) -> &mut u32; 2] = [|entry| &mut entry.user, |entry| &mut entry.item];
-        // A name for each that occurs: a file of few bytes can announce billions.
+        // Only ids that occur get a name, because a file of a few bytes can announce billions.
         let names = sides.map(|id| {
             let mut present: Vec<u32> = entries.iter_mut().map(|entry| *id(entry)).collect();
             present.sort_unstable();
@@ -280,14 +286,15 @@ impl Reader {
         });
         let mut reader =
             Reader { all, lines: entries.len(), largest, names, entries, weighted: has_values, ..Reader::default() };
-        // What stands last in the file is known only before times are drawn.
+        // Joined before times are drawn, while the order of the file is still known.
         reader.join(rules.duplicates);
         let mut random = Random::new(1, 0);
         reader.entries.iter_mut().for_each(|entry| entry.time = Time::of(random.word().into()));
         Ok(reader.loaded(rules))
     }
 
-    /// Sorts entries by user, then by time, equal times in the order of the file. Of a pair the last stays, with what the weights up to it make.
+    /// Sorts entries by user, then by time; equal times stay in the order of the file. The last entry of each pair is
+    /// kept, with the combined weight of the entries up to it.
     fn join(&mut self, duplicates: Duplicates) {
         self.entries.sort_by_key(|entry| (entry.user, entry.time));
         let mut is_last = Vec::with_capacity(self.entries.len());
@@ -329,7 +336,7 @@ impl Reader {
                 break;
             }
         }
-        // Ids that have lost all their interactions are no more.
+        // Ids that have no interactions left are dropped.
         let kept = |side: usize, id: fn(&mut Entry) -> &mut u32, entries: &mut [Entry]| -> Vec<String> {
             let mut new = vec![None; self.names[side].len()];
             let mut present: Vec<u32> = entries.iter_mut().map(|entry| *id(entry)).collect();
@@ -349,7 +356,7 @@ impl Reader {
 }
 
 impl Loaded {
-    /// Why there are no interactions, if there are none.
+    /// The reason why there are no interactions. None if there are some.
     fn none_left(&self, rules: &Rules) -> Option<String> {
         if !self.entries.is_empty() {
             return None;
@@ -372,12 +379,12 @@ impl Loaded {
     }
 }
 
-/// The larger of two weights, which may be missing.
+/// The larger of two weights that may be missing.
 fn larger(a: Option<f32>, b: Option<f32>) -> Option<f32> {
     a.into_iter().chain(b).reduce(f32::max)
 }
 
-/// Refuses to leave out lines by weights that the file does not have.
+/// Refuses --min-rating for a file without weights.
 fn check_rating(loaded: &Loaded, rules: &Rules) -> Result<(), String> {
     let found = match &loaded.fields {
         _ if rules.min_rating.is_none() => return Ok(()),
@@ -394,7 +401,7 @@ fn check_rating(loaded: &Loaded, rules: &Rules) -> Result<(), String> {
     Err(format!("expected weights, since --min-rating is given, found {found}"))
 }
 
-/// Reads the file that `option` names; some interaction must be left.
+/// Reads the file that `option` names. Fails if no interaction is left.
 pub fn load(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Failure> {
     if let Some(least) = rules.min_rating.filter(|least| !least.is_finite()) {
         return Err(Failure::input(format!("--min-rating: expected a finite number, found {least}")));
@@ -408,7 +415,7 @@ pub fn load(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Failure>
     }
 }
 
-/// Reads the file that `option` names.
+/// Reads the file that `option` names. No interaction need be left.
 pub fn load_any(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Failure> {
     let refuse = |what: String| Failure::input(format!("{option} {}: {what}", path.display()));
     let unreadable = |error: std::io::Error| refuse(format!("expected a file of interactions, found: {error}"));
@@ -435,7 +442,7 @@ pub fn load_any(option: &str, path: &Path, rules: &Rules) -> Result<Loaded, Fail
     loaded.map_err(refuse)
 }
 
-/// Lines or a matrix of MatrixMarket, no longer packed.
+/// Reads uncompressed lines or a MatrixMarket file.
 fn load_text(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
     let mut start = input.fill_buf().map_err(unread)?;
     if start.starts_with(MARK.as_bytes()) {
@@ -451,7 +458,7 @@ fn load_text(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
     read(input, rules)
 }
 
-/// What a file is that looks like text to nobody.
+/// The kind of a file that is not readable as text.
 fn no_text(start: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], _); 3] =
         [(b"\x93NUMPY", "an .npy file"), (b"\xff\xfe", "text in UTF-16"), (b"\xfe\xff", "text in UTF-16")];
@@ -462,12 +469,12 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     core::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found other bytes".to_owned())
 }
 
-/// Of a disk, or of what gzip has packed and something has cut.
+/// The error of a failing disk, or of gzip data that was cut off.
 fn unread(error: impl core::fmt::Display) -> String {
     format!("expected a file of interactions that can be read to its end, found: {error}")
 }
 
-/// The first lines that are not blank, and all blank ones before them.
+/// The first lines that are not blank, with all blank lines before them.
 fn first_lines(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let (mut lines, mut found) = (Vec::new(), 0);
     while found < SHOWING {
@@ -480,7 +487,7 @@ fn first_lines(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     Ok(lines)
 }
 
-/// What is wrong is said with its line.
+/// Reads lines of text. Errors name the line.
 pub fn read(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
     let start = first_lines(&mut input).map_err(unread)?;
     let shown = String::from_utf8_lossy(&start);
@@ -499,7 +506,8 @@ pub fn read(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
     if let Separator::Byte(byte) = separator {
         let mut format = csv::ReaderBuilder::new();
         format.delimiter(byte).has_headers(false).flexible(true).terminator(csv::Terminator::Any(b'\n'));
-        // Every record ends a line, so that its number can be told from where the record ends, be there blank ones before it.
+        // Every record ends a line, so the number of a record's line follows from the position of its end, even after
+        // blank lines.
         let mut records = format.from_reader(input.chain(&b"\n"[..]));
         let mut record = csv::ByteRecord::new();
         loop {
@@ -550,7 +558,7 @@ mod tests {
         read(text.as_bytes(), &Rules::ALL)
     }
 
-    /// Ids of users and items and time of each entry.
+    /// The user id, item id and time of each entry.
     fn told(loaded: &Loaded) -> Vec<(&str, &str, i64)> {
         let of = |entry: &Entry| {
             (&*loaded.users[entry.user as usize], &*loaded.items[entry.item as usize], entry.time.whole)
@@ -558,7 +566,7 @@ mod tests {
         loaded.entries.iter().map(of).collect()
     }
 
-    /// What the generator plants, written in each format and read back.
+    /// The planted interactions are the same after writing and reading in each format.
     #[test]
     fn every_format_is_read_back() {
         let planted = Blocks { blocks: 3, users: 7, items: 9, ..Default::default() }.generate().unwrap();
@@ -597,7 +605,7 @@ mod tests {
         assert_eq!(told(&untimed), [("a", "y", 0), ("a", "x", 0)]);
     }
 
-    /// In the order of time, whatever its form; no time comes first.
+    /// Entries are in the order of time, whatever the form of the times. Entries without a time come first.
     #[test]
     fn times_only_order() {
         for times in [
@@ -634,7 +642,7 @@ mod tests {
         assert_eq!(told(&loaded), [("u", "j", 0), ("v", "i", 0)]);
         let tenth = Rules { min_rating: Some(0.1), ..Rules::ALL };
         assert_eq!(read("u,i,0.1\n".as_bytes(), &tenth).unwrap().entries.len(), 1);
-        // Without z its user has one left, without which x has one.
+        // Dropping z leaves its user with one interaction, which is dropped too; x then has one.
         let core = Rules { min_interactions: 2, ..Rules::ALL };
         let loaded = read("a x\na y\nb x\nb y\nc x\nc z\n".as_bytes(), &core).unwrap();
         assert_eq!(told(&loaded), [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]);
@@ -759,7 +767,8 @@ mod tests {
         loaded.entries.iter().zip(told(loaded)).map(|(entry, (user, item, _))| (user, item, entry.value)).collect()
     }
 
-    /// As SciPy's save_npz writes it: 3 × 4 with 5 at (0, 3), 7 at (0, 1) and 2 at (2, 0), but for `others`.
+    /// Writes a file as SciPy's save_npz does: 3 × 4 with 5 at (0, 3), 7 at (0, 1) and 2 at (2, 0), except for
+    /// `others`.
     fn npz(path: &Path, format: &[u8], others: &[(&str, Vec<u8>)]) {
         let mut word = Vec::new();
         let dtype = npyz::DType::Plain(format!("|S{}", format.len()).parse().unwrap());
@@ -822,7 +831,7 @@ mod tests {
         }
         let told = of(b"bsr", &[]).unwrap_err().message;
         assert!(told.contains("expected a matrix in the format csr, csc or coo, found \"bsr\""), "{told}");
-        // The same numbers by columns are the transpose.
+        // Read by columns, the same numbers are the transpose.
         let loaded = of(b"csc", &[("shape", npy(&[4i64, 3]))]).unwrap();
         let mut entries: Vec<_> = told_of(&loaded);
         entries.sort_by(|a, b| a.0.cmp(b.0));
@@ -843,14 +852,14 @@ mod tests {
         assert!(load(OPTION, &path, &Rules::ALL).unwrap_err().message.contains("expected an .npz file"));
     }
 
-    /// A pair that a matrix has several times is joined in the order of the file before its time is drawn; zeros are no interactions; ids that do not occur
-    /// have no name.
+    /// Several entries of a pair in a matrix are joined in the order of the file, before times are drawn. Zeros are not
+    /// interactions. Ids that do not occur have no name.
     #[test]
     fn entries_of_a_matrix_are_joined() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plays.mtx");
         let head = "%%MatrixMarket matrix coordinate real general\n4294967295 4294967295";
-        // 40 pairs three times each, the largest in the middle, and 3 zeros.
+        // 40 pairs, three times each with the largest weight in the middle, and 3 zeros.
         let lines = (0..120u32).map(|at| (at % 40, [1, 5, 2][at as usize / 40]));
         let text: String =
             lines.map(|(at, value)| format!("{} {} {value}\n", at / 8 + 1, 4_294_967_295 - at)).collect();
@@ -878,7 +887,7 @@ mod tests {
         assert_eq!(loaded.entries.iter().map(|entry| entry.value).sum::<f32>(), 0.0);
     }
 
-    /// Headers of public data sets, and a line of each: user, item, weight.
+    /// Headers of public data sets with one line each: user, item, weight.
     #[test]
     fn headers_of_public_data_sets() {
         for text in [
@@ -904,7 +913,7 @@ mod tests {
         assert_eq!(parsed("user:1,item:1\nuser:2,item:2\n").unwrap().entries.len(), 2);
     }
 
-    /// Of columns that the user names, and of the others: what was read, and what a bad name is told.
+    /// Reads columns that the user names and skips the others. Bad names give an error that says what is wrong.
     #[test]
     fn columns_are_named() {
         let of = |columns: &str, text: &str| {
@@ -1015,7 +1024,7 @@ mod tests {
         }
     }
 
-    /// Two words before pairs of whole numbers are no pair; words before words may be.
+    /// Two words before pairs of integers are a header. Two words before other words may be a pair.
     #[test]
     fn two_words_before_numbers_are_a_header() {
         for (text, users) in [

@@ -1,4 +1,4 @@
-//! Interactions as a sparse matrix, users by items: MatrixMarket's coordinates and SciPy's `save_npz`.
+//! Reads interactions from a sparse matrix, users by items: MatrixMarket's coordinate format and SciPy's `save_npz`.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -9,21 +9,21 @@ use zip::ZipArchive;
 use super::Rules;
 use crate::npy::{Entry, integers, numbers};
 
-/// Row, column and value of each entry, and how many rows and columns there are.
+/// A sparse matrix: its shape, and row, column and value of each entry.
 #[derive(Debug, Default, PartialEq)]
 pub struct Matrix {
     pub shape: [usize; 2],
     pub entries: Vec<(u32, u32, f32)>,
-    /// The number that the file gives the first row and the first column.
+    /// The number of the first row and column in the file.
     pub first: usize,
-    /// Whether it tells the entries' values.
+    /// Whether the file has values for the entries.
     pub has_values: bool,
 }
 
-/// How a file of MatrixMarket begins.
+/// The first bytes of a MatrixMarket file.
 pub const BANNER: &[u8] = b"%%MatrixMarket";
 
-/// Ids are 32 bits.
+/// Checks that row and column numbers fit in 32 bits.
 fn checked([rows, cols]: [usize; 2]) -> Result<[usize; 2], String> {
     let most = u32::MAX as usize;
     match rows.max(cols) <= most {
@@ -32,7 +32,9 @@ fn checked([rows, cols]: [usize; 2]) -> Result<[usize; 2], String> {
     }
 }
 
-/// `%%MatrixMarket matrix coordinate real|integer|pattern general`, comments, `rows columns entries`, then `row column [value]`, counted from 1.
+/// Reads a MatrixMarket file: `%%MatrixMarket matrix coordinate real|integer|pattern general`, comments,
+/// `rows columns entries`, then `row column [value]`, counted from 1.
+///
 /// Format: Boisvert, Pozo and Remington 1996, NISTIR 5935.
 pub fn matrix_market(input: impl BufRead, rules: &Rules) -> Result<Matrix, String> {
     let mut lines = input.lines().enumerate();
@@ -101,7 +103,7 @@ pub fn matrix_market(input: impl BufRead, rules: &Rules) -> Result<Matrix, Strin
     }
 }
 
-/// What `scipy.sparse.save_npz` writes of a matrix or array in the formats csr, csc and coo.
+/// Reads what `scipy.sparse.save_npz` writes for a matrix or array in the formats csr, csc and coo.
 pub fn npz(file: File, rules: &Rules) -> Result<Matrix, String> {
     let mut archive = ZipArchive::new(file).map_err(|error| format!("expected an .npz file, found: {error}"))?;
     let format = array(&mut archive, "format", |npy| {
@@ -158,7 +160,7 @@ fn expect_as_many(name: &str, all: Vec<i64>, values: usize) -> Result<Vec<i64>, 
     }
 }
 
-/// The row of each entry from where `rows` rows begin, or its column likewise.
+/// The row of each entry, from the positions (indptr) at which `rows` rows begin. Likewise for columns.
 fn lines(what: &str, starts: Vec<i64>, rows: usize, values: usize) -> Result<Vec<i64>, String> {
     if starts.len() != rows + 1 {
         return Err(format!("expected {} numbers in indptr, found {}", rows + 1, starts.len()));

@@ -1,4 +1,4 @@
-//! What is trained on, and what is held out to measure with.
+//! Splits interactions into those to train on and those held out to measure with.
 
 use std::path::Path;
 
@@ -8,34 +8,35 @@ use wgloss::train::tables::{Interactions, Model};
 use super::{Entry, Fields, Loaded};
 use crate::failure::Failure;
 
-/// To train on and to measure with.
+/// Interactions to train on and to measure with.
 pub struct Split {
     pub train: Interactions,
     /// The weights of `train`.
     pub values: Vec<f32>,
     pub held_out: Interactions,
-    /// Who took what of it, and its weight.
+    /// The held-out interactions as user, item and weight.
     pub asked_for: Vec<(u32, u32, f32)>,
-    /// Users that `train` knows nothing of.
+    /// Users of whom `train` has nothing.
     pub new: Option<New>,
 }
 
-/// Users that were left out.
+/// Users that were left out of training.
 pub struct New {
-    /// Of each user, whether it is one.
+    /// For each user, whether it was left out.
     pub users: Vec<bool>,
-    /// What is told of them, and its weights.
+    /// The interactions from which they are solved, and their weights.
     pub known: Interactions,
     pub values: Vec<f32>,
 }
 
 impl Split {
-    /// What can be measured with.
+    /// The interactions to measure with, if any.
     pub fn measured(&self) -> Option<&Interactions> {
         (!self.held_out.is_empty()).then_some(&self.held_out)
     }
 
-    /// How far predictions are from the held-out weights, as the root of their mean square: the products of factors, and the mean of what was trained on.
+    /// The RMSE of the held-out weights: of the products of factors as predictions, and of the mean of the training
+    /// weights as the prediction.
     pub fn distance(&self, model: &Model) -> Option<[f64; 2]> {
         let count = self.asked_for.len() as f64;
         let row = |table: &[f32], at: u32| table[at as usize * model.dim..][..model.dim].to_vec();
@@ -51,22 +52,22 @@ impl Split {
         (count > 0.0).then(|| [root(&product), root(&|_| mean)])
     }
 
-    /// Which items of a user are held out.
+    /// A word for which of a user's items are held out.
     pub fn asked(&self) -> &'static str {
         if self.new.is_some() { "later" } else { "last" }
     }
 }
 
-/// Of what a new user took, this share is held out: the last, at least one.
+/// The share of a new user's interactions that is held out: the last ones, at least one.
 const LATER: f64 = 0.2;
-/// The stream of random numbers that choose new users.
+/// The stream of random numbers that chooses new users.
 const CHOICE: u32 = 0x6e65_7775;
 
-/// Users with fewer interactions keep them all to be trained on.
+/// All interactions of users with fewer than this are used for training.
 const ENOUGH: usize = 3;
 
 impl Loaded {
-    /// Lines about what was read and held out.
+    /// Prints lines about what was read and held out.
     pub fn describe(&self, path: &Path, split: &Split) {
         let held_out = match &split.new {
             Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
@@ -85,7 +86,8 @@ impl Loaded {
         }
     }
 
-    /// One line about the lines that were read: what was taken from them, and which of them are no interactions of their own.
+    /// A line about the lines of the file: which fields were read, and how many lines did not become interactions of
+    /// their own.
     fn account(&self) -> Option<String> {
         let rare = self.lines - self.joined - self.entries.len();
         let counts = [
@@ -102,7 +104,7 @@ impl Loaded {
         self.entries.chunk_by(|a, b| a.user == b.user)
     }
 
-    /// A share of the users that have two interactions, chosen by `seed`, is new: nothing of them is trained on.
+    /// Leaves out a share of the users with at least two interactions, chosen by `seed`. Nothing of them is trained on.
     pub fn leave_users_out(&self, share: f64, seed: u64) -> Result<Split, Failure> {
         if !(share > 0.0 && share < 1.0) {
             return Err(Failure::input(format!("--new-users: expected a share between 0 and 1, found {share}")));
@@ -137,7 +139,8 @@ impl Loaded {
         Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
     }
 
-    /// The last interaction of each user that has three is held out, or of `most` of them.
+    /// Holds out the last interaction of each user with at least three, or of `most` of these users. Interactions of
+    /// negative weight are not held out.
     pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
         let [mut train, mut held_out] = [const { Vec::new() }; 2];
         let all = self.of_users().filter(|of_user| last(of_user).is_some()).count();
@@ -145,7 +148,8 @@ impl Loaded {
         for of_user in self.of_users() {
             let mut held = last(of_user);
             if held.is_some() {
-                // One whenever the share that is due passes a whole number.
+                // One user is held out each time the number due reaches the next integer, so that they are evenly
+                // spread.
                 let due = |users: usize| users * all.min(most as usize) / all;
                 held = held.filter(|_| due(next + 1) > due(next));
                 next += 1;
@@ -169,12 +173,12 @@ impl Loaded {
     }
 }
 
-/// What a user dislikes is no recommendation to miss.
+/// Whether a recommender should find the item: items that a user dislikes are not held out.
 fn is_liked(entry: &Entry) -> bool {
     entry.value >= 0.0
 }
 
-/// Which of a user's interactions can be held out.
+/// The position of the interaction of a user that can be held out.
 fn last(of_user: &[Entry]) -> Option<usize> {
     of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH)
 }
@@ -192,7 +196,7 @@ mod tests {
         read(text.as_bytes(), &Rules::ALL)
     }
 
-    /// Of ten users who have three, four, none twice; nothing is lost.
+    /// Four of the ten users with three interactions are measured, each once. No interaction is lost.
     #[test]
     fn some_users_are_measured() {
         let text: String =
@@ -218,7 +222,7 @@ mod tests {
     fn the_distance_is_that_of_the_weights() {
         let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\nb,z,5,3\n").unwrap();
         let split = loaded.leave_last_out(u32::MAX).unwrap();
-        // Held out are x of a, 1, and z of b, 5; trained on 2, 3, 4, 5, their mean 3.5.
+        // Held out are x of a, weight 1, and z of b, weight 5. The training weights are 2, 3, 4 and 5, with mean 3.5.
         let item = |name: &str| if name == "x" { 3.0 } else { 2.0 };
         let model =
             Model { users: vec![1.0, 2.0], items: loaded.items.iter().map(|name| item(name)).collect(), dim: 1 };
@@ -237,7 +241,7 @@ mod tests {
         let New { users, known, values: known_values } = new.unwrap();
         assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
         assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());
-        // Of 40 users 4 have one interaction.
+        // 4 of the 40 users have one interaction.
         assert_eq!(users.iter().filter(|&&is_new| is_new).count(), 14, "{users:?}");
         let lists = [&train, &known, &held_out].map(Interactions::lists);
         for (user, &is_new) in users.iter().enumerate() {

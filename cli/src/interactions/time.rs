@@ -1,4 +1,4 @@
-//! When an interaction was: times only order, so that whatever orders rightly will do.
+//! Times of interactions. They are only used to order interactions, so every form that orders them correctly will do.
 
 use std::cmp::Ordering;
 
@@ -6,14 +6,15 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// Whole seconds, or whatever a file counts in, and what there is beyond them, of the same sign: numbers of 19 digits and fractions both keep their order.
+/// A time as whole seconds, or whatever unit the file has, and a rest of the same sign. Numbers of 19 digits and
+/// fractions both keep their order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Time {
     pub whole: i64,
     rest: f64,
 }
 
-/// How a file tells times.
+/// The form of a file's times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Number,
@@ -21,14 +22,14 @@ pub enum Form {
 }
 
 impl Time {
-    /// Before all others.
+    /// A time before all others.
     pub const EARLIEST: Time = Time { whole: i64::MIN, rest: f64::NEG_INFINITY };
 
     pub const fn of(whole: i64) -> Time {
         Time { whole, rest: 0.0 }
     }
 
-    /// A number, or a date or a date and time of ISO 8601, in UTC where it names no offset.
+    /// Parses a number, or a date or date and time of ISO 8601. Without an offset it is in UTC.
     pub fn parse(text: &str) -> Option<(Form, Time)> {
         number(text).map(|time| (Form::Number, time)).or_else(|| date(text).map(|time| (Form::Date, time)))
     }
@@ -40,7 +41,7 @@ fn number(text: &str) -> Option<Time> {
     }
     let value = text.parse().ok().filter(|value: &f64| value.is_finite())?;
     let whole = value.trunc() as i64;
-    Some(Time { whole, rest: value - whole as f64 + 0.0 }) // -0 would come before 0
+    Some(Time { whole, rest: value - whole as f64 + 0.0 }) // -0 would be ordered before 0
 }
 
 fn date(text: &str) -> Option<Time> {

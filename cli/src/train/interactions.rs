@@ -61,7 +61,7 @@ enum Kinds {
 }
 
 impl Options {
-    /// A given option that says nothing about pairs.
+    /// The first given option that does not apply to pairs.
     pub fn given(&self) -> Option<&'static str> {
         [
             ("--negatives", self.negatives.is_some()),
@@ -182,7 +182,7 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
             Event::Steps { losses, .. } => {
                 bar.inc(losses.len() as u64);
                 if steps == 0 {
-                    bar.reset_eta(); // kernels were compiled
+                    bar.reset_eta(); // the first steps include the compilation of kernels
                 }
                 steps += losses.len();
                 let loss = losses.last().copied().unwrap_or(f32::NAN);

@@ -1,4 +1,4 @@
-//! `wgloss train`: two towers on pairs; with `--interactions` what interactions.rs has.
+//! `wgloss train`: two towers on pairs. interactions.rs has `--interactions`.
 
 mod interactions;
 mod update;
@@ -144,7 +144,7 @@ impl Loss {
 }
 
 impl Arguments {
-    /// A given option that says nothing about interactions.
+    /// The first given option that does not apply to interactions.
     pub fn only_for_pairs(&self) -> Option<&'static str> {
         let forms = self.forms.options() != info_nce::Options { symmetric: true, ..Default::default() };
         [
@@ -224,7 +224,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
-    // Adam's steps are of the rate's size, whatever the gradients'; those of SGD grow with the number of losses that are summed.
+    // The size of Adam's steps is that of the rate, whatever the gradients. SGD's steps grow with the number of losses
+    // that are summed.
     let losses = 1 + arguments.matryoshka.len();
     let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate / losses as f64 } else { 0.001 };
     let mut config = Config {
@@ -248,7 +249,7 @@ fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
     config
 }
 
-/// The adapter; none where the machine has none and none was asked for.
+/// Opens the adapter. None if the machine has no adapter and none was asked for.
 pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
     match crate::open(wish) {
         Ok(gpu) => {
@@ -263,17 +264,17 @@ pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
     }
 }
 
-/// Shows and keeps what happens.
+/// Shows the progress of training and logs it.
 struct Watch {
     bar: ProgressBar,
     batch: usize,
     epochs: usize,
     matryoshka: Vec<usize>,
     curves: Curves,
-    /// Before training, then after each epoch, of each of `matryoshka`.
+    /// The metrics for each length of `matryoshka`, before training, then after each epoch.
     of_prefixes: Vec<Vec<Metrics>>,
     start: Instant,
-    /// Steps and time when the first were done.
+    /// The number of the first steps, and the time when they were done.
     warm: Option<(usize, Instant)>,
     epoch: usize,
 }
@@ -293,13 +294,13 @@ impl Watch {
         }
     }
 
-    /// Pairs a second, but for the first steps, in which kernels are compiled.
+    /// Pairs per second, without the first steps, in which kernels are compiled.
     fn speed(&self) -> f64 {
         let (before, since) = self.warm.unwrap_or((0, self.start));
         ((self.curves.losses.len() - before) * self.batch) as f64 / since.elapsed().as_secs_f64().max(1e-9)
     }
 
-    /// Of each of the lengths to which embeddings may be cut.
+    /// The metrics for each length to which embeddings may be cut, as JSON.
     fn record(&self, matryoshka: &[Metrics]) -> serde_json::Value {
         let of_length = |(length, metrics): (&usize, &Metrics)| (length.to_string(), record(metrics));
         self.matryoshka.iter().zip(matryoshka).map(of_length).collect::<serde_json::Map<_, _>>().into()
@@ -362,7 +363,7 @@ impl Watch {
     }
 }
 
-/// What is not as by default.
+/// The options of the loss that differ from the defaults, as JSON.
 fn record_of_loss(loss: &info_nce::Options) -> serde_json::Value {
     let plain = info_nce::Options { symmetric: true, ..Default::default() };
     let numbers = [

@@ -48,7 +48,7 @@ enum Course {
 }
 
 impl Update {
-    /// Refuses what says nothing to the optimizer.
+    /// Refuses options that do not apply to the optimizer.
     pub fn check(&self, default: Kind) -> Result<(), Failure> {
         if self.momentum.is_some() && self.kind(default) != Kind::Sgd {
             return Err(Failure::input("--momentum: expected with --optimizer sgd, found with another"));
@@ -87,7 +87,7 @@ impl Update {
     }
 }
 
-/// What a run's record says of its steps.
+/// The optimizer and schedule, for a run's record.
 pub fn record(optimizer: Optimizer, schedule: Schedule) -> Value {
     let (name, weight_decay, momentum) = match optimizer {
         Optimizer::Sgd(options) => ("sgd", f64::from(options.weight_decay), Some(crate::shortest(options.momentum))),

@@ -1,4 +1,4 @@
-//! What a run of `wals` was fitted with, as its record tells it to those who solve new users for it.
+//! What a run of `wals` was fitted with. The run's record keeps it, so that new users can be solved later.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::interactions::{Duplicates, Loaded, Rules};
 use crate::shortest;
 
-/// The objective, and which lines counted for it.
+/// The objective of a fit, and which lines of the file counted.
 #[derive(Debug, PartialEq)]
 pub struct Fitted {
     pub config: Config,
@@ -18,7 +18,7 @@ pub struct Fitted {
 }
 
 impl Fitted {
-    /// Adds it to a record.
+    /// Adds it to a run's record.
     pub fn tell(&self, about: &mut Value) {
         let Fitted { config, rules } = self;
         about["dim"] = config.dim.into();
@@ -41,7 +41,7 @@ impl Fitted {
         rules.tell(about);
     }
 
-    /// From a record; runs of earlier versions tell neither steps nor rules.
+    /// Reads it from a run's record. Records of earlier versions have neither steps nor rules.
     pub fn restored(about: &Value) -> Option<Fitted> {
         let number = |of: &Value, name: &str| of.get(name)?.as_f64().map(|number| number as f32);
         let whole = |name: &str| usize::try_from(about.get(name)?.as_u64()?).ok();
@@ -74,7 +74,7 @@ impl Fitted {
     }
 }
 
-/// 0: exactly.
+/// The solver for `steps` steps. 0 stands for exact rows.
 pub fn solver(steps: usize) -> Solver {
     if steps == 0 { Solver::Direct } else { Solver::Conjugate { steps } }
 }
@@ -89,12 +89,12 @@ fn name(preset: Preset) -> &'static str {
     }
 }
 
-/// Whether weights are what to predict.
+/// Whether the preset predicts the weights.
 pub fn predicts_weights(preset: Preset) -> bool {
     matches!(preset, Preset::Tf { .. } | Preset::Explicit)
 }
 
-/// Refuses a file without weights where they are what to predict.
+/// Refuses a file without weights if the preset predicts weights.
 pub fn check_weights(preset: Preset, loaded: &Loaded, option: &str, path: &Path) -> Result<(), Failure> {
     if loaded.weighted || !predicts_weights(preset) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `wgloss wals --interactions FILE`: factors of users and items, each solved with the other held.
+//! `wgloss wals --interactions FILE`: factors of users and items, each side solved with the other held fixed.
 
 pub mod fitted;
 mod warm;
@@ -23,7 +23,7 @@ use crate::tables::keep;
 use crate::{plot, progress};
 
 const OPTION: &str = "--interactions";
-/// A fit is told to be unfinished if its last sweep has lowered the objective by a larger share.
+/// If the last sweep lowered the objective by a larger share than this, the fit is reported as unfinished.
 const FALLING: f64 = 0.02;
 
 #[derive(clap::Args)]
@@ -166,7 +166,7 @@ impl Arguments {
     }
 }
 
-/// What a fit is measured with.
+/// The data and settings with which a fit is measured.
 struct Measuring<'a> {
     gpu: &'a Gpu,
     split: &'a Split,
@@ -175,7 +175,7 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
-    /// Solves the users that the fit has not seen, if there are any, and asks for what is held out.
+    /// Solves the users that the fit has not seen, if any, and measures the recommendations of held-out items.
     fn of(&self, model: &mut Model) -> Result<Vec<Quality>, wgloss::Error> {
         let mut known = &self.split.train;
         if let Some(New { users, known: own, values }) = &self.split.new {
@@ -188,7 +188,10 @@ impl Measuring<'_> {
         Quality::measure(held_out, &self.at, |users, k| recommend(self.gpu, model, known, users, k))
     }
 
-    /// The fit, measured after some sweeps or at its end, its best factors `kept` as it goes on; nothing where it was stopped in its first sweep.
+    /// Runs the fit and measures it after some sweeps or at its end.
+    ///
+    /// `kept` writes factors as the fit goes on: the first ones measured, and each that measures better. Returns
+    /// nothing if the fit is stopped in its first sweep.
     fn course(
         &self,
         arguments: &Arguments,
@@ -210,7 +213,7 @@ impl Measuring<'_> {
             let mut watch = |event| {
                 let logged = match event {
                     Event::Within { progress } => {
-                        share = progress.share.max(share); // what solves the rows comes first and takes longest
+                        share = progress.share.max(share); // the solving of rows comes first and takes longest
                         bar.set_message(format!("{:.0} % of this half", 100.0 * share));
                         Ok(())
                     }
@@ -238,7 +241,7 @@ impl Measuring<'_> {
             objectives.extend(&of_part);
             let sweep = objectives.len();
             if of_part.is_empty() || (end == End::Stopped && best.is_some()) {
-                break (end, STOPPED); // what was solved since the last measurement is no number of sweeps
+                break (end, STOPPED); // not measured: the sweeps since the last measurement are incomplete
             }
             let by_less = |pair: &[f64]| config.tolerance > 0.0 && pair[0] - pair[1] < config.tolerance * pair[0];
             let ends_early = objectives[done.saturating_sub(1)..].windows(2).any(by_less);
@@ -247,14 +250,15 @@ impl Measuring<'_> {
                 _ if sweep == config.sweeps => Some("--sweeps"),
                 _ => (of_part.len() < part.sweeps || ends_early).then_some("--tolerance"),
             };
-            // Users that the fit has not seen have no row in it, and are solved to be measured.
+            // Cloned before measuring, which solves the users that the fit has not seen and writes their rows.
             start = why.is_none().then(|| model.clone());
             if best.is_none() {
-                kept(run, &model)?; // should measuring fail, nothing is lost
+                kept(run, &model)?; // nothing is lost if measuring fails
             }
             bar.set_message("measuring");
             let quality = self.of(&mut model).map_err(&of_rows)?;
-            // Elsewhere factors are drawn towards what all other pairs are, and are no predictions.
+            // With other presets the factors are pulled towards the values of all other pairs, so they do not predict
+            // weights.
             let distance = if config.preset == Preset::Explicit { split.distance(&model) } else { None };
             let rmse = distance.map(|[rmse, _]| rmse);
             if arguments.measure_every.is_some() {
@@ -280,30 +284,30 @@ impl Measuring<'_> {
     }
 }
 
-/// What came of a fit.
+/// The result of a fit.
 struct Course {
     best: Found,
-    /// After each sweep, after each half of one.
+    /// The objective after each sweep, and after each half of one.
     objectives: Vec<f64>,
     halves: Vec<f64>,
-    /// Sweeps, and the first recall after them, with explicit the RMSE.
+    /// The sweeps after which the fit was measured, each with the recall at the first length; with explicit, the RMSE.
     measured: Vec<(usize, f64)>,
-    /// That the fit took, without what was measured.
+    /// Seconds that the fit took, without measuring.
     seconds: f64,
     end: End,
-    /// The option that ended it, or [`STOPPED`].
+    /// The option that ended the fit, or [`STOPPED`].
     why: &'static str,
 }
 
-/// Factors, and what they are worth.
+/// Factors, and their quality.
 struct Found {
     model: Model,
     quality: Vec<Quality>,
-    /// Of the held-out weights, and by their mean.
+    /// The RMSE of the held-out weights: of the predictions, and of the mean as the prediction.
     distance: Option<[f64; 2]>,
-    /// After which sweep.
+    /// The number of whole sweeps.
     sweep: usize,
-    /// Whether a part of the next is in them.
+    /// Whether the factors also include a part of the next sweep.
     is_partial: bool,
 }
 
@@ -317,10 +321,10 @@ impl Found {
     }
 }
 
-/// Why a fit ended.
+/// The end of a fit that was stopped, where other ends are named by an option.
 const STOPPED: &str = "stopped";
 
-/// Each number once, in their order.
+/// Each number once, in the given order.
 fn distinct(at: &[u16]) -> Vec<usize> {
     let mut asked = HashSet::new();
     at.iter().copied().map(usize::from).filter(|&at| asked.insert(at)).collect()

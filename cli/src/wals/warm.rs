@@ -1,4 +1,4 @@
-//! `wgloss wals --from RUN`: a fit that starts where an earlier one has ended.
+//! `wgloss wals --from RUN`: a fit that starts from the factors of an earlier run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::interactions::Loaded;
 use crate::tables::Tables;
 
-/// The factors of ids that the run knows; others begin as without a run, items as they are drawn and users at 0.
+/// The starting factors. Ids that the run knows have its factors; other items start as drawn, other users at 0.
 pub fn start(folder: &Path, loaded: &Loaded, config: &Config) -> Result<Model, Failure> {
     let Tables { model, ids, .. } = Tables::load(folder)?;
     let dim = config.dim;
@@ -25,14 +25,14 @@ pub fn start(folder: &Path, loaded: &Loaded, config: &Config) -> Result<Model, F
     Ok(Model { users, items, dim })
 }
 
-/// Replaces the rows of ids that both have; how many there are.
+/// Replaces the rows of ids that are in both. Returns how many.
 fn take_over(old: &[String], rows: &[f32], new: &[String], into: &mut [f32], dim: usize) -> usize {
     let rows: HashMap<&String, &[f32]> = old.iter().zip(rows.chunks(dim)).collect();
     let both = new.iter().zip(into.chunks_mut(dim)).filter_map(|(id, row)| Some((rows.get(id)?, row)));
     both.map(|(old, row)| row.copy_from_slice(old)).count()
 }
 
-/// Refuses to replace the run that the factors come from: should the fit fail, both were lost.
+/// Refuses to replace the run that the factors come from, because a failing fit would then lose both.
 pub fn check_folders(from: &Path, out: Option<&Path>) -> Result<(), Failure> {
     let place = |folder: &Path| folder.canonicalize().ok();
     match out.filter(|out| place(out).is_some_and(|out| place(from) == Some(out))) {

@@ -1,4 +1,4 @@
-//! Inputs on the device, what to record, and how near the truth its outputs are.
+//! A benchmark case on the device: its inputs, what it records, and the accuracy of its outputs.
 
 use wgloss::reference::{self, Real};
 use wgloss::{Gpu, Recorder, Result, Storage, Tensor, wgpu};
@@ -6,13 +6,14 @@ use wgloss::{Gpu, Recorder, Result, Storage, Tensor, wgpu};
 use super::numbers::{normal, period};
 use crate::bench::clock::Work;
 
-/// Inputs on the device, and what to do with them.
+/// Inputs on the device, and the work to record.
 pub struct Job {
     pub work: Box<dyn Work>,
     outputs: Vec<Output>,
-    /// What the first call leaves in the outputs, a [`period`] of rows of each: in f64, and as the same formula gives it in f32.
+    /// The expected outputs of the first call, a [`period`] of rows of each: in f64, and as the same formula gives them
+    /// in f32.
     truth: Box<dyn Fn() -> (Found<f64>, Found<f32>)>,
-    /// Of outputs that are sums, the sums of their terms' magnitudes, as long as the truth.
+    /// For outputs that are sums: the sums of the magnitudes of their terms, of the same length as the truth.
     sizes: Box<dyn Fn() -> Found<f64>>,
 }
 
@@ -25,7 +26,8 @@ pub(super) struct Output {
     pub(super) storage: Storage,
 }
 
-/// The largest error of what was found, relative to the largest number of its row, and more than which is wrong.
+/// The error of the output that comes nearest to its tolerance or exceeds it most, and that tolerance. Both are
+/// relative to the largest number of the row. A larger error than the tolerance is wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accuracy {
     pub error: f64,
@@ -41,13 +43,16 @@ impl Job {
         Job { work, outputs, truth: Box::new(truth), sizes: Box::new(Vec::new) }
     }
 
-    /// Outputs that are sums, whose terms may cancel.
+    /// Marks the outputs as sums, whose terms may cancel.
     pub(super) fn of_sums(self, sizes: impl Fn() -> Found<f64> + 'static) -> Job {
         Job { sizes: Box::new(sizes), ..self }
     }
 
-    /// Compares the first rows and the last with what they must be, as `wgloss verify` does: the tolerance is twice what the formula loses in f32,
-    /// and eight half units in the last place, of the largest sum of magnitudes where a row's numbers are sums, for another order of sums.
+    /// Compares the first rows and the last rows with the truth, as `wgloss verify` does.
+    ///
+    /// The tolerance is twice the error of the formula in f32, plus eight half units in the last place. Where the
+    /// numbers of a row are sums, these units are those of the largest sum of magnitudes, to allow for another order of
+    /// summation.
     pub fn accuracy(&self, gpu: &Gpu) -> Result<Accuracy> {
         let ((truth, naive), sizes) = ((self.truth)(), (self.sizes)());
         let mut worst = Accuracy { error: 0.0, tolerance: f64::INFINITY };
@@ -60,7 +65,7 @@ impl Job {
             let sums = sizes.get(at).map_or_else(|| scales.clone(), |sizes| of_rows(sizes));
             let relative = |at: usize, got: f64| {
                 let error = (got - truth[at]).abs() / scales[at / cols];
-                if error.is_finite() { error } else { f64::MAX } // a NaN is as wrong as can be
+                if error.is_finite() { error } else { f64::MAX } // a NaN counts as the largest error
             };
             let lost = largest(naive[at].iter().enumerate().map(|(at, &got)| relative(at, got.into())));
             let whole: Tensor = Tensor::stored(*storage, buffer, *rows, *cols, 0, *cols)?;
@@ -94,7 +99,7 @@ pub(super) struct Input {
     pub(super) rows: usize,
     pub(super) cols: usize,
     storage: Storage,
-    /// Its first [`period`] of rows, as they are stored.
+    /// The first [`period`] of rows, rounded to the storage format.
     pub(super) data: Vec<f32>,
 }
 
@@ -138,7 +143,7 @@ impl Input {
         Input { data: self.data.clone(), buffer: self.buffer.clone(), ..*self }
     }
 
-    /// Its numbers' magnitudes, on the host.
+    /// The magnitudes of its numbers, on the host. The buffer is unchanged.
     pub(super) fn sizes(&self) -> Input {
         Input { data: self.data.iter().map(|value| value.abs()).collect(), ..self.again() }
     }

@@ -1,4 +1,4 @@
-//! Losses of the logits of a layer, which are never stored.
+//! Losses of a layer's logits, without storing the logits.
 
 use std::rc::Rc;
 
@@ -9,10 +9,12 @@ use super::job::{Found, Input, Job, Output, work};
 use super::numbers::{normal, number, period, take, unit};
 use super::pairs::{Of, Terms, scores};
 
-/// Classes of a layer for each of its rows: 4,096 tokens of 1,024 numbers have a vocabulary of 32,768, 16,384 of 4,096 one of 131,072.
+/// Classes per row: 4,096 rows (tokens) of 1,024 numbers have a vocabulary of 32,768; 16,384 of 4,096 have one of
+/// 131,072.
 pub(super) const CLASSES: usize = 8;
 
-/// The last layer and the cross entropy of `rows` unit vectors of `cols` elements, with the gradients of both. Row i is of class i.
+/// The last layer and its cross entropy, with the gradients of x and W: `rows` unit vectors of `cols` elements. Row i
+/// has class i.
 pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::linear_cross_entropy::{Batch, Gradients, Layer, Options, Target, forward};
     let classes = CLASSES * rows;
@@ -39,7 +41,7 @@ pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage:
         let slope = |i: usize, j: usize| (s[i][j] - lse[i]).exp() / total;
         let sizes = of.sizes(both, F::one(), F::zero());
         let size = |i: usize, j: usize| sizes.as_ref().map_or(F::zero(), |sizes| sizes[i][j]);
-        // As `Terms::gradients`, of two numbers of terms.
+        // As `Terms::gradients`, with sums over rows and sums over classes of different lengths.
         let grown = |i: usize, j: usize| slope(i, j) * (F::one() + size(i, j));
         let sign = if of == Of::Sizes { -F::one() } else { F::one() };
         let own = |i: usize| sign * (F::one() + size(i, i)) / total;
@@ -47,7 +49,7 @@ pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage:
         let loss = rows.sum(|i| lse[i] - s[i][i] + size(i, i)) / total;
         vec![vec![loss], classes.gradient(&w, grown, own), rows.gradient(&x, |j, i| grown(i, j), own)]
     }
-    // Of the classes those that some row is of.
+    // Of the classes, only those that are the class of some row.
     let of_rows = Output { rows, ..dw.again() };
     let sides = both.clone();
     let truth_of_both = move || {
@@ -58,7 +60,8 @@ pub(super) fn linear_cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage:
     Ok(job.of_sums(move || truth(sides.each_ref(), Terms::counted, Of::Sizes)))
 }
 
-/// The divergence of a layer's rows, of as many classes, from those of a teacher of its size, with the gradients of both of its sides.
+/// The divergence of a layer's logits from those of a teacher of the same size, with the gradients of the layer's x and
+/// W. Rows and classes as in [`linear_cross_entropy`].
 pub(super) fn linear_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::linear_kl::{Gradients, Layer, Options, forward};
     let classes = CLASSES * rows;
@@ -74,7 +77,7 @@ pub(super) fn linear_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -
         let layer = |at: usize| Ok::<_, wgloss::Error>(Layer::new(inputs[at].view()?, inputs[at + 1].view()?));
         forward(recorder, layer(0)?, layer(2)?, loss?, gradients, Options::default())
     };
-    // With ln p and ln q of the teacher and of the student, loss = Σ_i Σ_j p_ij (ln p_ij − ln q_ij)/N.
+    // With ln p of the teacher and ln q of the student, loss = Σ_i Σ_j p_ij (ln p_ij − ln q_ij)/N.
     fn truth<F: Real>([x, w, teacher_x, teacher_w]: [&Input; 4], terms: fn(usize) -> Terms<F>, of: Of) -> Found<F> {
         let classes = terms(w.rows).with_gradients_of(&terms(x.rows));
         let rows = terms(x.rows).with_gradients_of(&terms(w.rows));
@@ -93,7 +96,7 @@ pub(super) fn linear_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -
             let none = |_| F::zero();
             return vec![vec![loss], classes.gradient(w, slope, none), rows.gradient(x, |j, i| slope(i, j), none)];
         }
-        // A probability has the relative error of e^s, which is the absolute error of s.
+        // The relative error of a probability is that of e^s, which is the absolute error of s.
         let sizes =
             [[x, w], [teacher_x, teacher_w]].map(|both| of.sizes(both, F::one(), F::zero()).unwrap_or_default());
         let size = |i: usize, j: usize| F::one() + sizes[0][i][j] + sizes[1][i][j];

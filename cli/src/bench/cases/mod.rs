@@ -1,8 +1,8 @@
-//! What is timed. An op is a function that makes its inputs on the device and says what to record and what must come out;
-//! benches/peers/losses.py has the same ops but for `wals`, which has peers/wals.py.
+//! The cases that are timed. A function per op makes the inputs on the device and returns what to record and what the
+//! outputs must be. benches/peers/losses.py has the same ops, except `wals`, which is in peers/wals.py.
 //!
-//! Rows repeat after a [`numbers::period`] of them, so that what must come out is known at any size without computing it at that size; the period is
-//! a prime, so that no tile and no workgroup begins where one period does.
+//! Rows repeat after a [`numbers::period`] of them, so the expected outputs are known at any size without computing
+//! them at that size. The period is a prime, so that neither a tile nor a workgroup starts where a period does.
 
 mod job;
 mod layers;
@@ -17,15 +17,16 @@ pub use job::{Accuracy, Job};
 
 pub struct Case {
     pub op: &'static str,
-    /// Rows and columns, from small to large.
+    /// Sizes as rows and columns, from small to large.
     pub sizes: &'static [[usize; 2]],
     pub build: fn(&Gpu, [usize; 2], Storage) -> Result<Job>,
-    /// The least numbers that must move, in matrices of such a size: every input read once, or as often as it
-    /// is looked up, every output written once, nothing in between.
+    /// The least number of elements that must move, in units of rows · columns: every input read once, or as often as
+    /// it is looked up; every output written once; no intermediate results.
     matrices: f64,
-    /// The least products of matrices that must be formed, each of 2 rows · rows · columns FLOP; 0 where memory alone decides.
+    /// The least number of matrix products that must be formed, each of 2 · rows · rows · columns FLOP; 0 where only
+    /// memory counts.
     products: f64,
-    /// Whether its inputs may be of 16 bits.
+    /// Whether its inputs may be stored in 16 bits.
     pub has_storages: bool,
 }
 
@@ -50,7 +51,7 @@ const fn memory(op: &'static str, build: fn(&Gpu, [usize; 2], Storage) -> Result
     Case { op, sizes: MATRICES, build, matrices, products: 0.0, has_storages: true }
 }
 
-/// Each op, but those that are a few lines of others.
+/// Every op, except those that are a few lines on top of others.
 pub const CASES: &[Case] = &[
     Case { sizes: &[[512, 512], [2048, 512], [8192, 1024]], products: 1.0, ..memory("linear", pairs::linear, 2.0) },
     memory("sigmoid", rows::sigmoid, 2.0),
@@ -83,7 +84,7 @@ pub const CASES: &[Case] = &[
     Case { sizes: &[[1024, 128], [16_384, 128], [65_536, 128]], ..memory("dot", pairs::dot, (pairs::KEYS + 1) as f64) },
     Case { sizes: BATCHES, products: 1.0, ..memory("folding", pairs::folding, 2.0) },
     Case { sizes: &[[1024, 128], [65_536, 128], [1 << 20, 128]], ..memory("gather", steps::gather, 2.0) },
-    // Two words of a distribution's table for each draw and one of its row's, an id and its log q.
+    // For each draw: two words of the distribution's table, one word of the drawn id's row, an id and its log q.
     Case {
         sizes: &[[1024, 16], [16_384, 16], [65_536, 64]],
         has_storages: false,

@@ -1,11 +1,11 @@
-//! Numbers of inputs, and sums over rows that repeat.
+//! Input data, and sums over rows that repeat.
 
 use std::f32::consts::TAU;
 
 use wgloss::reference::Real;
 use wgloss::{Random, Result};
 
-/// Rows after which inputs repeat, and of more than [`WIDE`] columns.
+/// The number of rows after which inputs repeat, and the same for inputs of more than [`WIDE`] columns.
 const PERIOD: usize = 61;
 const PERIOD_OF_WIDE: usize = 7;
 const WIDE: usize = 1 << 14;
@@ -14,12 +14,12 @@ pub(super) fn period([rows, cols]: [usize; 2]) -> usize {
     rows.min(if cols > WIDE { PERIOD_OF_WIDE } else { PERIOD })
 }
 
-/// How often each row of a period occurs among `rows`.
+/// How often each row of a period occurs among `rows` rows.
 pub(super) fn counts<F: Real>(rows: usize, period: usize) -> Vec<F> {
     (0..period).map(|at| <F as From<f32>>::from((rows / period + usize::from(at < rows % period)) as f32)).collect()
 }
 
-/// The mean over all rows of what there is of each row of a period, of `cols` numbers.
+/// The mean over all rows, given the values of each row of a period, `cols` per row.
 pub(super) fn mean<F: Real>(values: &[F], rows: usize, cols: usize) -> F {
     let rows_of = values.chunks(cols).zip(counts::<F>(rows, values.len() / cols));
     let sum: F = rows_of.map(|(row, count)| row.iter().copied().sum::<F>() * count).sum();
@@ -30,7 +30,7 @@ pub(super) fn number<F: Real>(value: usize) -> F {
     num_traits::NumCast::from(value).unwrap_or_else(F::nan)
 }
 
-/// The gradient of a sum as that of a mean over `count`.
+/// The gradient of a mean over `count`, from the gradient of a sum.
 pub(super) fn over<F: Real>(values: Vec<F>, count: usize) -> Vec<F> {
     values.into_iter().map(|value| value / number(count)).collect()
 }

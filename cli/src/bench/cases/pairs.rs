@@ -1,4 +1,4 @@
-//! Ops on the rows of two sides, each with each or with some.
+//! Ops on the rows of two sides, each row with every other or with some.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::job::{Found, Input, Job, Output, work};
 use super::numbers::{counts, normal, number, period, take, unit};
 use crate::bench::clock::Work;
 
-/// y [rows, rows] = x wᵀ, rows of `cols` elements.
+/// y [rows, rows] = x wᵀ, with rows of `cols` elements.
 pub(super) fn linear(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::linear::forward;
     let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
@@ -27,10 +27,10 @@ pub(super) fn linear(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
     Ok(of_sums(both, vec![y], work(gpu, record), truth, truth))
 }
 
-/// Keys that are found for each query, if there are as many.
+/// Keys to find for each query, if there are that many.
 const BEST: usize = 10;
 
-/// The best of as many keys as queries.
+/// The best keys of each query, with as many keys as queries.
 pub(super) fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::top_k::forward;
     let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
@@ -38,7 +38,7 @@ pub(super) fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Re
     let best = BEST.min(rows);
     let found = Output::new(gpu, [rows, best], Storage::F32)?;
     let ids = gpu.zeros::<u32>(rows * best)?;
-    // Of a period's keys each is there as often as it occurs.
+    // Each key of a period is present as often as it occurs.
     fn truth<F: Real>([q, k]: &[Input; 2]) -> Found<F> {
         let of_rows = scores::<F>([q, k], F::one(), F::zero());
         let copies: Vec<usize> =
@@ -58,10 +58,10 @@ pub(super) fn top_k(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Re
     Ok(of_sums(both, vec![found], work(gpu, record), truth, truth))
 }
 
-/// Keys of each query's own.
+/// Keys per query in `dot`; each query has keys of its own.
 pub(super) const KEYS: usize = 16;
 
-/// The scores of each query with keys of its own.
+/// The scores of each query with its own keys.
 pub(super) fn dot(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     let q = Input::normal(gpu, [rows, cols], storage, 0)?;
     let both = Rc::new([q, Input::normal(gpu, [rows * KEYS, cols], storage, 1)?]);
@@ -80,10 +80,10 @@ pub(super) fn dot(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resu
     Ok(of_sums(both, vec![s], work(gpu, record), truth, truth))
 }
 
-/// Blocks of rows.
+/// Blocks that the rows belong to.
 const BLOCKS: u32 = 3;
 
-/// How much the rows of one side score with those of the other that are not of their block.
+/// How high the rows of one side score with rows of the other side that are not of their block.
 pub(super) fn folding(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
     let both = Rc::new(take(both)?);
@@ -108,7 +108,8 @@ pub(super) fn folding(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> 
     Ok(job.of_sums(move || truth(sizes.each_ref(), &Terms::counted(rows))))
 }
 
-/// An op whose outputs are sums of products of both inputs: of their magnitudes it makes the sums of the terms' magnitudes.
+/// A job whose outputs are sums of products of both inputs. Applied to the inputs' magnitudes, `exact` gives the sums
+/// of the terms' magnitudes.
 fn of_sums(
     both: Rc<[Input; 2]>,
     outputs: Vec<Output>,
@@ -120,17 +121,18 @@ fn of_sums(
     Job::new(outputs, move || (exact(&both), naive(&both)), work).of_sums(move || exact(&sizes))
 }
 
-/// s_ij = scale ⟨a_i, b_j⟩ + bias of the rows of a period.
+/// s_ij = scale ⟨a_i, b_j⟩ + bias for the rows of a period.
 pub(super) fn scores<F: Real>([a, b]: [&Input; 2], scale: F, bias: F) -> Vec<Vec<F>> {
     let (left, right) = (a.of::<F>(), b.of::<F>());
     let dot = |x: &[F], y: &[F]| x.iter().zip(y).map(|(&x, &y)| x * y).sum::<F>();
     left.chunks(a.cols).map(|x| right.chunks(b.cols).map(|y| scale * dot(x, y) + bias).collect()).collect()
 }
 
-/// What a sum over all rows goes over: the rows of a period, each as often as it occurs, or one by one, as a plain sum in f32 would.
+/// The terms of a sum over all rows: the rows of a period, each counted as often as it occurs, or all rows one by one,
+/// as a plain sum in f32 would add them.
 pub(super) struct Terms<F> {
     of: Vec<(usize, F)>,
-    /// Rows for which gradients are found: each costs the sum one by one.
+    /// Rows for which gradients are computed. For each, the sum over all terms is formed.
     rows: usize,
 }
 
@@ -145,7 +147,7 @@ impl<F: Real> Terms<F> {
         Terms { of: (0..rows).map(|row| (row % period, F::one())).collect(), rows: period.min(4) }
     }
 
-    /// With as many gradients as another sum has.
+    /// With as many gradients as another sum.
     pub(super) fn with_gradients_of(self, other: &Self) -> Self {
         Terms { rows: other.rows, ..self }
     }
@@ -156,7 +158,10 @@ impl<F: Real> Terms<F> {
         self.of.iter().map(|&(row, count)| count * values[row]).sum()
     }
 
-    /// Σ_j slope_ij v_j − own_i v_i of the first rows i, the own pair in its place: what comes after so large a term is rounded to its last digits.
+    /// Σ_j slope_ij v_j − own_i v_i for the first rows i.
+    ///
+    /// The own pair is subtracted at its place in the sum. It is a large term, so everything added after it is rounded
+    /// to that term's last digits.
     pub(super) fn gradient(&self, v: &Input, slope: impl Fn(usize, usize) -> F, own: impl Fn(usize) -> F) -> Vec<F> {
         let (v, dim) = (v.of::<F>(), v.cols);
         let mut gradient = vec![F::zero(); self.rows * dim];
@@ -170,8 +175,10 @@ impl<F: Real> Terms<F> {
         gradient
     }
 
-    /// Of both sides; with `sizes`, those of s, the sums of the magnitudes of their terms: a slope, and what is subtracted from it, has the relative
-    /// error of e^s, which is the absolute error of s.
+    /// The gradients of both sides. With `sizes`, the sums of the magnitudes of the terms of the scores s, instead the
+    /// sums of the magnitudes of the gradients' terms.
+    ///
+    /// A slope, and what is subtracted from it, has the relative error of e^s, which is the absolute error of s.
     fn gradients(
         &self,
         [q, k]: [&Input; 2],
@@ -188,7 +195,7 @@ impl<F: Real> Terms<F> {
     }
 }
 
-/// Pairs of unit vectors, and where their gradients go.
+/// Pairs of unit vectors, and outputs for their gradients.
 fn unit_pairs(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<(Rc<[Input; 2]>, [Output; 2])> {
     let data = |stream| unit(normal(period([rows, cols]) * cols, stream), cols);
     let both = [0, 1].map(|stream| Input::new(gpu, [rows, cols], storage, data(stream)));
@@ -196,7 +203,8 @@ fn unit_pairs(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<(
     Ok((Rc::new(take(both)?), take(gradients)?))
 }
 
-/// CLIP's symmetric loss of `rows` pairs of unit vectors of `cols` elements, with the gradients of both sides and of the scale.
+/// CLIP's symmetric loss of `rows` pairs of unit vectors of `cols` elements, with the gradients of both sides and of
+/// the scale.
 pub(super) fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::info_nce::{Batch, Gradients, Options, forward};
     let options = Options { symmetric: true, ..Options::default() };
@@ -224,14 +232,15 @@ pub(super) fn info_nce(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) ->
         let slope = |i: usize, j: usize| factor * ((s[i][j] - rows[i]).exp() + (s[i][j] - cols[j]).exp());
         let sizes = of.sizes(both, scale, F::zero());
         let [dq, dk] = terms.gradients(both, slope, factor * two, sizes.as_deref());
-        // -ln p changes with s by 1 - p, which is at most 1 and at most -ln p; a score of unit vectors is at most the scale.
+        // The derivative of -ln p by s is 1 - p in magnitude, which is at most 1 and at most -ln p. A score of unit
+        // vectors is at most the scale.
         let size = if of == Of::Sizes { scale * loss.min(F::one()) } else { F::zero() };
         vec![vec![loss + size], dq, dk]
     }
     Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options.temperature, truth, truth))
 }
 
-/// The sigmoid loss of the same pairs, with the gradients of both sides.
+/// The sigmoid loss of pairs of unit vectors, with the gradients of both sides.
 pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::siglip::{Gradients, Learned, Options, forward};
     let options = Options::default();
@@ -251,7 +260,7 @@ pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
         let s = scores(both, scale, bias);
         let softplus = |x: F| x.max(F::zero()) + (-x.abs()).exp().ln_1p();
         let probability = |i: usize, j: usize| F::one() / (F::one() + (-s[i][j]).exp());
-        // A query has one partner, be there copies of it or not: softplus(-s) = softplus(s) - s.
+        // A query has one partner, even where its rows have copies: softplus(-s) = softplus(s) - s.
         let loss = terms.sum(|i| terms.sum(|j| softplus(s[i][j])) - s[i][i]) / total;
         let sizes = of.sizes(both, scale, bias.abs());
         let slope = |i: usize, j: usize| scale / total * probability(i, j);
@@ -264,7 +273,7 @@ pub(super) fn siglip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
     Ok(of_pairs(both, vec![loss, dq, dk], work(gpu, record), options, truth, truth))
 }
 
-/// What is asked of a truth: numbers, or, of those that are sums, the sums of their terms' magnitudes.
+/// What a truth function returns: the outputs, or, for outputs that are sums, the sums of their terms' magnitudes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Of {
     Numbers,
@@ -272,13 +281,13 @@ pub(super) enum Of {
 }
 
 impl Of {
-    /// Those of the scores, if they are asked for.
+    /// The sums of magnitudes of the scores' terms, if asked for.
     pub(super) fn sizes<F: Real>(self, [q, k]: [&Input; 2], scale: F, bias: F) -> Option<Vec<Vec<F>>> {
         (self == Of::Sizes).then(|| scores([&q.sizes(), &k.sizes()], scale, bias))
     }
 }
 
-/// An op that sums over all pairs, with `options` of its own.
+/// A job that sums over all pairs, with the op's `options`.
 fn of_pairs<O: Copy + 'static>(
     both: Rc<[Input; 2]>,
     outputs: Vec<Output>,

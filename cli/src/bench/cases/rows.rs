@@ -1,4 +1,4 @@
-//! Ops whose rows stand for themselves.
+//! Ops that process each row (or element) on its own.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ use wgloss::{Gpu, Recorder, Reduction, Result, Storage, Tensor};
 use super::job::{Found, Input, Job, Output, work};
 use super::numbers::{classes, mean, over, period, take, uniform};
 
-/// y of x's shape.
+/// A job that computes y, of the same shape as x.
 fn of_rows(
     gpu: &Gpu,
     shape: [usize; 2],
@@ -60,7 +60,7 @@ pub(super) fn normalize(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Resul
     of_rows(gpu, shape, storage, |x| (truth(x), truth(x)), record)
 }
 
-/// The mean loss and its gradient.
+/// The mean loss and its gradient dx.
 pub(super) fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use reference::cross_entropy as textbook;
     use wgloss::cross_entropy::{Options, Target, Weights, forward};
@@ -88,7 +88,7 @@ pub(super) fn cross_entropy(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storag
     ))
 }
 
-/// From two sets of logits, the mean over the rows, with the gradients of both.
+/// From two sets of logits, the mean loss over the rows and the gradients of both.
 pub(super) fn kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::kl::{Gradients, Options, forward};
     let both = [0, 1].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
@@ -101,7 +101,8 @@ pub(super) fn kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resul
         let [dx, dt] = reference::kl::backward::<F>(&x.of(), &t.of(), x.cols, &[], each);
         vec![vec![mean(&loss, x.rows, 1)], over(dx, x.rows), over(dt, x.rows)]
     }
-    // With l = |ln p| + |ln q|, the loss sums (p + q) l, and gradients subtract from each other (p + q) (1 + l + that sum).
+    // With l = |ln p| + |ln q|, the terms of the loss have magnitude (p + q) l. The gradients are differences of terms
+    // of magnitude (p + q) (1 + l + the sum of (p + q) l over the row).
     fn sizes(x: &Input, t: &Input) -> Found<f64> {
         let log = wgloss::softmax::Options { log: true, ..Default::default() };
         let logs = |x: &Input| reference::softmax::forward::<f64>(&x.of(), x.cols, log);
@@ -177,7 +178,8 @@ pub(super) fn l2(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resul
     ))
 }
 
-/// Against the standard normal distribution, the sum over a row, the mean of the rows, and both gradients.
+/// Against the standard normal distribution: the loss, summed over each row and averaged over the rows, and both
+/// gradients.
 pub(super) fn gaussian_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use reference::gaussian_kl as textbook;
     use wgloss::gaussian_kl::{Gradients, Inputs, Options, forward};
@@ -206,7 +208,7 @@ pub(super) fn gaussian_kl(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage)
     ))
 }
 
-/// From f16 to f32, which is exact.
+/// From f16 to f32. This is exact.
 pub(super) fn cast(gpu: &Gpu, shape: [usize; 2], storage: Storage) -> Result<Job> {
     let x = Rc::new(Input::normal(gpu, shape, Storage::F16, 0)?);
     let y = Output::new(gpu, shape, storage)?;

@@ -1,4 +1,4 @@
-//! Ops of a training step: draws, tables, parameters.
+//! Ops of a training step: random draws, tables, parameters.
 
 use std::rc::Rc;
 
@@ -28,7 +28,7 @@ pub(super) fn sgd(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Resu
     ))
 }
 
-/// One step on parameters, their gradient and two means: read four, write three.
+/// One step on parameters, gradient and two moments: read four, write three.
 pub(super) fn adam(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::adam::{Options, State, step};
     let [g, p, m] = [0, 1, 2].map(|stream| Input::normal(gpu, [rows, cols], storage, stream));
@@ -51,7 +51,7 @@ pub(super) fn adam(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Res
     ))
 }
 
-/// Gradients cut to a norm that they exceed at the first call.
+/// Gradients clipped in place. Their norm exceeds the bound at the first call.
 pub(super) fn clip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::clip::{Options, forward};
     let g = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
@@ -72,12 +72,12 @@ pub(super) fn clip(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Res
     ))
 }
 
-/// So many rows of a table of as many, in no order.
+/// `rows` rows of a table of as many rows, in random order.
 pub(super) fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::gather::forward;
     let table = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
     let mut ids = Random::new(1, 4).permutation(rows as u32);
-    // The first and the last rows of the result are those of one period.
+    // Row i of the result has the values of row i mod period of the input, so the result repeats like an input.
     let period = period([rows, cols]);
     for (row, id) in ids.iter_mut().enumerate() {
         *id = *id / period as u32 * period as u32 + (row % period) as u32;
@@ -93,11 +93,12 @@ pub(super) fn gather(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> R
     ))
 }
 
-/// Ids that are drawn from, and the share of draws that all are equally likely in.
+/// The number of ids to draw from, and the share of draws that are uniform over all of them.
 const IDS: usize = 1 << 20;
 const UNIFORM: f32 = 0.25;
 
-/// Draws by popularity, a quarter of them uniform, with their log q, which tells ids apart: no two have the same.
+/// Draws by popularity, a quarter of them uniform, with their log q. No two ids have the same log q, so it shows which
+/// id was drawn.
 pub(super) fn sample(gpu: &Gpu, [rows, cols]: [usize; 2], _: Storage) -> Result<Job> {
     use wgloss::sample::{Options, Popularity, Proposal, draw};
     let seen: Vec<f32> = (1..=IDS).map(|id| 1e6 / id as f32).collect();
@@ -107,7 +108,7 @@ pub(super) fn sample(gpu: &Gpu, [rows, cols]: [usize; 2], _: Storage) -> Result<
     let log_q = Output::new(gpu, [rows, cols], Storage::F32)?;
     let buffer = log_q.buffer.clone();
     let options = Options { seed: 1, ..Options::default() };
-    // Rows do not repeat here: the first are looked at.
+    // Rows do not repeat here. Only the first ones are checked.
     let first = Output { rows: period([rows, cols]), ..log_q };
     let lists = vec![&[][..]; first.rows];
     let truth = move || {
@@ -124,20 +125,21 @@ pub(super) fn sample(gpu: &Gpu, [rows, cols]: [usize; 2], _: Storage) -> Result<
     Ok(Job::new(vec![first], truth, work(gpu, record)))
 }
 
-/// Observations of each row of `wals`, and its steps.
+/// Observations per row of `wals`, and its number of steps.
 pub(super) const NEAR: usize = 32;
 pub(super) const STEPS: usize = 2;
 
-/// All of what stands for the Gramian.
+/// Every eigenvalue of the matrix that stands for the Gramian.
 const EIGENVALUE: f32 = 100.0;
 
-/// Steps of conjugate gradients from 0 for so many rows, with a factor of as many; in the basis of the unit vectors.
+/// Steps of conjugate gradients from x = 0 for `rows` rows, with a factor y of as many rows. The eigenbasis is that of
+/// the unit vectors.
 pub(super) fn wals(gpu: &Gpu, [rows, cols]: [usize; 2], storage: Storage) -> Result<Job> {
     use wgloss::wals::{Base, Observed, Options, Rows, refine};
     let options = Options { weight: 2.0, ..Options::default() };
     let y = Rc::new(Input::normal(gpu, [rows, cols], storage, 0)?);
     let period = period([rows, cols]);
-    // Rows beside each other in a period have other observations, of any periods.
+    // Neighbouring rows of a period have observations of different classes; each observation is a row of any period.
     let class = move |row: usize, k: usize| (7 * row + 3 * k) % period;
     let mut random = Random::new(1, 5);
     let mut of_class =
