@@ -100,18 +100,23 @@ fn load(folder: &Path) -> Result<(Model, serde_json::Value), Failure> {
         return Err(refuse(format!("{found}, not F32")));
     }
     let model = model.map_err(|error| refuse(error.to_string()))?;
-    if let Some((name, ..)) = model.tensors().iter().find(|(.., numbers)| !numbers.iter().all(|number| number.is_finite())) {
+    if let Some((name, ..)) =
+        model.tensors().iter().find(|(.., numbers)| !numbers.iter().all(|number| number.is_finite()))
+    {
         return Err(refuse(format!("{name} with numbers that are not finite")));
     }
     for (side, tower) in [("query", &model.query), ("key", &model.key)] {
         if let Some(hidden) = tower.hidden.as_ref().filter(|hidden| hidden.outputs != tower.output.inputs) {
-            let found = format!("{side}.hidden of {} outputs before {side}.output of {} inputs", hidden.outputs, tower.output.inputs);
+            let found = format!(
+                "{side}.hidden of {} outputs before {side}.output of {} inputs",
+                hidden.outputs, tower.output.inputs
+            );
             return Err(refuse(found));
         }
     }
-    let about = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| {
-        serde_json::from_str(header.metadata().as_ref()?.get("wgloss")?).ok()
-    });
+    let about = SafeTensors::read_metadata(&bytes)
+        .ok()
+        .and_then(|(_, header)| serde_json::from_str(header.metadata().as_ref()?.get("wgloss")?).ok());
     Ok((model, about.unwrap_or_default()))
 }
 

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use crate::{Error, Random, Result};
 
 /// Streams of the seed: the split, then the initial weights. The streams after them are for the batches, one per epoch.
