@@ -350,6 +350,21 @@ mod tests {
         assert_eq!(metrics, "{\"line\":1}\n{\"line\":2}\n");
     }
 
+    /// Runs that begin at the same time, before any has a result.
+    #[test]
+    fn runs_have_a_folder_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let default = folder.path().join("runs/pairs").to_str().unwrap().to_owned();
+        let (first, second) = (Run::open(None, &default, false).unwrap(), Run::open(None, &default, false).unwrap());
+        assert_eq!([&first, &second].map(|run| run.folder.to_str().unwrap().replace(&default, "")), ["", "-2"]);
+        let wish = folder.path().join("mine");
+        let mine = Run::open(Some(&wish), "", false).unwrap();
+        assert!(Run::open(Some(&wish), "", false).err().unwrap().message.contains("metrics.jsonl of an earlier run"));
+        drop((first, second, mine));
+        assert_eq!(fs::read_dir(folder.path().join("runs")).unwrap().count(), 0);
+        assert!(!wish.exists());
+    }
+
     #[test]
     fn a_run_without_a_result_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
