@@ -349,6 +349,38 @@ fn an_optimizer_with_schedule_and_clipping_agrees_with_the_reference() {
     }
 }
 
+/// A decay that takes all of a weight in each step takes nothing of biases and the temperature.
+#[test]
+fn biases_and_the_temperature_do_not_decay() {
+    let pairs = mapped();
+    let rate = 1e-3;
+    let adam = adam::Options { decoupled: true, weight_decay: 1e3, ..Default::default() };
+    let sgd = sgd::Options { weight_decay: 1e3, ..Default::default() };
+    for (optimizer, gpu) in
+        [Optimizer::Adam(adam), Optimizer::Sgd(sgd)].into_iter().flat_map(|of| [(of, None), (of, gpu())])
+    {
+        let config = Config { optimizer, rate, temperature: 0.5, hidden: 5, ..small(&pairs) };
+        let mut last = None;
+        let mut watch = |event: Event| {
+            if let Event::Epoch { model, .. } = event {
+                last = Some(model.clone());
+            }
+            ControlFlow::Continue(())
+        };
+        fit(gpu, &pairs, &config, &mut watch).unwrap();
+        let model = last.unwrap();
+        let hidden = model.query.hidden.unwrap();
+        let largest = |values: &[f32]| values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let (weight, bias) = (largest(&hidden.weight), largest(&hidden.bias));
+        // Steps of Adam are as long as the rate at most, so that twelve of them add up to more.
+        assert!(
+            weight < 2e-3 && (bias > 2e-3 || matches!(optimizer, Optimizer::Sgd(_))),
+            "{optimizer:?}: {weight}, {bias}"
+        );
+        assert!((model.log_scale - 2f32.ln()).abs() < 0.02, "{optimizer:?}: {}", model.log_scale);
+    }
+}
+
 /// torch.optim.lr_scheduler of PyTorch 2.15: CosineAnnealingLR(T_max=10, eta_min=0.1), and LinearLR from 1 to 0.2 in 8 steps, at a rate of 1.
 #[test]
 fn schedules_are_those_of_pytorch() {

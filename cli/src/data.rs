@@ -42,20 +42,21 @@ pub fn files(queries: &Path, keys: &Path) -> Result<Pairs, Failure> {
         let expected = format!("expected as many rows as {} has, {query_rows}", queries.display());
         return Err(Failure::input(format!("{}: {expected}, found {key_rows}", keys.display())));
     }
-    for (path, data, cols) in [(queries, &query_data, query_cols), (keys, &key_data, key_cols)] {
+    let short = [(queries, &query_data, query_cols), (keys, &key_data, key_cols)].map(|(path, data, cols)| {
         let length = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
-        let mean = data.chunks(cols).map(length).sum::<f64>() / query_rows as f64;
-        if mean < SHORT {
-            say!(
-                "note:    rows of {} are {mean:.1e} long on average: the maps' biases outweigh them; divide them by that",
-                path.display()
-            );
-        }
-    }
-    Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| {
+        (path, data.chunks(cols).map(length).sum::<f64>() / query_rows as f64)
+    });
+    let pairs = Pairs::new(query_data, query_cols, key_data, key_cols).map_err(|error| {
         let is_of_queries = matches!(&error, wgloss::Error::Data { what, .. } if what == "queries");
         of_file(if is_of_queries { queries } else { keys }, error)
-    })
+    })?;
+    for (path, mean) in short.into_iter().filter(|(_, mean)| *mean < SHORT) {
+        say!(
+            "note:    rows of {} are {mean:.1e} long on average: the maps' biases outweigh them; divide them by that",
+            path.display()
+        );
+    }
+    Ok(pairs)
 }
 
 /// The failure for a file whose data the library refuses.
@@ -83,7 +84,7 @@ pub fn weights(path: &Path) -> Result<Vec<f32>, Failure> {
     Ok(npy::numbers(npy).map_err(|what| refused(path, what))?.into_iter().map(|weight| weight as f32).collect())
 }
 
-/// The numbers of an [n, d] array of float32 or float16, row by row, and d.
+/// The numbers of an [n, d] array of float16, float32 or float64, row by row, as f32, and d.
 pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     let (npy, [rows, cols]) = open(path, "[n, d]")?;
     if rows == 0 || cols == 0 {
@@ -94,7 +95,11 @@ pub fn matrix(path: &Path) -> Result<(Vec<f32>, usize), Failure> {
     let data = match (kind, width) {
         (Some(TypeChar::Float), 4) => npy::all::<f32, _>(npy, |value| value),
         (Some(TypeChar::Float), 2) => npy::all::<half::f16, _>(npy, f32::from),
-        _ => Err(format!("expected float32 or float16, found {descr}; numpy's .astype(\"float32\") converts")),
+        (Some(TypeChar::Float), 8) => npy::all::<f64, _>(npy, |value| value as f32),
+        (Some(TypeChar::Int | TypeChar::Uint | TypeChar::Bool), _) => {
+            Err(format!("expected float16, float32 or float64, found {descr}; numpy's .astype(\"float32\") converts"))
+        }
+        _ => Err(format!("expected float16, float32 or float64, found {descr}")),
     };
     let data = data.map_err(|what| refused(path, what))?;
     match order {

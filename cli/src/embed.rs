@@ -18,7 +18,7 @@ pub struct Arguments {
     /// The folder of a run of `train` on pairs.
     #[arg(value_name = "RUN")]
     folder: PathBuf,
-    /// Rows as the run's queries: a .npy file, float32 or float16, shape [n, d].
+    /// Rows as the run's queries: a .npy file of float16, float32 or float64, shape [n, d]. Either --queries or --keys is required.
     #[arg(long, value_name = "FILE", required_unless_present = "keys", conflicts_with = "keys")]
     queries: Option<PathBuf>,
     /// Rows as the run's keys.
@@ -42,7 +42,7 @@ pub struct Arguments {
 const AT_ONCE: usize = 1 << 16;
 
 pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let model = load(&arguments.folder)?;
+    let (model, about) = load(&arguments.folder)?;
     let (tower, path, side) = match (&arguments.queries, &arguments.keys) {
         (Some(path), _) => (&model.query, path, "queries"),
         (_, Some(path)) => (&model.key, path, "keys"),
@@ -52,6 +52,10 @@ pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let length = arguments.length.unwrap_or(dim);
     if !(1..=dim).contains(&length) {
         return Err(Failure::input(format!("--length: expected from 1 to the run's width, {dim}, found {length}")));
+    }
+    let trained = about["matryoshka"].as_array().is_some_and(|all| all.contains(&length.into()));
+    if length < dim && !trained {
+        println!("note: the run was not trained for embeddings cut to {length}, as with --matryoshka {length}");
     }
     let (rows, cols) = data::matrix(path)?;
     if cols != inputs {
@@ -75,14 +79,45 @@ pub fn embed(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(folder: &Path) -> Result<Model, Failure> {
+/// The model, and what its record says of the run.
+fn load(folder: &Path) -> Result<(Model, serde_json::Value), Failure> {
     let refuse = |found: String| {
         let expected = "expected what `wgloss train` leaves of pairs";
         Failure::input(format!("{}: {expected}, found {found}", folder.join(WEIGHTS).display()))
     };
     let bytes = std::fs::read(folder.join(WEIGHTS)).map_err(|error| refuse(error.to_string()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
-    Model::from_tensors(|name| run::tensor(&tensors, name).ok()).map_err(|error| refuse(error.to_string()))
+    let mut unfit = None;
+    let find = |name: &str| match run::tensor(&tensors, name) {
+        Ok(tensor) => Some(tensor),
+        Err(found) => {
+            unfit = unfit.take().or(tensors.tensor(name).is_ok().then_some(found));
+            None
+        }
+    };
+    let model = Model::from_tensors(find);
+    if let Some(found) = unfit {
+        return Err(refuse(format!("{found}, not F32")));
+    }
+    let model = model.map_err(|error| refuse(error.to_string()))?;
+    if let Some((name, ..)) =
+        model.tensors().iter().find(|(.., numbers)| !numbers.iter().all(|number| number.is_finite()))
+    {
+        return Err(refuse(format!("{name} with numbers that are not finite")));
+    }
+    for (side, tower) in [("query", &model.query), ("key", &model.key)] {
+        if let Some(hidden) = tower.hidden.as_ref().filter(|hidden| hidden.outputs != tower.output.inputs) {
+            let found = format!(
+                "{side}.hidden of {} outputs before {side}.output of {} inputs",
+                hidden.outputs, tower.output.inputs
+            );
+            return Err(refuse(found));
+        }
+    }
+    let about = SafeTensors::read_metadata(&bytes)
+        .ok()
+        .and_then(|(_, header)| serde_json::from_str(header.metadata().as_ref()?.get("wgloss")?).ok());
+    Ok((model, about.unwrap_or_default()))
 }
 
 /// The first `length` numbers of each row of `dim`, scaled to unit length.

@@ -1,5 +1,7 @@
 use std::fmt::Display;
 
+use clap::CommandFactory;
+
 /// Why the program ends early: a message of one sentence, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -29,6 +31,24 @@ impl From<wgloss::Error> for Failure {
         use wgloss::Error::{Data, NoAdapter, Option, Undetermined};
         let of_input = matches!(error, Data { .. } | NoAdapter { .. } | Option { .. } | Undetermined { .. });
         let code = if of_input { 2 } else { 1 };
-        Failure { message: error.to_string(), code }
+        let message = match &error {
+            Option { option, expected, found, .. } => {
+                flag(option).map(|flag| format!("--{flag}: expected {expected}, found {found}"))
+            }
+            _ => None,
+        };
+        Failure { message: message.unwrap_or_else(|| error.to_string()), code }
     }
+}
+
+/// The program's name of an option of the library, if it has one.
+fn flag(option: &str) -> Option<String> {
+    let long = match option {
+        "rate" => "lr".to_owned(),
+        "max_norm" => "clip".to_owned(),
+        option => option.replace('_', "-"),
+    };
+    let program = crate::Arguments::command();
+    let is_there = program.get_subcommands().any(|of| of.get_arguments().any(|one| one.get_long() == Some(&long)));
+    is_there.then_some(long)
 }

@@ -86,7 +86,10 @@ impl Curves {
             .draw_series(LineSeries::new(means, LOSS.stroke_width(2)))?
             .label("mean of an epoch")
             .legend(|at| key(at, LOSS.into()));
-        legend(&mut chart)
+        // A loss that stays high leaves place below.
+        let last = &self.losses[self.losses.len() - self.losses.len().div_ceil(3)..];
+        let is_high = last.iter().filter(|&&loss| loss > (bottom + high) / 2.0).count() * 2 > last.len();
+        legend(&mut chart, if is_high { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight })
     }
 
     fn retrieval<'a>(&self, area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>) -> Drawn {
@@ -219,7 +222,7 @@ fn of_halves<'a>(area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>, hal
         let dots = dots.map(|&at| Circle::new(at, 4, colour.filled()));
         chart.draw_series(dots)?.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 fn of_sweeps<'a>(
@@ -254,10 +257,13 @@ fn of_sweeps<'a>(
     Ok(())
 }
 
-fn legend<'a, C: CoordTranslate>(chart: &mut ChartContext<'a, SVGBackend<'a>, C>) -> Drawn {
+fn legend<'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, C>,
+    position: SeriesLabelPosition,
+) -> Drawn {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()?;

@@ -41,18 +41,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens a folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, …
-    /// without a run.
-    ///
-    /// With `overwrite`, `wish` may hold a run. Its files are removed once there is a result, so that none of them is
-    /// left among the files of the new run.
+    /// A folder that can be written to and holds no other run: `wish`, or the first of `default`, `default-2`, … that is not there. With `overwrite` the files of
+    /// the run that `wish` holds are removed once there is a result, so that nothing of it stands beside what the new one leaves.
     pub fn open(wish: Option<&Path>, default: &str, overwrite: bool) -> Result<Run, Failure> {
         let folder = match wish {
             Some(folder) => folder.to_owned(),
-            None => (1..)
-                .map(|count| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) })
-                .find(|folder| earlier(folder).is_none())
-                .unwrap_or_default(),
+            None => free(default)?,
         };
         let replaces = earlier(&folder);
         if let (Some(file), false) = (replaces, overwrite) {
@@ -62,11 +56,14 @@ impl Run {
                 folder.display()
             )));
         }
-        let made = !folder.exists();
+        let made = !folder.exists() || wish.is_none();
         let writable = fs::create_dir_all(&folder).and_then(|()| tempfile::NamedTempFile::new_in(&folder).map(drop));
-        writable.map_err(|error| {
-            Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
-        })?;
+        writable.map_err(|error| not_a_folder(&folder, &error))?;
+        if replaces.is_none() {
+            // Another run that begins in the same folder finds this one.
+            let claimed = fs::OpenOptions::new().write(true).create_new(true).open(folder.join(METRICS));
+            claimed.map_err(|error| not_a_folder(&folder, &error))?;
+        }
         Ok(Run { folder, metrics: String::new(), made, replaces: replaces.is_some(), has_result: false })
     }
 
@@ -178,7 +175,25 @@ pub fn word(end: &End) -> &'static str {
     }
 }
 
-/// The name of a file of an earlier run, if there is one.
+fn not_a_folder(folder: &Path, error: &io::Error) -> Failure {
+    Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
+}
+
+/// Makes the first of `default`, `default-2`, … that is not there: of runs that begin at the same time each has its own.
+fn free(default: &str) -> Result<PathBuf, Failure> {
+    let of = |count: u32| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) };
+    for folder in (1..).map(of) {
+        let parent = folder.parent().unwrap_or(Path::new("."));
+        match fs::create_dir_all(parent).and_then(|()| fs::create_dir(&folder)) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(not_a_folder(&folder, &error)),
+        }
+    }
+    Err(Failure::input(format!("--out: expected a folder, since {default} and its successors are taken")))
+}
+
+/// A file of an earlier run.
 fn earlier(folder: &Path) -> Option<&'static str> {
     FILES.into_iter().find(|name| folder.join(name).exists())
 }
@@ -333,6 +348,21 @@ mod tests {
         assert!(!FILES.iter().any(|name| there(name) && !left.contains(name)));
         let metrics = fs::read_to_string(folder.path().join(METRICS)).unwrap();
         assert_eq!(metrics, "{\"line\":1}\n{\"line\":2}\n");
+    }
+
+    /// Runs that begin at the same time, before any has a result.
+    #[test]
+    fn runs_have_a_folder_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let default = folder.path().join("runs/pairs").to_str().unwrap().to_owned();
+        let (first, second) = (Run::open(None, &default, false).unwrap(), Run::open(None, &default, false).unwrap());
+        assert_eq!([&first, &second].map(|run| run.folder.to_str().unwrap().replace(&default, "")), ["", "-2"]);
+        let wish = folder.path().join("mine");
+        let mine = Run::open(Some(&wish), "", false).unwrap();
+        assert!(Run::open(Some(&wish), "", false).err().unwrap().message.contains("metrics.jsonl of an earlier run"));
+        drop((first, second, mine));
+        assert_eq!(fs::read_dir(folder.path().join("runs")).unwrap().count(), 0);
+        assert!(!wish.exists());
     }
 
     #[test]

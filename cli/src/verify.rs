@@ -32,7 +32,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
     let suites: Vec<_> = SUITES.iter().copied().filter(|suite| asked(suite.op)).collect();
-    let mut stop = arguments.random.map(|_| Stop::on_ctrl_c()).transpose()?;
+    let mut stop = Stop::on_ctrl_c()?;
     let bar = progress::bar((suites.len() as u64).saturating_mul(arguments.random.unwrap_or(1)), "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
@@ -40,9 +40,9 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let op = suite.op;
         bar.set_message(op);
         let start = Instant::now();
-        let report = match (arguments.random, &mut stop) {
-            (Some(cases), Some(stop)) => Ok(random(arguments, suite, cases, &bar, stop)),
-            _ => verify::run(&gpu, suite),
+        let report = match arguments.random {
+            Some(cases) => Ok(random(arguments, suite, cases, &bar, &mut stop)),
+            None => verify::run(&gpu, suite),
         };
         bar.inc(u64::from(arguments.random.is_none()));
         let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
@@ -61,12 +61,15 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 failures.push(format!("{op}: {error}"));
             }
         }
-        if stop.as_mut().is_some_and(|stop| stop.after(Ok(())).is_break()) {
+        if stop.after(Ok(())).is_break() {
             break;
         }
     }
     bar.finish_and_clear();
     println!("{table}");
+    if stop::asked() {
+        println!("stopped: not all ops, or not all of their cases, have run");
+    }
     println!("ulp: units in the last place of a row's largest element or, for sums, of their terms' magnitudes");
     // Failures of random cases were printed at once.
     for failure in failures.iter().filter(|_| arguments.random.is_none()) {

@@ -131,7 +131,7 @@ impl<'a> Device<'a> {
             config,
             template: start.clone(),
             sides,
-            log_scale: Parameter::new(gpu, &[start.log_scale], 1, config.optimizer)?,
+            log_scale: Parameter::undecayed(gpu, &[start.log_scale], config.optimizer)?,
             memory: Memory::new(gpu, config)?,
             known,
             norm: Matrix::new(gpu, 1, 1)?,

@@ -29,6 +29,8 @@ struct Map {
 }
 
 struct Parameter {
+    /// Whether weight decay applies: not to biases and the learned temperature.
+    decays: bool,
     value: Vec<f64>,
     gradient: Vec<f64>,
     states: [Vec<f64>; 2],
@@ -36,12 +38,17 @@ struct Parameter {
 
 impl Parameter {
     fn new(value: &[f32]) -> Self {
-        Parameter { value: wide(value), gradient: Vec::new(), states: [vec![0.0; value.len()], vec![0.0; value.len()]] }
+        let states = [vec![0.0; value.len()], vec![0.0; value.len()]];
+        Parameter { decays: true, value: wide(value), gradient: Vec::new(), states }
+    }
+
+    fn undecayed(value: &[f32]) -> Self {
+        Parameter { decays: false, ..Parameter::new(value) }
     }
 
     fn step(&mut self, optimizer: Optimizer) {
         let [m, v] = &mut self.states;
-        match optimizer {
+        match if self.decays { optimizer } else { optimizer.without_decay() } {
             Optimizer::Sgd(options) => sgd::step(&self.gradient, &mut self.value, m, options),
             Optimizer::Adam(options) => adam::step(&self.gradient, &mut self.value, [m, v, &mut []], options),
         }
@@ -81,7 +88,7 @@ impl Side {
             inputs: layer.inputs,
             outputs: layer.outputs,
             weight: Parameter::new(&layer.weight),
-            bias: Parameter::new(&layer.bias),
+            bias: Parameter::undecayed(&layer.bias),
         };
         Side { layers: tower.layers().map(map).collect() }
     }
@@ -122,7 +129,7 @@ impl<'a> Host<'a> {
             config,
             template: start.clone(),
             sides: [Side::new(&start.query), Side::new(&start.key)],
-            log_scale: Parameter::new(&[start.log_scale]),
+            log_scale: Parameter::undecayed(&[start.log_scale]),
             memory: Default::default(),
             losses: Vec::new(),
         }

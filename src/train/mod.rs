@@ -202,7 +202,8 @@ impl Config {
         self.loss().check(info_nce::Given { groups: pairs.has_labels(), ..Default::default() })?;
         let least = 1.0 / self.loss.max_scale;
         if !(self.temperature.is_finite() && self.temperature >= least) {
-            return option("temperature", "at least 1/max_scale, 0.01 unless set", self.temperature.to_string());
+            let found = format!("{} with max_scale {}", self.temperature, self.loss.max_scale);
+            return option("temperature", "at least 1/max_scale", found);
         }
         if let Some(max_norm) = self.clip {
             clip::Options { max_norm }.check()?;
@@ -470,7 +471,9 @@ fn run(
         let model = engine.model()?;
         let stop = watch(Event::Epoch { epoch, loss, temperature, held_out, matryoshka: &matryoshka, model: &model });
         let first_loss = *first_loss.get_or_insert(f64::from(losses[0]));
-        let ran_away = if !(loss.is_finite() && model.is_finite() && loss <= config.most_loss(first_loss)) {
+        let ran_away = if !model.is_finite() {
+            Some("a weight was no finite number any more".to_owned())
+        } else if !(loss.is_finite() && loss <= config.most_loss(first_loss)) {
             Some(format!("the mean loss was {loss:.3}, at the first step {first_loss:.3}"))
         } else if temperature > MOST_WARMING * config.temperature {
             Some(format!("the temperature went to {temperature:.1e}, from {}", config.temperature))

@@ -1,6 +1,7 @@
 use crate::{Error, Recorder, Result, Tensor, adam, sgd};
 
-/// The optimizer of the parameters. The training sets `rate`, `step` and `first` in the options.
+/// The optimizer of the parameters. The training sets `rate`, `step` and `first` in the options. Weight decay applies to
+/// weights and embeddings, not to biases and the learned temperature.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimizer {
     /// SGD, see [`sgd`].
@@ -35,6 +36,14 @@ impl Optimizer {
         match *self {
             Optimizer::Sgd(options) => Optimizer::Sgd(sgd::Options { rate: rate as f32, first: step == 1, ..options }),
             Optimizer::Adam(options) => Optimizer::Adam(adam::Options { rate, step, ..options }),
+        }
+    }
+
+    /// The same optimizer for parameters that do not decay.
+    pub(super) fn without_decay(&self) -> Optimizer {
+        match *self {
+            Optimizer::Sgd(options) => Optimizer::Sgd(sgd::Options { weight_decay: 0.0, ..options }),
+            Optimizer::Adam(options) => Optimizer::Adam(adam::Options { weight_decay: 0.0, ..options }),
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use crate::{Error, Random, Result};
 
 /// Streams of the seed: the split, then the initial weights. The streams after them are for the batches, one per epoch.
@@ -108,6 +110,17 @@ impl Pairs {
             return Err(Error::Data { what: what.into(), expected, found });
         }
         Ok(())
+    }
+
+    /// How many held-out pairs of a split are partly known from training: their key stands in a training pair too, or
+    /// their id does. Labels are shared by design and do not count.
+    pub fn known(&self, split: &Split) -> usize {
+        let bits = |pair: u32| -> Vec<u32> { self.gather(1, &[pair]).iter().map(|value| value.to_bits()).collect() };
+        let keys: HashSet<Vec<u32>> = split.train.iter().map(|&pair| bits(pair)).collect();
+        let counts = self.has_ids() && !self.has_labels();
+        let ids: HashSet<u32> = if counts { self.ids_of(&split.train).into_iter().collect() } else { HashSet::new() };
+        let is_known = |&pair: &u32| ids.contains(&self.ids_of(&[pair])[0]) || keys.contains(&bits(pair));
+        split.held_out.iter().filter(|pair| is_known(pair)).count()
     }
 
     /// Whether pairs have ids or labels, which several pairs may share.

@@ -6,6 +6,8 @@ use crate::{Accum, Gpu, Recorder, Result, Tensor, linear, normalize, tanh};
 
 /// A parameter, its gradient, and the state of its optimizer.
 pub(super) struct Parameter {
+    /// Whether weight decay applies: not to biases and the learned temperature.
+    decays: bool,
     pub(super) value: Matrix,
     pub(super) gradient: Matrix,
     states: Vec<Matrix>,
@@ -16,11 +18,17 @@ impl Parameter {
         let value = Matrix::of(gpu, data, cols)?;
         let like = || Matrix::new(gpu, value.rows, value.cols);
         let (gradient, states) = (like()?, (0..optimizer.states()).map(|_| like()).collect::<Result<_>>()?);
-        Ok(Parameter { value, gradient, states })
+        Ok(Parameter { decays: true, value, gradient, states })
+    }
+
+    /// A parameter that does not decay.
+    pub(super) fn undecayed(gpu: &Gpu, data: &[f32], optimizer: Optimizer) -> Result<Parameter> {
+        Ok(Parameter { decays: false, ..Parameter::new(gpu, data, 1, optimizer)? })
     }
 
     pub(super) fn step(&self, recorder: &mut Recorder, optimizer: Optimizer) -> Result<()> {
         let states = self.states.iter().map(Matrix::view).collect::<Result<Vec<_>>>()?;
+        let optimizer = if self.decays { optimizer } else { optimizer.without_decay() };
         optimizer.step(recorder, self.gradient.view()?, self.value.view()?, &states)
     }
 }
@@ -52,7 +60,7 @@ impl Maps {
         for layer in layers {
             maps.push(Map {
                 weight: Parameter::new(gpu, &layer.weight, layer.inputs, optimizer)?,
-                bias: Parameter::new(gpu, &layer.bias, 1, optimizer)?,
+                bias: Parameter::undecayed(gpu, &layer.bias, optimizer)?,
             });
             widths.extend([layer.inputs, layer.outputs]);
         }

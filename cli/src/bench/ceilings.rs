@@ -7,7 +7,8 @@ use wgloss::{Gpu, Result, wgpu};
 use super::clock::{Timed, Timer, Work};
 use super::record::{Ceilings, quantile};
 
-/// Steps per lane that copy and triad are tried with. The fastest counts.
+/// Sizes of workgroups, whatever the adapter is tuned to, and steps of a lane that copies: the best are taken.
+const WORKGROUPS: [u32; 4] = [8, 64, 256, 1024];
 const STEPS: [u32; 3] = [1, 4, 16];
 const ROUNDS: u32 = 64;
 /// Multiply-adds of a lane per round of `multiply_add` in ceilings.wgsl.
@@ -20,25 +21,32 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
     let elements = (bytes / 16 * 4) as usize;
     let numbers: Vec<f32> = (0..elements).map(|at| (at % 251) as f32).collect();
     let buffers = [gpu.upload(&numbers)?, gpu.upload(&numbers)?, gpu.zeros::<f32>(elements)?];
-    let workgroup = gpu.tuning().workgroup;
+    let limits = gpu.limits();
+    let lanes = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    let workgroups = || WORKGROUPS.into_iter().filter(move |&workgroup| workgroup <= lanes);
     let time = |kernel: &Kernel, groups: u32, dispatches: u32| -> Result<Timed> {
         timer.measure(budget, &kernel.bound(gpu, &buffers, groups, dispatches))
     };
     let moved = |entry, share: f64| -> Result<f64> {
         let mut best = 0f64;
-        for steps in STEPS {
-            let groups = (elements as u32 / 4).div_ceil(workgroup * steps);
-            if groups <= gpu.limits().max_compute_workgroups_per_dimension {
-                let timed = time(&Kernel::new(gpu, entry, "f32", false, steps), groups, 1)?;
+        for workgroup in workgroups() {
+            // As few more steps as a grid of one dimension needs.
+            let quads = elements as u32 / 4;
+            let fewest = quads.div_ceil(workgroup * limits.max_compute_workgroups_per_dimension);
+            let mut steps = STEPS.map(|steps| steps.max(fewest)).to_vec();
+            steps.dedup();
+            for steps in steps {
+                let kernel = Kernel::new(gpu, entry, "f32", false, workgroup, steps);
+                let timed = time(&kernel, quads.div_ceil(workgroup * steps), 1)?;
                 best = best.max(share * elements as f64 * 4.0 / quantile(&timed.samples_s, 0.5) / 1e9);
             }
         }
         Ok(best)
     };
     let [copy_gb_s, triad_gb_s] = [moved("copy", 2.0)?, moved("triad", 3.0)?];
-    // The number of workgroups grows until a call takes more than 2 ms, so that every device is busy long enough.
-    let computed = |float, fused| -> Result<f64> {
-        let kernel = Kernel::new(gpu, "multiply_add", float, fused, 1);
+    // As many workgroups as take a while, whatever the device.
+    let computed = |float, fused, workgroup: u32| -> Result<f64> {
+        let kernel = Kernel::new(gpu, "multiply_add", float, fused, workgroup, 1);
         let flop = |groups: u32| f64::from(groups) * f64::from(workgroup) * f64::from(ROUNDS * IN_A_ROUND) * 2.0;
         let mut groups = gpu.tuning().groups;
         loop {
@@ -49,10 +57,14 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
             groups *= 4;
         }
     };
-    // Some drivers have a fused multiply-add; some are faster with a product and a sum.
-    let best = |float| -> Result<f64> { Ok(computed(float, true)?.max(computed(float, false)?)) };
+    // Some drivers have a fused multiply-add, some are faster with two steps.
+    let best = |float| -> Result<f64> {
+        workgroups().try_fold(0f64, |best, workgroup| {
+            Ok(best.max(computed(float, true, workgroup)?).max(computed(float, false, workgroup)?))
+        })
+    };
     let has_f16 = gpu.device().features().contains(wgpu::Features::SHADER_F16);
-    let dispatch = time(&Kernel::new(gpu, "nothing", "f32", false, 1), 1, DISPATCHES)?;
+    let dispatch = time(&Kernel::new(gpu, "nothing", "f32", false, 1, 1), 1, DISPATCHES)?;
     Ok(Ceilings {
         copy_gb_s,
         triad_gb_s,
@@ -83,11 +95,13 @@ impl<'g> Probe<'g> {
         let elements = (Self::BYTES / 4) as usize;
         let x = gpu.upload(&vec![1.5f32; elements])?;
         let buffers = [x.clone(), x, gpu.zeros::<f32>(elements)?];
-        let steps = (elements as u32 / 4).div_ceil(Self::GROUPS_OF_COPY * gpu.tuning().workgroup);
-        let copy = Kernel::new(gpu, "copy", "f32", false, steps).bound(gpu, &buffers, Self::GROUPS_OF_COPY, 1);
-        let fma = Kernel::new(gpu, "multiply_add", "f32", true, 1);
+        let workgroup = gpu.tuning().workgroup;
+        let steps = (elements as u32 / 4).div_ceil(Self::GROUPS_OF_COPY * workgroup);
+        let copy =
+            Kernel::new(gpu, "copy", "f32", false, workgroup, steps).bound(gpu, &buffers, Self::GROUPS_OF_COPY, 1);
+        let fma = Kernel::new(gpu, "multiply_add", "f32", true, workgroup, 1);
         let lanes = if software { Self::LANES_OF_SOFTWARE } else { Self::LANES };
-        let fma = fma.bound(gpu, &buffers, lanes / gpu.tuning().workgroup, 1);
+        let fma = fma.bound(gpu, &buffers, lanes / workgroup, 1);
         Ok(Probe { timer: Timer::new(gpu), parts: [copy, fma] })
     }
 
@@ -123,8 +137,8 @@ struct Bound<'g> {
 }
 
 impl Kernel {
-    /// A kernel that accesses memory as the tuning does: eight bytes at a time if `wide` is set, except in triad.
-    fn new(gpu: &Gpu, entry: &'static str, float: &str, fused: bool, steps: u32) -> Kernel {
+    /// As the tuning reads and writes memory: numbers of eight bytes where they are faster.
+    fn new(gpu: &Gpu, entry: &'static str, float: &str, fused: bool, workgroup: u32, steps: u32) -> Kernel {
         let device = gpu.device();
         let step =
             |name| if fused { format!("{name} = fma({name}, f, g);") } else { format!("{name} = {name} * f + g;") };
@@ -167,7 +181,7 @@ impl Kernel {
             module: &module,
             entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &[("WG", f64::from(gpu.tuning().workgroup)), ("STEPS", f64::from(steps))],
+                constants: &[("WG", f64::from(workgroup)), ("STEPS", f64::from(steps))],
                 ..Default::default()
             },
             cache: None,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::duration;
-use super::record::{self, Case, Record, quantile};
+use super::record::{self, Case, Ceilings, Record, quantile};
+use super::{duration, rate};
 use crate::failure::Failure;
 use crate::table;
 
@@ -14,10 +14,14 @@ pub struct Arguments {
     before: PathBuf,
     /// The result that is compared.
     after: PathBuf,
-    /// Exit with code 1 if a case is slower by more than this and by more than noise, or wrong, or missing.
+    /// Exit with code 1 if a case is slower by more than this and by more than noise, or wrong, or missing; with code 3 if none is, but it cannot be told of
+    /// some that took longer by more than this.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_on_regress: Option<f64>,
 }
+
+/// The exit code where the adapter itself was slower, or was timed by another clock.
+const CANNOT_TELL: u8 = 3;
 
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches('%').trim().parse::<f64>();
@@ -30,22 +34,36 @@ fn percent(text: &str) -> Result<f64, String> {
 pub enum Verdict {
     Faster,
     Slower,
-    /// The quartiles overlap, or the medians differ by less than 2 %.
+    /// The quartiles overlap, or the medians or the fastest samples are within 2 %.
     Same,
+    /// The times differ, but one is noisy, or so did the adapter itself meanwhile, or the clock.
+    Unclear,
     Wrong,
+    /// It was wrong before, and is right.
+    Righted,
 }
 
+/// What differs by less is called the same.
+const LEAST: f64 = 1.02;
+
 impl Verdict {
-    /// The verdict on `after`. `drift`: see [`drift`].
-    pub fn of(before: &Case, after: &Case, drift: f64) -> Verdict {
-        let quartiles = |case: &Case| [0.25, 0.75].map(|share| quantile(&case.samples_s, share));
-        let ([fast_before, slow_before], [fast_after, slow_after]) = (quartiles(before), quartiles(after));
-        let ratio = after.seconds() / before.seconds();
+    /// `drift`: see [`drift`]. `is_noisy`: whether one of them is.
+    fn of(before: &Case, after: &Case, drift: f64, is_noisy: bool) -> Verdict {
+        // Whether one takes longer than the other, by the median, by the fastest sample and without common quartiles, were the other `scale` times as long.
+        let is_longer = |one: &Case, other: &Case, scale: f64| {
+            let quartile = |case: &Case, share| quantile(&case.samples_s, share);
+            one.seconds() > LEAST * scale * other.seconds()
+                && one.fastest() > LEAST * scale * other.fastest()
+                && quartile(one, 0.25) > scale * quartile(other, 0.75)
+        };
         match () {
             () if !after.is_right() => Verdict::Wrong,
-            () if ratio * drift < 1.0 / 1.02 && slow_after * drift < fast_before => Verdict::Faster,
-            () if ratio / drift > 1.02 && fast_after / drift > slow_before => Verdict::Slower,
-            () => Verdict::Same,
+            () if !before.is_right() => Verdict::Righted,
+            () if !is_longer(after, before, 1.0) && !is_longer(before, after, 1.0) => Verdict::Same,
+            () if is_noisy || before.clock != after.clock => Verdict::Unclear,
+            () if is_longer(after, before, drift.max(1.0)) => Verdict::Slower,
+            () if is_longer(before, after, drift.recip().max(1.0)) => Verdict::Faster,
+            () => Verdict::Unclear,
         }
     }
 
@@ -54,37 +72,128 @@ impl Verdict {
             Verdict::Faster => "faster",
             Verdict::Slower => "SLOWER",
             Verdict::Same => "same",
+            Verdict::Unclear => "cannot tell",
             Verdict::Wrong => "WRONG",
+            Verdict::Righted => "was WRONG",
         }
     }
-}
 
-/// The slowest probe of both results over the fastest: the factor by which the speed of the adapter itself varied,
-/// whatever the kernels. 1 if the adapters or processors differ.
-pub fn drift(before: &Record, after: &Record) -> f64 {
-    let place = |record: &Record| (record.provenance.adapter.clone(), record.provenance.cpu.clone());
-    if place(before) != place(after) {
-        return 1.0;
+    /// Whether its times are of right answers, as a mean of ratios needs.
+    fn has_times(self) -> bool {
+        !matches!(self, Verdict::Wrong | Verdict::Righted)
     }
-    let probes = || before.cases.iter().chain(&after.cases).filter_map(|case| case.probe_s);
-    probes().reduce(f64::max).zip(probes().reduce(f64::min)).map_or(1.0, |(slowest, fastest)| slowest / fastest)
 }
 
-/// The cases that are in both results.
-pub fn pairs<'a>(before: &'a Record, after: &'a Record) -> Vec<(&'a Case, &'a Case)> {
-    let partner = |case: &&Case| before.cases.iter().find(|other| other.name() == case.name());
-    after.cases.iter().filter_map(|case| Some((partner(&case)?, case))).collect()
+/// Two times of one case.
+pub struct Pair<'a> {
+    pub before: &'a Case,
+    pub after: &'a Case,
+    pub verdict: Verdict,
 }
 
-/// The geometric mean of after / before.
-pub fn mean(pairs: &[(&Case, &Case)]) -> f64 {
-    record::mean(&pairs.iter().map(|(old, new)| new.seconds() / old.seconds()).collect::<Vec<_>>())
+impl Pair<'_> {
+    pub fn ratio(&self) -> f64 {
+        self.after.seconds() / self.before.seconds()
+    }
+}
+
+/// Two results, case by case.
+pub struct Comparison<'a> {
+    pub pairs: Vec<Pair<'a>>,
+    /// What else differs, a sentence each.
+    pub notes: Vec<String>,
+    /// Cases of the first alone that the second has not left out; of the second alone.
+    pub only: [Vec<String>; 2],
+}
+
+impl Comparison<'_> {
+    pub fn of<'a>(before: &'a Record, after: &'a Record) -> Comparison<'a> {
+        let find = |record: &'a Record, name: &str| record.cases.iter().find(|case| case.name() == name);
+        let pairs = after.cases.iter().filter_map(|new| {
+            let old = find(before, &new.name())?;
+            let is_noisy = before.is_noisy(old) || after.is_noisy(new);
+            let drift = if is_one_machine(before, after) { drift(old, new) } else { 1.0 };
+            let verdict = Verdict::of(old, new, drift, is_noisy);
+            Some(Pair { before: old, after: new, verdict })
+        });
+        let only = |one: &'a Record, other: &'a Record| -> Vec<String> {
+            let left_out = other.left_out();
+            let names = one.cases.iter().map(Case::name);
+            names.filter(|name| find(other, name).is_none() && !left_out.contains(&&**name)).collect()
+        };
+        Comparison {
+            pairs: pairs.collect(),
+            notes: notes(before, after),
+            only: [only(before, after), only(after, before)],
+        }
+    }
+
+    /// The geometric mean of after / before; none without a case that both have right.
+    pub fn mean(&self) -> Option<f64> {
+        let right = self.pairs.iter().filter(|pair| pair.verdict.has_times());
+        let ratios: Vec<f64> = right.map(Pair::ratio).collect();
+        (!ratios.is_empty()).then(|| record::mean(&ratios))
+    }
+
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.pairs.iter().filter(|pair| pair.verdict == verdict).count()
+    }
+}
+
+/// How much longer the probe took beside the second: by so much the adapter itself was slower, whatever the kernels. 1 if it is not known.
+fn drift(before: &Case, after: &Case) -> f64 {
+    before.probe_s.zip(after.probe_s).map_or(1.0, |(before, after)| after / before)
+}
+
+fn is_one_machine(before: &Record, after: &Record) -> bool {
+    let place = |record: &Record| {
+        let provenance = &record.provenance;
+        (provenance.adapter.clone(), provenance.cpu.clone(), provenance.cpu_threads)
+    };
+    place(before) == place(after)
+}
+
+/// What makes the times of two results differ besides the kernels.
+fn notes(before: &Record, after: &Record) -> Vec<String> {
+    let (old, new) = (&before.provenance, &after.provenance);
+    let detail = |record: &Record, name: &str| {
+        record.provenance.details.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+    };
+    let mut notes = Vec::new();
+    let mut differs = |what: &str, old: Option<String>, new: Option<String>| {
+        if old != new {
+            let told = |value: Option<String>| value.unwrap_or_else(|| "not told".to_owned());
+            notes.push(format!("The {what} differs: {}; {}.", told(old), told(new)));
+        }
+    };
+    differs("adapter", Some(old.adapter.clone()), Some(new.adapter.clone()));
+    differs("driver", Some(old.driver.clone()), Some(new.driver.clone()));
+    differs("backend", Some(old.backend.clone()), Some(new.backend.clone()));
+    differs("system", Some(old.os.clone()), Some(new.os.clone()));
+    let processor =
+        |cpu: &Option<String>, threads: usize| format!("{}, {threads} threads", cpu.as_deref().unwrap_or("?"));
+    differs("processor", Some(processor(&old.cpu, old.cpu_threads)), Some(processor(&new.cpu, new.cpu_threads)));
+    differs("program", Some(old.by.clone()), Some(new.by.clone()));
+    differs("text of the shaders", detail(before, "shaders"), detail(after, "shaders"));
+    differs("tuning", detail(before, "tuning"), detail(after, "tuning"));
+    if let (true, Some(old), Some(new)) = (is_one_machine(before, after), before.ceilings, after.ceilings) {
+        let rates = |of: fn(&Ceilings) -> f64| [of(&old), of(&new)];
+        for (what, unit, [old, new]) in [
+            ("Copy", "GB/s", rates(|ceilings| ceilings.copy_gb_s)),
+            ("Multiply-add", "TFLOP/s", rates(|ceilings| ceilings.fma_tflop_s)),
+        ] {
+            if !(1.0 / (1.0 + record::NOISE)..=1.0 + record::NOISE).contains(&(new / old)) {
+                notes.push(format!("{what} itself went from {} to {} {unit}.", rate(old), rate(new)));
+            }
+        }
+    }
+    notes
 }
 
 pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (before, after) = (Record::read(&arguments.before)?, Record::read(&arguments.after)?);
-    let pairs = pairs(&before, &after);
-    if pairs.is_empty() {
+    let comparison = Comparison::of(&before, &after);
+    if comparison.pairs.is_empty() {
         return Err(Failure::input(format!(
             "{} and {}: expected results with some cases in common, found none",
             arguments.before.display(),
@@ -92,50 +201,139 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )));
     }
     println!("before: {}\nafter:  {}\n", before.provenance.title(), after.provenance.title());
-    if before.provenance.adapter != after.provenance.adapter {
-        println!("Two adapters: what differs is not the program's alone.\n");
-    }
+    comparison.notes.iter().for_each(|note| println!("{note}"));
     let mut table = table::with_header(["", "before", "after", "after / before", ""], 1..4);
-    let (drift, mut failed) = (drift(&before, &after), Vec::new());
-    for &(old, new) in &pairs {
-        let ratio = new.seconds() / old.seconds();
-        let verdict = Verdict::of(old, new, drift);
-        let regressed = arguments.fail_on_regress.is_some_and(|most| verdict == Verdict::Slower && ratio > 1.0 + most);
-        if regressed || verdict == Verdict::Wrong {
-            failed.push(new.name());
+    let (mut failed, mut unclear) = (Vec::new(), Vec::new());
+    for pair in &comparison.pairs {
+        let exceeds = arguments.fail_on_regress.is_some_and(|most| pair.ratio() > 1.0 + most);
+        match pair.verdict {
+            Verdict::Wrong => failed.push(pair.after.name()),
+            Verdict::Slower if exceeds => failed.push(pair.after.name()),
+            Verdict::Unclear if exceeds => unclear.push(pair.after.name()),
+            _ => {}
         }
-        let times = [old, new].map(|case| duration(case.seconds()));
-        let [old, after] = times;
-        table.add_row([new.name(), old, after, format!("{ratio:.2}"), verdict.name().to_owned()]);
+        table.add_row([
+            pair.after.name(),
+            duration(pair.before.seconds()),
+            duration(pair.after.seconds()),
+            format!("{:.2}", pair.ratio()),
+            pair.verdict.name().to_owned(),
+        ]);
     }
-    table.add_row([
-        "geometric mean".to_owned(),
-        String::new(),
-        String::new(),
-        format!("{:.2}", mean(&pairs)),
-        String::new(),
-    ]);
+    let mean = comparison.mean().map_or("—".to_owned(), |mean| format!("{mean:.2}"));
+    table.add_row(["geometric mean", "", "", &mean, ""]);
     println!("{table}");
-    println!("faster, slower: the medians differ by more than 2 % and the quartiles do not overlap");
-    if drift > 1.02 {
+    println!(
+        "faster, slower: the medians and the fastest samples differ by more than 2 %, and the quartiles do not overlap"
+    );
+    if comparison.count(Verdict::Unclear) > 0 {
         println!(
-            "The adapter itself was faster or slower at times, by a factor of {drift:.2} for a copy and multiply-adds of fixed sizes: what differs by less is called the same."
+            "cannot tell: noisy, or no more than a copy and multiply-adds of fixed sizes differed before and after the case, or another clock; measure again on an idle machine"
         );
     }
-    let only = |one: &Record, other: &Record| -> Vec<String> {
-        let is_there = |name: &String| other.cases.iter().any(|case| case.name() == *name);
-        one.cases.iter().map(Case::name).filter(|name| !is_there(name)).collect()
-    };
-    let gone = only(&before, &after);
-    for (path, names) in [(&arguments.before, &gone), (&arguments.after, &only(&after, &before))] {
+    for (path, names) in [&arguments.before, &arguments.after].into_iter().zip(&comparison.only) {
         if !names.is_empty() {
             println!("only in {}: {}", path.display(), names.join(", "));
         }
     }
+    let [gone, _] = comparison.only;
     failed.extend(gone);
-    if arguments.fail_on_regress.is_some() && !failed.is_empty() {
+    if arguments.fail_on_regress.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !failed.is_empty() {
         println!("failed: {}", failed.join(", "));
         return Ok(ExitCode::from(1));
     }
+    if !unclear.is_empty() {
+        println!("cannot tell of: {}", unclear.join(", "));
+        return Ok(ExitCode::from(CANNOT_TELL));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A result of cases of one op each: its samples, its probe.
+    fn result(cases: &[(&str, &[f64], f64)]) -> Record {
+        let case = |(op, samples, probe): &(&str, &[f64], f64)| {
+            json!({"op": op, "shape": [7, 3], "storage": "f32", "bytes": 168.0, "flop": 0.0, "clock": "device", "samples_s": samples, "probe_s": probe,
+                "error": 1e-8, "tolerance": 1e-7})
+        };
+        let record = json!({
+            "schema": record::SCHEMA, "unix_time": 0,
+            "provenance": {"by": "wgloss", "adapter": "card", "kind": "other", "driver": "1.0", "backend": "vulkan", "os": "linux", "cpu_threads": 2,
+                "details": {"shaders": "a"}},
+            "ceilings": {"copy_gb_s": 100.0, "triad_gb_s": 100.0, "fma_tflop_s": 1.0, "dispatch_us": 1.0, "submit_us": 1.0},
+            "cases": cases.iter().map(case).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn verdicts(before: &Record, after: &Record) -> Vec<Verdict> {
+        Comparison::of(before, after).pairs.iter().map(|pair| pair.verdict).collect()
+    }
+
+    #[test]
+    fn what_samples_and_probes_say() {
+        use Verdict::{Faster, Same, Slower, Unclear};
+        let steady = [0.99, 1.0, 1.0, 1.0, 1.01];
+        let of = |times: f64| steady.map(|one| one * times);
+        // Of the first case 2, 4 and 1 for 2, the second as it was.
+        for (times, probe, want) in [
+            (4.0, 1.0, Slower),
+            (1.0, 1.0, Faster),
+            (2.02, 1.0, Same),
+            (2.6, 1.3, Unclear),
+            (4.0, 1.3, Slower),
+            (1.5, 0.7, Unclear),
+            (4.0, 0.7, Slower),
+            (1.0, 1.3, Faster),
+        ] {
+            let before = result(&[("l2", &of(2.0), 1.0), ("bce", &of(1.0), 1.0)]);
+            let after = result(&[("l2", &of(times), probe), ("bce", &of(1.0), 5.0)]);
+            assert_eq!(verdicts(&before, &after), [want, Same], "{times} {probe}");
+        }
+        // What other programs took at times shows in some samples only.
+        let (quiet, disturbed) = ([1.0; 8], [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
+        let (quiet, disturbed) = (result(&[("l2", &quiet, 1.0)]), result(&[("l2", &disturbed, 1.0)]));
+        assert_eq!(verdicts(&quiet, &disturbed), [Same]);
+    }
+
+    #[test]
+    fn wrong_answers_have_no_times() {
+        let before = result(&[("l2", &[1.0], 1.0), ("bce", &[1.0], 1.0), ("kl", &[1.0], 1.0)]);
+        let mut after = result(&[("l2", &[1e-3], 1.0), ("bce", &[1e3], 1.0), ("kl", &[2.0], 1.0)]);
+        after.cases[0].error = Some(1.0);
+        let mut before_wrong = before.clone();
+        before_wrong.cases[1].error = Some(1.0);
+        let comparison = Comparison::of(&before_wrong, &after);
+        assert_eq!(verdicts(&before_wrong, &after), [Verdict::Wrong, Verdict::Righted, Verdict::Slower]);
+        assert_eq!(comparison.mean(), Some(2.0));
+    }
+
+    #[test]
+    fn what_else_differs_is_told() {
+        let before = result(&[("l2", &[1.0], 1.0), ("bce", &[1.0], 1.0)]);
+        assert!(Comparison::of(&before, &before).notes.is_empty());
+        let mut after = result(&[("l2", &[2.0], 1.0)]);
+        after.provenance.driver = "2.0".into();
+        after.provenance.details.insert("shaders".into(), "b".into());
+        after.ceilings.as_mut().unwrap().copy_gb_s = 50.0;
+        let notes = Comparison::of(&before, &after).notes;
+        let want = [
+            "The driver differs: 1.0; 2.0.",
+            "The text of the shaders differs: a; b.",
+            "Copy itself went from 100 to 50.0 GB/s.",
+        ];
+        assert_eq!(notes, want);
+        assert_eq!(Comparison::of(&before, &after).only[0], ["bce 7 × 3"]);
+        after.provenance.details.insert("left_out".into(), json!(["bce 7 × 3"]));
+        assert!(Comparison::of(&before, &after).only[0].is_empty());
+        after.cases[0].clock = record::Clock::Host;
+        assert_eq!(verdicts(&before, &after), [Verdict::Unclear]);
+    }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wgloss::{Error, Gpu, Storage, wgpu};
 
 use crate::failure::Failure;
+use crate::stop::{self, Stop};
 use crate::{describe, kind, progress, run, table};
 use cases::{Accuracy, CASES};
 use clock::Timer;
@@ -38,12 +39,15 @@ pub struct Arguments {
     /// How inputs are stored: f32, f16 or bf16; several separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "f32", value_parser = storage)]
     storage: Vec<Storage>,
-    /// Seconds for each case.
-    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
-    seconds: f64,
+    /// Seconds for each case [default: 1, with --quick 0.3].
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<f64>,
     /// Write the result to this file, or into this folder if it is one or if there are several results.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Replace the file that --out names.
+    #[arg(long, requires = "out")]
+    overwrite: bool,
 }
 
 fn size(text: &str) -> Result<[usize; 2], String> {
@@ -90,6 +94,8 @@ const QUICK_SECONDS: f64 = 0.1;
 const SHORTFALL: f64 = 5.0;
 /// About what a software adapter on two cores moves and computes, in 10⁹ B/s and 10¹² FLOP/s.
 const OF_SOFTWARE: [f64; 2] = [6.0, 0.05];
+/// What a modest GPU does.
+const OF_A_GPU: [f64; 2] = [200.0, 10.0];
 
 pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     crate::check_ops(&arguments.op, &CASES.iter().map(|case| case.op).collect::<Vec<_>>())?;
@@ -106,17 +112,35 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(out) = &arguments.out {
         run::check_writable(&place(out, "result.json"))?;
     }
+    let _stop = Stop::on_ctrl_c()?;
     let (mut all_right, mut names) = (true, HashMap::new());
     for wish in &wishes {
-        let record = of_adapter(wish.as_deref(), arguments)?;
-        print(&record);
-        all_right &= record.cases.iter().all(Case::is_right);
-        if let Some(out) = &arguments.out {
-            let name = record.file_name();
+        let built_in = open(wish.as_deref()).map_err(crate::no_adapter)?;
+        let gpu = tune::tuned(built_in.clone());
+        eprintln!("adapter: {}", describe(gpu.info()));
+        let provenance = provenance(&gpu);
+        let out = arguments.out.as_ref().map(|out| {
+            let name = provenance.file_name();
             let same = names.entry(name.clone()).and_modify(|count| *count += 1).or_insert(1);
-            let path = place(out, &if *same == 1 { name } else { name.replace(".json", &format!("-{same}.json")) });
-            run::write_file(&path, record.text().as_bytes())?;
-            println!("written: {}", path.display());
+            place(out, &if *same == 1 { name } else { name.replace(".json", &format!("-{same}.json")) })
+        });
+        if let Some(out) = &out {
+            run::check_output(out, arguments.overwrite)?;
+        }
+        let record = of_adapter(&built_in, &gpu, provenance, arguments)?;
+        all_right &= record.cases.iter().all(Case::is_right);
+        if let Some(out) = out.filter(|_| !record.cases.is_empty()) {
+            run::write_file(&out, record.text().as_bytes())?;
+            eprintln!("written: {}", out.display());
+        }
+        print(&record);
+        if stop::asked() {
+            println!("Stopped: {} cases were measured.", record.cases.len());
+            return Ok(stop::code());
+        }
+        if record.cases.is_empty() {
+            let expected = "expected cases that fit this adapter's memory and bindings";
+            return Err(Failure::input(format!("{expected}, found none: {}", record.left_out().join(", "))));
         }
     }
     Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -131,55 +155,66 @@ fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
     })
 }
 
-fn of_adapter(wish: Option<&str>, arguments: &Arguments) -> Result<Record, Failure> {
-    let built_in = open(wish).map_err(crate::no_adapter)?;
-    let gpu = tune::tuned(built_in.clone());
-    eprintln!("adapter: {}", describe(gpu.info()));
+/// What `gpu` reaches, and beside each case how fast the adapter is by the `built_in` sizes, which no tuning changes.
+fn of_adapter(built_in: &Gpu, gpu: &Gpu, mut provenance: Provenance, arguments: &Arguments) -> Result<Record, Failure> {
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
-    let budget =
-        Duration::from_secs_f64(if arguments.quick { 0.3f64.min(arguments.seconds) } else { arguments.seconds });
-    let provenance = provenance(&gpu);
+    let seconds = arguments.seconds.unwrap_or(if arguments.quick { 0.3 } else { 1.0 });
+    let budget = Duration::from_secs_f64(seconds);
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let bar = progress::bar(1, "{pos}/{len} {msg}");
     bar.set_message("what the adapter can do at most");
-    let ceilings = ceilings::measure(&gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 3)?;
-    let chosen = chosen(arguments, &ceilings, software);
+    let ceilings = ceilings::measure(gpu, if software { SWEEP_OF_SOFTWARE } else { SWEEP }, budget / 6)?;
+    let Chosen { cases: chosen, mut left_out } = chosen(arguments, &ceilings, software);
     bar.set_length(chosen.len() as u64 + 1);
     bar.inc(1);
     let mut cases = Vec::new();
-    let probe = ceilings::Probe::new(&built_in, software)?; // built-in sizes: the same whatever the tuning
+    let probe = ceilings::Probe::new(built_in, software)?;
     let mut before = probe.seconds()?;
     for (case, shape, storage) in chosen {
-        bar.set_message(format!("{} {} × {} {}", case.op, shape[0], shape[1], name_of(storage)));
-        match measured(&gpu, case, shape, storage, budget) {
+        if stop::asked() {
+            break;
+        }
+        let name = record::name(case.op, &shape, name_of(storage));
+        bar.set_message(name.clone());
+        match measured(gpu, case, shape, storage, budget) {
             Ok(case) => {
                 let after = probe.seconds()?;
                 cases.push(Case { probe_s: Some((before + after) / 2.0), ..case });
                 before = after;
             }
-            Err(Error::OutOfMemory { .. } | Error::Limit { .. }) => bar.suspend(|| {
-                eprintln!("left out, as this adapter's memory or bindings are too small: {} {shape:?}", case.op)
-            }),
+            Err(Error::OutOfMemory { .. } | Error::Limit { .. }) => {
+                bar.suspend(|| eprintln!("left out, as this adapter's memory or bindings are too small: {name}"));
+                left_out.push(name);
+            }
             Err(error) => return Err(error.into()),
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    provenance.details.insert("left_out".to_owned(), left_out.into());
+    if stop::asked() {
+        provenance.details.insert("stopped".to_owned(), true.into());
+    }
     Ok(Record { schema: SCHEMA.to_owned(), unix_time, provenance, ceilings: Some(ceilings), cases })
 }
 
-/// The cases that are asked for, in the sizes that fit the limits of time and memory, or the smallest size if none
-/// fits. With --quick, the largest such size of each op. A size given by --size is always taken.
-fn chosen(
-    arguments: &Arguments,
-    ceilings: &Ceilings,
-    software: bool,
-) -> Vec<(&'static cases::Case, [usize; 2], Storage)> {
+/// What is measured, and the names of cases that would take too long or too much memory.
+struct Chosen {
+    cases: Vec<(&'static cases::Case, [usize; 2], Storage)>,
+    left_out: Vec<String>,
+}
+
+/// What is asked for and can be done in time and memory. If it shall be quick, one size of each op: the largest that a nominal adapter does in time, so that
+/// quick results of all adapters have the same sizes, whatever the storage.
+fn chosen(arguments: &Arguments, ceilings: &Ceilings, software: bool) -> Chosen {
     let most_seconds = if arguments.quick { QUICK_SECONDS } else { MOST_SECONDS };
     let most_bytes = if software { MOST_BYTES_OF_SOFTWARE } else { MOST_BYTES };
-    // What a software adapter measures varies from hour to hour, but all results of a machine should have the same
-    // cases.
-    let [copy, fma] = if software { OF_SOFTWARE } else { [ceilings.copy_gb_s, ceilings.fma_tflop_s] };
+    let [copy, fma] = match (software, arguments.quick) {
+        // What a software adapter measures differs from hour to hour; results of one machine shall have the same cases.
+        (true, _) => OF_SOFTWARE,
+        (false, true) => OF_A_GPU,
+        (false, false) => [ceilings.copy_gb_s, ceilings.fma_tflop_s],
+    };
     let asked = |case: &&cases::Case| arguments.op.is_empty() || arguments.op.iter().any(|op| op == case.op);
     let mut storages: Vec<Storage> = Vec::new();
     for &storage in &arguments.storage {
@@ -187,23 +222,28 @@ fn chosen(
             storages.push(storage);
         }
     }
-    let mut chosen = Vec::new();
+    let mut chosen = Chosen { cases: Vec::new(), left_out: Vec::new() };
     for case in CASES.iter().filter(asked) {
         for &storage in storages.iter().filter(|storage| case.has_storages || **storage == Storage::F32) {
-            let fits = |shape: &&[usize; 2]| {
-                let (bytes, flop) = (case.bytes(**shape, storage), case.flop(**shape));
+            let fits = |shape: &[usize; 2]| {
+                let (bytes, flop) = (case.bytes(*shape, Storage::F32), case.flop(*shape));
                 let seconds = (bytes / copy / 1e9).max(flop / fma / 1e12);
                 bytes <= most_bytes && SHORTFALL * seconds <= most_seconds
             };
-            let mut sizes: Vec<[usize; 2]> = match &arguments.size {
-                Some(size) => vec![*size],
-                None => case.sizes.iter().filter(fits).copied().collect(),
+            let (mut sizes, too_large): (Vec<[usize; 2]>, Vec<[usize; 2]>) = match &arguments.size {
+                Some(size) => (vec![*size], Vec::new()),
+                None => case.sizes.iter().copied().partition(fits),
             };
             if sizes.is_empty() {
                 sizes.extend(case.sizes.first());
             }
-            let skipped = if arguments.quick { sizes.len() - 1 } else { 0 };
-            chosen.extend(sizes.into_iter().skip(skipped).map(|shape| (case, shape, storage)));
+            if arguments.quick {
+                sizes.drain(..sizes.len() - 1);
+            } else {
+                let names = too_large.iter().map(|shape| record::name(case.op, shape, name_of(storage)));
+                chosen.left_out.extend(names);
+            }
+            chosen.cases.extend(sizes.into_iter().map(|shape| (case, shape, storage)));
         }
     }
     chosen
@@ -297,13 +337,23 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Of three digits at least.
+pub fn rate(value: f64) -> String {
+    let digits = (2.0 - value.log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{value:.digits$}")
+}
+
 fn print(record: &Record) {
     let Some(ceilings) = &record.ceilings else { return };
     println!("{}, {}", record.provenance.title(), record.provenance.kind);
-    let f16 = ceilings.fma_f16_tflop_s.map_or(String::new(), |rate| format!(", {rate:.2} of f16"));
+    let f16 = ceilings.fma_f16_tflop_s.map_or(String::new(), |of_f16| format!(", {} of f16", rate(of_f16)));
     println!(
-        "At most: copy {:.0} GB/s, triad {:.0} GB/s, multiply-add {:.2} TFLOP/s of f32{f16}; a dispatch {:.1} µs, a submit {:.0} µs.\n",
-        ceilings.copy_gb_s, ceilings.triad_gb_s, ceilings.fma_tflop_s, ceilings.dispatch_us, ceilings.submit_us
+        "At most: copy {} GB/s, triad {} GB/s, multiply-add {} TFLOP/s of f32{f16}; a dispatch {:.1} µs, a submit {:.0} µs.\n",
+        rate(ceilings.copy_gb_s),
+        rate(ceilings.triad_gb_s),
+        rate(ceilings.fma_tflop_s),
+        ceilings.dispatch_us,
+        ceilings.submit_us
     );
     let header = ["", "time", "±", "GB/s", "TFLOP/s", "of the most", "nearest limit", "error", ""];
     let mut table = table::with_header(header, 1..6);

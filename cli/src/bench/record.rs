@@ -11,7 +11,10 @@ use crate::failure::Failure;
 /// The version of the format. The number changes if an older reader would misread the file.
 pub const SCHEMA: &str = "wgloss-bench/1";
 
-/// How much two runs on an idle machine may differ.
+/// How the inputs of a case may be stored.
+const STORAGES: [&str; 3] = ["f32", "f16", "bf16"];
+
+/// By how much two runs on an idle machine may differ.
 pub const NOISE: f64 = 0.05;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,11 +48,16 @@ pub struct Provenance {
     /// The one-minute load when the run began, on systems that report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
-    /// Everything else that a repetition needs: versions, limits, features, sizes, hashes.
+    /// What else a repetition needs: versions, limits, features, sizes, hashes; cases that were `left_out`, and the signal that ended the run.
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Provenance {
+    /// "nvidia-h200-bench.json"
+    pub fn file_name(&self) -> String {
+        format!("{}-bench.json", slug(&self.adapter))
+    }
+
     /// "wgloss 0.1.0, NVIDIA H200, NVIDIA 580.159.04"
     pub fn title(&self) -> String {
         [&self.by, &self.adapter, &self.driver].map(String::as_str).join(", ")
@@ -122,11 +130,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// The case as text: "softmax 4096 × 4096", "softmax 4096 × 4096 bf16".
     pub fn name(&self) -> String {
-        let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();
-        let storage = if self.storage == "f32" { String::new() } else { format!(" {}", self.storage) };
-        format!("{} {}{storage}", self.op, shape.join(" × "))
+        name(&self.op, &self.shape, &self.storage)
     }
 
     /// The median of the samples.
@@ -151,8 +156,12 @@ impl Case {
         self.flop / self.seconds() / 1e12
     }
 
-    /// The time that the adapter's ceilings allow, as a share of the time it took. None for a wrong result, or if the
-    /// least bytes and FLOP are not known.
+    /// The fastest sample, which other programs on the machine disturb least.
+    pub fn fastest(&self) -> f64 {
+        quantile(&self.samples_s, 0.0)
+    }
+
+    /// The time that the adapter's own ceilings allow, as a share of the time it took; none for a wrong answer, or where what must move is not said.
     pub fn share(&self, ceilings: &Ceilings) -> Option<f64> {
         let least = self.least(ceilings);
         (self.is_right() && least > 0.0).then(|| least / self.seconds())
@@ -168,7 +177,14 @@ impl Case {
     }
 }
 
-/// A name for files: "nvidia-h200".
+/// "softmax 4096 × 4096", "softmax 4096 × 4096 bf16".
+pub fn name(op: &str, shape: &[usize], storage: &str) -> String {
+    let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let storage = if storage == "f32" { String::new() } else { format!(" {storage}") };
+    format!("{op} {}{storage}", shape.join(" × "))
+}
+
+/// "nvidia-h200"
 pub fn slug(name: &str) -> String {
     let letters = name.to_lowercase();
     let words = letters.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
@@ -191,13 +207,6 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
 }
 
 impl Record {
-    /// The name of the file: "nvidia-h200-bench.json".
-    pub fn file_name(&self) -> String {
-        format!("{}-bench.json", slug(&self.provenance.adapter))
-    }
-
-    /// Reads a result.
-    ///
     /// # Errors
     ///
     /// What in the file is wrong, and where.
@@ -219,12 +228,64 @@ impl Record {
         if let Some(twice) = record.cases.iter().map(Case::name).find(|name| !names.insert(name.clone())) {
             return Err(Failure::input(format!("{name}: expected each case once, found {twice} twice")));
         }
-        for case in &record.cases {
-            if case.samples_s.is_empty() || case.samples_s.iter().any(|seconds| *seconds <= 0.0) {
-                return Err(Failure::input(format!("{name}: {}: expected samples above 0 s", case.name())));
+        record.check().map_err(|what| Failure::input(format!("{name}: {what}")))?;
+        Ok(record)
+    }
+
+    /// Refuses numbers that no measurement gives: what follows divides by them and draws them on logarithmic axes.
+    fn check(&self) -> Result<(), String> {
+        let refuse = |place: &str, what: &str, expected: &str, found: f64| {
+            Err(format!("{place}: {what}: expected {expected}, found {found}"))
+        };
+        if let Some(Ceilings { copy_gb_s, triad_gb_s, fma_tflop_s, fma_f16_tflop_s, dispatch_us, submit_us }) =
+            self.ceilings
+        {
+            let rates = [
+                ("copy_gb_s", Some(copy_gb_s)),
+                ("triad_gb_s", Some(triad_gb_s)),
+                ("fma_tflop_s", Some(fma_tflop_s)),
+                ("fma_f16_tflop_s", fma_f16_tflop_s),
+                ("dispatch_us", Some(dispatch_us)),
+                ("submit_us", Some(submit_us)),
+            ];
+            for (what, value) in rates.into_iter().filter_map(|(what, value)| Some((what, value?))) {
+                if !(1e-6..=1e9).contains(&value) {
+                    return refuse("ceilings", what, "from 1e-6 to 1e9", value);
+                }
             }
         }
-        Ok(record)
+        for case in &self.cases {
+            let name = case.name();
+            if !STORAGES.contains(&&*case.storage) {
+                return Err(format!("{name}: storage: expected one of {}", STORAGES.join(", ")));
+            }
+            if case.samples_s.is_empty() {
+                return Err(format!("{name}: samples_s: expected samples, found none"));
+            }
+            let times = case.samples_s.iter().map(|&seconds| ("samples_s", seconds));
+            let times = times.chain(case.probe_s.map(|seconds| ("probe_s", seconds)));
+            for (what, seconds) in times {
+                if !(1e-9..=1e9).contains(&seconds) {
+                    return refuse(&name, what, "from 1e-9 to 1e9 s", seconds);
+                }
+            }
+            if !(1.0..=1e18).contains(&case.bytes) {
+                return refuse(&name, "bytes", "from 1 to 1e18", case.bytes);
+            }
+            if !(case.flop == 0.0 || (1.0..=1e24).contains(&case.flop)) {
+                return refuse(&name, "flop", "0, or from 1 to 1e24", case.flop);
+            }
+            if case.error.is_some() != case.tolerance.is_some() {
+                return Err(format!("{name}: expected error and tolerance, or neither, found one of them"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cases that did not fit the adapter's memory or the time, by name.
+    pub fn left_out(&self) -> Vec<&str> {
+        let names = self.provenance.details.get("left_out").and_then(serde_json::Value::as_array);
+        names.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
     }
 
     /// Whether the samples differ by more than those of two runs on an idle machine, or the adapter was slower than at
@@ -241,5 +302,46 @@ impl Record {
         let cases: Vec<String> =
             self.cases.iter().map(|case| serde_json::to_string(case).unwrap_or_default()).collect();
         head.replace("\"cases\": []", &format!("\"cases\": [\n    {}\n  ]", cases.join(",\n    "))) + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Numbers that no measurement gives, of which some would make a plot of them endless.
+    #[test]
+    fn absurd_numbers_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("result.json");
+        let told = |place: &str, value: serde_json::Value| {
+            let mut record = json!({
+                "schema": SCHEMA, "unix_time": 0,
+                "provenance": {"by": "", "adapter": "", "kind": "", "driver": "", "backend": "", "os": "", "cpu_threads": 2, "details": {}},
+                "ceilings": {"copy_gb_s": 100.0, "triad_gb_s": 100.0, "fma_tflop_s": 1.0, "dispatch_us": 1.0, "submit_us": 1.0},
+                "cases": [{"op": "l2", "shape": [7], "storage": "f32", "bytes": 168.0, "flop": 2.0, "clock": "device", "samples_s": [1.0],
+                    "probe_s": 1.0, "error": 0.0, "tolerance": 1e-7}],
+            });
+            *record.pointer_mut(place).unwrap() = value;
+            std::fs::write(&path, record.to_string()).unwrap();
+            Record::read(&path).map(drop).map_err(|failure| failure.message)
+        };
+        assert_eq!(told("/unix_time", json!(5)), Ok(()));
+        for (place, value, want) in [
+            ("/ceilings/copy_gb_s", json!(0.0), "ceilings: copy_gb_s: expected from 1e-6 to 1e9, found 0"),
+            ("/ceilings/fma_tflop_s", json!(-1.0), "found -1"),
+            ("/cases/0/bytes", json!(0.0), "l2 7: bytes: expected from 1 to 1e18, found 0"),
+            ("/cases/0/bytes", json!(1e-300), "bytes"),
+            ("/cases/0/flop", json!(-2.0), "flop"),
+            ("/cases/0/samples_s", json!([]), "samples_s"),
+            ("/cases/0/samples_s", json!([1.0, 1e300]), "samples_s: expected from 1e-9 to 1e9 s"),
+            ("/cases/0/probe_s", json!(0.0), "probe_s"),
+            ("/cases/0/storage", json!("f64"), "storage: expected one of f32, f16, bf16"),
+            ("/cases/0/tolerance", json!(null), "expected error and tolerance"),
+        ] {
+            let told = told(place, value).unwrap_err();
+            assert!(told.starts_with(&path.display().to_string()) && told.contains(want), "{place}: {told}");
+        }
     }
 }

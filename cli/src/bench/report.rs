@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::compare::{self, Verdict};
-use super::duration;
-use super::record::{Case, Ceilings, Record};
+use super::compare::{Comparison, Verdict};
+use super::record::{Case, Ceilings, Clock, Record};
+use super::{duration, rate};
 use crate::failure::Failure;
 use crate::run;
 
@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Markdown for an issue instead of a page.
     #[arg(long)]
     markdown: bool,
+    /// Replace the file that is written.
+    #[arg(long)]
+    overwrite: bool,
 }
 
 pub fn report(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -38,6 +41,7 @@ pub fn report(arguments: &Arguments) -> Result<ExitCode, Failure> {
         (Some(out), _) => out,
     };
     run::keeps(out, &arguments.results)?;
+    run::check_output(out, arguments.overwrite)?;
     let text = if arguments.markdown { Ok(markdown(&records)) } else { page(&records) };
     let text = text.map_err(|error| Failure { message: format!("the page cannot be drawn: {error}"), code: 1 })?;
     run::write_file(out, text.as_bytes())?;
@@ -66,7 +70,8 @@ fn find<'a>(record: &'a Record, name: &str) -> Option<&'a Case> {
 fn markdown(records: &[Record]) -> String {
     let mut text = String::new();
     for (index, record) in records.iter().enumerate() {
-        let _ = writeln!(text, "{}. {}{}", index + 1, record.provenance.title(), limits_text(record));
+        let told = format!("{}; {}", record.provenance.title(), circumstances(record).join("; "));
+        let _ = writeln!(text, "{}. {}{}", index + 1, of_markdown(&told), limits_text(record));
     }
     let heads: String = (1..=records.len()).map(|index| format!(" {index} |")).collect();
     let _ = writeln!(text, "\n| case |{heads}\n|---|{}", "---:|".repeat(records.len()));
@@ -77,22 +82,47 @@ fn markdown(records: &[Record]) -> String {
             Some(case) => {
                 let share = limits(record, records).and_then(|limits| case.share(limits));
                 let share = share.map_or(String::new(), |share| format!(" ({:.0} %)", 100.0 * share));
-                format!(" {}{share} |", duration(case.seconds()))
+                format!(" {}{share}{} |", duration(case.seconds()), marks(record, case))
             }
         };
-        let _ = writeln!(text, "| {name} |{}", records.iter().map(cell).collect::<String>());
+        let _ = writeln!(text, "| {} |{}", of_markdown(&name), records.iter().map(cell).collect::<String>());
     }
-    text += "\nMedians; in brackets the share of what the adapter can do at most.\n";
+    text += "\nMedians; in brackets the share of what the adapter can do at most. noisy: the samples or the adapter itself varied by more than 5 %. host: by the host's clock.\n";
     text
 }
 
 fn limits_text(record: &Record) -> String {
     record.ceilings.as_ref().map_or(String::new(), |limits| {
-        format!(": copy {:.0} GB/s, f32 {:.2} TFLOP/s", limits.copy_gb_s, limits.fma_tflop_s)
+        format!(": copy {} GB/s, f32 {} TFLOP/s", rate(limits.copy_gb_s), rate(limits.fma_tflop_s))
     })
 }
 
-/// Text, escaped for HTML.
+/// On what and when it was measured, beside the adapter and its driver.
+fn circumstances(record: &Record) -> Vec<String> {
+    let provenance = &record.provenance;
+    let date = jiff::Timestamp::from_second(record.unix_time as i64).map(|time| time.strftime("%Y-%m-%d").to_string());
+    let cpu = provenance.cpu.as_ref().map_or(String::new(), |cpu| format!("{cpu}, "));
+    let mut told =
+        vec![provenance.backend.clone(), format!("{}, {cpu}{} threads", provenance.os, provenance.cpu_threads)];
+    told.extend(date);
+    told.extend(provenance.load.map(|load| format!("load {load}")));
+    told
+}
+
+/// What to know before a time is trusted.
+fn marks(record: &Record, case: &Case) -> String {
+    let noisy = if record.is_noisy(case) { " noisy" } else { "" };
+    let host = if case.clock == Clock::Host { " host" } else { "" };
+    format!("{noisy}{host}")
+}
+
+/// Text inside a table or a list of Markdown.
+fn of_markdown(text: &str) -> String {
+    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    one_line.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// Text inside HTML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -127,10 +157,11 @@ fn page(records: &[Record]) -> Result<String, Box<dyn std::error::Error>> {
     for (index, record) in records.iter().enumerate() {
         write!(
             html,
-            "<th>{}. {}<br><span class=\"muted\">{}</span></th>",
+            "<th>{}. {}<br><span class=\"muted\">{}<br>{}</span></th>",
             index + 1,
             escaped(&record.provenance.by),
-            escaped(&record.provenance.adapter)
+            escaped(&record.provenance.adapter),
+            escaped(&record.provenance.driver)
         )?;
     }
     html += "</tr>\n";
@@ -138,7 +169,7 @@ fn page(records: &[Record]) -> Result<String, Box<dyn std::error::Error>> {
         write!(html, "<tr><td>{}</td>", escaped(&name))?;
         for record in records {
             html += &find(record, &name)
-                .map_or("<td></td>".to_owned(), |case| cell(case, record.is_noisy(case), limits(record, records)));
+                .map_or("<td></td>".to_owned(), |case| cell(case, &marks(record, case), limits(record, records)));
         }
         html += "</tr>\n";
     }
@@ -158,16 +189,18 @@ fn card(number: usize, record: &Record) -> String {
     let provenance = &record.provenance;
     let mut rows = vec![("by", provenance.by.clone()), ("driver", provenance.driver.clone())];
     if let Some(limits) = &record.ceilings {
-        rows.push(("copy", format!("{:.0} GB/s", limits.copy_gb_s)));
-        rows.push(("triad", format!("{:.0} GB/s", limits.triad_gb_s)));
-        rows.push(("multiply-add, f32", format!("{:.2} TFLOP/s", limits.fma_tflop_s)));
-        rows.extend(limits.fma_f16_tflop_s.map(|rate| ("multiply-add, f16", format!("{rate:.2} TFLOP/s"))));
+        rows.push(("copy", format!("{} GB/s", rate(limits.copy_gb_s))));
+        rows.push(("triad", format!("{} GB/s", rate(limits.triad_gb_s))));
+        rows.push(("multiply-add, f32", format!("{} TFLOP/s", rate(limits.fma_tflop_s))));
+        rows.extend(limits.fma_f16_tflop_s.map(|of_f16| ("multiply-add, f16", format!("{} TFLOP/s", rate(of_f16)))));
         rows.push(("a dispatch", format!("{:.1} µs", limits.dispatch_us)));
         rows.push(("a submit", format!("{:.0} µs", limits.submit_us)));
     }
     let tuning = provenance.details.get("tuning").and_then(serde_json::Value::as_str);
     rows.extend(tuning.map(|tuning| ("sizes", sizes(tuning))));
-    rows.push(("system", format!("{}, {} threads", provenance.os, provenance.cpu_threads)));
+    rows.push(("measured", circumstances(record)[1..].join("; ")));
+    let shaders = provenance.details.get("shaders").and_then(serde_json::Value::as_str);
+    rows.extend(shaders.map(|hash| ("shaders", hash.to_owned())));
     let rows: String = rows.iter().map(|(key, value)| format!("<dt>{key}</dt><dd>{}</dd>", escaped(value))).collect();
     format!(
         "<div class=\"card\"><b>{number}. {}</b> <span class=\"muted\">{}, {}</span><dl>{rows}</dl></div>",
@@ -183,23 +216,25 @@ fn sizes(tuning: &str) -> String {
     fields.map(|field| field.replace(':', "")).collect::<Vec<_>>().join(", ")
 }
 
-fn cell(case: &Case, is_noisy: bool, limits: Option<&Ceilings>) -> String {
+fn cell(case: &Case, marks: &str, limits: Option<&Ceilings>) -> String {
     let time = duration(case.seconds());
     if !case.is_right() {
         return format!("<td>{time} <span class=\"bad\">WRONG</span></td>");
     }
-    let noisy = if is_noisy { " <span class=\"muted\">noisy</span>" } else { "" };
+    let noisy = if marks.is_empty() { String::new() } else { format!("<span class=\"muted\">{marks}</span>") };
     let Some((limits, share)) = limits.and_then(|limits| Some((limits, case.share(limits)?))) else {
         return format!("<td>{time}{noisy}</td>");
     };
     let rate = if case.is_arithmetic(limits) {
-        format!("{:.2} TFLOP/s", case.tflop_s())
+        format!("{} TFLOP/s", rate(case.tflop_s()))
     } else {
-        format!("{:.0} GB/s", case.gb_s())
+        format!("{} GB/s", rate(case.gb_s()))
     };
     let error = case.error.map_or(String::new(), |error| format!(", error {error:.1e}"));
+    let cpu = case.cpu_s.map_or(String::new(), |seconds| format!(", CPU {}", duration(seconds)));
+    let memory = case.memory_bytes.map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
     format!(
-        "<td title=\"{rate}, ± {:.1} %{error}\"><div class=\"cell\"><span>{time}{noisy}</span><div class=\"track\"><div class=\"fill{}\" style=\"width:{:.1}%\"></div></div><span class=\"pct\">{:.0} %</span></div></td>",
+        "<td title=\"{rate}, ± {:.1} %{error}{cpu}{memory}\"><div class=\"cell\"><span>{time}{noisy}</span><div class=\"track\"><div class=\"fill{}\" style=\"width:{:.1}%\"></div></div><span class=\"pct\">{:.0} %</span></div></td>",
         100.0 * case.spread(),
         if case.is_arithmetic(limits) { " arith" } else { "" },
         (100.0 * share).min(100.0),
@@ -215,34 +250,37 @@ fn verdicts(records: &[Record]) -> String {
     let mut html = String::new();
     for (index, after) in records.iter().enumerate() {
         let Some(at) = records[..index].iter().rposition(|before| key(before) == key(after)) else { continue };
-        let (drift, pairs) = (compare::drift(&records[at], after), compare::pairs(&records[at], after));
-        if pairs.is_empty() {
+        let comparison = Comparison::of(&records[at], after);
+        if comparison.pairs.is_empty() {
             continue;
         }
+        let notes: Vec<String> = comparison.notes.iter().map(|note| escaped(note)).collect();
         let _ = write!(
             html,
-            "<h2>{} against {}</h2>\n<table><tr><th>case</th><th>before</th><th>after</th><th>after / before</th><th></th></tr>",
+            "<h2>{} against {}</h2>\n<p class=\"muted\">{}</p>\n<table><tr><th>case</th><th>before</th><th>after</th><th>after / before</th><th></th></tr>",
             index + 1,
-            at + 1
+            at + 1,
+            notes.join("<br>")
         );
-        for &(old, new) in &pairs {
-            let verdict = Verdict::of(old, new, drift);
-            let class = if matches!(verdict, Verdict::Slower | Verdict::Wrong) { "bad" } else { "muted" };
+        for pair in &comparison.pairs {
+            let class = if matches!(pair.verdict, Verdict::Slower | Verdict::Wrong) { "bad" } else { "muted" };
             let _ = writeln!(
                 html,
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td class=\"{class}\">{}</td></tr>",
-                escaped(&new.name()),
-                duration(old.seconds()),
-                duration(new.seconds()),
-                new.seconds() / old.seconds(),
-                verdict.name()
+                escaped(&pair.after.name()),
+                duration(pair.before.seconds()),
+                duration(pair.after.seconds()),
+                pair.ratio(),
+                pair.verdict.name()
             );
         }
-        let _ = writeln!(
-            html,
-            "<tr><td>geometric mean</td><td></td><td></td><td>{:.2}</td><td></td></tr></table>",
-            compare::mean(&pairs)
-        );
+        let mean = comparison.mean().map_or("—".to_owned(), |mean| format!("{mean:.2}"));
+        let _ = writeln!(html, "<tr><td>geometric mean</td><td></td><td></td><td>{mean}</td><td></td></tr></table>");
+        for (number, names) in [at + 1, index + 1].into_iter().zip(&comparison.only) {
+            if !names.is_empty() {
+                let _ = writeln!(html, "<p class=\"muted\">Only in {number}: {}</p>", escaped(&names.join(", ")));
+            }
+        }
     }
     html
 }
@@ -317,7 +355,10 @@ fn draw(
     for column in labels.chunk_by(|((left, _), ..), ((next, _), ..)| next - left < NEAR) {
         let mut column = column.to_vec();
         column.sort_by_key(|((_, top), ..)| *top);
+        // Names stand to the right of their points, or as far to the left as the longest needs.
+        let widest = column.iter().map(|(_, op, _)| LETTER * op.len() as i32).max().unwrap_or_default();
         let left = column.iter().map(|((left, _), ..)| left + 18).max().unwrap_or_default();
+        let left = left.min(SIZE.0 as i32 - 4 - widest);
         let points: Vec<i32> = column.iter().map(|((_, top), ..)| *top).collect();
         for (((point_left, point_top), op, colour), top) in column.iter().zip(spread(&points, bottom)) {
             let line = vec![(point_left + 5, *point_top), (left - 3, top)];
@@ -331,6 +372,8 @@ fn draw(
 
 /// Names go into separate columns if their points are at least this many pixels apart.
 const NEAR: i32 = 90;
+/// Pixels of a letter, about.
+const LETTER: i32 = 7;
 /// Pixels between names.
 const LINE: i32 = 12;
 

@@ -233,5 +233,9 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
     for name in [EMBEDDINGS, IDS, HELD_OUT, METRICS].into_iter().filter(|&name| run.path(name).exists()) {
         say!("wrote {}", run.path(name).display());
     }
-    Ok(if outcome.end == End::Stopped { stop::code() } else { ExitCode::SUCCESS })
+    Ok(match &outcome.end {
+        End::Diverged(_) => ExitCode::from(1),
+        End::Stopped => stop::code(),
+        End::Finished => ExitCode::SUCCESS,
+    })
 }

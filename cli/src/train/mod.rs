@@ -3,6 +3,7 @@
 mod interactions;
 mod update;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -25,7 +26,7 @@ use crate::table;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Queries: a .npy file, float32 or float16, shape [n, d]. Without --queries and --keys the bundled digits are used.
+    /// Queries: a .npy file of float16, float32 or float64, which is rounded to float32, shape [n, d]. Without --queries and --keys the bundled digits are used.
     #[arg(long, requires = "keys", value_name = "FILE")]
     queries: Option<PathBuf>,
     /// Keys: a .npy file of as many rows; row i belongs to row i of the queries.
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// Passes over the training pairs [default: 200 for the digits, 10 for files of pairs, 20 for interactions].
     #[arg(long)]
     pub epochs: Option<usize>,
+    /// Stop after so many epochs in a row that were not better on the held-out pairs [default: no].
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    patience: Option<u32>,
     /// Temperature. For pairs the initial one, since it is learned [default: 0.07]; for interactions a constant [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
@@ -154,6 +158,7 @@ impl Arguments {
             ("--queue", self.queue.is_some()),
             ("--matryoshka", !self.matryoshka.is_empty()),
             ("--held-out", self.held_out.is_some()),
+            ("--patience", self.patience.is_some()),
             ("--clip", self.update.clip.is_some()),
             ("a form of the contrastive loss", forms),
         ]
@@ -169,7 +174,6 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(option) = arguments.interactions.given() {
         return Err(Failure::input(format!("{option}: expected with --interactions, found without")));
     }
-    arguments.update.check(Kind::Sgd)?;
     let (pairs, source) = match (&arguments.queries, &arguments.keys) {
         (Some(queries), Some(keys)) => {
             let pairs = data::files(queries, keys)?;
@@ -192,7 +196,9 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if bundled {
         config = Config { hidden: 128, dim: 32, batch: 256, epochs: 200, rate: 0.05, ..config };
     }
-    let config = configure(arguments, config, &pairs);
+    let kind = kind(arguments, &config, &pairs);
+    arguments.update.check(kind)?;
+    let config = configure(arguments, kind, config, &pairs);
     config.check(&pairs)?;
     let gpu = open(arguments.adapter.as_deref())?;
     let default = if bundled { "runs/digits" } else { "runs/pairs" };
@@ -206,7 +212,17 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
             say!("towers:  {} and {} -> {hidden} -> {}", pairs.query_cols(), pairs.key_cols(), config.dim);
         }
     }
-    let (mut watch, mut stop) = (Watch::new(&config, &pairs), Stop::on_ctrl_c()?);
+    match pairs.known(&split) {
+        0 => {}
+        known => say!(
+            "note:    {known} held-out pairs have a key or an id that is trained on: for them new queries are ranked, not new keys"
+        ),
+    }
+    let steps = (split.train.len() / config.batch).saturating_mul(config.epochs);
+    if config.schedule.warm_up > steps {
+        say!("note:    --warm-up {} is longer than the training, {steps} steps", config.schedule.warm_up);
+    }
+    let (mut watch, mut stop) = (Watch::new(&config, &pairs, arguments.patience), Stop::on_ctrl_c()?);
 
     let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let adapter = gpu.as_ref().map_or("CPU reference".to_owned(), |gpu| crate::describe(gpu.info()));
@@ -217,26 +233,38 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "lr": config.rate, "update": update::record(config.optimizer, config.schedule), "clip": config.clip.map(crate::shortest), "temperature": crate::shortest(config.temperature),
         "seed": config.seed, "queue": config.queue, "matryoshka": config.matryoshka, "loss": record_of_loss(&config.loss),
     });
-    let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| stop.after(watch.see(&event, &mut run, &about)));
+    let outcome = fit(gpu.as_ref(), &pairs, &config, &mut |event| {
+        let kept = watch.see(&event, &mut run, &about);
+        if watch.is_out_of_patience() && kept.is_ok() { ControlFlow::Break(()) } else { stop.after(kept) }
+    });
     watch.bar.finish_and_clear();
     stop.failure()?;
     finish(&outcome?, watch, &mut run, &source, &about)
 }
 
-fn configure(arguments: &Arguments, defaults: Config, pairs: &Pairs) -> Config {
+/// The optimizer. SGD, whose rate of 0.1 suits maps that both start at the identity; for others, which start at random, it depends on the widths, and Adam's
+/// does not.
+fn kind(arguments: &Arguments, defaults: &Config, pairs: &Pairs) -> Kind {
+    let (hidden, dim) = (arguments.hidden.unwrap_or(defaults.hidden), arguments.dim.unwrap_or(defaults.dim));
+    let starts_at_identity = hidden == 0 && [pairs.query_cols(), pairs.key_cols()] == [dim, dim];
+    let is_sgd = starts_at_identity || arguments.queries.is_none() || arguments.update.has_momentum();
+    arguments.update.kind(if is_sgd { Kind::Sgd } else { Kind::Adam })
+}
+
+fn configure(arguments: &Arguments, kind: Kind, defaults: Config, pairs: &Pairs) -> Config {
     // The size of Adam's steps is that of the rate, whatever the gradients. SGD's steps grow with the number of losses
     // that are summed.
     let losses = 1 + arguments.matryoshka.len();
-    let rate = if arguments.update.kind(Kind::Sgd) == Kind::Sgd { defaults.rate / losses as f64 } else { 0.001 };
+    let rate = if kind == Kind::Sgd { defaults.rate / losses as f64 } else { 0.001 };
     let mut config = Config {
         hidden: arguments.hidden.unwrap_or(defaults.hidden),
         dim: arguments.dim.unwrap_or(defaults.dim),
         epochs: arguments.epochs.unwrap_or(defaults.epochs),
-        optimizer: arguments.update.optimizer(Kind::Sgd, 0.9),
+        optimizer: arguments.update.optimizer(kind, 0.9),
         rate: arguments.update.lr.unwrap_or(rate),
         schedule: arguments.update.schedule(),
         clip: arguments.update.clip,
-        temperature: arguments.temperature.unwrap_or(defaults.temperature),
+        temperature: arguments.temperature.unwrap_or(defaults.temperature.max(1.0 / arguments.forms.max_scale)),
         loss: arguments.forms.options(),
         queue: arguments.queue.unwrap_or(defaults.queue),
         matryoshka: arguments.matryoshka.clone(),
@@ -264,6 +292,9 @@ pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
     }
 }
 
+/// A loss that has not fallen below this share of the first is told.
+const FALLEN: f64 = 0.99;
+
 /// Shows the progress of training and logs it.
 struct Watch {
     bar: ProgressBar,
@@ -274,13 +305,45 @@ struct Watch {
     /// The metrics for each length of `matryoshka`, before training, then after each epoch.
     of_prefixes: Vec<Vec<Metrics>>,
     start: Instant,
-    /// The number of the first steps, and the time when they were done.
-    warm: Option<(usize, Instant)>,
+    /// How fast steps are, in the epoch and in all epochs so far.
+    pace: [Pace; 2],
+    /// When the steps that are told next began: what is measured between epochs is no training.
+    began: Instant,
+    /// Whether kernels are compiled.
+    is_warm: bool,
     epoch: usize,
+    /// The epoch with the largest mean reciprocal rank so far, 0 for the start.
+    best: usize,
+    patience: Option<u32>,
+    /// Whether keys of past steps add to the loss.
+    has_queue: bool,
+}
+
+/// Pairs that were trained on, and in how many seconds.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    pairs: usize,
+    seconds: f64,
+}
+
+impl Pace {
+    fn add(&mut self, pairs: usize, seconds: f64) {
+        *self = Pace { pairs: self.pairs + pairs, seconds: self.seconds + seconds };
+    }
+
+    /// Pairs per second; none where nothing was timed.
+    fn speed(self) -> Option<f64> {
+        (self.pairs > 0).then(|| self.pairs as f64 / self.seconds.max(1e-9))
+    }
+
+    /// At the end of a sentence.
+    fn clause(self) -> String {
+        self.speed().map_or_else(String::new, |speed| format!(", {speed:.0} pairs/s"))
+    }
 }
 
 impl Watch {
-    fn new(config: &Config, pairs: &Pairs) -> Self {
+    fn new(config: &Config, pairs: &Pairs, patience: Option<u32>) -> Self {
         Watch {
             bar: ProgressBar::hidden(),
             batch: config.batch,
@@ -289,15 +352,27 @@ impl Watch {
             of_prefixes: Vec::new(),
             curves: Curves { chance: config.by_chance(pairs), ..Default::default() },
             start: Instant::now(),
-            warm: None,
+            pace: Default::default(),
+            began: Instant::now(),
+            is_warm: false,
             epoch: 0,
+            best: 0,
+            patience,
+            has_queue: config.queue > 0,
         }
     }
 
-    /// Pairs per second, without the first steps, in which kernels are compiled.
-    fn speed(&self) -> f64 {
-        let (before, since) = self.warm.unwrap_or((0, self.start));
-        ((self.curves.losses.len() - before) * self.batch) as f64 / since.elapsed().as_secs_f64().max(1e-9)
+    /// Whether so many epochs in a row were not better that the training ends.
+    fn is_out_of_patience(&self) -> bool {
+        self.patience.is_some_and(|patience| self.epoch - self.best >= patience as usize)
+    }
+
+    /// The loss at first, before a queue has keys that add to it, and of the last epoch.
+    fn first_and_last_loss(&self) -> Option<[f64; 2]> {
+        let steps = self.curves.steps_per_epoch;
+        let epochs: Vec<f64> = self.curves.losses.chunks_exact(steps.max(1)).map(mean).collect();
+        let first = if self.has_queue { *epochs.first()? } else { f64::from(*self.curves.losses.first()?) };
+        Some([first, *epochs.last()?])
     }
 
     /// The metrics for each length to which embeddings may be cut, as JSON.
@@ -318,6 +393,7 @@ impl Watch {
                     "{pos}/{len} steps, {eta} left, {msg}",
                 );
                 self.start = Instant::now();
+                self.began = self.start;
                 run.log(&json!({
                     "event": "start", "run": about, "before": record(&before), "matryoshka": self.record(matryoshka),
                 }))
@@ -331,36 +407,47 @@ impl Watch {
                 let loss = losses.last().copied().unwrap_or(f32::NAN);
                 self.bar.inc(losses.len() as u64);
                 let recall = self.curves.metrics.last().map_or(0.0, |metrics| metrics.recall_at_1);
-                let speed = match self.warm {
-                    Some(_) => format!(", {:.0} pairs/s", self.speed()),
-                    None => String::new(),
-                };
-                self.bar
-                    .set_message(format!("loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}{speed}"));
-                if self.warm.is_none() {
-                    self.warm = Some((self.curves.losses.len(), Instant::now()));
+                let seconds = self.began.elapsed().as_secs_f64();
+                self.began = Instant::now();
+                if self.is_warm {
+                    self.pace.iter_mut().for_each(|pace| pace.add(losses.len() * self.batch, seconds));
+                } else {
+                    self.is_warm = true; // kernels were compiled
                     self.bar.reset_eta();
                 }
+                let speed = self.pace[1].clause();
+                self.bar
+                    .set_message(format!("loss {loss:.4}, temperature {temperature:.4}, recall@1 {recall:.3}{speed}"));
                 Ok(())
             }
             Event::Epoch { epoch, loss, temperature, held_out, matryoshka, model } => {
                 self.curves.metrics.push(held_out);
                 self.of_prefixes.push(matryoshka.to_vec());
                 self.epoch = epoch;
+                let [of_epoch, _] = self.pace;
                 if progress::tells(&self.bar, epoch, self.epochs) {
-                    let speed = self.speed();
-                    let shown = sentence(&held_out);
-                    say!("epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}, {speed:.0} pairs/s");
+                    let (shown, speed) = (sentence(&held_out), of_epoch.clause());
+                    say!("epoch {epoch}: loss {loss:.4}, temperature {temperature:.4}, {shown}{speed}");
                 }
                 let losses = &self.curves.losses[self.curves.losses.len() - self.curves.steps_per_epoch..];
                 run.log(&json!({
                     "event": "epoch", "epoch": epoch, "loss": loss, "temperature": temperature, "held_out": record(&held_out),
-                    "matryoshka": self.record(matryoshka), "pairs_per_second": self.speed(), "losses": losses,
+                    "matryoshka": self.record(matryoshka), "pairs_per_second": of_epoch.speed(), "losses": losses,
                 }))?;
-                run.weights(model, &kept(about, epoch))
+                (self.pace[0], self.began) = (Pace::default(), Instant::now());
+                let of_best = self.curves.metrics[self.best].mean_reciprocal_rank;
+                if held_out.mean_reciprocal_rank > of_best {
+                    self.best = epoch;
+                    run.weights(model, &kept(about, epoch))?;
+                }
+                Ok(())
             }
         }
     }
+}
+
+fn mean(losses: &[f32]) -> f64 {
+    losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64
 }
 
 /// The options of the loss that differ from the defaults, as JSON.
@@ -400,19 +487,22 @@ fn finish(
     source: &str,
     about: &serde_json::Value,
 ) -> Result<ExitCode, Failure> {
-    let interrupted = outcome.end == End::Stopped;
-    let epoch = if interrupted { watch.epoch } else { outcome.best_epoch };
+    let gave_up = outcome.end == End::Stopped && watch.is_out_of_patience();
+    let interrupted = outcome.end == End::Stopped && !gave_up;
+    let epoch = outcome.best_epoch;
     if interrupted && watch.epoch == 0 {
         say!("stopped before the first epoch was done: nothing to keep");
         return Ok(stop::code());
     }
-    if !interrupted {
-        run.weights(&outcome.model, &kept(about, epoch))?;
+    if let (End::Diverged(how), 0) = (&outcome.end, epoch) {
+        say!("diverged: {how}; a lower --lr helps. No epoch did better than the start: nothing to keep");
+        return Ok(ExitCode::from(1));
     }
+    run.weights(&outcome.model, &kept(about, epoch))?;
     watch.curves.best_epoch = epoch;
     let after = watch.curves.metrics[epoch];
     let of_prefixes = watch.record(&watch.of_prefixes[epoch]);
-    let end = run::word(&outcome.end);
+    let end = if gave_up { "patience" } else { run::word(&outcome.end) };
     run.log(&json!({"event": "end", "end": end, "epoch": epoch, "after": record(&after), "matryoshka": of_prefixes}))?;
     let title = format!("wgloss train: {source}");
     run.picture(PLOT, watch.curves.svg(&title))?;
@@ -424,8 +514,18 @@ fn finish(
     match &outcome.end {
         End::Finished if epoch == 0 => say!("the weights are {whose}"),
         End::Finished => {}
-        End::Stopped => say!("stopped: the weights are {whose}, the last one done"),
+        End::Stopped if gave_up => say!("ended by --patience after epoch {}: the weights are {whose}", watch.epoch),
+        End::Stopped => say!("stopped after epoch {}: the weights are {whose}", watch.epoch),
         End::Diverged(how) => say!("diverged: {how}; a lower --lr helps. The weights are {whose}"),
+    }
+    if let Some([first, last]) = watch.first_and_last_loss() {
+        if first == 0.0 && last == 0.0 {
+            say!("note:    the loss was 0 from the first step on, so that nothing was learned");
+        } else if last > FALLEN * first {
+            say!(
+                "note:    the loss has not fallen, {first:.4} at first and {last:.4} in the last epoch: another --lr or --optimizer may help"
+            );
+        }
     }
     say!("{}", comparison(&watch, epoch));
     let seconds = watch.start.elapsed().as_secs_f64();
@@ -433,7 +533,11 @@ fn finish(
     for name in [WEIGHTS, METRICS, PLOT] {
         say!("wrote {}", run.path(name).display());
     }
-    Ok(if interrupted { stop::code() } else { ExitCode::SUCCESS })
+    Ok(match &outcome.end {
+        End::Diverged(_) => ExitCode::from(1),
+        End::Stopped if interrupted => stop::code(),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn comparison(watch: &Watch, epoch: usize) -> Table {

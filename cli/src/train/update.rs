@@ -10,7 +10,7 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Update")]
 pub struct Update {
-    /// The optimizer [default: sgd for pairs, adam for interactions].
+    /// The optimizer [default: sgd for the digits and for pairs whose maps both start at the identity, else adam].
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<Kind>,
     /// Learning rate [default: 0.01 for interactions. For pairs 0.001 with adam; with sgd 0.05 for the digits and 0.1 for files, divided by 1 + the number of --matryoshka's lengths].
@@ -54,6 +54,10 @@ impl Update {
             return Err(Failure::input("--momentum: expected with --optimizer sgd, found with another"));
         }
         Ok(())
+    }
+
+    pub fn has_momentum(&self) -> bool {
+        self.momentum.is_some()
     }
 
     pub fn kind(&self, default: Kind) -> Kind {

@@ -17,8 +17,8 @@
 //!
 //! Work, with U = 2·N·M·D FLOP:
 //!
-//! - [`forward`]: U.
-//! - [`backward`]: 3U.
+//! - [`forward`][]: U.
+//! - [`backward`][]: 3U.
 //! - [`forward`] with gradients: 3U if the products fit the workspace (those of all pairs if symmetric, else of at
 //!   least 128 whole rows, or of all rows if there are fewer); otherwise 4U. Always 4U for
 //!   [`Reduction::Mean`](crate::Reduction::Mean) with weights or with index/group positives, for further negatives, and
