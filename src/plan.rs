@@ -2,7 +2,7 @@ use core::cell::RefCell;
 
 use crate::accessors::{self, Format};
 use crate::gpu::{Scratch, alignment};
-use crate::kernel::{Access, Content, Kernel, SHAPE, ScalarType};
+use crate::kernel::{Access, Content, Family, Kernel, SHAPE, ScalarType};
 use crate::params::Params;
 use crate::tensor::{Element, WORD};
 use crate::{Error, Gpu, Result, Storage, Tensor, Tuning};
@@ -507,7 +507,7 @@ impl<'g> Plan<'g> {
     /// How a tensor's elements are accessed, and which part of its buffer is bound: start and size in bytes.
     fn placed(&self, kernel: &Kernel, index: usize, tensor: Tensor<u32>, args: &[Arg]) -> (Format, u64, u64) {
         let shader = kernel.shader;
-        let (_, access, content) = shader.bindings[index];
+        let (name, access, content) = shader.bindings[index];
         let first = tensor.start_bytes();
         let start = first - first % alignment(self.gpu.limits());
         let size = first + tensor.span_bytes() - start;
@@ -521,7 +521,10 @@ impl<'g> Plan<'g> {
         let may_share = access == Access::Write && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
         let shares_words = tensor.storage != Storage::F32 && may_share;
         let quads = content == Content::Numbers && aligned && !shares_words && accessors::takes_quads(shader, index);
-        let wide = quads && self.gpu.tuning().wide && !may_share && accessors::takes_wide(shader, index);
+        let is_read = access == Access::Read || in_place(kernel, args).is_some_and(|(_, output)| output == name);
+        let is_narrow = is_read && shader.family == Family::Rows && !self.gpu.tuning().wide_reads;
+        let may_be_wide = self.gpu.tuning().wide && !is_narrow && !may_share;
+        let wide = quads && may_be_wide && accessors::takes_wide(shader, index);
         let unit = if quads { four } else { WORD };
         (Format { storage: tensor.storage, quads, wide, in_place: None }, start, size.next_multiple_of(unit))
     }

@@ -48,8 +48,9 @@ pub fn verifies(op: &str) {
     let Some(gpu) = gpu() else { return };
     verifies_on(&gpu.with_tuning(TUNINGS[0]), op, verify::run);
     verifies_on(&gpu.with_tuning(TUNINGS[1]), op, verify::run_briefly);
-    for seed in 1..=2 {
-        verifies_on(&gpu.with_tuning(TUNINGS[0]), op, |gpu, suite| verify::run_drawn(gpu, suite, seed));
+    for (seed, wide_reads) in [(1, true), (2, false)] {
+        let gpu = gpu.with_tuning(Tuning { wide_reads, ..TUNINGS[0] });
+        verifies_on(&gpu, op, |gpu, suite| verify::run_drawn(gpu, suite, seed));
     }
 }
 

@@ -43,18 +43,21 @@ struct Found {
     tile_y: u32,
     tile_depth: u32,
     by_subgroup: bool,
+    wide_reads: Option<bool>,
 }
 
 impl Found {
     fn new(info: &wgpu::AdapterInfo, tuning: &Tuning) -> Found {
-        let Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *tuning;
+        let Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, wide_reads, .. } = *tuning;
         let (adapter, driver) = (info.name.clone(), info.driver_info.clone());
-        Found { adapter, driver, workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup }
+        let wide_reads = Some(wide_reads);
+        Found { adapter, driver, workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, wide_reads }
     }
 
     fn on(&self, tuning: Tuning) -> Tuning {
         let Found { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, .. } = *self;
-        Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, ..tuning }
+        let wide_reads = self.wide_reads.unwrap_or(tuning.wide_reads);
+        Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, by_subgroup, wide_reads, ..tuning }
     }
 }
 
@@ -199,7 +202,8 @@ fn rows(now: &Tuning) -> Vec<Tuning> {
     let sizes =
         [(64, 256), (64, 1024), (128, 512), (128, 1024), (256, 256), (256, 512), (256, 1024), (512, 1024), (8, 8)];
     let of = |(workgroup, widest)| Tuning { workgroup, widest, by_subgroup: widest == 8, ..*now };
-    [*now].into_iter().chain(sizes.map(of)).collect()
+    let read_otherwise = now.wide.then_some(Tuning { wide_reads: !now.wide_reads, ..*now });
+    [*now].into_iter().chain(read_otherwise).chain(sizes.map(of)).collect()
 }
 
 fn short_rows(now: &Tuning) -> Vec<Tuning> {
@@ -229,7 +233,10 @@ fn distinct(gpu: &Gpu, candidates: Vec<Tuning>) -> Vec<Tuning> {
 fn name_of(family: &str, tuning: &Tuning) -> String {
     let Tuning { workgroup, packed, widest, tile_x, tile_y, tile_depth, .. } = tuning;
     match family {
-        "rows" => format!("{workgroup} lanes, {widest} at most"),
+        "rows" => {
+            let read = if tuning.wide && !tuning.wide_reads { ", read four bytes at a time" } else { "" };
+            format!("{workgroup} lanes, {widest} at most{read}")
+        }
         "short rows" => format!("{packed} lanes"),
         _ => {
             let [rows, cols] = tuning.tile();
