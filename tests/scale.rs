@@ -6,7 +6,7 @@ use wgloss::reference::siglip::Learned;
 use wgloss::verify::{Fill, SUITES};
 use wgloss::{
     Accum, Error, Gpu, Random, Reduction, Storage, Tensor, Tuning, adam, cast, cross_entropy, info_nce, l2, linear,
-    linear_cross_entropy, normalize, reference, sgd, siglip, sigmoid, softmax, tanh, wgpu,
+    linear_cross_entropy, normalize, reference, sgd, siglip, sigmoid, softmax, tanh, top_k, wgpu,
 };
 
 use crate::harness::*;
@@ -670,6 +670,28 @@ fn logits_that_are_never_stored() {
     for class in (0..classes).step_by(7919) {
         let sum = |at: usize| (0..rows).map(|row| g(row, class) * x[row * dim + at]).sum::<f64>();
         assert_near(&format!("dw of {class}"), &dw[class * dim..][..dim], &[sum(0), sum(1)], 2.0 / rows as f64);
+    }
+}
+
+/// The scores of more queries than a workspace holds chunks for.
+#[test]
+fn top_k_of_many_queries() {
+    let Some(gpu) = open(None) else { return };
+    let (queries, keys, count) = (60_000, 1100, 3);
+    let (q, k) = (Fill::Small.matrix(queries, 4, 31), Fill::Small.matrix(keys, 4, 32));
+    let (held_q, held_k) = (input(&gpu, queries, 4, &q), input(&gpu, keys, 4, &k));
+    let (ids, scores) = (gpu.zeros::<u32>(queries * count).unwrap(), output(&gpu, queries, count));
+    let ids = Tensor::<u32>::matrix(&ids, queries, count).unwrap();
+    takes_little(&gpu, |r| top_k::forward(r, held_q.view()?, held_k.view()?, None, ids, scores.view()?));
+    let (found, scores) = (gpu.read(ids).unwrap(), read(&gpu, &scores));
+    let (q, k) = (wide(&q), wide(&k));
+    for row in (0..queries).step_by(4999) {
+        let mut all: Vec<f64> = (0..keys).map(|key| dot(&q[row * 4..][..4], &k[key * 4..][..4])).collect();
+        for (at, &id) in found[row * count..][..count].iter().enumerate() {
+            assert_near(&format!("score of {id}"), &[scores[row * count + at]], &[all[id as usize]], 1.0);
+        }
+        all.sort_by(|a, b| b.total_cmp(a));
+        assert_near(&format!("best of {row}"), &scores[row * count..][..count], &all[..count], 1.0);
     }
 }
 

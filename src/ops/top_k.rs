@@ -56,7 +56,7 @@ const IDS: [usize; 2] = [10, 11];
 const SCORES: [usize; 2] = [12, 13];
 /// The largest number of slices into which the columns of a query are divided.
 const MOST_SLICES: usize = 64;
-/// The least number of columns of a chunk, if there are as many.
+/// The least number of columns of a chunk, if there are as many and the workspace holds those of one query.
 const FEW_COLUMNS: usize = 1024;
 
 /// The scalars of the shader besides those of the lists. Those not set are 0.
@@ -118,15 +118,16 @@ pub fn forward(
     })
 }
 
-/// The number of queries at a time, and slices per query: enough threads (lanes) to fill the device, and lists that fit
-/// the workspace and a binding.
+/// The number of queries at a time, and slices per query: enough threads (lanes) to fill the device, lists that fit the
+/// workspace and a binding, and scores of [`FEW_COLUMNS`] that fit half of the workspace.
 fn sizes(plan: &Plan, n: usize, k: usize) -> Result<(usize, usize)> {
     let tuning = plan.gpu().tuning();
     let limits = plan.gpu().limits();
     let binding = limits.max_storage_buffer_binding_size.min(1 << 31) as usize / 4;
     let lists = (tuning.workspace as usize / 16 / k).clamp(1, (binding / k).max(1));
     let lanes = (tuning.groups * tuning.workgroup) as usize;
-    let wanted = lanes.div_ceil(n.max(1)).next_power_of_two().clamp(1, MOST_SLICES);
+    let most = (tuning.workspace as usize / 8 / FEW_COLUMNS).max(1);
+    let wanted = lanes.div_ceil(n.clamp(1, most)).next_power_of_two().clamp(1, MOST_SLICES);
     let slices = wanted.min(1 << lists.ilog2());
     if k > binding {
         let limit = limits.max_storage_buffer_binding_size;
@@ -137,7 +138,7 @@ fn sizes(plan: &Plan, n: usize, k: usize) -> Result<(usize, usize)> {
             limit,
         });
     }
-    Ok((lists / slices, slices))
+    Ok(((lists / slices).min(most), slices))
 }
 
 /// Plans the search for queries whose lists fit the workspace.
@@ -161,7 +162,7 @@ fn some<'a>(
         Ok((Tensor::vector(&id_buffers[side], len)?, Tensor::vector(&score_buffers[side], len)?))
     };
     let (own_ids, own_scores) = view(0, size)?;
-    let columns = (gpu.tuning().workspace as usize / 8 / n.max(1)).max(FEW_COLUMNS).min(k.rows);
+    let columns = (gpu.tuning().workspace as usize / 8 / n.max(1)).max(1).min(k.rows);
     let columns =
         columns.min((gpu.limits().max_storage_buffer_binding_size.min(1 << 31) as usize / 4 / n.max(1)).max(1));
     // Without keys there is still one chunk, which initializes empty lists.
