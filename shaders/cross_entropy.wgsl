@@ -6,8 +6,8 @@
 // Source: Bridle 1990, doi:10.1007/978-3-642-76153-9_28; smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7;
 // lse^2 ("z-loss"): Chowdhery et al. 2022, arXiv:2204.02311, section 5; cap: Gemma Team 2024, arXiv:2408.00118, section
 // 2.
-// Cost per element: reads x once where a row fits the lanes that process it, else twice; writes dx once, if asked for,
-// also in place of x. That is 8 bytes in f32, or 12. Soft targets add as many reads of `soft`. `backward` reads x once
+// Cost per element: reads x once where a row fits the lanes that process it, else twice; writes dx once, if asked for
+// (it may replace x). With dx in f32: 8 bytes, or 12 where x is read twice. Soft targets add as many reads of `soft`. `backward` reads x once
 // and writes dx.
 
 // The kind of target, and which options apply.

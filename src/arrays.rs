@@ -183,7 +183,7 @@ pub fn kl(
     Ok((loss.into(), [array("kl", shape(&x), dx)?, array("kl", shape(&x), dt)?]))
 }
 
-/// The divergence between the logits x wᵀ of a student and of a teacher. Neither are stored.
+/// The divergence between the logits x wᵀ of a student and of a teacher. Neither of the two is stored.
 ///
 /// `student` and `teacher` are pairs of `x` `[rows, inputs]` and `w` `[classes, inputs]`. Returns the loss (for each
 /// row, or one number, as the reduction says) and the gradients of the student's x and w.

@@ -70,7 +70,8 @@ pub enum Error {
         /// The argument that it overlaps.
         other: &'static str,
     },
-    /// In a browser: two arguments, one of which is written, lie too close to each other in one buffer.
+    /// In a browser: two arguments of which at least one is written lie too close to each other in one buffer. Two
+    /// arguments that are only read count too, if an output of the same call lies in one buffer with an input.
     ///
     /// In a browser two such bindings may not share bytes, and each begins at a multiple of the device's
     /// `min_storage_buffer_offset_alignment`, 256 bytes on most devices.

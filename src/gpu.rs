@@ -36,7 +36,8 @@ impl Default for Options {
 /// `Gpu` is `Send` and `Sync`, except on wasm32, where wgpu's handles belong to one thread.
 ///
 /// A device that `Gpu` opened itself has `Gpu`'s error handler and device-lost callback. An error or a loss at any time
-/// is returned by the next call that records, reads or waits.
+/// is returned by every later call that records, uploads, writes, reads or waits, until [`Gpu::clear_fault`]; a loss
+/// stays.
 ///
 /// On a device that the caller brought ([`Gpu::from_wgpu`]) the caller's handlers stay. Error scopes around this
 /// crate's own calls catch the errors of those calls. Device loss goes to the caller's own callback. After a loss,
@@ -321,8 +322,8 @@ impl Gpu {
     /// - Parameters are written through the queue of this `Gpu` with `write_buffer`: submit the encoder to that queue.
     /// - The caller's encoder is never split, so long work can meet the operating system's watchdog. [`Gpu::run`]
     ///   avoids that.
-    /// - Each [`Recorder`] allocates a uniform buffer of 16 KiB (more when it is full), so one recorder per encoder is
-    ///   cheaper than one per op.
+    /// - Each [`Recorder`] allocates a uniform buffer of 16 KiB at its first op, and another one whenever that is full, so
+    ///   one recorder per encoder is cheaper than one per op.
     /// - Pipelines are compiled at first use and kept.
     pub fn record<'e>(&'e self, encoder: &'e mut wgpu::CommandEncoder) -> Recorder<'e> {
         Recorder::new(self, encoder)

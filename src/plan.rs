@@ -552,7 +552,8 @@ impl<'g> Plan<'g> {
     }
 }
 
-/// Refuses what WebGPU refuses in a browser: bindings that share bytes, one of which is written. Bindings begin at
+/// Refuses what WebGPU refuses in a browser: bindings that share bytes, at least one of which is declared writable. With
+/// `all_write` all of them are. Bindings begin at
 /// multiples of the device's alignment, which may be before the tensors that they hold.
 fn apart(kernel: &Kernel, bindings: &[Binding], all_write: bool) -> Result<()> {
     let name = |binding: &Binding| kernel.shader.bindings[binding.number as usize - 1].0;

@@ -39,8 +39,9 @@ pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> ControlFlow<()>;
 /// The state for submits between dispatches, in encoders that belong to [`Gpu::run_watched`].
 struct Split<'e> {
     watch: Watch<'e>,
-    /// Multiply-adds that are recorded but not submitted, and below the number of their dispatches.
+    /// Multiply-adds that are recorded but not submitted.
     recorded: u64,
+    /// Dispatches that are recorded but not submitted.
     dispatches: usize,
     /// The latest submit.
     before: Option<wgpu::SubmissionIndex>,
@@ -52,8 +53,8 @@ impl core::fmt::Debug for Split<'_> {
     }
 }
 
-/// The most dispatches in a submit where work is submitted in parts. Two submits are in flight at most. A driver that
-/// maps memory for the bindings of each dispatch (Mesa's llvmpipe) has some 65,000 mappings.
+/// The most dispatches in a submit where work is submitted in parts; two submits are in flight at most. The reason:
+/// Mesa's llvmpipe maps memory for the bindings of each dispatch and crashes beyond some 65,000 mappings.
 const MOST_DISPATCHES: usize = 8192;
 /// The most dispatches whose bind groups are made at a time where work is submitted in parts. An op of a million
 /// dispatches then takes no more memory than an op of this many.

@@ -15,8 +15,8 @@ const DIGITS: &str = include_str!("../../data/digits.csv");
 /// Pixels of an image (8 × 8), and the largest value of a pixel.
 const PIXELS: usize = 64;
 const BRIGHTEST: f32 = 16.0;
-/// Rows with a mean length below this train badly. The gradient of the part that a map adds to all rows grows as the
-/// rows get shorter, and soon it outweighs theirs.
+/// Rows with a mean length below this train badly. The gradient of the bias, which a map adds to all rows, grows as the
+/// rows get shorter, and soon the bias outweighs the rows.
 const SHORT: f64 = 0.3;
 
 /// The bundled digits. The upper halves of the images are the queries, the lower halves of the same images the keys.

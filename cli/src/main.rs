@@ -45,21 +45,21 @@ struct Arguments {
 enum Command {
     /// Train two towers on pairs, without arguments on the bundled digits, or embeddings on interactions.
     Train(Box<train::Arguments>),
-    /// Embeddings of rows, by the towers that a run on pairs has left.
+    /// Embed rows with the towers of a run on pairs.
     Embed(embed::Arguments),
     /// Factors of interactions by weighted alternating least squares.
     Wals(wals::Arguments),
-    /// Items for users, or like an item, from the embeddings or factors that a run has left.
+    /// Recommend items for users, or items similar to an item, from the embeddings or factors of a run.
     Recommend(recommend::Arguments),
     /// Train on planted groups with and without negatives, and see which fold onto each other.
     Folding(folding::Arguments),
-    /// Time the kernels beside what the adapter can do at most.
+    /// Time the kernels and compare them with the most that the adapter can do.
     Bench(bench::Arguments),
     /// Try which sizes of workgroups and tiles are fastest on an adapter, and keep them for the other commands.
     Tune(bench::tune::Arguments),
     /// Results of `bench` side by side, as a page or as Markdown.
     Report(bench::report::Arguments),
-    /// Two results of `bench`, and what is faster or slower than noise allows.
+    /// Compare two results of `bench`: which cases are faster or slower by more than noise.
     Compare(bench::compare::Arguments),
     /// Compare every kernel with the f64 reference on an adapter.
     Verify(verify::Arguments),

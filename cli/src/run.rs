@@ -179,7 +179,7 @@ fn not_a_folder(folder: &Path, error: &io::Error) -> Failure {
     Failure::input(format!("--out {}: expected a folder to write to, found: {error}", folder.display()))
 }
 
-/// Makes the first of `default`, `default-2`, … that is not there: of runs that begin at the same time each has its own.
+/// Creates the first of `default`, `default-2`, … that does not exist. Runs that begin at the same time get different folders.
 fn free(default: &str) -> Result<PathBuf, Failure> {
     let of = |count: u32| if count == 1 { default.into() } else { PathBuf::from(format!("{default}-{count}")) };
     for folder in (1..).map(of) {

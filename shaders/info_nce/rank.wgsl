@@ -11,8 +11,8 @@ fn clear(
     }
 }
 
-// Adds how many of four keys score above the row's own key, or as high with a smaller number. For a row or key whose
-// score is NaN, the key counts as above. The own key does not count, nor do other keys with the row's id.
+// Adds how many of four keys score above the row's own key, or equal with a smaller number. A key whose score is NaN
+// counts as above. If the score of the own key is NaN, every key counts as above. The own key does not count, nor do other keys with the row's id.
 fn count_above(i: u32, j: u32, c: vec4<f32>, ids: vec4<u32>) {
     let row = params.first_row + i;
     let own = load_positive_in(row, 0u);

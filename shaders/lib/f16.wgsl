@@ -12,7 +12,7 @@ fn from_f16(word: u32) -> f32 {
     return bitcast<f32>(bits | ((word & 0x8000u) << 16u));
 }
 
-// Rounds to nearest, ties to even. magnitudes of 65,520 and above become infinite; a NaN stays a NaN.
+// Rounds to nearest, ties to even. Magnitudes of 65,520 and above become infinite; a NaN stays a NaN.
 fn to_f16(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     let magnitude = bits & 0x7fffffffu;

@@ -2,7 +2,8 @@
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
-// One step of the reduction. The steps are written out, because naga counts the rounds of each loop.
+// One step of the reduction. The steps are written out without a loop, because naga adds a counter of
+// rounds to each loop.
 fn combine_across(half: u32, lane: u32, how: u32) {
     if half < LANES {
         workgroupBarrier();

@@ -350,9 +350,8 @@ impl<'a> Pairs<'a> {
     /// Plans all chunks: `tiles` records a chunk's dispatch, then its sums are accumulated and g is multiplied with
     /// both sides.
     ///
-    /// If there are gradients, the first two columns of `row_part` are for what the tiles' rows add to d_log_scale and
-    /// d_bias, or to [`Along`]. If there is a `loss`, two more columns follow, the first of which holds the rows'
-    /// losses.
+    /// `row_part` has these columns: two for what the tiles' rows add to d_log_scale and d_bias, or to [`Along`], if
+    /// there are gradients; then two, the first of which holds the rows' losses, if there is a `loss`.
     pub(super) fn walk<'g>(
         &self,
         plan: &mut Plan<'g>,

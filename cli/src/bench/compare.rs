@@ -14,13 +14,13 @@ pub struct Arguments {
     before: PathBuf,
     /// The result that is compared.
     after: PathBuf,
-    /// Exit with code 1 if a case is slower by more than this and by more than noise, or wrong, or missing; with code 3 if none is, but it cannot be told of
-    /// some that took longer by more than this.
+    /// Exit with code 1 if a case is slower by more than this and by more than noise, or wrong, or missing. Otherwise exit with code 3 if a case took longer by
+    /// more than this, but noise, a slower adapter or another clock may explain it.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_on_regress: Option<f64>,
 }
 
-/// The exit code where the adapter itself was slower, or was timed by another clock.
+/// The exit code if no case failed, but some case took longer by more than the limit and this may be noise, a slower adapter or another clock.
 const CANNOT_TELL: u8 = 3;
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -43,13 +43,13 @@ pub enum Verdict {
     Righted,
 }
 
-/// What differs by less is called the same.
+/// Times whose ratio is at most this count as the same.
 const LEAST: f64 = 1.02;
 
 impl Verdict {
     /// `drift`: see [`drift`]. `is_noisy`: whether one of them is.
     fn of(before: &Case, after: &Case, drift: f64, is_noisy: bool) -> Verdict {
-        // Whether one takes longer than the other, by the median, by the fastest sample and without common quartiles, were the other `scale` times as long.
+        // Whether `one` takes longer than `scale` times `other`: by the median, by the fastest sample, and with quartiles that do not overlap.
         let is_longer = |one: &Case, other: &Case, scale: f64| {
             let quartile = |case: &Case, share| quantile(&case.samples_s, share);
             one.seconds() > LEAST * scale * other.seconds()
@@ -78,7 +78,7 @@ impl Verdict {
         }
     }
 
-    /// Whether its times are of right answers, as a mean of ratios needs.
+    /// Whether both results are right. Only then does the ratio of the times enter the mean.
     fn has_times(self) -> bool {
         !matches!(self, Verdict::Wrong | Verdict::Righted)
     }
@@ -102,7 +102,7 @@ pub struct Comparison<'a> {
     pub pairs: Vec<Pair<'a>>,
     /// What else differs, a sentence each.
     pub notes: Vec<String>,
-    /// Cases of the first alone that the second has not left out; of the second alone.
+    /// Cases that only the first result has, and cases that only the second has. Cases that the other result left out are not listed.
     pub only: [Vec<String>; 2],
 }
 
@@ -140,7 +140,8 @@ impl Comparison<'_> {
     }
 }
 
-/// How much longer the probe took beside the second: by so much the adapter itself was slower, whatever the kernels. 1 if it is not known.
+/// The probe's time beside the second case divided by that beside the first: how much slower the adapter itself was, whatever the kernels. 1 if a probe is
+/// missing.
 fn drift(before: &Case, after: &Case) -> f64 {
     before.probe_s.zip(after.probe_s).map_or(1.0, |(before, after)| after / before)
 }
@@ -228,7 +229,7 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     );
     if comparison.count(Verdict::Unclear) > 0 {
         println!(
-            "cannot tell: noisy, or no more than a copy and multiply-adds of fixed sizes differed before and after the case, or another clock; measure again on an idle machine"
+            "cannot tell: a time is noisy, or was taken by another clock, or differs by no more than the probe (a copy and multiply-adds of fixed sizes, timed before and after each case); measure again on an idle machine"
         );
     }
     for (path, names) in [&arguments.before, &arguments.after].into_iter().zip(&comparison.only) {
@@ -282,7 +283,7 @@ mod tests {
         use Verdict::{Faster, Same, Slower, Unclear};
         let steady = [0.99, 1.0, 1.0, 1.0, 1.01];
         let of = |times: f64| steady.map(|one| one * times);
-        // Of the first case 2, 4 and 1 for 2, the second as it was.
+        // l2: its time and its probe in the second result; they are 2 and 1 in the first. The time of bce does not change.
         for (times, probe, want) in [
             (4.0, 1.0, Slower),
             (1.0, 1.0, Faster),
@@ -297,7 +298,7 @@ mod tests {
             let after = result(&[("l2", &of(times), probe), ("bce", &of(1.0), 5.0)]);
             assert_eq!(verdicts(&before, &after), [want, Same], "{times} {probe}");
         }
-        // What other programs took at times shows in some samples only.
+        // Other programs disturb only some samples, so the fastest sample is compared, too.
         let (quiet, disturbed) = ([1.0; 8], [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
         let (quiet, disturbed) = (result(&[("l2", &quiet, 1.0)]), result(&[("l2", &disturbed, 1.0)]));
         assert_eq!(verdicts(&quiet, &disturbed), [Same]);

@@ -155,7 +155,7 @@ fn open(wish: Option<&str>) -> wgloss::Result<Gpu> {
     })
 }
 
-/// What `gpu` reaches, and beside each case how fast the adapter is by the `built_in` sizes, which no tuning changes.
+/// Measures all cases on `gpu`. The probe beside each case runs with the `built_in` sizes, so that no tuning changes it.
 fn of_adapter(built_in: &Gpu, gpu: &Gpu, mut provenance: Provenance, arguments: &Arguments) -> Result<Record, Failure> {
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
     let seconds = arguments.seconds.unwrap_or(if arguments.quick { 0.3 } else { 1.0 });
@@ -204,8 +204,8 @@ struct Chosen {
     left_out: Vec<String>,
 }
 
-/// What is asked for and can be done in time and memory. If it shall be quick, one size of each op: the largest that a nominal adapter does in time, so that
-/// quick results of all adapters have the same sizes, whatever the storage.
+/// The cases that were asked for and fit the time and the memory. With --quick one size of each op: the largest that a nominal GPU (or a nominal software
+/// adapter) finishes in time, so that quick results of all GPUs have the same sizes, whatever the storage.
 fn chosen(arguments: &Arguments, ceilings: &Ceilings, software: bool) -> Chosen {
     let most_seconds = if arguments.quick { QUICK_SECONDS } else { MOST_SECONDS };
     let most_bytes = if software { MOST_BYTES_OF_SOFTWARE } else { MOST_BYTES };
@@ -337,7 +337,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Of three digits at least.
+/// A rate as text, with at least three significant digits.
 pub fn rate(value: f64) -> String {
     let digits = (2.0 - value.log10().floor()).clamp(0.0, 9.0) as usize;
     format!("{value:.digits$}")

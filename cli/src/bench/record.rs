@@ -48,7 +48,8 @@ pub struct Provenance {
     /// The one-minute load when the run began, on systems that report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
-    /// What else a repetition needs: versions, limits, features, sizes, hashes; cases that were `left_out`, and the signal that ended the run.
+    /// What else a repetition needs: versions, limits, features, sizes, hashes. Also `left_out`, the names of cases that were not run, and `stopped`, true if
+    /// the run was ended early.
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 

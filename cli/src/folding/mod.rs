@@ -127,7 +127,7 @@ pub fn folding(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let shown = [0, 1].map(|at| picture::Shown { title: drawn[at].0.clone(), model: &drawn[at].1 });
     run.picture(FOLDING, picture::svg(shown, &of, pair))?;
     say!(
-        "folding: how far scores exceed what belongs together, on average over all pairs; of it the share of the mean score within blocks"
+        "folding: mean over all pairs of max(0, score - r), where r is 1 within a block and 0 otherwise; of the mean: folding as a share of the mean score within blocks"
     );
     say!("spurious: share of the first {TOP} recommendations that are of another block; any: users with at least one");
     for name in [METRICS, FOLDING] {

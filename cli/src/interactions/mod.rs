@@ -32,10 +32,10 @@ pub struct Rules {
     /// named are not read.
     #[arg(long, value_name = "user=…,item=…[,weight=…][,time=…]", requires = "interactions")]
     pub columns: Option<Named>,
-    /// Drop lines of less weight, before the lines of a pair are joined.
+    /// Drop lines with a weight below this, before the lines of a pair are joined.
     #[arg(long, value_name = "WEIGHT", requires = "interactions", allow_negative_numbers = true)]
     pub min_rating: Option<f32>,
-    /// Drop users and items with fewer interactions, repeatedly until all have as many.
+    /// Drop users and items with fewer interactions than this, repeatedly until none is left.
     #[arg(long, value_name = "COUNT", requires = "interactions", default_value_t = 1)]
     pub min_interactions: usize,
     /// The weight of a pair that stands in several lines; its time is that of the last.

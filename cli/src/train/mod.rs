@@ -53,7 +53,7 @@ pub struct Arguments {
     /// Temperature. For pairs the initial one, since it is learned [default: 0.07]; for interactions a constant [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
-    /// So many keys of past steps are further negatives of every query (cross-batch memory) [default: 0].
+    /// Number of keys of past steps that are further negatives of every query (cross-batch memory) [default: 0].
     #[arg(long, value_name = "KEYS")]
     queue: Option<usize>,
     /// Lengths to which embeddings may be cut, such as 256,64 (Matryoshka): the loss is the sum over the whole embeddings and their first 256 and 64 numbers [default: none].
@@ -242,8 +242,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     finish(&outcome?, watch, &mut run, &source, &about)
 }
 
-/// The optimizer. SGD, whose rate of 0.1 suits maps that both start at the identity; for others, which start at random, it depends on the widths, and Adam's
-/// does not.
+/// The optimizer. SGD if both maps start at the identity, for the digits, and with --momentum; otherwise Adam. For maps that start at random the best rate of
+/// SGD depends on the widths, that of Adam does not.
 fn kind(arguments: &Arguments, defaults: &Config, pairs: &Pairs) -> Kind {
     let (hidden, dim) = (arguments.hidden.unwrap_or(defaults.hidden), arguments.dim.unwrap_or(defaults.dim));
     let starts_at_identity = hidden == 0 && [pairs.query_cols(), pairs.key_cols()] == [dim, dim];
@@ -292,7 +292,7 @@ pub fn open(wish: Option<&str>) -> Result<Option<Gpu>, Failure> {
     }
 }
 
-/// A loss that has not fallen below this share of the first is told.
+/// If the last loss is above this share of the first, the program says that the loss has not fallen.
 const FALLEN: f64 = 0.99;
 
 /// Shows the progress of training and logs it.
@@ -307,7 +307,7 @@ struct Watch {
     start: Instant,
     /// How fast steps are, in the epoch and in all epochs so far.
     pace: [Pace; 2],
-    /// When the steps that are told next began: what is measured between epochs is no training.
+    /// When the steps of the next report began. Measuring between epochs does not count as training time.
     began: Instant,
     /// Whether kernels are compiled.
     is_warm: bool,
@@ -362,12 +362,13 @@ impl Watch {
         }
     }
 
-    /// Whether so many epochs in a row were not better that the training ends.
+    /// Whether --patience ends the training: that many epochs in a row were not better than the best.
     fn is_out_of_patience(&self) -> bool {
         self.patience.is_some_and(|patience| self.epoch - self.best >= patience as usize)
     }
 
-    /// The loss at first, before a queue has keys that add to it, and of the last epoch.
+    /// The first loss and the mean loss of the last epoch. The first loss is that of the first step. With a queue it is the mean of the first epoch, because
+    /// the first steps lack the queue's keys.
     fn first_and_last_loss(&self) -> Option<[f64; 2]> {
         let steps = self.curves.steps_per_epoch;
         let epochs: Vec<f64> = self.curves.losses.chunks_exact(steps.max(1)).map(mean).collect();

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Update")]
 pub struct Update {
-    /// The optimizer [default: sgd for the digits and for pairs whose maps both start at the identity, else adam].
+    /// The optimizer [default: sgd for the digits, for pairs whose maps both start at the identity, and for pairs with --momentum; else adam].
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<Kind>,
     /// Learning rate [default: 0.01 for interactions. For pairs 0.001 with adam; with sgd 0.05 for the digits and 0.1 for files, divided by 1 + the number of --matryoshka's lengths].

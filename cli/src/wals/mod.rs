@@ -61,7 +61,7 @@ pub struct Arguments {
     #[arg(long, allow_negative_numbers = true)]
     exponent: Option<f32>,
     /// Steps of conjugate gradients for each row; 0 solves rows exactly [default: 2, 4 or 8 if an observation weighs up to 30, 1,000 or 30,000 times as much as all
-    /// pairs do; beyond, exactly up to a dim of 255, else 16. explicit: exactly up to a dim of 127, else 8. A dim above 1,024: 8].
+    /// pairs do; beyond, exactly up to a dim of 255, else 16. explicit, and tf with --unobserved 0: exactly up to a dim of 127, else 8. A dim above 1,024: 8].
     #[arg(long)]
     steps: Option<usize>,
     /// How factors are stored on the device; 16 bits halve their memory and its traffic.
@@ -413,7 +413,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
             (None, None) => String::new(),
         };
         say!(
-            "kept:    the factors after sweep {kept}{best}, objective {objective:.6e}{worth}; by what they were chosen flatters them a little"
+            "kept:    the factors after sweep {kept}{best}, objective {objective:.6e}{worth}; they were chosen by this measurement, so it flatters them a little"
         );
     }
     if let [.., before, last] = objectives[..]

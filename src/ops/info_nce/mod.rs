@@ -21,8 +21,8 @@
 //! - [`backward`][]: 3U.
 //! - [`forward`] with gradients: 3U if the products fit the workspace (those of all pairs if symmetric, else of at
 //!   least 128 whole rows, or of all rows if there are fewer); otherwise 4U. Always 4U for
-//!   [`Reduction::Mean`](crate::Reduction::Mean) with weights or with index/group positives, for further negatives, and
-//!   without [`Options::in_batch`].
+//!   [`Reduction::Mean`](crate::Reduction::Mean) with weights or with index/group positives, and without
+//!   [`Options::in_batch`]. The share of further negatives is always 4U; the batch's own pairs stay at 3U.
 //! - U less for each side without gradient.
 //! - U more per call for [`Options::near_margin`] with [`Positive::Index`].
 //!

@@ -31,8 +31,9 @@ pub struct Options {
     /// Whether the other keys are negatives of a key in the direction from keys to queries, except those with its group
     /// or id. Requires `symmetric`, and no [`Batch::log_q`]. Default: off.
     pub key_negatives: bool,
-    /// How the losses of the queries are reduced. Default: the mean over the queries that have a positive. If
-    /// `symmetric`, the mean is the sum over both directions divided by twice the number of these queries.
+    /// How the losses of the queries are reduced. Default: the mean over the queries that have a positive, divided by the
+    /// sum of their weights (their number without [`Batch::weight`]). If `symmetric`, the sum over both directions is
+    /// divided by twice that.
     pub reduction: Reduction,
     /// Whether gradients overwrite their outputs or are added to them. Applies to all gradients of the call; zero a
     /// buffer first if it should be overwritten. Default: overwrite.

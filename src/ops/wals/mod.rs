@@ -9,9 +9,9 @@
 //!
 //! - [`solve`] forms A and factors it by Cholesky. A pivot that is not above 2⁻²¹ of its diagonal element gives a row
 //!   of NaN; a larger λ prevents that. A NaN among weights or goals also gives a row of NaN.
-//! - [`refine`] never forms A. It takes steps of conjugate gradients from the current x, preconditioned by the diagonal
-//!   of A. It works in the basis where YᵀY is diagonal ([`eigen`]) or, if that basis takes too long to find for this D,
-//!   with YᵀY as it is ([`Base`]). A step costs 2 n D multiply-adds for n observations. If A is singular, x does not
+//! - [`refine`] never forms A. It takes steps of conjugate gradients from the current x, in the basis where YᵀY is
+//!   diagonal ([`eigen`]) or, if that basis takes too long to find for this D, with YᵀY as it is ([`Base`]). It is
+//!   preconditioned by the diagonal that A has in that basis. A step costs 2 n D multiply-adds for n observations. If A is singular, x does not
 //!   change along A's null space. A NaN makes its row NaN.
 //!
 //! Sums over a row's observations are split into pieces and added up in a fixed order: the same bits in each run.
