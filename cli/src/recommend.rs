@@ -278,9 +278,20 @@ fn candidates(arguments: &Arguments, items: &[String]) -> Result<Vec<u32>, Failu
     let text = std::fs::read_to_string(path).map_err(|error| refuse("expected ids", format!("found: {error}")))?;
     let places = places(items);
     let text = text.strip_prefix(MARK).unwrap_or(&text);
+    let (mut known, mut unknown) = (0, Vec::new());
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let missing = || refuse("expected ids of items", format!("found {line:?}"));
-        is_hidden[*places.get(line).ok_or_else(missing)? as usize] = true;
+        // An id, or one as lines of CSV quote it.
+        let quoted = line.strip_prefix('"').and_then(|line| line.strip_suffix('"')).map(|id| id.replace("\"\"", "\""));
+        let place = places.get(line).or_else(|| places.get(quoted.as_ref()?.as_str()));
+        match place {
+            Some(&item) => (known, is_hidden[item as usize]) = (known + 1, true),
+            None => unknown.push(line),
+        }
+    }
+    match unknown.first() {
+        Some(first) if known == 0 => return Err(refuse("expected ids of items", format!("found none, but {first:?}"))),
+        Some(first) => println!("without: {} ids are none of the run's items, such as {first:?}", unknown.len()),
+        None => {}
     }
     let candidates: Vec<u32> = (0..items.len() as u32).filter(|&item| !is_hidden[item as usize]).collect();
     if candidates.is_empty() {

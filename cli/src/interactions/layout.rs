@@ -69,8 +69,8 @@ impl FromStr for Named {
 
     fn from_str(text: &str) -> Result<Named, String> {
         let mut names = [const { None }; 4];
-        for part in text.split(',') {
-            let (what, name) = part.split_once('=').unwrap_or((part, ""));
+        for part in Separator::Byte(b',').split(text) {
+            let (what, name) = part.split_once('=').unwrap_or((&part, ""));
             let Some(at) = WHATS.iter().position(|known| *known == what.trim()) else {
                 return Err(format!("expected one of {} before =, found {what:?}", WHATS.join(", ")));
             };
@@ -106,10 +106,21 @@ impl Named {
                     .ok_or_else(|| format!("--columns: expected numbers from 1 to {}, found {number}", first.len()));
             }
             by_name = true;
-            let exact = first.iter().position(|field| field.trim() == name);
-            exact.or_else(|| first.iter().position(|field| word(field) == word(name))).ok_or_else(|| {
-                format!("--columns: expected columns of the first line, {}, found {name}", first.join(", "))
-            })
+            let places =
+                |is: &dyn Fn(&str) -> bool| -> Vec<usize> { (0..first.len()).filter(|&at| is(first[at])).collect() };
+            let exact = places(&|field| field.trim() == name);
+            let found = if exact.is_empty() { places(&|field| word(field) == word(name)) } else { exact };
+            match found[..] {
+                [at] => Ok(at),
+                [] => {
+                    let names: Vec<String> = first.iter().map(|field| format!("{:?}", field.trim())).collect();
+                    Err(format!("--columns: expected columns of the first line, {}, found {name:?}", names.join(", ")))
+                }
+                _ => Err(format!(
+                    "--columns: expected one column named {name:?}, found {}; a number tells which",
+                    found.len()
+                )),
+            }
         };
         let (user, item) = (place(&self.user)?, place(&self.item)?);
         let [weight, time] = [&self.weight, &self.time].map(|name| name.as_ref().map(&mut place).transpose());

@@ -71,13 +71,13 @@ impl Loaded {
     pub fn describe(&self, path: &Path, split: &Split) {
         let held_out = match &split.new {
             Some(new) => format!("{} users left out", new.users.iter().filter(|&&is_new| is_new).count()),
-            None if split.held_out.is_empty() && self.of_users().any(|of_user| last(of_user).is_some()) => {
+            None if split.asked_for.is_empty() && self.of_users().any(|of_user| last(of_user, is_any).is_some()) => {
                 "nothing held out, and so nothing measured".to_owned()
             }
-            None if split.held_out.is_empty() => {
+            None if split.asked_for.is_empty() => {
                 "nothing held out, since no user has three interactions, and so nothing measured".to_owned()
             }
-            None => format!("the last of {} users held out", split.held_out.len()),
+            None => format!("the last of {} users held out", split.asked_for.len()),
         };
         let [users, items] = [&self.users, &self.items].map(Vec::len);
         say!("{}: {} interactions of {users} users and {items} items; {held_out}", path.display(), self.entries.len());
@@ -105,7 +105,7 @@ impl Loaded {
     }
 
     /// Leaves out a share of the users with at least two interactions, chosen by `seed`. Nothing of them is trained on.
-    pub fn leave_users_out(&self, share: f64, seed: u64) -> Result<Split, Failure> {
+    pub fn leave_users_out(&self, share: f64, seed: u64, of: Kind) -> Result<Split, Failure> {
         if !(share > 0.0 && share < 1.0) {
             return Err(Failure::input(format!("--new-users: expected a share between 0 and 1, found {share}")));
         }
@@ -123,7 +123,7 @@ impl Loaded {
             let (first, last) = of_user.split_at(if is_new { of_user.len() - later } else { 0 });
             known.extend(first);
             match is_new {
-                true => held_out.extend(last.iter().filter(|entry| is_liked(entry))),
+                true => held_out.extend(last.iter().filter(|entry| of(entry))),
                 false => train.extend(last),
             }
         }
@@ -139,14 +139,13 @@ impl Loaded {
         Ok(Split { new: Some(new), ..self.split(&train, &held_out)? })
     }
 
-    /// Holds out the last interaction of each user with at least three, or of `most` of these users. Interactions of
-    /// negative weight are not held out.
-    pub fn leave_last_out(&self, most: u32) -> Result<Split, Failure> {
+    /// Holds out the last interaction of a kind of each user with at least three, or of `most` of these users.
+    pub fn leave_last_out(&self, most: u32, of: Kind) -> Result<Split, Failure> {
         let [mut train, mut held_out] = [const { Vec::new() }; 2];
-        let all = self.of_users().filter(|of_user| last(of_user).is_some()).count();
+        let all = self.of_users().filter(|of_user| last(of_user, of).is_some()).count();
         let mut next = 0;
         for of_user in self.of_users() {
-            let mut held = last(of_user);
+            let mut held = last(of_user, of);
             if held.is_some() {
                 // One user is held out each time the number due reaches the next integer, so that they are evenly
                 // spread.
@@ -163,7 +162,8 @@ impl Loaded {
 
     fn split(&self, train: &[&Entry], held_out: &[&Entry]) -> Result<Split, Failure> {
         let asked_for = held_out.iter().map(|entry| (entry.user, entry.item, entry.value)).collect();
-        let [of_train, held_out] = [train, held_out].map(|entries| self.interactions(entries));
+        let liked: Vec<&Entry> = held_out.iter().copied().filter(|entry| is_liked(entry)).collect();
+        let [of_train, held_out] = [train, &liked].map(|entries| self.interactions(entries));
         Ok(Split { train: of_train?, values: values(train), held_out: held_out?, asked_for, new: None })
     }
 
@@ -173,14 +173,22 @@ impl Loaded {
     }
 }
 
-/// Whether a recommender should find the item: items that a user dislikes are not held out.
-fn is_liked(entry: &Entry) -> bool {
+/// Which interactions may be held out.
+pub type Kind = fn(&Entry) -> bool;
+
+/// Where weights are preferences: a recommender should not find items that a user dislikes.
+pub fn is_liked(entry: &Entry) -> bool {
     entry.value >= 0.0
 }
 
+/// Where weights are values to predict: without those below 0 the error would be that of others.
+pub fn is_any(_: &Entry) -> bool {
+    true
+}
+
 /// The position of the interaction of a user that can be held out.
-fn last(of_user: &[Entry]) -> Option<usize> {
-    of_user.iter().rposition(is_liked).filter(|_| of_user.len() >= ENOUGH)
+fn last(of_user: &[Entry], of: Kind) -> Option<usize> {
+    of_user.iter().rposition(of).filter(|_| of_user.len() >= ENOUGH)
 }
 
 fn values(entries: &[&Entry]) -> Vec<f32> {
@@ -202,7 +210,7 @@ mod tests {
         let text: String =
             (0..12).flat_map(|user| (0..3 - user / 10).map(move |item| format!("{user},{item}\n"))).collect();
         let loaded = parsed(&text).unwrap();
-        let Split { train, held_out, .. } = loaded.leave_last_out(4).unwrap();
+        let Split { train, held_out, .. } = loaded.leave_last_out(4, is_liked).unwrap();
         let users: Vec<usize> =
             held_out.lists().iter().enumerate().filter(|(_, of)| of.len() == 1).map(|(user, _)| user).collect();
         assert_eq!(users, [2, 4, 7, 9]);
@@ -212,7 +220,7 @@ mod tests {
     #[test]
     fn the_last_is_held_out_of_three() {
         let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\n").unwrap();
-        let Split { train, values, held_out, .. } = loaded.leave_last_out(u32::MAX).unwrap();
+        let Split { train, values, held_out, .. } = loaded.leave_last_out(u32::MAX, is_liked).unwrap();
         assert_eq!((train.len(), held_out.len()), (4, 1));
         assert_eq!(values, [3.0, 2.0, 4.0, 5.0]);
         assert_eq!(held_out.lists()[0], [loaded.items.iter().position(|item| item == "x").unwrap() as u32]);
@@ -221,7 +229,7 @@ mod tests {
     #[test]
     fn the_distance_is_that_of_the_weights() {
         let loaded = parsed("a,x,1,3\na,y,2,2\na,z,3,1\nb,x,4,1\nb,y,5,2\nb,z,5,3\n").unwrap();
-        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        let split = loaded.leave_last_out(u32::MAX, is_liked).unwrap();
         // Held out are x of a, weight 1, and z of b, weight 5. The training weights are 2, 3, 4 and 5, with mean 3.5.
         let item = |name: &str| if name == "x" { 3.0 } else { 2.0 };
         let model =
@@ -229,7 +237,7 @@ mod tests {
         let [found, by_mean] = split.distance(&model).unwrap();
         assert_eq!(found, ((2.0f64.powi(2) + 1.0) / 2.0).sqrt());
         assert_eq!(by_mean, ((2.5f64.powi(2) + 1.5f64.powi(2)) / 2.0).sqrt());
-        assert!(loaded.leave_last_out(0).unwrap().distance(&model).is_none());
+        assert!(loaded.leave_last_out(0, is_liked).unwrap().distance(&model).is_none());
     }
 
     #[test]
@@ -237,7 +245,7 @@ mod tests {
         let text: String =
             (0..40).flat_map(|user| (0..=user % 12).map(move |item| format!("{user},{item},2\n"))).collect();
         let loaded = parsed(&text).unwrap();
-        let Split { train, values, held_out, new, .. } = loaded.leave_users_out(0.4, 1).unwrap();
+        let Split { train, values, held_out, new, .. } = loaded.leave_users_out(0.4, 1, is_liked).unwrap();
         let New { users, known, values: known_values } = new.unwrap();
         assert_eq!([values.len(), known_values.len()], [train.len(), known.len()]);
         assert_eq!(train.len() + known.len() + held_out.len(), loaded.entries.len());
@@ -251,7 +259,7 @@ mod tests {
             assert_eq!([trained, told, later], if is_new { [0, all - last, last] } else { [all, 0, 0] }, "user {user}");
         }
         for share in [0.0, 1.0, f64::NAN] {
-            assert!(loaded.leave_users_out(share, 1).is_err());
+            assert!(loaded.leave_users_out(share, 1, is_liked).is_err());
         }
     }
 
@@ -259,9 +267,14 @@ mod tests {
     fn what_is_disliked_is_not_held_out() {
         let text = "a,x,1,1\na,y,2,2\na,z,-3,3\nb,x,-1,1\nb,y,-1,2\nb,z,-1,3\n";
         let loaded = read(text.as_bytes(), &Rules { negative: true, ..Rules::ALL }).unwrap();
-        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        let split = loaded.leave_last_out(u32::MAX, is_liked).unwrap();
         assert_eq!(split.values, [1.0, -3.0, -1.0, -1.0, -1.0]);
         assert_eq!(split.held_out.lists()[0], [loaded.items.iter().position(|item| item == "y").unwrap() as u32]);
+        // As values to predict all weights are asked for; what is recommended is compared with those from 0.
+        let split = loaded.leave_last_out(u32::MAX, is_any).unwrap();
+        let mut asked: Vec<f32> = split.asked_for.iter().map(|asked| asked.2).collect();
+        asked.sort_by(f32::total_cmp);
+        assert_eq!((asked, split.held_out.len()), (vec![-3.0, -1.0], 0));
     }
 
     #[test]
@@ -290,14 +303,14 @@ mod tests {
     #[test]
     fn of_no_users_nothing_is_held_out() {
         let loaded = parsed("a,x\na,y\na,z\nb,x\n").unwrap();
-        let split = loaded.leave_last_out(0).unwrap();
+        let split = loaded.leave_last_out(0, is_liked).unwrap();
         assert!(split.measured().is_none() && split.train.len() == 4);
     }
 
     #[test]
     fn too_few_leave_nothing_to_measure_with() {
         let loaded = parsed("a,x\na,y\nb,x\n").unwrap();
-        let split = loaded.leave_last_out(u32::MAX).unwrap();
+        let split = loaded.leave_last_out(u32::MAX, is_liked).unwrap();
         assert!(split.measured().is_none() && split.train.len() == 3);
     }
 }

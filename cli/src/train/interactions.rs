@@ -10,7 +10,7 @@ use wgloss::train::tables::{Config, End, Event, Interactions, Loss, Negatives, Q
 use super::Arguments;
 use super::update::{self, Kind};
 use crate::failure::Failure;
-use crate::interactions::{self, Duplicates, Rules};
+use crate::interactions::{self, Rules};
 use crate::progress;
 use crate::quality::{clause, compare, record, sentence};
 use crate::run::{self, EMBEDDINGS, HELD_OUT, IDS, METRICS, Run};
@@ -70,7 +70,7 @@ impl Options {
             ("--cosine", self.cosine),
             ("--min-rating", self.rules.min_rating.is_some()),
             ("--min-interactions", self.rules.min_interactions != 1),
-            ("--duplicates", self.rules.duplicates != Duplicates::Last),
+            ("--duplicates", self.rules.duplicates.is_some()),
             ("--columns", self.rules.columns.is_some()),
         ]
         .into_iter()
@@ -133,7 +133,7 @@ pub fn train(arguments: &Arguments, path: &std::path::Path) -> Result<ExitCode, 
     options.check()?;
     arguments.update.check(Kind::Adam)?;
     let loaded = interactions::load("--interactions", path, &options.rules)?;
-    let split = loaded.leave_last_out(options.rules.held_out_users)?;
+    let split = loaded.leave_last_out(options.rules.held_out_users, interactions::is_liked)?;
     let train = &split.train;
     loaded.describe(path, &split);
     let config = options.configure(arguments, train);

@@ -66,7 +66,7 @@ impl Fitted {
         let duplicates = duplicates.and_then(|name| Duplicates::from_str(name, false).ok());
         let rules = Rules {
             min_rating: number(about, "min_rating"),
-            duplicates: duplicates.unwrap_or(Rules::ALL.duplicates),
+            duplicates,
             negative: preset.takes_negative(),
             ..Rules::ALL
         };
@@ -121,7 +121,8 @@ mod tests {
             (Preset::Explicit, 0, Some(0.0), Duplicates::Last),
         ] {
             let config = Config { preset, solver: Some(solver(steps)), ..config };
-            let rules = Rules { min_rating, duplicates, negative: preset.takes_negative(), ..Rules::ALL };
+            let rules =
+                Rules { min_rating, duplicates: Some(duplicates), negative: preset.takes_negative(), ..Rules::ALL };
             let (fitted, mut about) = (Fitted { config, rules }, json!({}));
             fitted.tell(&mut about);
             let about: Value = serde_json::from_str(&about.to_string()).unwrap();

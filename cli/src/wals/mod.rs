@@ -336,13 +336,14 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let rules = Rules { negative: config.preset.takes_negative(), ..arguments.rules.clone() };
     let loaded = interactions::load(OPTION, path, &rules)?;
     fitted::check_weights(config.preset, &loaded, OPTION, path)?;
+    let kind = if fitted::predicts_weights(config.preset) { interactions::is_any } else { interactions::is_liked };
     let split = match arguments.new_users {
-        Some(share) => loaded.leave_users_out(share, config.seed)?,
-        None => loaded.leave_last_out(rules.held_out_users)?,
+        Some(share) => loaded.leave_users_out(share, config.seed, kind)?,
+        None => loaded.leave_last_out(rules.held_out_users, kind)?,
     };
     let train = &split.train;
     loaded.describe(path, &split);
-    if arguments.measure_every.is_some() && split.measured().is_none() {
+    if arguments.measure_every.is_some() && split.asked_for.is_empty() {
         let expected = "expected something that is held out to measure with";
         return Err(Failure::input(format!("--measure-every: {expected}, found nothing")));
     }
@@ -361,7 +362,7 @@ pub fn wals(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut run = Run::open(arguments.out.as_deref(), "runs/wals", arguments.overwrite)?;
     let mut about = json!({
         "version": env!("CARGO_PKG_VERSION"), "data": path.display().to_string(), "adapter": crate::describe(gpu.info()),
-        "interactions": train.len(), "held_out": split.held_out.len(), "users": loaded.users.len(), "items": loaded.items.len(),
+        "interactions": train.len(), "held_out": split.asked_for.len(), "users": loaded.users.len(), "items": loaded.items.len(),
         "sweeps": config.sweeps, "solver": told(solver), "storage": format!("{:?}", config.storage), "tolerance": config.tolerance,
         "seed": config.seed, "at": arguments.at, "measure_every": arguments.measure_every, "patience": arguments.patience, "new_users": arguments.new_users, "from": arguments.from.as_ref().map(|folder| folder.display().to_string()),
     });

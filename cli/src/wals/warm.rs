@@ -21,6 +21,14 @@ pub fn start(folder: &Path, loaded: &Loaded, config: &Config) -> Result<Model, F
     let (mut users, mut items) = (vec![0.0; loaded.users.len() * dim], config.drawn(loaded.items.len()));
     let known_users = take_over(&ids.users, &model.users, &loaded.users, &mut users, dim);
     let known_items = take_over(&ids.items, &model.items, &loaded.items, &mut items, dim);
+    if known_users + known_items == 0 {
+        let of = |ids: &[String]| ids.first().cloned().unwrap_or_default();
+        let expected =
+            format!("expected users or items of the run, such as {:?} and {:?}", of(&ids.users), of(&ids.items));
+        let found =
+            format!("found none in the interactions, which have {:?} and {:?}", of(&loaded.users), of(&loaded.items));
+        return Err(Failure::input(format!("--from {}: {expected}, {found}", folder.display())));
+    }
     say!("start:   factors of {known_users} of the users and {known_items} of the items from {}", folder.display());
     Ok(Model { users, items, dim })
 }
