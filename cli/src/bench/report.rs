@@ -285,7 +285,7 @@ fn verdicts(records: &[Record]) -> String {
     html
 }
 
-const SIZE: (u32, u32) = (560, 380);
+const SIZE: (u32, u32) = (660, 380);
 const MEMORY: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const ARITHMETIC: RGBColor = RGBColor(0xd9, 0x82, 0x2b);
 
@@ -319,6 +319,7 @@ fn draw(
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{}, {}", record.provenance.adapter, record.provenance.driver), ("sans-serif", 14))
         .margin(10)
+        .margin_right(NAMES)
         .x_label_area_size(36)
         .y_label_area_size(60)
         .build_cartesian_2d(x.clone().log_scale(), y.log_scale())?;
@@ -372,8 +373,10 @@ fn draw(
 
 /// Names go into separate columns if their points are at least this many pixels apart.
 const NEAR: i32 = 90;
+/// Pixels to the right of the plot, for the names of points near its edge.
+const NAMES: u32 = 110;
 /// Pixels of a letter, about.
-const LETTER: i32 = 7;
+const LETTER: i32 = 6;
 /// Pixels between names.
 const LINE: i32 = 12;
 
