@@ -189,7 +189,8 @@ impl Reader {
             let expected = columns.count.map_or("user, item[, weight[, timestamp]]".to_owned(), |count| {
                 format!("{count} fields as in the first line")
             });
-            return Err(format!("expected {expected}, found {} fields{}{hint}", fields.len(), self.separated()));
+            let plural = if fields.len() == 1 { "" } else { "s" };
+            return Err(format!("expected {expected}, found {} field{plural}{}{hint}", fields.len(), self.separated()));
         }
         let field = |at: Option<usize>| at.and_then(|at| fields.get(at)).map(|text| text.trim());
         let weight = match field(columns.weight) {
@@ -524,7 +525,11 @@ pub fn read(mut input: impl BufRead, rules: &Rules) -> Result<Loaded, String> {
             let fields = record.iter().map(text).collect::<Result<Vec<&str>, _>>();
             fields.and_then(|fields| reader.take(&fields, rules)).map_err(|what| {
                 let within = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
-                at(records.position().line().saturating_sub(1 + within), what)
+                // A quote that is not closed takes all that follows, and no line ends the record.
+                let is_open = record.iter().next_back().is_some_and(|field| field.ends_with(b"\n"));
+                let line = records.position().line().saturating_sub(within + u64::from(!is_open));
+                let hint = if within > 0 { "; a quote that is not closed may have joined lines" } else { "" };
+                at(line, what + hint)
             })?;
         }
     } else {
@@ -678,7 +683,7 @@ mod tests {
             ("a\tx\na\t \n", "line 2: expected an id of the item, found nothing"),
             (
                 "a,x\nb\n",
-                "line 2: expected user, item[, weight[, timestamp]], found 1 fields (fields separated by commas)",
+                "line 2: expected user, item[, weight[, timestamp]], found 1 field (fields separated by commas)",
             ),
             (
                 "user,item,rating\na,x\n",
@@ -695,6 +700,10 @@ mod tests {
             ("\n\r\n  \na,x,1\n\n \n\nb,y,much", "line 8: "),
             ("\nuser,item,rating\r\na,x,1\r\n\r\nb,y,much\r\n", "line 5: "),
             ("a,\"x\nx\",1\n\nb,\"y\n\ny\",much\n", "line 4: "),
+            (
+                "user,item\na,b\nc,d\n\"e,f\ng,h\n",
+                "line 4: expected 2 fields as in the first line, found 1 field (fields separated by commas); a quote",
+            ),
             ("\n\na::x::1\n\nb::y::much\n", "line 5: "),
             ("u1 i1 4,5 9\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by spaces); "),
             ("u1;i1;4,5\n", "line 1: expected a number as weight, found \"4,5\" (fields separated by semicolons); "),

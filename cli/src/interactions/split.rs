@@ -63,6 +63,8 @@ const LATER: f64 = 0.2;
 /// The stream of random numbers that chooses new users.
 const CHOICE: u32 = 0x6e65_7775;
 
+/// Weights of a file without header that are larger may be times: seconds since 1970 passed this in 2001.
+const LIKE_TIMES: f32 = 1e9;
 /// All interactions of users with fewer than this are used for training.
 const ENOUGH: usize = 3;
 
@@ -96,7 +98,11 @@ impl Loaded {
             (rare, "left out by --min-interactions"),
         ];
         let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
-        let told: Vec<String> = self.fields.iter().map(Fields::describe).chain(counts).collect();
+        let is_guessed = self.fields.as_ref().is_some_and(|fields| fields.header.is_none());
+        let like_times = self.largest.filter(|&largest| is_guessed && largest >= LIKE_TIMES).map(|largest| {
+            format!("weights up to {largest:e}, which look like times (--columns says which column has what)")
+        });
+        let told: Vec<String> = self.fields.iter().map(Fields::describe).chain(counts).chain(like_times).collect();
         (!told.is_empty()).then(|| format!("of {} lines: {}", self.all, told.join("; ")))
     }
 
@@ -290,6 +296,11 @@ mod tests {
             (
                 "user,item,r\na,x,2\na,y,2\nb,x,2\nb,y,2\n",
                 "of 4 lines: user from user, item from item, no weight, no time, nothing from r (--columns says which column has what)",
+            ),
+            (
+                "a,x,1600000000\na,y,1600000001\nb,x,1600000002\nb,y,1600000003\n",
+                "of 4 lines: user from field 1, item from field 2, weight from field 3, no time; weights up to 1.6e9, which look like times \
+                 (--columns says which column has what)",
             ),
             (
                 "Date;Item ID;uid\n1;x;a\n2;y;a\n1;x;b\n1;y;b\n",
