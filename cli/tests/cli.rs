@@ -1217,6 +1217,18 @@ fn bench_leaves_a_result_that_report_and_compare_read() {
     let markdown = text(&output.stdout);
     assert!(markdown.contains("| softmax 70 × 64 |") && markdown.contains(r"a \| b &lt;script>"), "{markdown}");
 
+    // What the peers' scripts leave of a case that no result told them of.
+    let mut peer = parse(Path::new(&before));
+    peer.as_object_mut().unwrap().remove("ceilings");
+    for case in peer["cases"].as_array_mut().unwrap() {
+        (case["bytes"], case["flop"]) = (0.0.into(), 0.0.into());
+    }
+    let other = path("peer.json");
+    fs::write(&other, peer.to_string()).unwrap();
+    let output = run(&["report", &before, &other, "--markdown"]);
+    assert!(output.status.success() && text(&output.stdout).contains("| softmax 70 × 64 |"), "{}", all_said(&output));
+    assert!(run(&["report", &before, &other, "--out", &page, "--overwrite"]).status.success());
+
     record["surprise"] = true.into();
     fs::write(&after, record.to_string()).unwrap();
     let never = folder.path().join("never.html");
