@@ -521,10 +521,10 @@ impl<'g> Plan<'g> {
         let may_share = access == Access::Write && outputs.filter_map(|(_, arg)| arg.tensor).any(beside);
         let shares_words = tensor.storage != Storage::F32 && may_share;
         let quads = content == Content::Numbers && aligned && !shares_words && accessors::takes_quads(shader, index);
-        let is_read = access == Access::Read || in_place(kernel, args).is_some_and(|(_, output)| output == name);
-        let is_narrow = is_read && shader.family == Family::Rows && !self.gpu.tuning().wide_reads;
-        let may_be_wide = self.gpu.tuning().wide && !is_narrow && !may_share;
-        let wide = quads && may_be_wide && accessors::takes_wide(shader, index);
+        let is_read = || access == Access::Read || in_place(kernel, args).is_some_and(|(_, output)| output == name);
+        let reads_wide = |tuning: &Tuning| tuning.wide_reads || shader.family == Family::Tile || !is_read();
+        let may_be_wide = quads && !may_share && accessors::takes_wide(shader, index);
+        let wide = self.gpu.tuning().wide && may_be_wide && reads_wide(self.gpu.tuning());
         let unit = if quads { four } else { WORD };
         (Format { storage: tensor.storage, quads, wide, in_place: None }, start, size.next_multiple_of(unit))
     }

@@ -32,7 +32,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
     println!("adapter: {}", crate::describe(gpu.info()));
     println!("wgloss {}, each output compared with the f64 reference\n", env!("CARGO_PKG_VERSION"));
     let suites: Vec<_> = SUITES.iter().copied().filter(|suite| asked(suite.op)).collect();
-    let mut stop = Stop::on_ctrl_c()?;
+    Stop::on_ctrl_c()?;
     let bar = progress::bar((suites.len() as u64).saturating_mul(arguments.random.unwrap_or(1)), "{pos}/{len} {msg}");
     let mut table = table::with_header(["op", "outputs", "worst error, ulp", "relative", "seconds", ""], 1..5);
     let mut failures = Vec::new();
@@ -41,7 +41,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
         bar.set_message(op);
         let start = Instant::now();
         let report = match arguments.random {
-            Some(cases) => Ok(random(arguments, suite, cases, &bar, &mut stop)),
+            Some(cases) => Ok(random(arguments, suite, cases, &bar)),
             None => verify::run(&gpu, suite),
         };
         bar.inc(u64::from(arguments.random.is_none()));
@@ -61,7 +61,7 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 failures.push(format!("{op}: {error}"));
             }
         }
-        if stop.after(Ok(())).is_break() {
+        if stop::asked() {
             break;
         }
     }
@@ -82,8 +82,8 @@ pub fn verify(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// a device keeps.
 const CASES_OF_A_DEVICE: u64 = 32;
 
-/// Runs random cases of an op until `stop` ends them. An error of a case counts as a failure of that case.
-fn random(arguments: &Arguments, suite: Suite, cases: u64, bar: &ProgressBar, stop: &mut Stop) -> Report {
+/// Runs random cases of an op until the user asks for an end. An error of a case counts as a failure of that case.
+fn random(arguments: &Arguments, suite: Suite, cases: u64, bar: &ProgressBar) -> Report {
     let open = || crate::open(arguments.adapter.as_deref());
     let (mut all, mut gpu) = (Report::default(), open());
     for case in 0..cases {
@@ -102,7 +102,7 @@ fn random(arguments: &Arguments, suite: Suite, cases: u64, bar: &ProgressBar, st
             all.failures.push(failure);
         }
         bar.inc(1);
-        if stop.after(Ok(())).is_break() {
+        if stop::asked() {
             break;
         }
     }

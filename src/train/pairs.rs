@@ -115,12 +115,15 @@ impl Pairs {
     /// How many held-out pairs of a split are partly known from training: their key stands in a training pair too, or
     /// their id does. Labels are shared by design and do not count.
     pub fn known(&self, split: &Split) -> usize {
-        let bits = |pair: u32| -> Vec<u32> { self.gather(1, &[pair]).iter().map(|value| value.to_bits()).collect() };
-        let keys: HashSet<Vec<u32>> = split.train.iter().map(|&pair| bits(pair)).collect();
-        let counts = self.has_ids() && !self.has_labels();
-        let ids: HashSet<u32> = if counts { self.ids_of(&split.train).into_iter().collect() } else { HashSet::new() };
-        let is_known = |&pair: &u32| ids.contains(&self.ids_of(&[pair])[0]) || keys.contains(&bits(pair));
-        split.held_out.iter().filter(|pair| is_known(pair)).count()
+        let bits = |pair: u32| -> &[u32] {
+            bytemuck::cast_slice(&self.keys[pair as usize * self.key_cols..][..self.key_cols])
+        };
+        let id =
+            |pair: u32| self.same.as_ref().filter(|same| !same.are_positives).map(|same| same.numbers[pair as usize]);
+        let keys: HashSet<&[u32]> = split.train.iter().map(|&pair| bits(pair)).collect();
+        let ids: HashSet<u32> = split.train.iter().filter_map(|&pair| id(pair)).collect();
+        let is_known = |pair: u32| keys.contains(bits(pair)) || id(pair).is_some_and(|id| ids.contains(&id));
+        split.held_out.iter().filter(|&&pair| is_known(pair)).count()
     }
 
     /// Whether pairs have ids or labels, which several pairs may share.

@@ -28,10 +28,9 @@ pub fn measure(gpu: &Gpu, bytes: u64, budget: Duration) -> Result<Ceilings> {
         timer.measure(budget, &kernel.bound(gpu, &buffers, groups, dispatches))
     };
     let moved = |entry, share: f64| -> Result<f64> {
-        let mut best = 0f64;
+        let (mut best, quads) = (0f64, elements as u32 / 4);
         for workgroup in workgroups() {
             // As few more steps as a grid of one dimension needs.
-            let quads = elements as u32 / 4;
             let fewest = quads.div_ceil(workgroup * limits.max_compute_workgroups_per_dimension);
             let mut steps = STEPS.map(|steps| steps.max(fewest)).to_vec();
             steps.dedup();

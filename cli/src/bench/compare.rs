@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::record::{self, Case, Ceilings, Record, quantile};
+use super::record::{self, Case, Ceilings, Provenance, Record, quantile};
 use super::{duration, rate};
 use crate::failure::Failure;
 use crate::table;
@@ -108,9 +108,8 @@ pub struct Comparison<'a> {
 
 impl Comparison<'_> {
     pub fn of<'a>(before: &'a Record, after: &'a Record) -> Comparison<'a> {
-        let find = |record: &'a Record, name: &str| record.cases.iter().find(|case| case.name() == name);
         let pairs = after.cases.iter().filter_map(|new| {
-            let old = find(before, &new.name())?;
+            let old = before.find(&new.name())?;
             let is_noisy = before.is_noisy(old) || after.is_noisy(new);
             let drift = if is_one_machine(before, after) { drift(old, new) } else { 1.0 };
             let verdict = Verdict::of(old, new, drift, is_noisy);
@@ -119,7 +118,7 @@ impl Comparison<'_> {
         let only = |one: &'a Record, other: &'a Record| -> Vec<String> {
             let left_out = other.left_out();
             let names = one.cases.iter().map(Case::name);
-            names.filter(|name| find(other, name).is_none() && !left_out.contains(&&**name)).collect()
+            names.filter(|name| other.find(name).is_none() && !left_out.contains(&&**name)).collect()
         };
         Comparison {
             pairs: pairs.collect(),
@@ -133,10 +132,6 @@ impl Comparison<'_> {
         let right = self.pairs.iter().filter(|pair| pair.verdict.has_times());
         let ratios: Vec<f64> = right.map(Pair::ratio).collect();
         (!ratios.is_empty()).then(|| record::mean(&ratios))
-    }
-
-    pub fn count(&self, verdict: Verdict) -> usize {
-        self.pairs.iter().filter(|pair| pair.verdict == verdict).count()
     }
 }
 
@@ -157,26 +152,27 @@ fn is_one_machine(before: &Record, after: &Record) -> bool {
 /// What makes the times of two results differ besides the kernels.
 fn notes(before: &Record, after: &Record) -> Vec<String> {
     let (old, new) = (&before.provenance, &after.provenance);
-    let detail = |record: &Record, name: &str| {
-        record.provenance.details.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+    let detail = |record: &Record, name: &str| match record.provenance.details.get(name) {
+        Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+        None => "not told".to_owned(),
     };
-    let mut notes = Vec::new();
-    let mut differs = |what: &str, old: Option<String>, new: Option<String>| {
-        if old != new {
-            let told = |value: Option<String>| value.unwrap_or_else(|| "not told".to_owned());
-            notes.push(format!("The {what} differs: {}; {}.", told(old), told(new)));
-        }
+    let processor = |of: &Provenance| {
+        let cpu = of.cpu.as_deref().unwrap_or("?");
+        format!("{cpu}, {} threads", of.cpu_threads)
     };
-    differs("adapter", Some(old.adapter.clone()), Some(new.adapter.clone()));
-    differs("driver", Some(old.driver.clone()), Some(new.driver.clone()));
-    differs("backend", Some(old.backend.clone()), Some(new.backend.clone()));
-    differs("system", Some(old.os.clone()), Some(new.os.clone()));
-    let processor =
-        |cpu: &Option<String>, threads: usize| format!("{}, {threads} threads", cpu.as_deref().unwrap_or("?"));
-    differs("processor", Some(processor(&old.cpu, old.cpu_threads)), Some(processor(&new.cpu, new.cpu_threads)));
-    differs("program", Some(old.by.clone()), Some(new.by.clone()));
-    differs("text of the shaders", detail(before, "shaders"), detail(after, "shaders"));
-    differs("tuning", detail(before, "tuning"), detail(after, "tuning"));
+    let both = [
+        ("adapter", [old.adapter.clone(), new.adapter.clone()]),
+        ("driver", [old.driver.clone(), new.driver.clone()]),
+        ("backend", [old.backend.clone(), new.backend.clone()]),
+        ("system", [old.os.clone(), new.os.clone()]),
+        ("processor", [old, new].map(processor)),
+        ("program", [old.by.clone(), new.by.clone()]),
+        ("text of the shaders", [before, after].map(|record| detail(record, "shaders"))),
+        ("tuning", [before, after].map(|record| detail(record, "tuning"))),
+    ];
+    let differing = both.into_iter().filter(|(_, [old, new])| old != new);
+    let mut notes: Vec<String> =
+        differing.map(|(what, [old, new])| format!("The {what} differs: {old}; {new}.")).collect();
     if let (true, Some(old), Some(new)) = (is_one_machine(before, after), before.ceilings, after.ceilings) {
         let rates = |of: fn(&Ceilings) -> f64| [of(&old), of(&new)];
         for (what, unit, [old, new]) in [
@@ -227,7 +223,7 @@ pub fn compare(arguments: &Arguments) -> Result<ExitCode, Failure> {
     println!(
         "faster, slower: the medians and the fastest samples differ by more than 2 %, and the quartiles do not overlap"
     );
-    if comparison.count(Verdict::Unclear) > 0 {
+    if comparison.pairs.iter().any(|pair| pair.verdict == Verdict::Unclear) {
         println!(
             "cannot tell: a time is noisy, or was taken by another clock, or differs by no more than the probe (a copy and multiply-adds of fixed sizes, timed before and after each case); measure again on an idle machine"
         );

@@ -109,10 +109,11 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let place = |out: &Path, name: &str| {
         if wishes.len() > 1 || out.is_dir() { out.join(name) } else { out.to_owned() }
     };
+    // The files' names are known once adapters are open; whether there is a place for them is told before.
     if let Some(out) = &arguments.out {
         run::check_writable(&place(out, "result.json"))?;
     }
-    let _stop = Stop::on_ctrl_c()?;
+    Stop::on_ctrl_c()?;
     let (mut all_right, mut names) = (true, HashMap::new());
     for wish in &wishes {
         let built_in = open(wish.as_deref()).map_err(crate::no_adapter)?;

@@ -285,6 +285,11 @@ impl Record {
         Ok(())
     }
 
+    /// The case of a name.
+    pub fn find(&self, name: &str) -> Option<&Case> {
+        self.cases.iter().find(|case| case.name() == name)
+    }
+
     /// Cases that did not fit the adapter's memory or the time, by name.
     pub fn left_out(&self) -> Vec<&str> {
         let names = self.provenance.details.get("left_out").and_then(serde_json::Value::as_array);

@@ -63,10 +63,6 @@ fn limits<'a>(record: &'a Record, records: &'a [Record]) -> Option<&'a Ceilings>
     record.ceilings.as_ref().or_else(|| records.iter().find(same)?.ceilings.as_ref())
 }
 
-fn find<'a>(record: &'a Record, name: &str) -> Option<&'a Case> {
-    record.cases.iter().find(|case| case.name() == name)
-}
-
 fn markdown(records: &[Record]) -> String {
     let mut text = String::new();
     for (index, record) in records.iter().enumerate() {
@@ -76,7 +72,7 @@ fn markdown(records: &[Record]) -> String {
     let heads: String = (1..=records.len()).map(|index| format!(" {index} |")).collect();
     let _ = writeln!(text, "\n| case |{heads}\n|---|{}", "---:|".repeat(records.len()));
     for name in names(records) {
-        let cell = |record: &Record| match find(record, &name) {
+        let cell = |record: &Record| match record.find(&name) {
             None => " |".to_owned(),
             Some(case) if !case.is_right() => " WRONG |".to_owned(),
             Some(case) => {
@@ -168,7 +164,8 @@ fn page(records: &[Record]) -> Result<String, Box<dyn std::error::Error>> {
     for name in names(records) {
         write!(html, "<tr><td>{}</td>", escaped(&name))?;
         for record in records {
-            html += &find(record, &name)
+            html += &record
+                .find(&name)
                 .map_or("<td></td>".to_owned(), |case| cell(case, &marks(record, case), limits(record, records)));
         }
         html += "</tr>\n";

@@ -118,7 +118,7 @@ pub fn tune(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Some(out) => run::check_output(out, arguments.overwrite)?,
         None => run::check_writable(&path)?,
     }
-    let _stop = Stop::on_ctrl_c()?;
+    Stop::on_ctrl_c()?;
     let software = gpu.info().device_type == wgpu::DeviceType::Cpu;
     let budget = Duration::from_secs_f64(arguments.seconds);
     let mut best = *gpu.tuning();

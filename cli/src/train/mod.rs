@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
-use wgloss::train::{Config, Pairs, fit};
+use wgloss::train::{Batches, Config, Pairs, fit};
 use wgloss::{Error, Gpu, info_nce};
 
 use self::update::{Kind, Update};
@@ -192,6 +192,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if bundled {
         config = Config { hidden: 128, dim: 32, batch: 256, epochs: 200, rate: 0.05, ..config };
     }
+    config.hidden = arguments.hidden.unwrap_or(config.hidden);
+    config.dim = arguments.dim.unwrap_or(config.dim);
     let kind = kind(arguments, &config, &pairs);
     arguments.update.check(kind)?;
     let config = configure(arguments, kind, config, &pairs);
@@ -214,7 +216,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "note:    {known} held-out pairs have a key or an id that is trained on: for them new queries are ranked, not new keys"
         ),
     }
-    let steps = (split.train.len() / config.batch).saturating_mul(config.epochs);
+    let batches = Batches::shuffled(split.train.len() as u32, config.batch, config.seed);
+    let steps = batches.steps().saturating_mul(config.epochs);
     if config.schedule.warm_up > steps {
         say!("note:    --warm-up {} is longer than the training, {steps} steps", config.schedule.warm_up);
     }
@@ -240,9 +243,8 @@ pub fn train(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// The optimizer. SGD if both maps start at the identity, for the digits, and with --momentum; otherwise Adam. For maps that start at random the best rate of
 /// SGD depends on the widths, that of Adam does not.
-fn kind(arguments: &Arguments, defaults: &Config, pairs: &Pairs) -> Kind {
-    let (hidden, dim) = (arguments.hidden.unwrap_or(defaults.hidden), arguments.dim.unwrap_or(defaults.dim));
-    let starts_at_identity = hidden == 0 && [pairs.query_cols(), pairs.key_cols()] == [dim, dim];
+fn kind(arguments: &Arguments, config: &Config, pairs: &Pairs) -> Kind {
+    let starts_at_identity = config.hidden == 0 && [pairs.query_cols(), pairs.key_cols()] == [config.dim; 2];
     let is_sgd = starts_at_identity || arguments.queries.is_none() || arguments.update.has_momentum();
     arguments.update.kind(if is_sgd { Kind::Sgd } else { Kind::Adam })
 }
@@ -253,8 +255,6 @@ fn configure(arguments: &Arguments, kind: Kind, defaults: Config, pairs: &Pairs)
     let losses = 1 + arguments.matryoshka.len();
     let rate = if kind == Kind::Sgd { defaults.rate / losses as f64 } else { 0.001 };
     let mut config = Config {
-        hidden: arguments.hidden.unwrap_or(defaults.hidden),
-        dim: arguments.dim.unwrap_or(defaults.dim),
         epochs: arguments.epochs.unwrap_or(defaults.epochs),
         optimizer: arguments.update.optimizer(kind, 0.9),
         rate: arguments.update.lr.unwrap_or(rate),

@@ -36,6 +36,8 @@ pub struct Watch {
     /// The epoch with the largest mean reciprocal rank so far, 0 for the start.
     best: usize,
     patience: Option<u32>,
+    /// The mean losses of the first and the last epoch.
+    of_epochs: Option<[f64; 2]>,
     /// Whether keys of past steps add to the loss.
     has_queue: bool,
 }
@@ -79,6 +81,7 @@ impl Watch {
             epoch: 0,
             best: 0,
             patience,
+            of_epochs: None,
             has_queue: config.queue > 0,
         }
     }
@@ -91,10 +94,9 @@ impl Watch {
     /// The first loss and the mean loss of the last epoch. The first loss is that of the first step. With a queue it is the mean of the first epoch, because
     /// the first steps lack the queue's keys.
     fn first_and_last_loss(&self) -> Option<[f64; 2]> {
-        let steps = self.curves.steps_per_epoch;
-        let epochs: Vec<f64> = self.curves.losses.chunks_exact(steps.max(1)).map(mean).collect();
-        let first = if self.has_queue { *epochs.first()? } else { f64::from(*self.curves.losses.first()?) };
-        Some([first, *epochs.last()?])
+        let [of_first, of_last] = self.of_epochs?;
+        let first = if self.has_queue { of_first } else { f64::from(*self.curves.losses.first()?) };
+        Some([first, of_last])
     }
 
     /// The metrics for each length to which embeddings may be cut, as JSON.
@@ -146,6 +148,7 @@ impl Watch {
                 self.curves.metrics.push(held_out);
                 self.of_prefixes.push(matryoshka.to_vec());
                 self.epoch = epoch;
+                self.of_epochs = Some([self.of_epochs.map_or(loss, |[first, _]| first), loss]);
                 let [of_epoch, _] = self.pace;
                 if progress::tells(&self.bar, epoch, self.epochs) {
                     let (shown, speed) = (sentence(&held_out), of_epoch.clause());
@@ -166,10 +169,6 @@ impl Watch {
             }
         }
     }
-}
-
-fn mean(losses: &[f32]) -> f64 {
-    losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64
 }
 
 fn kept(about: &serde_json::Value, epoch: usize) -> serde_json::Value {
